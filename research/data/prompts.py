@@ -1,0 +1,87 @@
+"""From rows to token ids: prompts, targets, demonstrations, choices."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from research.data.sources import Row
+from research.data.tasks import Task, label_column
+from research.data.tokenizer import Tokenizer
+from research.errors import InputError
+
+
+class Example(NamedTuple):
+  """One row as the model meets it. Prompt and target are tokenised apart and put side by side."""
+  id: int                              # the row's number in its split, from 0
+  row: Row
+  prompt: str
+  target: str
+  prompt_ids: list[int]                # BOS included where the model has one
+  target_ids: list[int]                # EOS included: ending the answer is learned too
+  choices: dict[str, list[int]]        # the choice -> its ids without EOS; empty for free text
+
+
+def draw_demonstrations(task: Task, shots: int, seed: int) -> list[Row]:
+  """`shots` rows of the training split, at random by `seed`; more shots extend fewer, with the same seed.
+
+  Raises:
+    InputError: more shots than training rows.
+  """
+  if not shots:
+    return []
+  rows = task.rows('train')
+  if shots > len(rows):
+    raise InputError(f'strategy.shots={shots}: the training split has only {len(rows)} rows')
+  order = np.random.Generator(np.random.Philox(key=[seed, 0])).permutation(len(rows))
+  return [rows[i] for i in order[:shots]]
+
+
+def examples(task: Task, rows: list[Row], tokenizer: Tokenizer, demonstrations: list[Row] = ()) -> list[Example]:
+  """Renders and tokenises rows, each after the same demonstrations."""
+  label = label_column(task) if task.choices else None
+  choices = {c: tokenizer.encode(task.target.format(**{label: c})) for c in task.choices}
+  _check_choices(choices)
+  beginning = ''.join(task.prompt.format(**d) + task.target.format(**d) + task.separator
+                      for d in demonstrations if 'messages' not in d)
+  turns = [turn for d in demonstrations for turn in _turns(task, d, answered=True)]
+  found = []
+  for number, row in enumerate(rows):
+    if task.chat or 'messages' in row:
+      prompt = tokenizer.chat([*turns, *_turns(task, row, answered=False)])
+    else:
+      prompt = beginning + task.prompt.format(**row)
+    target = task.target.format(**row)
+    found.append(Example(number, row, prompt, target, tokenizer.begin(prompt), [*tokenizer.encode(target), tokenizer.eos],
+                         choices))
+  return found
+
+
+def _turns(task: Task, row: Row, answered: bool) -> list[dict[str, str]]:
+  turns = list(row['messages']) if 'messages' in row else [{'role': 'user', 'content': task.prompt.format(**row)}]
+  if answered:
+    turns.append({'role': 'assistant', 'content': task.target.format(**row).strip()})
+  return turns
+
+
+def _check_choices(choices: dict[str, list[int]]) -> None:
+  for one, ids in choices.items():
+    for other, longer in choices.items():
+      if one != other and longer[:len(ids)] == ids:
+        raise InputError(f'task.choices: {one!r} is the beginning of {other!r}, so ranking could never prefer the longer '
+                         'one; end task.target with a full stop, or rename one')
+
+
+def check_lengths(found: list[Example], context: int, split: str, answer: int = 0) -> None:
+  """Refuses rows that do not fit, with their number; nothing is ever cut.
+
+  Args:
+    context: the most tokens that the model reads at one time.
+    answer: room that a generated answer needs, where it is more than the target's.
+  """
+  lengths = [len(e.prompt_ids) + max(len(e.target_ids), answer, *(len(c) + 1 for c in e.choices.values()), 0)
+             for e in found]
+  long = [e.id for e, n in zip(found, lengths) if n > context]
+  if long:
+    raise InputError(f'{len(long)} of {len(found)} {split} rows are longer than the context of {context} tokens with '
+                     f'their answer (first: row {long[0]}; longest: {max(lengths)} tokens); raise model.context, or '
+                     'leave them out of the file')

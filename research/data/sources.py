@@ -1,0 +1,82 @@
+"""Where rows come from: shipped samples, a person's own files, the datasets library. A row is a dict of its columns."""
+
+import hashlib
+import importlib.resources
+import json
+from pathlib import Path
+from typing import Any
+
+from research.errors import InputError
+
+Row = dict[str, Any]
+SPLITS = ('train', 'valid', 'test')
+
+
+def read_jsonl(path: Path) -> list[Row]:
+  """Rows of a JSON-lines file; blank lines do not count.
+
+  Raises:
+    InputError: the file is missing, empty, or a line (named) is not a JSON object.
+  """
+  if not path.is_file():
+    raise InputError(f'{path}: no such file')
+  rows = []
+  with open(path, encoding='utf-8') as f:
+    for number, line in enumerate(f, 1):
+      if not line.strip():
+        continue
+      try:
+        row = json.loads(line)
+      except json.JSONDecodeError as e:
+        raise InputError(f'{path}: line {number} is not JSON ({e.msg})') from None
+      if not isinstance(row, dict):
+        raise InputError(f'{path}: line {number} is not a JSON object')
+      rows.append(row)
+  if not rows:
+    raise InputError(f'{path}: holds no rows')
+  return rows
+
+
+def sample(name: str) -> dict[str, list[Row]]:
+  """The splits of a data set that ships with the package."""
+  folder = importlib.resources.files('research.data') / 'samples' / name
+  return {split: read_jsonl(Path(str(folder / f'{split}.jsonl'))) for split in SPLITS}
+
+
+def files(**paths: str | None) -> dict[str, list[Row]]:
+  """A person's own JSON-lines files, by split; a split without a file is absent."""
+  return {split: read_jsonl(Path(path).expanduser()) for split, path in paths.items() if path}
+
+
+def huggingface(path: str, subset: str | None, splits: dict[str, str]) -> dict[str, list[Row]]:
+  """Rows by the datasets library: a folder that `save_to_disk` wrote, or the hub's `path`.
+
+  Args:
+    subset: a configuration of a hub data set, or None.
+    splits: our split -> theirs, such as {'valid': 'validation'}; those that the data set lacks are absent.
+  Raises:
+    InputError: it cannot be loaded, or holds none of the splits.
+  """
+  import datasets
+  try:
+    if Path(path).expanduser().is_dir():
+      loaded = datasets.load_from_disk(str(Path(path).expanduser()))
+    else:
+      loaded = datasets.load_dataset(path, subset)
+  except Exception as e:  # whatever the library, its readers or the network raise, the person's remedy is the same
+    raise InputError(f'task.path={path}: the datasets library cannot load it ({type(e).__name__}: '
+                     f'{str(e).splitlines()[0] if str(e) else ""})') from None
+  if not isinstance(loaded, datasets.DatasetDict):
+    loaded = datasets.DatasetDict({'train': loaded})
+  found = {ours: list(loaded[theirs]) for ours, theirs in splits.items() if theirs in loaded}
+  if not found:
+    raise InputError(f'task.path={path}: has the splits {", ".join(loaded)}, none of {", ".join(splits.values())}')
+  return found
+
+
+def fingerprint(rows: list[Row]) -> str:
+  """Hash of the rows and their order."""
+  digest = hashlib.sha256()
+  for row in rows:
+    digest.update(json.dumps(row, sort_keys=True, ensure_ascii=False, default=str).encode())
+  return digest.hexdigest()[:16]

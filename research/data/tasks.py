@@ -1,0 +1,114 @@
+"""Tasks as data: where the rows are, how a row becomes a prompt and a target, and what is measured."""
+
+import string
+from typing import Any, NamedTuple
+
+from research.data import sources
+from research.data.sources import Row
+from research.errors import InputError
+
+
+class Task(NamedTuple):
+  """What a model is asked to do, with its rows."""
+  name: str
+  splits: dict[str, list[Row]]          # train, valid, test; a person's own task may lack some
+  prompt: str                           # template over a row's columns; not used where rows carry `messages`
+  target: str                           # template of the answer, leading space included
+  choices: tuple[str, ...] = ()         # what the answers can be (values of the target's column), or free text
+  metrics: tuple[str, ...] = ()         # names in `evaluation.metrics`
+  separator: str = '\n\n'               # between demonstrations
+  max_new_tokens: int = 64              # the longest answer that is generated
+  chat: bool = False                    # the prompt is put to the model through its chat template
+
+  def rows(self, split: str) -> list[Row]:
+    if split not in self.splits:
+      raise InputError(f'task {self.name} has no {split} split (it has {", ".join(self.splits)}); set task.{split}')
+    return self.splits[split]
+
+
+# Built-in tasks; `data` names a folder of `samples/`.
+BUILT_IN: dict[str, dict[str, Any]] = {
+    'sentiment': dict(data='sentiment_sentences', prompt='Review: {text}\nSentiment:', target=' {label}',
+                      choices=('negative', 'positive'), metrics=('accuracy', 'macro_f1')),
+    'domain': dict(data='sentiment_sentences', prompt='Review: {text}\nWebsite:', target=' {domain}',
+                   choices=('amazon', 'imdb', 'yelp'), metrics=('accuracy', 'macro_f1')),
+    'translation': dict(data='hass_ende', prompt='English: {source}\nGerman:', target=' {target}',
+                        metrics=('bleu', 'chrf', 'exact_match'), max_new_tokens=96),
+    'summary': dict(data='docstring_summary', prompt='Documentation: {document}\nSummary:', target=' {summary}',
+                    metrics=('rouge1', 'rouge2', 'rougeL'), max_new_tokens=64),
+}
+OWN = ('files', 'datasets')
+
+
+def make(name: str, fields: dict[str, Any]) -> Task:
+  """The task `name`; fields that are None keep the task's own values.
+
+  Args:
+    fields: `prompt`, `target`, `choices`, `metrics`, `separator`, `max_new_tokens`, `chat`; `train`, `valid` and `test`
+      (files, or split names of a data set); `path` and `subset` for the datasets library.
+  Raises:
+    InputError: no such task, or something about its files, columns or labels is wrong.
+  """
+  given = {field: value for field, value in fields.items() if value is not None}
+  where = {split: given.pop(split, None) for split in sources.SPLITS}
+  path, subset = given.pop('path', None), given.pop('subset', None)
+  if name in BUILT_IN:
+    if path or any(where.values()):
+      raise InputError(f'task {name} brings its own rows; for your own use task.name=files or task.name=datasets')
+    built_in = dict(BUILT_IN[name])
+    splits = sources.sample(built_in.pop('data'))
+  elif name in OWN:
+    for field in ('prompt', 'target'):
+      if field not in given and not (field == 'prompt'):
+        raise InputError(f'task.name={name} needs task.{field}, a template over the columns such as \' {{label}}\'')
+    built_in = {'prompt': '', 'metrics': ('accuracy', 'macro_f1') if given.get('choices') else ('exact_match',)}
+    if name == 'files':
+      if not any(where.values()):
+        raise InputError('task.name=files needs task.train, task.valid or task.test, each a JSON-lines file')
+      splits = sources.files(**where)
+    else:
+      if not path:
+        raise InputError('task.name=datasets needs task.path, a save_to_disk folder or a hub path')
+      theirs = {'train': 'train', 'valid': 'validation', 'test': 'test'}
+      splits = sources.huggingface(path, subset, {s: where[s] or theirs[s] for s in sources.SPLITS})
+  else:
+    raise InputError(f'task.name={name!r}: no such task (known: {", ".join((*BUILT_IN, *OWN))})')
+  task = Task(name, splits, **{**built_in, **given})
+  _check(task)
+  return task
+
+
+def fields_of(template: str) -> list[str]:
+  """The columns that a template names."""
+  try:
+    return [field for _, field, _, _ in string.Formatter().parse(template) if field is not None]
+  except ValueError as e:
+    raise InputError(f'template {template!r}: {e}; write {{{{ and }}}} for braces') from None
+
+
+def label_column(task: Task) -> str:
+  """The one column that the target of a task with choices is made of."""
+  columns = fields_of(task.target)
+  if len(columns) != 1:
+    raise InputError(f'task.target={task.target!r}: with task.choices it names exactly one column, the label')
+  return columns[0]
+
+
+def _check(task: Task) -> None:
+  label = label_column(task) if task.choices else None
+  if len(set(task.choices)) != len(task.choices) or len(task.choices) == 1:
+    raise InputError(f'task.choices={task.choices}: two or more, each once')
+  for split, rows in task.splits.items():
+    for number, row in enumerate(rows, 1):
+      columns = [*([] if 'messages' in row else fields_of(task.prompt)), *fields_of(task.target)]
+      if 'messages' not in row and not task.prompt:
+        raise InputError('task.prompt is empty: give a template over the columns such as \'Review: {text}\\nSentiment:\'')
+      for column in columns:
+        if column not in row:
+          raise InputError(f'task {task.name}, {split} row {number}: no column {column!r}, which the template names '
+                           f'(columns: {", ".join(row)})')
+      if label and str(row[label]) not in task.choices:
+        raise InputError(f'task {task.name}, {split} row {number}: label {row[label]!r} is not among the choices '
+                         f'({", ".join(task.choices)})')
+      if not task.target.format(**row).strip():
+        raise InputError(f'task {task.name}, {split} row {number}: the target is empty')

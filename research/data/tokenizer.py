@@ -1,0 +1,121 @@
+"""Text <-> token ids, the same interface whatever file the vocabulary came from."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer as RustTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+from research.errors import InputError
+
+
+class Tokenizer(NamedTuple):
+  """A transformers tokenizer with the few facts about it that the rest of the code needs."""
+  hf: PreTrainedTokenizerFast
+  eos: int                      # ends every answer, trained with it
+  bos: int | None               # begins every text, or None where the model was trained without
+  size: int                     # ids are below this
+
+  def encode(self, text: str) -> list[int]:
+    """Ids of `text` alone: no special token is added, but those written out in it are read as such."""
+    return self.hf.encode(text, add_special_tokens=False)
+
+  def begin(self, text: str) -> list[int]:
+    """Ids of `text` at the beginning of a sequence: with BOS where the model has one, never with two."""
+    ids = self.encode(text)
+    return ids if self.bos is None or ids[:1] == [self.bos] else [self.bos, *ids]
+
+  def decode(self, ids) -> str:
+    """Text of `ids`, special tokens left out."""
+    return self.hf.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+  def chat(self, messages: list[dict[str, str]]) -> str:
+    """The prompt that the chat template makes of `messages`, up to where the assistant's answer begins."""
+    if not self.hf.chat_template:
+      raise InputError('the model\'s tokenizer carries no chat template, which a task with messages needs')
+    return self.hf.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+
+  def fingerprint(self) -> str:
+    """Hash of vocabulary, merges and rules."""
+    return hashlib.sha256(self.hf.backend_tokenizer.to_str().encode()).hexdigest()[:16]
+
+
+def _split(pattern: str) -> pre_tokenizers.PreTokenizer:
+  return pre_tokenizers.Split(Regex(pattern), behavior='isolated')
+
+
+# What llama.cpp calls `tokenizer.ggml.pre`: how text is cut before the merges.
+PRE_TOKENIZERS = {
+    'smollm': lambda: pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True),
+                                               pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)]),
+    'gpt-2': lambda: pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
+    'llama-bpe': lambda: pre_tokenizers.Sequence([
+        _split(r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+               r'|\s*[\r\n]+|\s+(?!\S)|\s+'),
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]),
+}
+_CONTROL = 3   # tokenizer.ggml.token_type of a special token
+
+
+def from_gguf(fields: dict[str, Any], where: str) -> Tokenizer:
+  """The byte-level BPE tokenizer that a GGUF file carries.
+
+  Raises:
+    InputError: the vocabulary is of another kind, or `tokenizer.ggml.pre` is not in `PRE_TOKENIZERS`.
+  """
+  kind, pre = fields.get('tokenizer.ggml.model'), fields.get('tokenizer.ggml.pre', 'default')
+  if kind != 'gpt2':
+    raise InputError(f'{where}: tokenizer.ggml.model={kind!r} is not supported (known: gpt2, byte-level BPE)')
+  if pre not in PRE_TOKENIZERS:
+    raise InputError(f'{where}: tokenizer.ggml.pre={pre!r} is not supported (known: {", ".join(PRE_TOKENIZERS)})')
+  tokens = fields['tokenizer.ggml.tokens']
+  rust = RustTokenizer(models.BPE(vocab={t: i for i, t in enumerate(tokens)},
+                                  merges=[tuple(m.split(' ')) for m in fields['tokenizer.ggml.merges']]))
+  rust.pre_tokenizer = PRE_TOKENIZERS[pre]()
+  rust.decoder = decoders.ByteLevel()
+  rust.add_special_tokens([AddedToken(t, special=True, normalized=False) for t, kind in
+                           zip(tokens, fields['tokenizer.ggml.token_type']) if kind == _CONTROL])
+  eos, bos = fields['tokenizer.ggml.eos_token_id'], fields.get('tokenizer.ggml.bos_token_id')
+  hf = PreTrainedTokenizerFast(
+      tokenizer_object=rust, eos_token=tokens[eos], bos_token=None if bos is None else tokens[bos],
+      pad_token=tokens[fields.get('tokenizer.ggml.padding_token_id', eos)],
+      chat_template=fields.get('tokenizer.chat_template'))
+  return Tokenizer(hf, eos, bos if fields.get('tokenizer.ggml.add_bos_token', False) else None, len(tokens))
+
+
+def from_folder(folder: Path) -> Tokenizer:
+  """The tokenizer of a Hugging Face folder; BOS is added where its own post-processor adds it."""
+  try:
+    hf = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+  except (OSError, ValueError, KeyError) as e:
+    raise InputError(f'{folder}: no usable tokenizer ({str(e).splitlines()[0]})') from None
+  if hf.eos_token_id is None:
+    raise InputError(f'{folder}: the tokenizer names no eos_token, without which no answer can end')
+  begins = hf('a')['input_ids'][:1] == [hf.bos_token_id]
+  return Tokenizer(hf, hf.eos_token_id, hf.bos_token_id if begins else None, len(hf))
+
+
+def of_bytes() -> Tokenizer:
+  """Ids 0-255 are the bytes of UTF-8; 256, 257 and 258 are <bos>, <eos> and <pad>."""
+  alphabet = _byte_alphabet()
+  rust = RustTokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
+  rust.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+  rust.decoder = decoders.ByteLevel()
+  rust.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in ('<bos>', '<eos>', '<pad>')])
+  hf = PreTrainedTokenizerFast(tokenizer_object=rust, bos_token='<bos>', eos_token='<eos>', pad_token='<pad>')
+  return Tokenizer(hf, eos=257, bos=256, size=259)
+
+
+def _byte_alphabet() -> list[str]:
+  """The character by which byte-level BPE writes each byte: printable ones as they are, the others from U+0100 on."""
+  printable = {*range(ord('!'), ord('~') + 1), *range(ord('¡'), ord('¬') + 1), *range(ord('®'), ord('ÿ') + 1)}
+  others = iter(range(256))
+  return [chr(b) if b in printable else chr(256 + next(others)) for b in range(256)]
+
+
+def dumps(tokenizer: Tokenizer) -> dict[str, Any]:
+  """The tokenizer's rules as plain data, for comparison in tests and records."""
+  return json.loads(tokenizer.hf.backend_tokenizer.to_str())

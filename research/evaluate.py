@@ -1,0 +1,71 @@
+"""Evaluates a run, or a base model with few-shot prompting, on one split.
+
+    python -m research.evaluate --workdir=runs/lora --split=test
+    python -m research.evaluate --config=configs/default.py --config.strategy.name=few_shot --config.strategy.shots=4 --workdir=runs/shots
+
+Writes predictions/SPLIT.jsonl and adds SPLIT/* to result.json.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from research import cli, experiment
+from research import train as train_verb
+from research import workdir as files
+from research.data.sources import SPLITS
+from research.errors import InputError
+from research.evaluation import harness
+from research.strategies import table
+from research.training.loop import Outcome
+from research.training.monitor import say
+from research import tree
+
+
+def run(workdir: Path, split: str, config: dict[str, Any] | None = None) -> dict[str, Any]:
+  """Evaluates the run in `workdir` at its best step; with a config, a model that needs no training.
+
+  Raises:
+    InputError: no run is there, or it is not finished, or the config's strategy learns.
+  """
+  if split not in SPLITS:
+    raise InputError(f'--split={split}: must be one of {", ".join(SPLITS)}')
+  if config is None:
+    result = files.read_json(workdir / files.RESULT)
+    exp = experiment.assemble(files.read_json(workdir / files.CONFIG))
+    variables = experiment.learned(workdir, exp)
+  else:
+    exp = experiment.assemble(config)
+    if exp.strategy.trains != table.NOTHING:
+      raise InputError(f'strategy {exp.strategy.name} has to learn first: run research.train, then evaluate its workdir; '
+                       'a base model is evaluated with --config.strategy.name=few_shot')
+    files.claim(workdir, exp.config)
+    _, variables = exp.variables()
+    if (workdir / files.RESULT).exists():
+      result = files.read_json(workdir / files.RESULT)
+    else:
+      cost = {'train_tokens': 0, 'train_flops': 0.0, 'train_seconds': 0.0, 'compile_seconds': 0.0, 'peak_bytes': 0}
+      result = train_verb.describe(exp, Outcome(0, 0, {}, cost), 0, tree.size(variables))
+      files.write_json(workdir / files.PROVENANCE, experiment.provenance(exp))
+  evaluation = harness.evaluate(exp.model, variables, exp.tokenizer, exp.task, exp.examples(split),
+                                exp.config['training']['eval_batch_size'])
+  train_verb.record(result, evaluation, workdir, split)
+  files.write_json(workdir / files.RESULT, result)
+  say('evaluate: ' + ', '.join(
+      f'{split}/{name} {value:.4f} [{evaluation.intervals[name][0]:.4f}, {evaluation.intervals[name][1]:.4f}]'
+      for name, value in evaluation.scores.items()))
+  return result
+
+
+def main() -> None:
+  cli.required('workdir')
+  config = flags.FLAGS.config
+  run(Path(flags.FLAGS.workdir), flags.FLAGS.split, None if config is None else experiment.plain(config))
+
+
+if __name__ == '__main__':
+  cli.config_flag()
+  flags.DEFINE_string('workdir', None, 'a run, or with --config the place for results')
+  flags.DEFINE_string('split', 'test', 'train, valid or test')
+  cli.run(main, __doc__)

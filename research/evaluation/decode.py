@@ -1,0 +1,71 @@
+"""Generation with a cache of keys and values: the prompts of a batch are read at once, then one token a step."""
+
+from collections.abc import Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from research.data.batches import round_up
+from research.models.transformer import Batch, Model
+from research.tree import Tree
+
+
+@partial(jax.jit, static_argnames=('model', 'new', 'eos', 'greedy'))
+def _generate(variables: Tree, batch: Batch, limits: jax.Array, key: jax.Array, temperature: jax.Array, *, model: Model,
+              new: int, eos: int, greedy: bool) -> jax.Array:
+  """Tokens [B, new] after prompts that are padded on the left; EOS fills a row from its end on."""
+  B, L = batch['tokens'].shape
+  hidden, cache = model.prefill(variables, batch, L + new)
+
+  def choose(hidden, i):
+    logits = model.logits(variables, hidden)                                   # [B, V]
+    if greedy:
+      return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    return jax.random.categorical(jax.random.fold_in(key, i), logits / temperature).astype(jnp.int32)
+
+  def unfinished(carry):
+    i, _, _, _, done = carry
+    return (i < new) & ~jnp.all(done)
+
+  def one(carry):
+    i, hidden, cache, out, done = carry
+    done = done | (i >= limits)
+    token = jnp.where(done, eos, choose(hidden, i))
+    done = done | (token == eos)
+    hidden, cache = model.step(variables, cache, token)
+    return i + 1, hidden, cache, out.at[:, i].set(token), done
+
+  out = jnp.full((B, new), eos, jnp.int32)
+  return jax.lax.while_loop(unfinished, one, (jnp.int32(0), hidden, cache, out, jnp.zeros(B, bool)))[3]
+
+
+def generate(model: Model, variables: Tree, prompts: Sequence[list[int]], max_new_tokens: int, eos: int,
+             batch_size: int = 16, temperature: float = 0.0, seed: int = 0) -> list[list[int]]:
+  """The continuation of every prompt, without EOS, in the prompts' order.
+
+  Args:
+    prompts: token ids; those of like length are decoded together, and a prompt's result does not depend on the others.
+    max_new_tokens: where an answer without EOS ends.
+    temperature: 0 takes the likeliest token each time; otherwise tokens are drawn from softmax(logits / temperature).
+  """
+  found: list[list[int]] = [None] * len(prompts)
+  by_length = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
+  for start in range(0, len(prompts), batch_size):
+    chosen = by_length[start:start + batch_size]
+    length = round_up(max(len(prompts[i]) for i in chosen), 32)
+    batch = {n: np.zeros((batch_size, length), np.int32) for n in ('tokens', 'positions', 'segments', 'branches')}
+    for row, i in enumerate(chosen):
+      n = len(prompts[i])
+      batch['tokens'][row, length - n:] = prompts[i]
+      batch['positions'][row, length - n:] = range(n)
+      batch['segments'][row, length - n:] = 1
+    limits = np.where(np.arange(batch_size) < len(chosen), max_new_tokens, 0)      # empty rows are done at once
+    key = jax.random.fold_in(jax.random.key(seed), start)
+    tokens = np.asarray(_generate(variables, batch, limits, key, jnp.float32(temperature), model=model,
+                                  new=max_new_tokens, eos=eos, greedy=temperature == 0))
+    for row, i in enumerate(chosen):
+      ids = tokens[row].tolist()
+      found[i] = ids[:ids.index(eos)] if eos in ids else ids
+  return found

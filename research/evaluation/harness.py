@@ -1,0 +1,79 @@
+"""One evaluation for every strategy: from variables and rows to predictions, scores and their intervals."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from research.data.prompts import Example
+from research.data.tasks import Task, label_column
+from research.data.tokenizer import Tokenizer
+from research.evaluation import decode, intervals, metrics
+from research.evaluation.metrics import Scored
+from research.evaluation.score import score
+from research.models.transformer import Model
+from research.tree import Tree
+
+
+class Evaluation(NamedTuple):
+  """Of one model on one split."""
+  predictions: list[dict[str, Any]]        # one an example, in the rows' order (fields: see the contract in the README)
+  scores: dict[str, float]                 # metric -> value over all examples; `loss` in nats per target token
+  intervals: dict[str, list[float]]        # metric -> [low, high], 95 %, over examples
+
+
+def evaluate(model: Model, variables: Tree, tokenizer: Tokenizer, task: Task, examples: Sequence[Example],
+             batch_size: int) -> Evaluation:
+  """Scores every row, ranks its choices by log-likelihood or generates its answer, and measures.
+
+  Args:
+    batch_size: lines (scoring) or prompts (generation) at one time; no result depends on it.
+  """
+  scores = score(model, variables, examples, tokenizer.eos, batch_size)
+  if task.choices:
+    answers = [max(s.choices, key=s.choices.get) for s in scores]
+    targets = _choice_of_target(task, examples)
+  else:
+    ids = decode.generate(model, variables, [e.prompt_ids for e in examples], task.max_new_tokens, tokenizer.eos,
+                          batch_size)
+    answers = [tokenizer.decode(i).strip() for i in ids]
+    targets = [e.target.strip() for e in examples]
+  scored = [Scored(a, t, s.loss, s.tokens, task.choices) for a, t, s in zip(answers, targets, scores)]
+  predictions = [{'id': e.id, 'row': e.row, 'prompt': e.prompt, 'target': s.target, 'prediction': s.prediction,
+                  'loss': s.loss, 'tokens': s.tokens, **({'choices': c.choices} if task.choices else {})}
+                 for e, s, c in zip(examples, scored, scores)]
+  values, ranges = {}, {}
+  for name in ('loss', *task.metrics):
+    metric = metrics.get(name)
+    vectors = metric.sums(scored)
+    values[name] = float(metric.score(vectors.sum(0)))
+    ranges[name] = intervals.interval(metric, vectors)
+    if name != 'loss':
+      each = metric.each(vectors) if metric.each else np.full(len(scored), None)
+      for prediction, value in zip(predictions, each):
+        prediction[name] = None if value is None else float(value)
+  return Evaluation(predictions, values, ranges)
+
+
+def validation(model: Model, variables: Tree, tokenizer: Tokenizer, task: Task, examples: Sequence[Example],
+               batch_size: int) -> dict[str, float]:
+  """The quick look between training steps: the loss, and the metrics too where choices come with it for nothing."""
+  scores = score(model, variables, examples, tokenizer.eos, batch_size)
+  out = {'valid/loss': sum(s.loss for s in scores) / sum(s.tokens for s in scores)}
+  if task.choices:
+    scored = [Scored(max(s.choices, key=s.choices.get), t, s.loss, s.tokens, task.choices)
+              for s, t in zip(scores, _choice_of_target(task, examples))]
+    for name in task.metrics:
+      metric = metrics.get(name)
+      out[f'valid/{name}'] = float(metric.score(metric.sums(scored).sum(0)))
+  return out
+
+
+def _choice_of_target(task: Task, examples: Sequence[Example]) -> list[str]:
+  label = label_column(task)
+  return [str(e.row[label]) for e in examples]
+
+
+def scored_rows(predictions: list[dict[str, Any]]) -> list[Scored]:
+  """What a predictions file holds, ready to be measured again."""
+  return [Scored(p['prediction'], p['target'], p['loss'], p['tokens'], tuple(p.get('choices', ()))) for p in predictions]

@@ -1,0 +1,31 @@
+"""95 % intervals over examples: how far a score would move with other examples of the same kind."""
+
+import numpy as np
+from statsmodels.stats.proportion import proportion_confint
+
+from research.evaluation.metrics import Metric
+
+RESAMPLES = 2000
+
+
+def resample_counts(examples: int, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
+  """How often each example is drawn in each bootstrap resample, [resamples, examples]."""
+  rng = np.random.Generator(np.random.Philox(key=[seed, 0]))
+  return rng.multinomial(examples, np.full(examples, 1 / examples), size=resamples).astype(np.float64)
+
+
+def interval(metric: Metric, vectors: np.ndarray) -> list[float]:
+  """[low, high] of one model's score.
+
+  Wilson's interval (1927) for a share of examples, which stays honest at 0 and 1; the percentile bootstrap over
+  examples (Efron 1979), resampled as corpora, for everything else.
+
+  Args:
+    vectors: [n, k], the metric's sums per example.
+  """
+  if metric.name in ('accuracy', 'exact_match'):
+    low, high = proportion_confint(vectors[:, 0].sum(), len(vectors), method='wilson')
+  else:
+    scores = metric.score(resample_counts(len(vectors)) @ vectors)
+    low, high = np.percentile(scores, [2.5, 97.5])
+  return [float(low), float(high)]

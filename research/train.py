@@ -1,0 +1,105 @@
+"""Trains one strategy on one task from a config.
+
+    python -m research.train --config=configs/default.py --workdir=runs/lora --config.training.learning_rate=1e-3
+
+The same command goes on with a run that was stopped. See README for what stands in the workdir afterwards.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from absl import flags
+
+from research import cli, experiment, tree
+from research import workdir as files
+from research.data import batches
+from research.evaluation import harness
+from research.training import loop, optim
+from research.training.checkpoint import Checkpoints
+from research.training.monitor import Monitor, say
+from research.training.steps import TrainState
+
+
+def run(config: dict[str, Any], workdir: Path, label: str = 'train') -> dict[str, Any]:
+  """Trains, validates at the best step, and leaves a run in `workdir`; gives its result.json.
+
+  Raises:
+    InputError: the config cannot be right, or the workdir holds another run.
+  """
+  exp = experiment.assemble(config)
+  files.claim(workdir, exp.config)
+  if (workdir / files.RESULT).exists():
+    say(f'{label}: {workdir} is finished already')
+    return files.read_json(workdir / files.RESULT)
+  t, steps = exp.config['training'], exp.config['training']['steps']
+  documents = experiment.documents(exp, 'train') if steps else []
+  held_out = exp.examples('valid') if 'valid' in exp.task.splits else []
+  trainable, frozen = exp.variables()
+  if t['init_from']:
+    trainable = experiment.start_from(t['init_from'], exp, trainable, frozen)
+  files.write_json(workdir / files.PROVENANCE, experiment.provenance(exp))
+  trainable_params = tree.size(trainable)
+  say(f'{label}: {exp.strategy.name} on {exp.task.name}, {trainable_params:,} of '
+      f'{tree.size(trainable) + tree.size(frozen):,} parameters learn')
+
+  def validate(variables):
+    return harness.validation(exp.model, variables, exp.tokenizer, exp.task, held_out, t['eval_batch_size'])
+
+  monitor = Monitor(workdir)
+  checkpoints = Checkpoints(workdir / files.CHECKPOINTS, exp.fingerprint)
+  try:
+    tx, warmup = experiment.optimizer(exp.config, steps)
+    state = TrainState(jnp.int32(0), jax.random.key(t['seed']), trainable,
+                       optim.init(tx, trainable, t['learning_rate'], t['weight_decay']))
+    batch_of = batches.TrainingBatches(documents, t['batch_size'], t['microbatches'], t['seed'], steps) if steps else None
+    outcome = loop.train(
+        exp.model, state, frozen, tx, batch_of, validate if held_out else None, label=label, steps=steps,
+        eval_every=t['eval_every'], checkpoint_every=t['checkpoint_every'], log_every=t['log_every'],
+        patience=t['patience'], label_smoothing=t['label_smoothing'], schedule=t['schedule'], warmup=warmup,
+        learning_rate=t['learning_rate'], checkpoints=checkpoints, monitor=monitor)
+  finally:
+    monitor.close()
+    checkpoints.close()
+  result = describe(exp, outcome, trainable_params, tree.size(trainable) + tree.size(frozen))
+  if held_out:
+    evaluation = harness.evaluate(exp.model, tree.join(outcome.trainable, frozen), exp.tokenizer, exp.task, held_out,
+                                  t['eval_batch_size'])
+    record(result, evaluation, workdir, 'valid')
+  files.write_json(workdir / files.RESULT, result)
+  say(f'{label}: best step {outcome.best_step} of {outcome.steps}; '
+      + ', '.join(f'{k} {v:.4f}' for k, v in result['metrics'].items()))
+  return result
+
+
+def describe(exp: experiment.Experiment, outcome: loop.Outcome, trainable: int, total: int) -> dict[str, Any]:
+  """A run's result before anything was evaluated."""
+  c = outcome.cost
+  return {
+      'model': exp.config['model']['source'], 'task': exp.task.name, 'strategy': exp.strategy.name,
+      'seed': exp.config['training']['seed'], 'best_step': outcome.best_step, 'steps': outcome.steps,
+      'metrics': {}, 'intervals': {},
+      'cost': {'total_params': total, 'trainable_params': trainable, **c,
+               'tokens_per_second': c['train_tokens'] / c['train_seconds'] if c['train_seconds'] else 0.0,
+               'memory_source': 'compiled: arguments, results and temporaries of the training step',
+               'cohort_size': 1},
+  }
+
+
+def record(result: dict[str, Any], evaluation: harness.Evaluation, workdir: Path, split: str) -> None:
+  """Writes a split's predictions and adds its scores to a result."""
+  files.write_jsonl(workdir / files.PREDICTIONS / f'{split}.jsonl', evaluation.predictions)
+  result['metrics'] |= {f'{split}/{name}': value for name, value in evaluation.scores.items()}
+  result['intervals'] |= {f'{split}/{name}': ends for name, ends in evaluation.intervals.items()}
+
+
+def main() -> None:
+  cli.required('config', 'workdir')
+  run(experiment.plain(flags.FLAGS.config), Path(flags.FLAGS.workdir))
+
+
+if __name__ == '__main__':
+  cli.config_flag()
+  flags.DEFINE_string('workdir', None, 'where the run is kept')
+  cli.run(main, __doc__)

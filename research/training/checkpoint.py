@@ -1,0 +1,126 @@
+"""Checkpoints of what learns, by Orbax, saved while training goes on.
+
+`checkpoints/latest` holds all that a run goes on from; `checkpoints/best` what it learned up to its best validation loss.
+The base model is in neither: a record beside the arrays names it by its fingerprint, with every array's shape, and is
+compared before anything is restored.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from flax import traverse_util
+
+from research import tree
+from research.errors import InputError
+from research.training.steps import TrainState
+from research.tree import Tree
+
+
+def _nested(named: dict[str, Any]) -> dict:
+  return traverse_util.unflatten_dict(named, sep='/')
+
+
+def _describe(named: dict[str, Any]) -> dict[str, list]:
+  return {name: [list(x.shape), str(x.dtype)] for name, x in named.items()}
+
+
+class Checkpoints:
+  """The two checkpoints of a run; a new one replaces the old one once it is whole."""
+
+  def __init__(self, folder: Path, base: str):
+    """
+    Args:
+      base: the fingerprint of the model that the trainables belong to.
+    """
+    self._folder, self._base = folder, base
+    self._managers: dict[str, ocp.CheckpointManager] = {}
+
+  def _manager(self, kind: str) -> ocp.CheckpointManager:
+    if kind not in self._managers:
+      self._managers[kind] = ocp.CheckpointManager(
+          (self._folder / kind).absolute(),
+          options=ocp.CheckpointManagerOptions(max_to_keep=1, cleanup_tmp_directories=True))
+    return self._managers[kind]
+
+  def step(self, kind: str) -> int | None:
+    """The step of the whole checkpoint of this kind, if there is one."""
+    return self._manager(kind).latest_step() if (self._folder / kind).is_dir() else None
+
+  def save_best(self, step: int, trainable: Tree) -> None:
+    self._save('best', step, tree.leaves(trainable))
+
+  def save_latest(self, state: TrainState) -> None:
+    self._save('latest', int(state.step), _state_leaves(state))
+
+  def _save(self, kind: str, step: int, named: dict[str, Any]) -> None:
+    manager = self._manager(kind)
+    if step in manager.all_steps():      # reached once before, by a run that was then killed; the same arrays
+      manager.wait_until_finished()
+      manager.delete(step)
+    manager.save(step, args=ocp.args.Composite(
+        arrays=ocp.args.StandardSave(_nested(named)),
+        record=ocp.args.JsonSave({'base': self._base, 'arrays': _describe(named)})))
+
+  def restore_latest(self, state: TrainState) -> TrainState | None:
+    """The latest state, or None where nothing was saved; `state` gives the shapes."""
+    if self.step('latest') is None:
+      return None
+    named = self._restore('latest', _state_leaves(state))
+    key = jax.random.wrap_key_data(jnp.asarray(named.pop('key')))
+    rest = TrainState(state.step, None, state.trainable, state.opt_state)
+    return tree.replace(rest, named)._replace(key=key)
+
+  def restore_best(self, trainable: Tree) -> Tree:
+    """What the run had learned at its best step; `trainable` gives the shapes."""
+    return tree.replace(trainable, self._restore('best', tree.leaves(trainable)))
+
+  def _restore(self, kind: str, like: dict[str, Any]) -> dict[str, Any]:
+    step = self.step(kind)
+    if step is None:
+      raise InputError(f'{self._folder}: holds no {kind} checkpoint; train the run first')
+    manager = self._manager(kind)
+    record = manager.restore(step, args=ocp.args.Composite(record=ocp.args.JsonRestore()))['record']
+    where = self._folder / kind / str(step)
+    if record['base'] != self._base:
+      raise InputError(f'{where}: was trained on another base model ({record["base"]}, not {self._base})')
+    check_shapes(record['arrays'], _describe(like), str(where))
+    abstract = {n: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=jax.sharding.SingleDeviceSharding(jax.devices()[0]))
+                for n, x in like.items()}
+    restored = manager.restore(step, args=ocp.args.Composite(arrays=ocp.args.StandardRestore(_nested(abstract))))
+    return traverse_util.flatten_dict(restored['arrays'], sep='/')
+
+  def forget_latest(self) -> None:
+    """Deletes what a run would go on from, once it has ended: an optimiser's state is most of a checkpoint's bytes."""
+    manager = self._manager('latest')
+    manager.wait_until_finished()
+    for step in manager.all_steps():
+      manager.delete(step)
+
+  def wait(self) -> None:
+    """Until everything saved is whole on disk."""
+    for manager in self._managers.values():
+      manager.wait_until_finished()
+
+  def close(self) -> None:
+    for manager in self._managers.values():
+      manager.close()
+    self._managers = {}
+
+
+def check_shapes(saved: dict[str, list], wanted: dict[str, list], where: str) -> None:
+  """Refuses a checkpoint of other arrays: a library that restores what it finds would go on in silence."""
+  for what, names in (('lacks', wanted.keys() - saved.keys()), ('holds unexpected', saved.keys() - wanted.keys())):
+    if names:
+      raise InputError(f'{where}: {what} arrays: {", ".join(sorted(names)[:5])}; it is of another model or strategy')
+  for name, shape in wanted.items():
+    if list(saved[name]) != shape:
+      raise InputError(f'{where}: {name} is {saved[name]}, but the config says {shape}')
+
+
+def _state_leaves(state: TrainState) -> dict[str, Any]:
+  named = tree.leaves(state._replace(key=None))
+  return {**named, 'key': np.asarray(jax.random.key_data(state.key))}

@@ -1,0 +1,49 @@
+"""Compiled steps, with what they cost. Runs in one process share them."""
+
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+from research.training import flops
+
+
+class Executable(NamedTuple):
+  """One function, compiled for one shape of arguments."""
+  call: Callable
+  seconds: float             # that tracing and compiling took
+  flops: float               # of one call: multiplications and additions of its matrix products
+  peak_bytes: int            # arguments, results and temporaries, as the compiler accounts for them
+
+  def __call__(self, *args):
+    return self.call(*args)
+
+
+_cache: dict[Any, Executable] = {}
+
+
+def seconds_spent() -> float:
+  """On compiling, by this process so far."""
+  return sum(executable.seconds for executable in _cache.values())
+
+
+def compiled(function: Callable, *args, donate: tuple[int, ...] = (), **static) -> Executable:
+  """`function(*args, **static)` compiled ahead of time; found again for equal shapes and equal static arguments.
+
+  Args:
+    donate: numbers of the arguments whose memory the results may take over.
+    static: hashable keyword arguments, constants of the compiled program.
+  """
+  leaves, structure = jax.tree.flatten(args)
+  signature = tuple((x.shape, x.dtype) for x in leaves)
+  key = (function, structure, signature, donate, tuple(sorted(static.items())))
+  if key not in _cache:
+    start = time.perf_counter()
+    traced = jax.jit(lambda *args: function(*args, **static), donate_argnums=donate).trace(*args)
+    executable = traced.lower().compile()
+    memory = executable.memory_analysis()
+    peak = (memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
+            - memory.alias_size_in_bytes)
+    _cache[key] = Executable(executable, time.perf_counter() - start, flops.count(traced.jaxpr), peak)
+  return _cache[key]

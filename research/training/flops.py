@@ -1,0 +1,29 @@
+"""What a program multiplies: read off its jaxpr, so it counts what is computed and nothing else."""
+
+import math
+
+import jax
+
+
+def equations(jaxpr, times: int = 1):
+  """(equation, how often it runs) of a jaxpr and all that it calls; a while loop's body counts once."""
+  for eqn in jaxpr.eqns:
+    yield eqn, times
+    inner = times * eqn.params.get('length', 1) if eqn.primitive.name == 'scan' else times
+    for value in eqn.params.values():
+      for sub in value if isinstance(value, (tuple, list)) else (value,):
+        if isinstance(sub, jax.extend.core.ClosedJaxpr):
+          yield from equations(sub.jaxpr, inner)
+        elif isinstance(sub, jax.extend.core.Jaxpr):
+          yield from equations(sub, inner)
+
+
+def count(closed) -> float:
+  """FLOPs of all matrix products: 2 · (batch · rows · columns) · contracted."""
+  total = 0.0
+  for eqn, times in equations(closed.jaxpr):
+    if eqn.primitive.name == 'dot_general':
+      (contracting, _), _ = eqn.params['dimension_numbers']
+      left = eqn.invars[0].aval.shape
+      total += times * 2.0 * math.prod(eqn.outvars[0].aval.shape) * math.prod(left[d] for d in contracting)
+  return total

@@ -1,0 +1,167 @@
+"""The loop around the step: batches in, metrics and checkpoints out, and it goes on where it was stopped."""
+
+import math
+import signal
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+
+from research import tree
+from research.errors import InputError
+from research.models.transformer import Model
+from research.training.checkpoint import Checkpoints
+from research.training import compile as compilation
+from research.training.monitor import Monitor, ProgressLine, say
+from research.training.optim import shape
+from research.training.steps import TrainState, train_step
+from research.tree import Tree
+
+
+class Stopped(BaseException):
+  """A signal asked the process to end; `signum` is its number."""
+
+  def __init__(self, signum: int):
+    super().__init__(signum)
+    self.signum = signum
+
+
+class Interrupts:
+  """While in use, Ctrl-C and SIGTERM wait for `check`: never in the middle of a step whose state was donated."""
+
+  def __enter__(self):
+    self._asked: int | None = None
+    self._before = {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)}
+    return self
+
+  def _ask(self, signum, frame):
+    self._asked = signum
+
+  @property
+  def asked(self) -> int | None:
+    return self._asked
+
+  def __exit__(self, *exception):
+    for signum, handler in self._before.items():
+      signal.signal(signum, handler)
+
+
+class Outcome(NamedTuple):
+  """What a run came to."""
+  best_step: int                    # of the lowest validation loss; the last step where there is no validation
+  steps: int                        # taken; fewer than planned where it was stopped early
+  trainable: Tree                   # as they were at best_step
+  cost: dict[str, Any]              # of the training steps alone
+
+
+def train(model: Model, state: TrainState, frozen: Tree, tx: optax.GradientTransformation,
+          batch_of: Callable[[int], dict[str, np.ndarray]], evaluate: Callable[[Tree], dict[str, float]] | None, *,
+          label: str, steps: int, eval_every: int, checkpoint_every: int, log_every: int, patience: int,
+          label_smoothing: float, schedule: str, warmup: int, learning_rate: float, checkpoints: Checkpoints,
+          monitor: Monitor) -> Outcome:
+  """Trains to the end, from wherever `checkpoints` has got to.
+
+  Args:
+    batch_of: step number -> batch (see `data.batches.TrainingBatches`).
+    evaluate: variables -> validation metrics, `valid/loss` among them; None where there is no validation split.
+    eval_every: steps between evaluations; one more comes at the end. checkpoint_every: steps between checkpoints to go
+      on from, or 0 for none. log_every: steps between looks at the device.
+    patience: evaluations without a new lowest validation loss before the run ends early, or 0 for no early end.
+    schedule, warmup, learning_rate: only to log the rate of each step.
+  Raises:
+    Stopped: a signal came; everything up to the last whole step is saved.
+  """
+  restored = checkpoints.restore_latest(state)
+  state = state if restored is None else restored
+  step = int(state.step)
+  monitor.start(None if restored is None else step)
+  if restored is not None:
+    say(f'{label}: goes on after step {step}')
+  rate = shape(schedule, warmup, steps)
+  waiting: list[tuple[int, dict]] = []              # steps whose metrics are still on the device
+  compiled_before = compilation.seconds_spent()
+
+  def flush(seconds: float, extra: dict[str, float]) -> None:
+    """Writes the lines of the waiting steps, which took `seconds` together; `extra` goes to the last one's."""
+    fetched = jax.device_get([metrics for _, metrics in waiting])
+    seconds /= max(1, len(waiting))
+    rows = [{'step': s, 'train/loss': float(m['loss']), 'train/tokens': int(m['tokens']),
+             'grad_norm': float(m['grad_norm']), 'learning_rate': learning_rate * float(rate(s - 1)),
+             'tokens_per_second': float(m['tokens']) / seconds, 'seconds': seconds}
+            for (s, _), m in zip(waiting, fetched)]
+    broken = [r['step'] for r in rows if not math.isfinite(r['train/loss'])]
+    if broken:
+      raise InputError(f'{label}: training diverged: the loss of step {broken[0]} is not finite; lower '
+                       f'training.learning_rate (now {learning_rate:g})')
+    if rows:
+      progress.update(rows[-1]['step'], f'loss {np.mean([r["train/loss"] for r in rows]):.4f}  '
+                                        f'{rows[-1]["tokens_per_second"]:,.0f} target tok/s')
+    waiting.clear()
+    if extra:
+      rows = [*rows[:-1], {**(rows[-1] if rows else {'step': 0}), **extra}]
+    monitor.write(rows)
+
+  def evaluations() -> list[tuple[float, int]]:
+    return [(r['valid/loss'], r['step']) for r in monitor.history if r['step'] and 'valid/loss' in r]
+
+  def executable_for(batch) -> compilation.Executable:
+    return compilation.compiled(train_step, state, frozen, batch, donate=(0,), model=model, tx=tx,
+                                label_smoothing=label_smoothing)
+
+  progress = ProgressLine(label, steps, step)
+  try:
+    with Interrupts() as interrupts:
+      if evaluate and restored is None:
+        flush(0.0, evaluate(tree.join(state.trainable, frozen)))
+      batch = batch_of(step) if step < steps else None
+      ended = step >= steps or _exhausted(evaluations(), patience)
+      seconds = 0.0                                         # of the steps that wait
+      while not ended:
+        step_executable = executable_for(batch)
+        began = time.perf_counter()
+        state, metrics = step_executable(state, frozen, batch)
+        step += 1
+        waiting.append((step, metrics))
+        batch = batch_of(step) if step < steps else None    # while the device is busy
+        asked, last = interrupts.asked, step == steps
+        at_evaluation = evaluate is not None and (step % eval_every == 0 or last)
+        at_checkpoint = bool(checkpoint_every) and (step % checkpoint_every == 0 or last)
+        look = at_evaluation or at_checkpoint or asked or last or step % log_every == 0
+        if look:
+          jax.block_until_ready(metrics)
+        seconds += time.perf_counter() - began
+        if look:
+          flush(seconds, evaluate(tree.join(state.trainable, frozen)) if at_evaluation else {})
+          seconds = 0.0
+          if at_evaluation and min(evaluations())[1] == step:
+            checkpoints.save_best(step, state.trainable)
+          ended = last or _exhausted(evaluations(), patience)
+          if at_checkpoint or asked:
+            checkpoints.save_latest(state)
+        if asked:
+          raise Stopped(asked)
+      if evaluate is None:
+        checkpoints.save_best(step, state.trainable)
+  finally:
+    progress.close()
+    checkpoints.wait()
+  rows = [r for r in monitor.history if 'train/loss' in r]
+  cost = {'train_tokens': sum(r['train/tokens'] for r in rows), 'train_flops': 0.0,
+          'train_seconds': sum(r['seconds'] for r in rows),
+          'compile_seconds': compilation.seconds_spent() - compiled_before, 'peak_bytes': 0}
+  if step:
+    executable = executable_for(batch_of(0))
+    cost |= {'train_flops': executable.flops * step, 'peak_bytes': executable.peak_bytes}
+  found = evaluations()
+  best = min(found)[1] if found else step
+  trainable = state.trainable if best == step else checkpoints.restore_best(state.trainable)
+  return Outcome(best, step, trainable, cost)
+
+
+def _exhausted(evaluations: list[tuple[float, int]], patience: int) -> bool:
+  """Whether the last `patience` evaluations all failed to reach a new lowest validation loss."""
+  losses = [loss for loss, _ in evaluations]
+  return bool(patience) and len(losses) > patience and min(losses[-patience:]) >= min(losses[:-patience])

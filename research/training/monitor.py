@@ -1,0 +1,86 @@
+"""What a person sees of a run: metrics.jsonl, TensorBoard and a progress line."""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from research import workdir as files
+
+
+class Monitor:
+  """Writes a run's metrics, one line a step, each step once however often the run was interrupted."""
+
+  def __init__(self, workdir: Path):
+    self._path = workdir / files.METRICS
+    self._tensorboard = workdir / files.TENSORBOARD
+    self._writer = None
+    self.history: list[dict[str, Any]] = []       # all lines so far
+
+  def start(self, step: int | None) -> None:
+    """Goes on after `step` (None: from nothing): later lines, which no checkpoint holds, are forgotten."""
+    lines = []
+    if step is not None and self._path.exists():
+      whole = [line for line in self._path.read_text(encoding='utf-8').splitlines(keepends=True) if line.endswith('\n')]
+      lines = [row for row in map(json.loads, whole) if row['step'] <= step]
+    self.history = lines
+    files.write_jsonl(self._path, lines)
+    from tensorboard.compat.proto import event_pb2
+    from tensorboard.summary.writer.event_file_writer import EventFileWriter
+    self._writer = EventFileWriter(str(self._tensorboard))
+    restart = event_pb2.SessionLog(status=event_pb2.SessionLog.START)   # TensorBoard drops what came after this step
+    self._writer.add_event(event_pb2.Event(wall_time=time.time(), step=(step or 0) + 1, session_log=restart))
+
+  def write(self, rows: list[dict[str, Any]]) -> None:
+    """Appends lines, on disk before it returns; each has `step`."""
+    from tensorboard.compat.proto import event_pb2, summary_pb2
+    with open(self._path, 'a', encoding='utf-8') as f:
+      f.writelines(json.dumps(row) + '\n' for row in rows)
+      f.flush()
+      os.fsync(f.fileno())
+    for row in rows:
+      values = [summary_pb2.Summary.Value(tag=name, simple_value=value) for name, value in row.items() if name != 'step']
+      self._writer.add_event(event_pb2.Event(wall_time=time.time(), step=row['step'],
+                                             summary=summary_pb2.Summary(value=values)))
+    self.history += rows
+
+  def close(self) -> None:
+    if self._writer is not None:
+      self._writer.close()
+
+
+class ProgressLine:
+  """Loss, speed and the time left: a live bar on a terminal, a line now and then elsewhere."""
+
+  def __init__(self, label: str, total: int, start: int = 0):
+    self._label, self._total, self._began, self._start = label, total, time.monotonic(), start
+    console = Console(stderr=True)
+    self._bar = None
+    if console.is_terminal:
+      self._bar = Progress(TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(),
+                           TextColumn('{task.fields[facts]}'), TextColumn('left'), TimeRemainingColumn(),
+                           console=console, transient=True)
+      self._task = self._bar.add_task(label, total=total, completed=start, facts='')
+      self._bar.start()
+
+  def update(self, done: int, facts: str) -> None:
+    if self._bar:
+      self._bar.update(self._task, completed=done, facts=facts)
+      return
+    elapsed = time.monotonic() - self._began
+    left = elapsed / max(1, done - self._start) * (self._total - done)
+    say(f'{self._label}  {done}/{self._total}  {facts}  {left:.0f} s left')
+
+  def close(self) -> None:
+    if self._bar:
+      self._bar.stop()
+
+
+def say(text: str) -> None:
+  """One line for the person who watches."""
+  print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,69 @@
+"""The step: state goes in and comes out, and it reads nothing else."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from research import tree
+from research.models.transformer import Batch, Model
+from research.training import losses
+from research.tree import Tree
+
+Array = jax.Array
+Metrics = dict[str, Array]
+
+
+class TrainState(NamedTuple):
+  """All that a step changes, and so all that a checkpoint holds."""
+  step: Array            # [] int32, steps taken
+  key: Array             # the run's randomness; a step's own is folded from it
+  trainable: Tree        # float32
+  opt_state: Any
+
+
+def train_step(state: TrainState, frozen: Tree, batch: Batch, *, model: Model, tx: optax.GradientTransformation,
+               label_smoothing: float = 0.0) -> tuple[TrainState, Metrics]:
+  """One update from one batch.
+
+  Args:
+    frozen: what does not learn. The loss closes over it, so no gradient of it exists.
+    batch: see `losses.cross_entropy`; every array has a leading axis of microbatches, [M, B, …]. Their gradients are
+      added up and divided once by all target tokens, so M changes memory and nothing else.
+  Returns:
+    The new state and {loss: nats per target token, tokens, grad_norm: before clipping}.
+  """
+  key = jax.random.fold_in(state.key, state.step)
+
+  def loss_sum(trainable, batch, key):
+    return losses.cross_entropy(model, tree.join(frozen, trainable), batch, key, label_smoothing)
+
+  grads, sums = accumulate(loss_sum, state.trainable, batch, key)
+  grads = jax.tree.map(lambda g: g / sums['tokens'], grads)
+  updates, opt_state = tx.update(grads, state.opt_state, state.trainable)
+  trainable = optax.apply_updates(state.trainable, updates)
+  metrics = {'loss': sums['loss'] / sums['tokens'], 'tokens': sums['tokens'], 'grad_norm': optax.global_norm(grads)}
+  return TrainState(state.step + 1, state.key, trainable, opt_state), metrics
+
+
+def accumulate(loss_sum, trainable: Tree, batch: Batch, key: Array) -> tuple[Tree, Metrics]:
+  """Gradients and sums of `loss_sum` added up over the batch's leading axis, one microbatch alive at a time."""
+  gradient = jax.grad(loss_sum, has_aux=True)
+  count = batch['tokens'].shape[0]
+  if count == 1:
+    return gradient(trainable, jax.tree.map(lambda x: x[0], batch), jax.random.fold_in(key, 0))
+
+  def add(total, numbered):
+    number, microbatch = numbered
+    part = gradient(trainable, microbatch, jax.random.fold_in(key, number))
+    return jax.tree.map(jnp.add, total, part), None
+
+  zero = {n: jnp.zeros(()) for n in ('loss', 'tokens')}
+  total, _ = jax.lax.scan(add, (jax.tree.map(jnp.zeros_like, trainable), zero), (jnp.arange(count), batch))
+  return total
+
+
+def eval_step(variables: Tree, batch: Batch, *, model: Model) -> Array:
+  """The loss of every target of a batch [B, T], in nats, without dropout."""
+  return losses.target_losses(model, variables, batch)

@@ -1,0 +1,73 @@
+"""One tree of named leaves: every room selects parameters, deltas and optimiser slots by the same paths.
+
+A tree is nested dicts, with `flax.struct` dataclasses (the deltas) among their values. The name of a leaf is the path to
+it, joined with '/': `params/layers/attn/q/kernel`, `delta/layers/attn/q/kernel/a`. Where a tree is split, the places of
+the leaves that went elsewhere hold None, which JAX reads as 'no leaf here': neither gradients nor optimiser slots exist
+for them.
+"""
+
+import re
+from typing import Any
+
+import jax
+
+Tree = Any
+
+
+def name(path) -> str:
+  """The name of a leaf from its key path, as `jax.tree_util` gives it."""
+  return '/'.join(str(getattr(k, 'key', getattr(k, 'name', getattr(k, 'idx', k)))) for k in path)
+
+
+def leaves(tree: Tree) -> dict[str, Any]:
+  """All leaves by name, in tree order.
+
+  >>> leaves({'params': {'norm': {'scale': 1}, 'gone': None}})
+  {'params/norm/scale': 1}
+  """
+  return {name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def map_named(f, tree: Tree, *rest: Tree) -> Tree:
+  """`jax.tree.map` whose function takes the leaf's name first."""
+  return jax.tree_util.tree_map_with_path(lambda path, *xs: f(name(path), *xs), tree, *rest)
+
+
+def split(tree: Tree, pattern: str) -> tuple[Tree, Tree]:
+  """Two trees of the same shape: the leaves whose name matches (`re.search`), and the others; None marks the gaps.
+
+  >>> split({'params': 1, 'delta': 2}, '^delta')
+  ({'delta': 2, 'params': None}, {'delta': None, 'params': 1})
+  """
+  found = re.compile(pattern).search
+  return (map_named(lambda n, x: x if found(n) else None, tree),
+          map_named(lambda n, x: None if found(n) else x, tree))
+
+
+def join(*trees: Tree) -> Tree:
+  """The inverse of `split`: at each place, the leaf of the one tree that has one.
+
+  >>> join({'params': 1, 'delta': None}, {'params': None, 'delta': 2})
+  {'delta': 2, 'params': 1}
+  """
+  def pick(*xs):
+    present = [x for x in xs if x is not None]
+    if len(present) > 1:
+      raise ValueError('two trees hold a leaf at the same place')
+    return present[0] if present else None
+  return jax.tree.map(pick, *trees, is_leaf=lambda x: x is None)
+
+
+def replace(tree: Tree, named: dict[str, Any]) -> Tree:
+  """The tree with every leaf taken from `named`; KeyError where one is missing."""
+  return map_named(lambda n, _: named[n], tree)
+
+
+def size(tree: Tree) -> int:
+  """Number of scalars in all leaves."""
+  return sum(x.size for x in jax.tree.leaves(tree))
+
+
+def nbytes(tree: Tree) -> int:
+  """Bytes of all leaves."""
+  return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))

@@ -1,0 +1,71 @@
+"""What a run leaves behind: the names of its files, and how they are written so that a kill cannot tear them."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from research.errors import InputError
+
+CONFIG, PROVENANCE, RESULT, METRICS = 'config.json', 'provenance.json', 'result.json', 'metrics.jsonl'
+CHECKPOINTS, PREDICTIONS, TENSORBOARD = 'checkpoints', 'predictions', 'tensorboard'
+
+
+def write_text(path: Path, text: str) -> None:
+  """Writes a whole file or nothing."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  temporary = path.with_name(f'.{path.name}.tmp')
+  with open(temporary, 'w', encoding='utf-8') as f:
+    f.write(text)
+    f.flush()
+    os.fsync(f.fileno())
+  os.replace(temporary, path)
+
+
+def write_json(path: Path, value: Any) -> None:
+  write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + '\n')
+
+
+def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
+  write_text(path, ''.join(json.dumps(row, ensure_ascii=False, default=str) + '\n' for row in rows))
+
+
+def read_json(path: Path) -> Any:
+  try:
+    return json.loads(path.read_text(encoding='utf-8'))
+  except FileNotFoundError:
+    raise InputError(f'{path}: no such file; is {path.parent} the workdir of a run?') from None
+  except json.JSONDecodeError as e:
+    raise InputError(f'{path}: not JSON ({e})') from None
+
+
+def flat(nested: dict[str, Any], prefix: str = '') -> dict[str, Any]:
+  """Nested dicts as {'a.b': value}, tuples as lists, as JSON will hold them."""
+  out = {}
+  for key, value in nested.items():
+    if isinstance(value, dict):
+      out |= flat(value, f'{prefix}{key}.')
+    else:
+      out[prefix + key] = list(value) if isinstance(value, tuple) else value
+  return out
+
+
+def claim(workdir: Path, config: dict[str, Any]) -> None:
+  """Makes `workdir` this config's, or goes on in it where it already is.
+
+  Raises:
+    InputError: it holds another config's run, or files that are no run's. Nothing is written then.
+  """
+  path = workdir / CONFIG
+  if path.exists():
+    there, here = flat(read_json(path)), flat(config)
+    different = [f'{k}={there.get(k)!r} there, {here.get(k)!r} here' for k in sorted({*there, *here})
+                 if there.get(k) != here.get(k)]
+    if different:
+      more = f' and {len(different) - 3} more' if len(different) > 3 else ''
+      raise InputError(f'{workdir} holds the run of another config ({"; ".join(different[:3])}{more}); '
+                       'give another --workdir')
+  elif workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
+    raise InputError(f'{workdir} exists and is not the workdir of a run; give another --workdir')
+  else:
+    write_json(path, config)
