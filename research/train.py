@@ -5,6 +5,7 @@
 The same command goes on with a run that was stopped. See README for what stands in the workdir afterwards.
 """
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,17 @@ def run(config: dict[str, Any], workdir: Path, label: str = 'train') -> dict[str
   say(f'{label}: {exp.strategy.name} on {exp.task.name}, {trainable_params:,} of '
       f'{tree.size(trainable) + tree.size(frozen):,} parameters learn')
 
-  def validate(variables):
-    return harness.validation(exp.model, variables, exp.tokenizer, exp.task, held_out, t['eval_batch_size'])
+  seen: dict[int, harness.Evaluation] = {}      # step -> what validation found, where it left nothing to be done later
+
+  def look(variables, generate=True) -> harness.Evaluation:
+    return harness.evaluate(exp.model, variables, exp.tokenizer, exp.task, held_out, t['eval_batch_size'], generate)
+
+  def validate(step, variables):
+    evaluation = look(variables, generate=False)
+    if exp.task.choices and evaluation.scores['loss'] <= min((e.scores['loss'] for e in seen.values()), default=math.inf):
+      seen.clear()
+      seen[step] = evaluation
+    return {f'valid/{name}': value for name, value in evaluation.scores.items()}
 
   monitor = Monitor(workdir)
   checkpoints = Checkpoints(workdir / files.CHECKPOINTS, exp.fingerprint)
@@ -64,8 +74,7 @@ def run(config: dict[str, Any], workdir: Path, label: str = 'train') -> dict[str
     checkpoints.close()
   result = describe(exp, outcome, trainable_params, tree.size(trainable) + tree.size(frozen))
   if held_out:
-    evaluation = harness.evaluate(exp.model, tree.join(outcome.trainable, frozen), exp.tokenizer, exp.task, held_out,
-                                  t['eval_batch_size'])
+    evaluation = seen.get(outcome.best_step) or look(tree.join(outcome.trainable, frozen))
     record(result, evaluation, workdir, 'valid')
   files.write_json(workdir / files.RESULT, result)
   say(f'{label}: best step {outcome.best_step} of {outcome.steps}; '

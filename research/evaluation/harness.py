@@ -23,16 +23,21 @@ class Evaluation(NamedTuple):
 
 
 def evaluate(model: Model, variables: Tree, tokenizer: Tokenizer, task: Task, examples: Sequence[Example],
-             batch_size: int) -> Evaluation:
+             batch_size: int, generate: bool = True) -> Evaluation:
   """Scores every row, ranks its choices by log-likelihood or generates its answer, and measures.
 
   Args:
     batch_size: lines (scoring) or prompts (generation) at one time; no result depends on it.
+    generate: False leaves out free text, which takes much longer than its loss, and the metrics that need it.
   """
   scores = score(model, variables, examples, tokenizer.eos, batch_size)
+  names = ('loss', *task.metrics)
   if task.choices:
+    label = label_column(task)
     answers = [max(s.choices, key=s.choices.get) for s in scores]
-    targets = _choice_of_target(task, examples)
+    targets = [str(e.row[label]) for e in examples]
+  elif not generate:
+    answers, targets, names = [''] * len(examples), [e.target.strip() for e in examples], ('loss',)
   else:
     ids = decode.generate(model, variables, [e.prompt_ids for e in examples], task.max_new_tokens, tokenizer.eos,
                           batch_size)
@@ -43,7 +48,7 @@ def evaluate(model: Model, variables: Tree, tokenizer: Tokenizer, task: Task, ex
                   'loss': s.loss, 'tokens': s.tokens, **({'choices': c.choices} if task.choices else {})}
                  for e, s, c in zip(examples, scored, scores)]
   values, ranges = {}, {}
-  for name in ('loss', *task.metrics):
+  for name in names:
     metric = metrics.get(name)
     vectors = metric.sums(scored)
     values[name] = float(metric.score(vectors.sum(0)))
@@ -53,25 +58,6 @@ def evaluate(model: Model, variables: Tree, tokenizer: Tokenizer, task: Task, ex
       for prediction, value in zip(predictions, each):
         prediction[name] = None if value is None else float(value)
   return Evaluation(predictions, values, ranges)
-
-
-def validation(model: Model, variables: Tree, tokenizer: Tokenizer, task: Task, examples: Sequence[Example],
-               batch_size: int) -> dict[str, float]:
-  """The quick look between training steps: the loss, and the metrics too where choices come with it for nothing."""
-  scores = score(model, variables, examples, tokenizer.eos, batch_size)
-  out = {'valid/loss': sum(s.loss for s in scores) / sum(s.tokens for s in scores)}
-  if task.choices:
-    scored = [Scored(max(s.choices, key=s.choices.get), t, s.loss, s.tokens, task.choices)
-              for s, t in zip(scores, _choice_of_target(task, examples))]
-    for name in task.metrics:
-      metric = metrics.get(name)
-      out[f'valid/{name}'] = float(metric.score(metric.sums(scored).sum(0)))
-  return out
-
-
-def _choice_of_target(task: Task, examples: Sequence[Example]) -> list[str]:
-  label = label_column(task)
-  return [str(e.row[label]) for e in examples]
 
 
 def scored_rows(predictions: list[dict[str, Any]]) -> list[Scored]:

@@ -58,7 +58,7 @@ class Outcome(NamedTuple):
 
 
 def train(model: Model, state: TrainState, frozen: Tree, tx: optax.GradientTransformation,
-          batch_of: Callable[[int], dict[str, np.ndarray]], evaluate: Callable[[Tree], dict[str, float]] | None, *,
+          batch_of: Callable[[int], dict[str, np.ndarray]], evaluate: Callable[[int, Tree], dict[str, float]] | None, *,
           label: str, steps: int, eval_every: int, checkpoint_every: int, log_every: int, patience: int,
           label_smoothing: float, schedule: str, warmup: int, learning_rate: float, checkpoints: Checkpoints,
           monitor: Monitor) -> Outcome:
@@ -66,7 +66,7 @@ def train(model: Model, state: TrainState, frozen: Tree, tx: optax.GradientTrans
 
   Args:
     batch_of: step number -> batch (see `data.batches.TrainingBatches`).
-    evaluate: variables -> validation metrics, `valid/loss` among them; None where there is no validation split.
+    evaluate: (step, variables) -> validation metrics, `valid/loss` among them; None where there is no validation split.
     eval_every: steps between evaluations; one more comes at the end. checkpoint_every: steps between checkpoints to go
       on from, or 0 for none. log_every: steps between looks at the device.
     patience: evaluations without a new lowest validation loss before the run ends early, or 0 for no early end.
@@ -87,7 +87,7 @@ def train(model: Model, state: TrainState, frozen: Tree, tx: optax.GradientTrans
   def flush(seconds: float, extra: dict[str, float]) -> None:
     """Writes the lines of the waiting steps, which took `seconds` together; `extra` goes to the last one's."""
     fetched = jax.device_get([metrics for _, metrics in waiting])
-    seconds /= max(1, len(waiting))
+    seconds /= len(waiting)
     rows = [{'step': s, 'train/loss': float(m['loss']), 'train/tokens': int(m['tokens']),
              'grad_norm': float(m['grad_norm']), 'learning_rate': learning_rate * float(rate(s - 1)),
              'tokens_per_second': float(m['tokens']) / seconds, 'seconds': seconds}
@@ -96,16 +96,14 @@ def train(model: Model, state: TrainState, frozen: Tree, tx: optax.GradientTrans
     if broken:
       raise InputError(f'{label}: training diverged: the loss of step {broken[0]} is not finite; lower '
                        f'training.learning_rate (now {learning_rate:g})')
-    if rows:
-      progress.update(rows[-1]['step'], f'loss {np.mean([r["train/loss"] for r in rows]):.4f}  '
-                                        f'{rows[-1]["tokens_per_second"]:,.0f} target tok/s')
+    progress.update(rows[-1]['step'], f'loss {np.mean([r["train/loss"] for r in rows]):.4f}  '
+                                      f'{rows[-1]["tokens_per_second"]:,.0f} target tok/s')
     waiting.clear()
-    if extra:
-      rows = [*rows[:-1], {**(rows[-1] if rows else {'step': 0}), **extra}]
+    rows[-1] |= extra
     monitor.write(rows)
 
   def evaluations() -> list[tuple[float, int]]:
-    return [(r['valid/loss'], r['step']) for r in monitor.history if r['step'] and 'valid/loss' in r]
+    return [(r['valid/loss'], r['step']) for r in monitor.history if 'valid/loss' in r]
 
   def executable_for(batch) -> compilation.Executable:
     return compilation.compiled(train_step, state, frozen, batch, donate=(0,), model=model, tx=tx,
@@ -114,8 +112,6 @@ def train(model: Model, state: TrainState, frozen: Tree, tx: optax.GradientTrans
   progress = ProgressLine(label, steps, step)
   try:
     with Interrupts() as interrupts:
-      if evaluate and restored is None:
-        flush(0.0, evaluate(tree.join(state.trainable, frozen)))
       batch = batch_of(step) if step < steps else None
       ended = step >= steps or _exhausted(evaluations(), patience)
       seconds = 0.0                                         # of the steps that wait
@@ -134,7 +130,7 @@ def train(model: Model, state: TrainState, frozen: Tree, tx: optax.GradientTrans
           jax.block_until_ready(metrics)
         seconds += time.perf_counter() - began
         if look:
-          flush(seconds, evaluate(tree.join(state.trainable, frozen)) if at_evaluation else {})
+          flush(seconds, evaluate(step, tree.join(state.trainable, frozen)) if at_evaluation else {})
           seconds = 0.0
           if at_evaluation and min(evaluations())[1] == step:
             checkpoints.save_best(step, state.trainable)
@@ -143,14 +139,13 @@ def train(model: Model, state: TrainState, frozen: Tree, tx: optax.GradientTrans
             checkpoints.save_latest(state)
         if asked:
           raise Stopped(asked)
-      if evaluate is None:
+      if evaluate is None and step:
         checkpoints.save_best(step, state.trainable)
   finally:
     progress.close()
     checkpoints.wait()
-  rows = [r for r in monitor.history if 'train/loss' in r]
-  cost = {'train_tokens': sum(r['train/tokens'] for r in rows), 'train_flops': 0.0,
-          'train_seconds': sum(r['seconds'] for r in rows),
+  cost = {'train_tokens': sum(r['train/tokens'] for r in monitor.history), 'train_flops': 0.0,
+          'train_seconds': sum(r['seconds'] for r in monitor.history),
           'compile_seconds': compilation.seconds_spent() - compiled_before, 'peak_bytes': 0}
   if step:
     executable = executable_for(batch_of(0))

@@ -1,0 +1,89 @@
+"""Generates text with a run, or with a base model.
+
+    python -m research.generate --workdir=runs/lora --prompt='Review: I loved it.\\nSentiment:'
+    python -m research.generate --config=configs/default.py --input=prompts.jsonl --output=answers.jsonl
+
+--prompt is put to the model as it is (\\n is a line break); --input holds one object a line, with a `prompt`, or with the
+columns that the task's own prompt names.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from research import cli, experiment
+from research import workdir as files
+from research.data import sources, tasks
+from research.errors import InputError
+from research.evaluation import decode
+
+
+def run(exp: experiment.Experiment, variables, prompts: list[str], max_new_tokens: int, temperature: float,
+        seed: int) -> list[str]:
+  """The model's continuation of every prompt.
+
+  Raises:
+    InputError: a prompt and its answer would not fit the context.
+  """
+  ids = [exp.tokenizer.begin(p) for p in prompts]
+  for number, i in enumerate(ids):
+    if not i:
+      raise InputError(f'prompt {number} is empty')
+    if len(i) + max_new_tokens > exp.context:
+      raise InputError(f'prompt {number} has {len(i)} tokens; with {max_new_tokens} to come that is over the context of '
+                       f'{exp.context}')
+  found = decode.generate(exp.model, variables, ids, max_new_tokens, exp.tokenizer.eos, min(16, len(ids)), temperature,
+                          seed)
+  return [exp.tokenizer.decode(i) for i in found]
+
+
+def rendered(exp: experiment.Experiment, rows: list[dict[str, Any]]) -> list[str]:
+  """The prompts of input rows: their own, or the task's template filled in."""
+  prompts = []
+  for number, row in enumerate(rows, 1):
+    if 'prompt' in row:
+      prompts.append(row['prompt'])
+      continue
+    missing = [c for c in tasks.fields_of(exp.task.prompt) if c not in row]
+    if missing:
+      raise InputError(f'--input line {number}: has neither `prompt` nor the column {missing[0]!r} of the task\'s prompt')
+    prompts.append(exp.task.prompt.format(**row))
+  return prompts
+
+
+def main() -> None:
+  f = flags.FLAGS
+  if (f.prompt is None) == (f.input is None):
+    raise InputError('give --prompt=TEXT or --input=FILE.jsonl, one of them')
+  if f.workdir:
+    exp = experiment.assemble(files.read_json(Path(f.workdir) / files.CONFIG))
+    variables = experiment.learned(Path(f.workdir), exp)
+  else:
+    cli.required('config')
+    exp = experiment.assemble(experiment.plain(f.config))
+    if exp.config['training']['steps']:
+      raise InputError(f'strategy {exp.strategy.name} has to learn first: give --workdir of a run, or '
+                       '--config.strategy.name=few_shot for the base model')
+    _, variables = exp.variables()
+  limit = f.max_new_tokens or exp.task.max_new_tokens
+  if f.prompt is not None:
+    print(run(exp, variables, [f.prompt.replace('\\n', '\n')], limit, f.temperature, f.seed)[0])
+    return
+  rows = sources.read_jsonl(Path(f.input))
+  texts = run(exp, variables, rendered(exp, rows), limit, f.temperature, f.seed)
+  out = [{**row, 'prediction': text} for row, text in zip(rows, texts)]
+  cli.required('output')
+  files.write_jsonl(Path(f.output), out)
+
+
+if __name__ == '__main__':
+  cli.config_flag()
+  flags.DEFINE_string('workdir', None, 'a run; its best step answers')
+  flags.DEFINE_string('prompt', None, 'text to continue')
+  flags.DEFINE_string('input', None, 'JSON-lines file of prompts')
+  flags.DEFINE_string('output', None, 'JSON-lines file to write: the input rows with `prediction`')
+  flags.DEFINE_integer('max_new_tokens', None, 'longest answer; the task\'s own where not given')
+  flags.DEFINE_float('temperature', 0.0, '0: the likeliest token each time; else the sampling temperature')
+  flags.DEFINE_integer('seed', 0, 'of the sampling')
+  cli.run(main, __doc__)
