@@ -40,15 +40,18 @@ def run(workdir: Path, split: str, config: dict[str, Any] | None = None) -> dict
     if exp.strategy.trains != table.NOTHING:
       raise InputError(f'strategy {exp.strategy.name} has to learn first: run research.train, then evaluate its workdir; '
                        'a base model is evaluated with --config.strategy.name=few_shot')
-    files.claim(workdir, exp.config)
+    files.check(workdir, exp.config)
     _, variables = exp.variables()
     if (workdir / files.RESULT).exists():
       result = files.read_json(workdir / files.RESULT)
     else:
       cost = {'train_tokens': 0, 'train_flops': 0.0, 'train_seconds': 0.0, 'compile_seconds': 0.0, 'peak_bytes': 0}
       result = train_verb.describe(exp, Outcome(0, 0, {}, cost), 0, tree.size(variables))
-      files.write_json(workdir / files.PROVENANCE, experiment.provenance(exp))
-  evaluation = harness.evaluate(exp.model, variables, exp.tokenizer, exp.task, exp.examples(split),
+  examples = exp.examples(split)
+  if config is not None and not (workdir / files.RESULT).exists():
+    files.claim(workdir, exp.config)
+    files.write_json(workdir / files.PROVENANCE, experiment.provenance(exp))
+  evaluation = harness.evaluate(exp.model, variables, exp.tokenizer, exp.task, examples,
                                 exp.config['training']['eval_batch_size'])
   train_verb.record(result, evaluation, workdir, split)
   files.write_json(workdir / files.RESULT, result)

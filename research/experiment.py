@@ -85,6 +85,8 @@ def assemble(config: dict[str, Any]) -> Experiment:
     raise InputError(f'model.context={context}: must be between 1 and the model\'s own {loaded.model.config.context}')
   steps = 0
   if strategy.trains != table.NOTHING:
+    if not training['epochs'] and training['steps'] < 1:
+      raise InputError(f'training.steps={training["steps"]}: must be 1 or more')
     rows = len(task.rows('train'))
     steps = math.ceil(training['epochs'] * rows / training['batch_size']) if training['epochs'] else training['steps']
   resolved = {
@@ -104,7 +106,6 @@ def _check_training(t: dict[str, Any]) -> None:
     if not holds:
       raise InputError(f'training.{message}')
   require(t['learning_rate'] > 0, f'learning_rate={t["learning_rate"]}: must be above 0')
-  require(t['steps'] >= 1, f'steps={t["steps"]}: must be 1 or more')
   require(t['epochs'] >= 0, f'epochs={t["epochs"]}: must be 0 (use steps) or more')
   require(t['seed'] >= 0, f'seed={t["seed"]}: must be 0 or more')
   require(t['batch_size'] >= 1, f'batch_size={t["batch_size"]}: must be 1 or more')

@@ -5,6 +5,7 @@
 The same command goes on with a run that was stopped. See README for what stands in the workdir afterwards.
 """
 
+import functools
 import math
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,10 @@ from research import cli, experiment, tree
 from research import workdir as files
 from research.data import batches
 from research.evaluation import harness
-from research.training import loop, optim
+from research.training import flops, loop, optim
 from research.training.checkpoint import Checkpoints
 from research.training.monitor import Monitor, say
-from research.training.steps import TrainState
+from research.training.steps import TrainState, train_step
 
 
 def run(config: dict[str, Any], workdir: Path, label: str = 'train') -> dict[str, Any]:
@@ -30,7 +31,7 @@ def run(config: dict[str, Any], workdir: Path, label: str = 'train') -> dict[str
     InputError: the config cannot be right, or the workdir holds another run.
   """
   exp = experiment.assemble(config)
-  files.claim(workdir, exp.config)
+  files.check(workdir, exp.config)
   if (workdir / files.RESULT).exists():
     say(f'{label}: {workdir} is finished already')
     return files.read_json(workdir / files.RESULT)
@@ -40,6 +41,8 @@ def run(config: dict[str, Any], workdir: Path, label: str = 'train') -> dict[str
   trainable, frozen = exp.variables()
   if t['init_from']:
     trainable = experiment.start_from(t['init_from'], exp, trainable, frozen)
+  tx, warmup = experiment.optimizer(exp.config, steps)
+  files.claim(workdir, exp.config)
   files.write_json(workdir / files.PROVENANCE, experiment.provenance(exp))
   trainable_params = tree.size(trainable)
   say(f'{label}: {exp.strategy.name} on {exp.task.name}, {trainable_params:,} of '
@@ -60,7 +63,6 @@ def run(config: dict[str, Any], workdir: Path, label: str = 'train') -> dict[str
   monitor = Monitor(workdir)
   checkpoints = Checkpoints(workdir / files.CHECKPOINTS, exp.fingerprint)
   try:
-    tx, warmup = experiment.optimizer(exp.config, steps)
     state = TrainState(jnp.int32(0), jax.random.key(t['seed']), trainable,
                        optim.init(tx, trainable, t['learning_rate'], t['weight_decay']))
     batch_of = batches.TrainingBatches(documents, t['batch_size'], t['microbatches'], t['seed'], steps) if steps else None
@@ -80,6 +82,22 @@ def run(config: dict[str, Any], workdir: Path, label: str = 'train') -> dict[str
   say(f'{label}: best step {outcome.best_step} of {outcome.steps}; '
       + ', '.join(f'{k} {v:.4f}' for k, v in result['metrics'].items()))
   return result
+
+
+def predict(config: dict[str, Any]) -> dict[str, Any]:
+  """What training a config would take, from its traced step: nothing is compiled, run or written."""
+  exp = experiment.assemble(config)
+  t, steps = exp.config['training'], exp.config['training']['steps']
+  trainable, frozen = exp.variables()
+  predicted = {'trainable_params': tree.size(trainable), 'train_flops': 0.0}
+  if steps:
+    tx, _ = experiment.optimizer(exp.config, steps)
+    state = TrainState(jnp.int32(0), jax.random.key(t['seed']), trainable, tx.init(trainable))
+    batch_of = batches.TrainingBatches(experiment.documents(exp, 'train'), t['batch_size'], t['microbatches'], t['seed'],
+                                       steps)
+    step = functools.partial(train_step, model=exp.model, tx=tx, label_smoothing=t['label_smoothing'])
+    predicted['train_flops'] = steps * flops.count(jax.jit(step).trace(state, frozen, batch_of(0)).jaxpr)
+  return predicted
 
 
 def describe(exp: experiment.Experiment, outcome: loop.Outcome, trainable: int, total: int) -> dict[str, Any]:

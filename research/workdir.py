@@ -50,11 +50,11 @@ def flat(nested: dict[str, Any], prefix: str = '') -> dict[str, Any]:
   return out
 
 
-def claim(workdir: Path, config: dict[str, Any]) -> None:
-  """Makes `workdir` this config's, or goes on in it where it already is.
+def check(workdir: Path, config: dict[str, Any]) -> None:
+  """Refuses a place that is not this config's to write to; nothing is written yet.
 
   Raises:
-    InputError: it holds another config's run, or files that are no run's. Nothing is written then.
+    InputError: it holds another config's run, or files that are no run's.
   """
   path = workdir / CONFIG
   if path.exists():
@@ -67,5 +67,10 @@ def claim(workdir: Path, config: dict[str, Any]) -> None:
                        'give another --workdir')
   elif workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
     raise InputError(f'{workdir} exists and is not the workdir of a run; give another --workdir')
-  else:
-    write_json(path, config)
+
+
+def claim(workdir: Path, config: dict[str, Any]) -> None:
+  """Makes `workdir` this config's, once everything else has been checked; raises as `check` does."""
+  check(workdir, config)
+  if not (workdir / CONFIG).exists():
+    write_json(workdir / CONFIG, config)

@@ -54,13 +54,17 @@ class Checkpoints:
     self._save('best', step, tree.leaves(trainable))
 
   def save_latest(self, state: TrainState) -> None:
+    """Saves what to go on from, after the best so far is whole: a run that goes on from here does not reach it again."""
+    if 'best' in self._managers:
+      self._managers['best'].wait_until_finished()
     self._save('latest', int(state.step), _state_leaves(state))
 
   def _save(self, kind: str, step: int, named: dict[str, Any]) -> None:
     manager = self._manager(kind)
-    if step in manager.all_steps():      # reached once before, by a run that was then killed; the same arrays
-      manager.wait_until_finished()
-      manager.delete(step)
+    for reached in manager.all_steps():    # by a run that was then killed and went on from before this step
+      if reached >= step:                  # Orbax would skip the save in silence
+        manager.wait_until_finished()
+        manager.delete(reached)
     manager.save(step, args=ocp.args.Composite(
         arrays=ocp.args.StandardSave(_nested(named)),
         record=ocp.args.JsonSave({'base': self._base, 'arrays': _describe(named)})))
@@ -92,13 +96,6 @@ class Checkpoints:
                 for n, x in like.items()}
     restored = manager.restore(step, args=ocp.args.Composite(arrays=ocp.args.StandardRestore(_nested(abstract))))
     return traverse_util.flatten_dict(restored['arrays'], sep='/')
-
-  def forget_latest(self) -> None:
-    """Deletes what a run would go on from, once it has ended: an optimiser's state is most of a checkpoint's bytes."""
-    manager = self._manager('latest')
-    manager.wait_until_finished()
-    for step in manager.all_steps():
-      manager.delete(step)
 
   def wait(self) -> None:
     """Until everything saved is whole on disk."""

@@ -1,0 +1,20 @@
+"""What the cells of the quick start share: the real SmolLM2-135M on the three-class domain task, sized for two cores.
+
+    python -m research.train --config=configs/quickstart.py --workdir=runs/one --config.training.learning_rate=1e-3
+
+About two minutes on two cores; validation accuracy rises from .37 (zero-shot) to about .85.
+"""
+
+import importlib.util
+import pathlib
+
+_spec = importlib.util.spec_from_file_location('default', pathlib.Path(__file__).with_name('default.py'))
+_default = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(_default)
+
+
+def get_config():
+  config = _default.get_config()
+  config.task.name = 'domain'
+  config.training.update({'learning_rate': 1e-3, 'steps': 40, 'batch_size': 8, 'eval_every': 20, 'checkpoint_every': 0})
+  return config

