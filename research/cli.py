@@ -67,6 +67,7 @@ def _parse() -> None:
 def _explain(path: str | None, given: list[str], error: Exception) -> str:
   """Which of the overridden fields the config does not have."""
   import difflib
+
   from ml_collections.config_flags import config_flags as machinery
   config = machinery._LoadConfigModule('config', path.split(':')[0]).get_config(*path.split(':')[1:]) if path else ConfigDict()
   for field in given:

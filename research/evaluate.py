@@ -1,7 +1,8 @@
-"""Evaluates a run, or a base model with few-shot prompting, on one split.
+r"""Evaluates a run, or a base model with few-shot prompting, on one split.
 
     python -m research.evaluate --workdir=runs/lora --split=test
-    python -m research.evaluate --config=configs/default.py --config.strategy.name=few_shot --config.strategy.shots=4 --workdir=runs/shots
+    python -m research.evaluate --config=configs/default.py --workdir=runs/shots \
+      --config.strategy.name=few_shot --config.strategy.shots=4
 
 Writes predictions/SPLIT.jsonl and adds SPLIT/* to result.json.
 """
@@ -11,7 +12,7 @@ from typing import Any
 
 from absl import flags
 
-from research import cli, experiment
+from research import cli, experiment, tree
 from research import train as train_verb
 from research import workdir as files
 from research.data.sources import SPLITS
@@ -20,11 +21,10 @@ from research.evaluation import harness
 from research.strategies import table
 from research.training.loop import Outcome
 from research.training.monitor import say
-from research import tree
 
 
 def run(workdir: Path, split: str, config: dict[str, Any] | None = None) -> dict[str, Any]:
-  """Evaluates the run in `workdir` at its best step; with a config, a model that needs no training.
+  r"""Evaluates the run in `workdir` at its best step; with a config, a model that needs no training.
 
   Raises:
     InputError: no run is there, or it is not finished, or the config's strategy learns.
@@ -52,7 +52,7 @@ def run(workdir: Path, split: str, config: dict[str, Any] | None = None) -> dict
     files.claim(workdir, exp.config)
     files.write_json(workdir / files.PROVENANCE, experiment.provenance(exp))
   evaluation = harness.evaluate(exp.model, variables, exp.tokenizer, exp.task, examples,
-                                exp.config['training']['eval_batch_size'])
+                                exp.config['training']['eval_batch_size'], label=f'evaluate {split}')
   train_verb.record(result, evaluation, workdir, split)
   files.write_json(workdir / files.RESULT, result)
   say('evaluate: ' + ', '.join(

@@ -50,8 +50,9 @@ def run(config: dict[str, Any], workdir: Path, label: str = 'train') -> dict[str
 
   seen: dict[int, harness.Evaluation] = {}      # step -> what validation found, where it left nothing to be done later
 
-  def look(variables, generate=True) -> harness.Evaluation:
-    return harness.evaluate(exp.model, variables, exp.tokenizer, exp.task, held_out, t['eval_batch_size'], generate)
+  def look(variables, generate, label=None) -> harness.Evaluation:
+    return harness.evaluate(exp.model, variables, exp.tokenizer, exp.task, held_out, t['eval_batch_size'], generate,
+                            label)
 
   def validate(step, variables):
     evaluation = look(variables, generate=False)
@@ -76,7 +77,7 @@ def run(config: dict[str, Any], workdir: Path, label: str = 'train') -> dict[str
     checkpoints.close()
   result = describe(exp, outcome, trainable_params, tree.size(trainable) + tree.size(frozen))
   if held_out:
-    evaluation = seen.get(outcome.best_step) or look(tree.join(outcome.trainable, frozen))
+    evaluation = seen.get(outcome.best_step) or look(tree.join(outcome.trainable, frozen), True, f'{label}: valid')
     record(result, evaluation, workdir, 'valid')
   files.write_json(workdir / files.RESULT, result)
   say(f'{label}: best step {outcome.best_step} of {outcome.steps}; '

@@ -71,6 +71,9 @@ def from_gguf(fields: dict[str, Any], where: str) -> Tokenizer:
     raise InputError(f'{where}: tokenizer.ggml.model={kind!r} is not supported (known: gpt2, byte-level BPE)')
   if pre not in PRE_TOKENIZERS:
     raise InputError(f'{where}: tokenizer.ggml.pre={pre!r} is not supported (known: {", ".join(PRE_TOKENIZERS)})')
+  for field in ('tokens', 'token_type', 'merges', 'eos_token_id'):
+    if f'tokenizer.ggml.{field}' not in fields:
+      raise InputError(f'{where}: the GGUF header lacks tokenizer.ggml.{field}')
   tokens = fields['tokenizer.ggml.tokens']
   rust = RustTokenizer(models.BPE(vocab={t: i for i, t in enumerate(tokens)},
                                   merges=[tuple(m.split(' ')) for m in fields['tokenizer.ggml.merges']]))
@@ -90,8 +93,8 @@ def from_folder(folder: Path) -> Tokenizer:
   """The tokenizer of a Hugging Face folder; BOS is added where its own post-processor adds it."""
   try:
     hf = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-  except (OSError, ValueError, KeyError) as e:
-    raise InputError(f'{folder}: no usable tokenizer ({str(e).splitlines()[0]})') from None
+  except Exception as e:  # whatever the libraries raise at a broken file, the person's remedy is the same
+    raise InputError(f'{folder}: no usable tokenizer ({type(e).__name__}: {(str(e).splitlines() or [""])[0]})') from None
   if hf.eos_token_id is None:
     raise InputError(f'{folder}: the tokenizer names no eos_token, without which no answer can end')
   begins = hf('a')['input_ids'][:1] == [hf.bos_token_id]

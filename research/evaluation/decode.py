@@ -9,6 +9,7 @@ import numpy as np
 
 from research.data.batches import round_up
 from research.models.transformer import Batch, Model
+from research.training.monitor import tracked
 from research.tree import Tree
 
 
@@ -42,7 +43,7 @@ def _generate(variables: Tree, batch: Batch, limits: jax.Array, key: jax.Array, 
 
 
 def generate(model: Model, variables: Tree, prompts: Sequence[list[int]], max_new_tokens: int, eos: int,
-             batch_size: int = 16, temperature: float = 0.0, seed: int = 0) -> list[list[int]]:
+             batch_size: int = 16, temperature: float = 0.0, seed: int = 0, label: str | None = None) -> list[list[int]]:
   """The continuation of every prompt, without EOS, in the prompts' order.
 
   Args:
@@ -52,7 +53,7 @@ def generate(model: Model, variables: Tree, prompts: Sequence[list[int]], max_ne
   """
   found: list[list[int]] = [None] * len(prompts)
   by_length = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
-  for start in range(0, len(prompts), batch_size):
+  for start in tracked(range(0, len(prompts), batch_size), label):
     chosen = by_length[start:start + batch_size]
     length = round_up(max(len(prompts[i]) for i in chosen), 32)
     batch = {n: np.zeros((batch_size, length), np.int32) for n in ('tokens', 'positions', 'segments', 'branches')}

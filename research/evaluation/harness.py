@@ -23,14 +23,15 @@ class Evaluation(NamedTuple):
 
 
 def evaluate(model: Model, variables: Tree, tokenizer: Tokenizer, task: Task, examples: Sequence[Example],
-             batch_size: int, generate: bool = True) -> Evaluation:
+             batch_size: int, generate: bool = True, label: str | None = None) -> Evaluation:
   """Scores every row, ranks its choices by log-likelihood or generates its answer, and measures.
 
   Args:
     batch_size: lines (scoring) or prompts (generation) at one time; no result depends on it.
+    label: of the progress line; None for silence.
     generate: False leaves out free text, which takes much longer than its loss, and the metrics that need it.
   """
-  scores = score(model, variables, examples, tokenizer.eos, batch_size)
+  scores = score(model, variables, examples, tokenizer.eos, batch_size, label)
   names = ('loss', *task.metrics)
   if task.choices:
     label = label_column(task)
@@ -40,7 +41,7 @@ def evaluate(model: Model, variables: Tree, tokenizer: Tokenizer, task: Task, ex
     answers, targets, names = [''] * len(examples), [e.target.strip() for e in examples], ('loss',)
   else:
     ids = decode.generate(model, variables, [e.prompt_ids for e in examples], task.max_new_tokens, tokenizer.eos,
-                          batch_size)
+                          batch_size, label=label)
     answers = [tokenizer.decode(i).strip() for i in ids]
     targets = [e.target.strip() for e in examples]
   scored = [Scored(a, t, s.loss, s.tokens, task.choices) for a, t, s in zip(answers, targets, scores)]

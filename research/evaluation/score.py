@@ -10,6 +10,7 @@ from research.data.batches import Document
 from research.data.prompts import Example
 from research.models.transformer import Model
 from research.training.compile import compiled
+from research.training.monitor import tracked
 from research.training.steps import eval_step
 from research.tree import Tree
 
@@ -21,22 +22,24 @@ class Scores(NamedTuple):
   choices: dict[str, float]         # log-likelihood of each choice's tokens, without EOS; empty for free text
 
 
-def document_losses(model: Model, variables: Tree, documents: Sequence[Document], batch_size: int) -> list[np.ndarray]:
+def document_losses(model: Model, variables: Tree, documents: Sequence[Document], batch_size: int,
+                    label: str | None = None) -> list[np.ndarray]:
   """The loss of every target of every document, in nats; the same for every batch size."""
   found: list[np.ndarray] = [None] * len(documents)
-  for batch, layout in batches.evaluation_batches(documents, batch_size):
+  for batch, layout in tracked(list(batches.evaluation_batches(documents, batch_size)), label):
     losses = np.asarray(compiled(eval_step, variables, batch, model=model)(variables, batch), np.float64)
     for place in layout:
       found[place.document] = losses[place.line, place.start:place.start + place.count]
   return found
 
 
-def score(model: Model, variables: Tree, examples: Sequence[Example], eos: int, batch_size: int) -> list[Scores]:
+def score(model: Model, variables: Tree, examples: Sequence[Example], eos: int, batch_size: int,
+          label: str | None = None) -> list[Scores]:
   """Scores every example. Where there are choices they share their prompt, and the target is one of them."""
   ranked = bool(examples[0].choices)
   documents = [batches.compared(e, eos) if ranked else batches.answered(e) for e in examples]
   found = []
-  for example, losses in zip(examples, document_losses(model, variables, documents, batch_size)):
+  for example, losses in zip(examples, document_losses(model, variables, documents, batch_size, label)):
     if not ranked:
       found.append(Scores(float(losses.sum()), len(losses), {}))
       continue

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors
@@ -19,7 +20,10 @@ class Tensors(Mapping):
   def __init__(self, folder: Path):
     index = folder / 'model.safetensors.index.json'
     if index.exists():
-      files = sorted(set(json.loads(index.read_text())['weight_map'].values()))
+      shards = _object(index).get('weight_map')
+      if not isinstance(shards, dict) or not all(isinstance(file, str) for file in shards.values()):
+        raise InputError(f'{index}: holds no weight_map, which names the shard of every tensor')
+      files = sorted(set(shards.values()))
     else:
       files = ['model.safetensors']
     self._where = {}
@@ -45,6 +49,17 @@ class Tensors(Mapping):
     return len(self._where)
 
 
+def _object(file: Path) -> dict[str, Any]:
+  """What a JSON file holds, which must be an object."""
+  try:
+    found = json.loads(file.read_text(encoding='utf-8'))
+  except (json.JSONDecodeError, UnicodeDecodeError) as e:
+    raise InputError(f'{file}: not JSON ({e})') from None
+  if not isinstance(found, dict):
+    raise InputError(f'{file}: not a JSON object')
+  return found
+
+
 def read(folder: Path) -> tuple[Family, ModelConfig, Tensors]:
   """Opens a model folder; nothing in it is ever executed.
 
@@ -54,10 +69,7 @@ def read(folder: Path) -> tuple[Family, ModelConfig, Tensors]:
   file = folder / 'config.json'
   if not file.exists():
     raise InputError(f'{folder}: no config.json; a model folder has Hugging Face\'s layout')
-  try:
-    hf = json.loads(file.read_text())
-  except json.JSONDecodeError as e:
-    raise InputError(f'{file}: not JSON ({e})') from None
+  hf = _object(file)
   family = FAMILIES.get(hf.get('model_type'))
   if family is None:
     raise InputError(f'{file}: model_type {hf.get("model_type")!r} is not supported (known: {", ".join(FAMILIES)})')

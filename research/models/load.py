@@ -98,7 +98,8 @@ def _hub(name: str) -> Path:
   import huggingface_hub
   from huggingface_hub import errors
   try:
-    return Path(huggingface_hub.snapshot_download(name, allow_patterns=['*.json', '*.safetensors', '*.txt', '*.model', '*.jinja']))
+    wanted = ['*.json', '*.safetensors', '*.txt', '*.model', '*.jinja']
+    return Path(huggingface_hub.snapshot_download(name, allow_patterns=wanted))
   except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, OSError) as e:
     raise InputError(f'model.source={name}: no such folder here, and the hub did not give it '
                      f'({type(e).__name__}); check the name and the network, or give a folder') from None

@@ -12,9 +12,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from research import tree
 from research.models.config import DTYPES, ModelConfig
 from research.models.layers import Dense, RMSNorm, attend, output, rope, rotate, visible
-from research import tree
 from research.models.products import contract
 from research.tree import Tree
 

@@ -48,7 +48,7 @@ def merge(variables: Tree) -> Tree:
   Raises:
     InputError: a delta that is no change of a kernel, such as an adapter.
   """
-  deltas = jax.tree_util.tree_leaves_with_path(variables['delta'], is_leaf=lambda x: hasattr(x, '__call__'))
+  deltas = jax.tree_util.tree_leaves_with_path(variables['delta'], is_leaf=callable)
   changes = {tree.name(path): delta for path, delta in deltas}
   for path, delta in changes.items():
     if not hasattr(delta, 'merge'):

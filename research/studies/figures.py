@@ -1,10 +1,10 @@
 """A study's figures: how the arms learned, how they were tuned, and what quality costs."""
 
-import math
 from pathlib import Path
 from typing import Any
 
 import matplotlib
+import matplotlib.ticker
 
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt
@@ -68,6 +68,9 @@ def _learning(study, c, rows, workdir, colour):
           turned.append(arm)
           axis.annotate('turns up', best, xytext=(0, 14), textcoords='offset points', ha='center', color=colour[arm])
     axis.set(title=arm, xlabel='step', yscale='log')
+    axis.yaxis.set_major_formatter('{x:g}')
+    axis.yaxis.set_minor_formatter('{x:g}')
+    axis.yaxis.set_minor_locator(matplotlib.ticker.LogLocator(subs=(2, 5)))
   axes[0][0].set_ylabel('loss, nats per target token')
   turn = (f'Validation loss turned up before the end: {", ".join(dict.fromkeys(turned))}.' if turned else
           'No arm\'s validation loss turned up before the end.')
@@ -94,9 +97,12 @@ def _tuning(study, c, rows, workdir, colour):
       for x, ys in points.items():
         axis.plot([x] * len(ys), ys, '.', color=colour[arm], alpha=0.4)
       picked = next((r['setting'][field] for r in rows if r['arm'] == arm and r['selected']), None)
-      axis.plot(*[p for p in means if p[0] == picked][0], marker='o', ms=11, mfc='none', mec=colour[arm], mew=1.5)
+      axis.plot(*next(p for p in means if p[0] == picked), marker='o', ms=11, mfc='none', mec=colour[arm], mew=1.5)
+    ticks = sorted({r['setting'][field] for r in rows if field in r['setting']})
     if 'learning_rate' in field:
       axis.set_xscale('log')
+      axis.set_xticks([], minor=True)
+    axis.set_xticks(ticks, [f'{t:g}' for t in ticks])
     axis.set_xlabel(field.split('.')[-1].replace('_', ' '))
     axis.legend(fontsize=9)
   axes[0][0].set_ylabel(study.select)
@@ -104,29 +110,31 @@ def _tuning(study, c, rows, workdir, colour):
 
 
 def _cost(study, c, rows, workdir, colour):
-  """Score against training FLOPs; what needs no training is a band across."""
-  _, axis = plt.subplots(figsize=(6.4, 3.6))
-  for a in c['arms']:
-    flops, name = a['cost']['train_flops'], a['arm']
-    if flops:
-      axis.errorbar(flops, a['mean'], yerr=[[a['mean'] - a['low']], [a['high'] - a['mean']]], fmt='o', ms=8,
-                    color=colour[name], capsize=4, lw=1.5)
-      axis.annotate(f'{name}\n{_count(a["cost"]["trainable_params"])} learn', (flops, a['mean']), xytext=(10, 0),
-                    textcoords='offset points', va='center', color=colour[name])
-    else:
-      axis.axhspan(a['low'], a['high'], color=colour[name], alpha=0.15, lw=0)
-      axis.axhline(a['mean'], color=colour[name], lw=1.5)
-      axis.annotate(f'{name}: no training', (0.01, a['mean']), xycoords=('axes fraction', 'data'), xytext=(0, 4),
-                    textcoords='offset points', color=colour[name])
-  spent = [a['cost']['train_flops'] for a in c['arms'] if a['cost']['train_flops']]
-  if spent:
-    axis.set(xscale='log', xlim=(10 ** (math.log10(min(spent)) - 0.3), 10 ** (math.log10(max(spent)) + 0.45)))
-  axis.set(xlabel='training FLOPs', ylabel=study.report)
-  return 'Quality against cost', 'Score on the test split with its 95 % interval, against what the chosen run took to train.'
+  """One row an arm: its score with the interval, and beside it what the chosen run took."""
+  arms = sorted(c['arms'], key=lambda a: a['mean'])
+  panels = (('train_flops', 'training FLOPs'), ('trainable_params', 'parameters that learn'), ('train_seconds', 'seconds'))
+  _, (score, *costs) = plt.subplots(1, 4, figsize=(10, 0.62 * len(arms) + 1.1), sharey=True,
+                                    gridspec_kw={'width_ratios': (2.2, 1, 1, 1), 'wspace': 0.12})
+  for y, a in enumerate(arms):
+    score.errorbar(a['mean'], y, xerr=[[a['mean'] - a['low']], [a['high'] - a['mean']]], fmt='o', ms=8,
+                   color=colour[a['arm']], capsize=4, lw=1.8)
+    score.annotate(f'{a["mean"]:.3f}', (a['mean'], y), xytext=(0, 9), textcoords='offset points', ha='center', fontsize=9,
+                   color=colour[a['arm']])
+    for axis, (name, _) in zip(costs, panels):
+      value = a['cost'][name]
+      axis.barh(y, value, color=colour[a['arm']], height=0.5)
+      axis.annotate(count(value), (value, y), xytext=(4, 0), textcoords='offset points', va='center', fontsize=9)
+  score.set(yticks=range(len(arms)), yticklabels=[a['arm'] for a in arms], xlabel=study.report,
+            ylim=(-0.6, len(arms) - 0.3))
+  for axis, (name, label) in zip(costs, panels):
+    axis.set(xlabel=label, xticks=[], xlim=(0, 1.45 * max(1.0, *(a['cost'][name] for a in arms))))
+    axis.grid(False)
+  return ('Quality against cost',
+          'Score on the test split with its 95 % interval, beside what the chosen run took to train.')
 
 
-def _count(n: float) -> str:
-  for unit, size in (('B', 1e9), ('M', 1e6), ('k', 1e3)):
+def count(n: float) -> str:
+  for unit, size in (('T', 1e12), ('G', 1e9), ('M', 1e6), ('k', 1e3)):
     if n >= size:
       return f'{n / size:.3g} {unit}'
   return f'{n:.0f}'

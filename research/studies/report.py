@@ -10,7 +10,7 @@ import jinja2
 from research import workdir as files
 from research.data.sources import read_jsonl
 from research.studies import figures
-from research.studies.figures import _count as count
+from research.studies.figures import count
 from research.studies.grid import Study
 from research.studies.runner import RUNS
 

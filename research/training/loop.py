@@ -13,8 +13,8 @@ import optax
 from research import tree
 from research.errors import InputError
 from research.models.transformer import Model
-from research.training.checkpoint import Checkpoints
 from research.training import compile as compilation
+from research.training.checkpoint import Checkpoints
 from research.training.monitor import Monitor, ProgressLine, say
 from research.training.optim import shape
 from research.training.steps import TrainState, train_step

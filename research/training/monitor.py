@@ -4,13 +4,16 @@ import json
 import os
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from research import workdir as files
+
+T = TypeVar('T')
 
 
 class Monitor:
@@ -54,11 +57,15 @@ class Monitor:
       self._writer.close()
 
 
+SECONDS_BETWEEN_LINES = 4.0     # where there is no terminal
+
+
 class ProgressLine:
   """Loss, speed and the time left: a live bar on a terminal, a line now and then elsewhere."""
 
   def __init__(self, label: str, total: int, start: int = 0):
     self._label, self._total, self._began, self._start = label, total, time.monotonic(), start
+    self._said = self._began
     console = Console(stderr=True)
     self._bar = None
     if console.is_terminal:
@@ -68,17 +75,34 @@ class ProgressLine:
       self._task = self._bar.add_task(label, total=total, completed=start, facts='')
       self._bar.start()
 
-  def update(self, done: int, facts: str) -> None:
+  def update(self, done: int, facts: str = '') -> None:
     if self._bar:
       self._bar.update(self._task, completed=done, facts=facts)
       return
-    elapsed = time.monotonic() - self._began
+    now = time.monotonic()
+    if done < self._total and now - self._said < SECONDS_BETWEEN_LINES:
+      return
+    self._said, elapsed = now, now - self._began
     left = elapsed / max(1, done - self._start) * (self._total - done)
     say(f'{self._label}  {done}/{self._total}  {facts}  {left:.0f} s left')
 
   def close(self) -> None:
     if self._bar:
       self._bar.stop()
+
+
+def tracked(items: Sequence[T], label: str | None) -> Iterator[T]:
+  """The items one by one, with a progress line under `label`; without one in silence."""
+  if label is None:
+    yield from items
+    return
+  progress = ProgressLine(label, len(items))
+  try:
+    for done, item in enumerate(items, 1):
+      yield item
+      progress.update(done)
+  finally:
+    progress.close()
 
 
 def say(text: str) -> None:

@@ -43,7 +43,7 @@ def train_step(state: TrainState, frozen: Tree, batch: Batch, *, model: Model, t
   grads = jax.tree.map(lambda g: g / sums['tokens'], grads)
   updates, opt_state = tx.update(grads, state.opt_state, state.trainable)
   trainable = optax.apply_updates(state.trainable, updates)
-  metrics = {'loss': sums['loss'] / sums['tokens'], 'tokens': sums['tokens'], 'grad_norm': optax.global_norm(grads)}
+  metrics = {'loss': sums['loss'] / sums['tokens'], 'tokens': sums['tokens'], 'grad_norm': optax.tree.norm(grads)}
   return TrainState(state.step + 1, state.key, trainable, opt_state), metrics
 
 

@@ -140,7 +140,7 @@ def test_a_tokenizer_that_is_broken_or_too_large(folder):
 
 def test_heads_that_do_not_divide_what_they_must(folder):
   change_config(folder, num_key_value_heads=4)
-  refused(folder, 'num_key_value_heads')
+  refused(folder, 'num_key_value_heads=4', 'num_attention_heads=6')
 
 
 def written(tmp_path, **settings):
@@ -187,3 +187,9 @@ def test_a_truncated_smollm2_is_refused(tmp_path, smollm2_file, size):
 def test_a_dtype_that_is_none():
   with pytest.raises(InputError, match=r"model.dtype='float8'.*float32, bfloat16, auto"):
     execution('float8', 'auto', True)
+
+
+@pytest.mark.parametrize('field, value', [('hidden_size', '54'), ('num_attention_heads', 0), ('num_hidden_layers', None)])
+def test_a_config_whose_numbers_are_none(folder, field, value):
+  change_config(folder, **{field: value})
+  refused(folder, 'config.json', f'{field}={value!r}')

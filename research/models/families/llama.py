@@ -20,10 +20,16 @@ def config(hf: dict[str, Any]) -> ModelConfig:
   rope = hf.get('rope_parameters') or {}
   if rope.get('rope_type', 'default') != 'default':
     raise InputError(f'config.json: rope_type={rope["rope_type"]!r} is not supported for llama (known: default)')
+  for field in ('vocab_size', 'hidden_size', 'intermediate_size', 'num_hidden_layers', 'num_attention_heads'):
+    if not isinstance(hf[field], int) or hf[field] < 1:
+      raise InputError(f'config.json: {field}={hf[field]!r}: must be a whole number above 0')
   heads = hf['num_attention_heads']
+  kv_heads = hf.get('num_key_value_heads') or heads
+  if not isinstance(kv_heads, int) or heads % kv_heads:
+    raise InputError(f'config.json: num_key_value_heads={kv_heads!r} does not divide num_attention_heads={heads}')
   return ModelConfig(
       family='llama', vocab=hf['vocab_size'], width=hf['hidden_size'], hidden=hf['intermediate_size'],
-      layers=hf['num_hidden_layers'], heads=heads, kv_heads=hf.get('num_key_value_heads') or heads,
+      layers=hf['num_hidden_layers'], heads=heads, kv_heads=kv_heads,
       head_dim=hf.get('head_dim') or hf['hidden_size'] // heads, context=hf.get('max_position_embeddings', 2048),
       rope_theta=float(rope.get('rope_theta') or hf.get('rope_theta') or 10_000.0),
       norm_eps=hf.get('rms_norm_eps', 1e-6), tied=hf.get('tie_word_embeddings', False))

@@ -1,0 +1,86 @@
+"""From rows to prompts: targets, demonstrations, choices, chat, lengths."""
+
+import pytest
+
+from research.data import prompts, tasks, tokenizer
+from research.errors import InputError
+
+BYTES = tokenizer.of_bytes()
+ROWS = [{'text': f'text {i}', 'label': ('no', 'yes')[i % 2]} for i in range(9)]
+TASK = tasks.Task('own', {'train': ROWS, 'test': ROWS[:3]}, 'Q: {text}\nA:', ' {label}', ('no', 'yes'), ('accuracy',))
+
+
+def test_a_prompt_and_its_target_are_the_templates_filled_in_and_the_target_ends_with_eos():
+  example = prompts.examples(TASK, ROWS, BYTES)[1]
+  assert (example.id, example.row, example.prompt, example.target) == (1, ROWS[1], 'Q: text 1\nA:', ' yes')
+  assert example.prompt_ids == [BYTES.bos, *b'Q: text 1\nA:']
+  assert example.target_ids == [*b' yes', BYTES.eos]
+  assert example.choices == {'no': [*b' no'], 'yes': [*b' yes']}
+
+
+@pytest.mark.parametrize('name', tasks.BUILT_IN)
+def test_every_target_of_a_built_in_task_ends_with_eos_and_nothing_else_does(name):
+  task = tasks.make(name, {})
+  for example in prompts.examples(task, task.rows('test'), BYTES):
+    assert example.target_ids == [*example.target.encode(), BYTES.eos]
+    assert BYTES.eos not in example.prompt_ids and example.target[0] == ' ' != example.target[1]
+
+
+def test_demonstrations_are_answered_training_rows_before_the_prompt():
+  shown = prompts.draw_demonstrations(TASK, 2, seed=5)
+  [example] = prompts.examples(TASK, ROWS[:1], BYTES, shown)
+  assert example.prompt == (f'Q: {shown[0]["text"]}\nA: {shown[0]["label"]}\n\n'
+                            f'Q: {shown[1]["text"]}\nA: {shown[1]["label"]}\n\nQ: text 0\nA:')
+  assert example.prompt_ids.count(BYTES.bos) == 1 and BYTES.eos not in example.prompt_ids
+
+
+def test_more_demonstrations_extend_fewer():
+  drawn = [prompts.draw_demonstrations(TASK, shots, seed=5) for shots in range(10)]
+  for fewer, more in zip(drawn, drawn[1:]):
+    assert more[:-1] == fewer
+  assert sorted(row['text'] for row in drawn[9]) == [row['text'] for row in ROWS]
+  assert drawn[4] != prompts.draw_demonstrations(TASK, 4, seed=6)
+
+
+def test_more_demonstrations_than_training_rows_are_refused():
+  with pytest.raises(InputError, match=r'strategy.shots=10: the training split has only 9 rows'):
+    prompts.draw_demonstrations(TASK, 10, seed=0)
+
+
+def test_demonstrations_without_a_training_split_are_refused():
+  with pytest.raises(InputError, match='task own has no train split'):
+    prompts.draw_demonstrations(TASK._replace(splits={'test': ROWS}), 1, seed=0)
+
+
+def test_a_choice_that_begins_another_is_refused():
+  with pytest.raises(InputError, match="task.choices: 'no' is the beginning of 'not sure'"):
+    prompts.examples(TASK._replace(choices=('no', 'yes', 'not sure')), ROWS, BYTES)
+
+
+def test_chat_without_a_template_is_refused():
+  with pytest.raises(InputError, match='chat template'):
+    prompts.examples(TASK._replace(chat=True), ROWS, BYTES)
+
+
+def test_messages_go_through_the_chat_template_with_demonstrations_as_turns():
+  hf = tokenizer.of_bytes().hf
+  hf.chat_template = ('{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}'
+                      '{% if add_generation_prompt %}[assistant]{% endif %}')
+  row = {'messages': [{'role': 'system', 'content': 'Brief.'}, {'role': 'user', 'content': 'Hi?'}], 'answer': 'Hi!'}
+  task = TASK._replace(target=' {answer}', choices=(), prompt='')
+  [example] = prompts.examples(task, [row], BYTES._replace(hf=hf), [row])
+  turns = '[system] Brief.\n[user] Hi?\n'
+  assert example.prompt == f'{turns}[assistant] Hi!\n{turns}[assistant]'
+  assert example.target == ' Hi!'
+
+
+def test_prompts_that_are_too_long_are_counted_and_named():
+  found = prompts.examples(TASK, [*ROWS[:2], {'text': 'x' * 50, 'label': 'no'}, {'text': 'y' * 60, 'label': 'yes'}], BYTES)
+  longest = len(found[3].prompt_ids) + 5
+  prompts.check_lengths(found, longest, 'test')
+  with pytest.raises(InputError, match=rf'^1 of 4 test rows .* context of {longest - 1} .*row 3; longest: {longest} '):
+    prompts.check_lengths(found, longest - 1, 'test')
+  with pytest.raises(InputError, match=r'^2 of 4 valid rows .*first: row 2'):
+    prompts.check_lengths(found, 40, 'valid')
+  with pytest.raises(InputError, match=r'^4 of 4 test rows'):
+    prompts.check_lengths(found, longest, 'test', answer=60)

@@ -1,0 +1,136 @@
+"""Tasks: built in, and a person's own files with all that can be wrong in them."""
+
+import json
+
+import pytest
+
+from research.data import sources, tasks
+from research.data.prompts import examples
+from research.data.tokenizer import of_bytes
+from research.errors import InputError
+
+ROWS = [{'text': f'text {i}', 'label': ('no', 'yes')[i % 2]} for i in range(9)]
+FIELDS = {'prompt': '{text}', 'target': ' {label}', 'choices': ('no', 'yes')}
+
+
+def write(path, rows):
+  path.write_text(''.join((row if isinstance(row, str) else json.dumps(row)) + '\n' for row in rows), encoding='utf-8')
+  return str(path)
+
+
+def refused(match, name='files', **fields):
+  with pytest.raises(InputError, match=match) as e:
+    tasks.make(name, {**FIELDS, **fields})
+  return str(e.value)
+
+
+@pytest.mark.parametrize('name, counts', [('sentiment', (2200, 300, 479)), ('domain', (2200, 300, 479)),
+                                          ('translation', (2400, 200, 400)), ('summary', (934, 100, 200))])
+def test_built_in_tasks_bring_their_rows_and_no_row_is_in_two_splits(name, counts):
+  task = tasks.make(name, {})
+  assert tuple(len(task.rows(split)) for split in sources.SPLITS) == counts
+  prompts = [{task.prompt.format(**row) for row in task.rows(split)} for split in sources.SPLITS]
+  assert not prompts[0] & prompts[1] and not prompts[0] & prompts[2] and not prompts[1] & prompts[2]
+
+
+def test_own_files_give_their_rows_in_order_and_blank_lines_do_not_count(tmp_path):
+  task = tasks.make('files', {**FIELDS, 'test': write(tmp_path / 'a.jsonl', [ROWS[0], '', *ROWS[1:], '  '])})
+  assert task.splits == {'test': ROWS} and task.metrics == ('accuracy', 'macro_f1')
+  with pytest.raises(InputError, match=r'task files has no train split \(it has test\)'):
+    task.rows('train')
+
+
+def test_a_file_with_a_byte_order_mark_is_read(tmp_path):
+  (tmp_path / 'a.jsonl').write_bytes(b'\xef\xbb\xbf' + json.dumps(ROWS[0]).encode() + b'\r\n')
+  assert sources.read_jsonl(tmp_path / 'a.jsonl') == ROWS[:1]
+
+
+def test_a_saved_data_set_gives_its_rows(tmp_path):
+  import datasets
+  datasets.DatasetDict({'train': datasets.Dataset.from_list(ROWS), 'validation': datasets.Dataset.from_list(ROWS[:2])}
+                       ).save_to_disk(str(tmp_path))
+  task = tasks.make('datasets', {**FIELDS, 'path': str(tmp_path)})
+  assert task.splits == {'train': ROWS, 'valid': ROWS[:2]}
+  refused('has the splits train, validation, none of', 'datasets', path=str(tmp_path), train='a', valid='b', test='c')
+
+
+def test_a_data_set_that_is_not_there(tmp_path):
+  refused('task.path=.*nothing', 'datasets', path=str(tmp_path / 'nothing'))
+  (tmp_path / 'empty').mkdir()
+  refused('task.path=.*empty', 'datasets', path=str(tmp_path / 'empty'))
+
+
+def test_a_file_that_is_not_there(tmp_path):
+  assert str(tmp_path / 'no.jsonl') in refused('no such file', test=str(tmp_path / 'no.jsonl'))
+  assert str(tmp_path) in refused('no such file', test=str(tmp_path))
+
+
+@pytest.mark.parametrize('rows', [[], ['', '  ']])
+def test_a_file_without_rows(tmp_path, rows):
+  refused('a.jsonl: holds no rows', train=write(tmp_path / 'a.jsonl', rows))
+
+
+@pytest.mark.parametrize('line, what', [('{"text": "x", "label": }', 'is not JSON'), ('{"text": "x"', 'is not JSON'),
+                                        ('["x", "no"]', 'is not a JSON object'), ('7', 'is not a JSON object')])
+def test_a_line_that_is_no_json_object(tmp_path, line, what):
+  refused(f'a.jsonl: line 7 {what}', test=write(tmp_path / 'a.jsonl', [*ROWS[:6], line, *ROWS[6:]]))
+
+
+def test_a_file_that_is_not_utf8(tmp_path):
+  (tmp_path / 'a.jsonl').write_bytes('{"text": "Größe", "label": "no"}\n'.encode('latin-1'))
+  refused('a.jsonl: .*UTF-8', test=str(tmp_path / 'a.jsonl'))
+
+
+def test_a_row_that_lacks_a_column(tmp_path):
+  message = refused("test row 3: no column 'text'", test=write(tmp_path / 'a.jsonl', [*ROWS[:2], {'label': 'no', 'body': 1}]))
+  assert 'columns: label, body' in message
+  refused("test row 1: no column 'answer'", target=' {answer}', choices=None, test=write(tmp_path / 'a.jsonl', ROWS))
+
+
+def test_a_label_outside_the_choices(tmp_path):
+  rows = [*ROWS[:4], {'text': 'x', 'label': 'maybe'}]
+  refused(r"valid row 5: label 'maybe' is not among the choices \(no, yes\)", valid=write(tmp_path / 'a.jsonl', rows))
+
+
+def test_an_empty_target(tmp_path):
+  refused('test row 2: the target is empty', choices=None, test=write(tmp_path / 'a.jsonl', [ROWS[0], {'text': 'x', 'label': ' '}]))
+
+
+@pytest.mark.parametrize('choices', [('no',), ('no', 'yes', 'no')])
+def test_choices_that_are_no_choice(tmp_path, choices):
+  refused('task.choices=.*two or more, each once', choices=choices, test=write(tmp_path / 'a.jsonl', ROWS))
+
+
+def test_a_target_of_two_columns_cannot_be_ranked(tmp_path):
+  refused('exactly one column', target=' {label}{text}', test=write(tmp_path / 'a.jsonl', ROWS))
+
+
+@pytest.mark.parametrize('field, template', [('prompt', 'a { b'), ('target', ' {label'), ('prompt', '{text} {}'),
+                                             ('prompt', '{text:>q}'), ('prompt', '{text.nothing}'), ('target', ' {label!z}')])
+def test_a_template_that_is_broken(tmp_path, field, template):
+  with pytest.raises(InputError):
+    tasks.make('files', {**FIELDS, field: template, 'choices': None, 'test': write(tmp_path / 'a.jsonl', ROWS)})
+
+
+def test_braces_written_twice_are_braces(tmp_path):
+  task = tasks.make('files', {**FIELDS, 'prompt': '{{{text}}}', 'test': write(tmp_path / 'a.jsonl', ROWS)})
+  assert examples(task, task.rows('test'), of_bytes())[0].prompt == '{text 0}'
+
+
+def test_numbers_can_be_labels(tmp_path):
+  rows = [{'text': 'a', 'label': 0}, {'text': 'b', 'label': 1}]
+  task = tasks.make('files', {**FIELDS, 'choices': ('0', '1'), 'test': write(tmp_path / 'a.jsonl', rows)})
+  assert [e.target for e in examples(task, rows, of_bytes())] == [' 0', ' 1']
+
+
+@pytest.mark.parametrize('name, fields, match', [
+    ('sentimant', {}, "task.name='sentimant': no such task .*sentiment"), ('files', {}, 'task.train, task.valid or task.test'),
+    ('datasets', {}, 'task.path'), ('sentiment', {'test': 'x.jsonl'}, 'task.name=files'),
+    ('files', {'target': None, 'test': 'x.jsonl'}, 'task.target')])
+def test_fields_that_do_not_go_together(name, fields, match):
+  refused(match, name, **fields)
+
+
+def test_a_fingerprint_is_of_rows_and_their_order():
+  assert sources.fingerprint(ROWS) == sources.fingerprint([dict(reversed(row.items())) for row in ROWS])
+  assert sources.fingerprint(ROWS) != sources.fingerprint(ROWS[::-1])

@@ -1,0 +1,155 @@
+"""Text and token ids."""
+
+import re
+
+import pytest
+from tokenizers import AddedToken, models, pre_tokenizers, processors
+from tokenizers import Tokenizer as RustTokenizer
+
+from research.data import sources, tokenizer
+from research.errors import InputError
+
+BY_HAND = [
+    '', ' ', 'a', ' a', 'Hello, world!', '2024-11-22', 'a1b22c333', ' 1', '  12  345 ', 'x=3.14159', '½ ² ٣ 五',
+    "don't you'll I'M we've", '😀', 'family: 👨‍👩‍👧‍👦 flag: 🇩🇪', 'Größe: 10 µm – „äöüß“', '日本語のテキスト', 'Здравствуй, мир',
+    'def f(x):\n    return x ** 2  # 4 spaces\n', '\tif (a\t!= b) {\r\n\t\treturn;\n\t}', '\n\n\n', ' \n \t ', 'a\u00a0b\u200bc',
+    '{"key": [1, 2.5e-3, null]}', 'https://example.org/a?b=c&d=%20', 'AAAAAAAAAAAAAAAA', 'e\u0301 vs \u00e9',
+    '<|im_start|>user\nhi<|im_end|>', 'not <|a|> special', ' leading and trailing ',
+]
+
+
+@pytest.fixture(scope='session')
+def shipped():
+  """Every text that ships with the package."""
+  return sorted({value for name in ('sentiment_sentences', 'hass_ende', 'docstring_summary')
+                 for rows in sources.sample(name).values() for row in rows for value in row.values()})
+
+
+@pytest.fixture(scope='session')
+def fields(smollm2_file):
+  import gguf
+  return {n: f.contents() for n, f in gguf.GGUFReader(smollm2_file).fields.items() if n.startswith('tokenizer.')}
+
+
+@pytest.fixture(scope='session')
+def ours(fields):
+  return tokenizer.from_gguf(fields, 'SmolLM2')
+
+
+@pytest.mark.smollm2
+def test_ids_equal_an_independent_pipeline_on_all_shipped_text(ours, fields, shipped):
+  tokens = fields['tokenizer.ggml.tokens']
+  rust = RustTokenizer(models.BPE(vocab=dict(zip(tokens, range(len(tokens)))),
+                                  merges=[tuple(m.split()) for m in fields['tokenizer.ggml.merges']]))
+  rust.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True),
+                                                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)])
+  rust.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in tokens[:17]])
+  assert tokens[16].startswith('<') and fields['tokenizer.ggml.token_type'][:18] == [3] * 17 + [1]
+  assert len(shipped) > 6000
+  for text, expected in zip([*BY_HAND, *shipped], rust.encode_batch([*BY_HAND, *shipped])):
+    assert ours.encode(text) == expected.ids, text
+
+
+@pytest.mark.smollm2
+@pytest.mark.parity
+@pytest.mark.slow
+def test_ids_equal_what_transformers_reads_from_the_same_file(ours, smollm2_file, shipped):
+  """But for several blanks before a digit, and for digits beyond 0-9: transformers' GGUF reader leaves out that SmolLM2
+  cuts at digits first."""
+  from transformers import AutoTokenizer
+  theirs = AutoTokenizer.from_pretrained(smollm2_file.parent, gguf_file=smollm2_file.name)
+  texts = [t for t in [*BY_HAND, *shipped]
+           if not re.search(r'\s\s\d', t) and all(c.isascii() or not c.isnumeric() for c in t)]
+  assert len(texts) > 6000
+  for text in texts:
+    assert ours.encode(text) == theirs.encode(text, add_special_tokens=False), text
+
+
+@pytest.mark.smollm2
+def test_smollm2_gives_back_every_text(ours, shipped):
+  for text in [*BY_HAND, *shipped]:
+    if '<|im_' not in text:
+      assert ours.decode(ours.encode(text)) == text
+
+
+@pytest.mark.smollm2
+def test_smollm2_reads_written_out_special_tokens_and_has_no_bos(ours):
+  ids = ours.begin('<|im_start|>user\nhi<|im_end|>')
+  assert ids[0] == 1 and ids[-1] == ours.eos == 2 and ours.bos is None
+  assert ours.decode(ids) == 'user\nhi'
+  assert ours.begin('hi') == ours.encode('hi')
+
+
+@pytest.mark.smollm2
+def test_smollm2_chat_ends_where_the_answer_begins(ours):
+  text = ours.chat([{'role': 'system', 'content': 'Be brief.'}, {'role': 'user', 'content': 'Hi'}])
+  assert text == ('<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n')
+
+
+FIELDS = {
+    'tokenizer.ggml.model': 'gpt2', 'tokenizer.ggml.pre': 'smollm', 'tokenizer.ggml.merges': ['a b', '1 2'],
+    'tokenizer.ggml.tokens': ['<s>', '</s>', 'a', 'b', 'ab', 'Ġ', '1', '2', '12'],
+    'tokenizer.ggml.token_type': [3, 3, 1, 1, 1, 1, 1, 1, 1], 'tokenizer.ggml.bos_token_id': 0,
+    'tokenizer.ggml.eos_token_id': 1, 'tokenizer.ggml.add_bos_token': True}
+
+
+@pytest.mark.parametrize('field, value, known', [
+    ('tokenizer.ggml.pre', 'deepseek-coder', 'smollm'), ('tokenizer.ggml.pre', 'default', 'smollm'),
+    ('tokenizer.ggml.model', 'llama', 'gpt2')])
+def test_an_unknown_kind_of_tokenizer_is_refused(field, value, known):
+  with pytest.raises(InputError, match=f'^FILE: {field}={value!r} is not supported.*{known}'):
+    tokenizer.from_gguf({**FIELDS, field: value}, 'FILE')
+
+
+def test_a_gguf_without_pre_tokenizer_is_refused():
+  with pytest.raises(InputError, match='tokenizer.ggml.pre'):
+    tokenizer.from_gguf({k: v for k, v in FIELDS.items() if k != 'tokenizer.ggml.pre'}, 'FILE')
+
+
+@pytest.mark.parametrize('field', ['tokenizer.ggml.tokens', 'tokenizer.ggml.merges', 'tokenizer.ggml.token_type',
+                                   'tokenizer.ggml.eos_token_id'])
+def test_a_gguf_that_lacks_a_part_of_the_tokenizer_is_refused(field):
+  with pytest.raises(InputError, match=f'FILE.*{field}'):
+    tokenizer.from_gguf({k: v for k, v in FIELDS.items() if k != field}, 'FILE')
+
+
+def test_digits_stand_alone_where_smollm_cuts_and_together_where_gpt2_does():
+  assert tokenizer.from_gguf(FIELDS, 'FILE').encode('ab12') == [4, 6, 7]
+  assert tokenizer.from_gguf({**FIELDS, 'tokenizer.ggml.pre': 'gpt-2'}, 'FILE').encode('ab12') == [4, 8]
+
+
+def test_bos_begins_a_text_once():
+  with_bos = tokenizer.from_gguf(FIELDS, 'FILE')
+  assert with_bos.begin('ab') == [0, 4] and with_bos.begin('<s>ab') == [0, 4] and with_bos.begin('') == [0]
+  assert with_bos.encode('ab') == [4]
+  without = tokenizer.from_gguf({**FIELDS, 'tokenizer.ggml.add_bos_token': False}, 'FILE')
+  assert without.begin('ab') == [4] and without.begin('<s>ab') == [0, 4]
+
+
+def test_a_folder_adds_bos_where_its_own_post_processor_does(tmp_path):
+  hf = tokenizer.of_bytes().hf
+  hf.save_pretrained(tmp_path / 'without')
+  hf.backend_tokenizer.post_processor = processors.TemplateProcessing(single='<bos> $A',
+                                                                      special_tokens=[('<bos>', 256)])
+  hf.save_pretrained(tmp_path / 'with')
+  without, added = (tokenizer.from_folder(tmp_path / f) for f in ('without', 'with'))
+  assert without.begin('hi') == [104, 105] == added.encode('hi')
+  assert added.begin('hi') == added.begin('<bos>hi') == added.hf('hi')['input_ids'] == [256, 104, 105]
+  assert (added.eos, added.size) == (257, 259)
+
+
+def test_a_folder_whose_tokenizer_names_no_end_is_refused(tmp_path):
+  hf = tokenizer.of_bytes().hf
+  hf.eos_token = None
+  hf.save_pretrained(tmp_path)
+  with pytest.raises(InputError, match='eos_token'):
+    tokenizer.from_folder(tmp_path)
+
+
+def test_the_byte_tokenizer_reads_bytes_and_gives_back_every_text(shipped):
+  of_bytes = tokenizer.of_bytes()
+  for text in [*BY_HAND, *shipped[::10]]:
+    assert of_bytes.encode(text) == list(text.encode())
+    assert of_bytes.decode(of_bytes.encode(text)) == text
+  assert of_bytes.begin('hi') == [256, 104, 105]
+  assert of_bytes.decode([256, 104, 257, 105, 258]) == 'hi'

@@ -1,0 +1,75 @@
+"""What the deltas compute, before they have learned and after."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from small import batch, documents, logits, start, take
+
+from research import tree
+from research.errors import InputError
+from research.strategies import deltas, table
+from research.strategies.bind import merge
+
+STRATEGIES = {'lora': table.lora(dropout=0.1), 'adapter': table.adapter(dropout=0.1)}
+
+
+@pytest.mark.parametrize('name', STRATEGIES)
+def test_at_step_0_a_delta_leaves_the_logits_unchanged(tiny, name):
+  state, frozen, _ = start(tiny, STRATEGIES[name])
+  one = batch(documents(tiny.tokenizer, 2), 512)
+  base = logits(tiny.model, {'params': tiny.params}, one)
+  assert base.std() > 0.1
+  np.testing.assert_array_equal(logits(tiny.model, tree.join(state.trainable, frozen), one), base)
+
+
+@pytest.mark.parametrize('name', [*STRATEGIES, 'full'])
+def test_every_leaf_that_learns_has_moved_by_step_2(tiny, name):
+  state, frozen, tx = start(tiny, STRATEGIES.get(name) or table.full())
+  one = batch(documents(tiny.tokenizer, 2), 512)
+  after, _ = take(tiny, state, frozen, tx, [one, one])
+  before = tree.leaves(state.trainable)
+  assert [n for n, x in tree.leaves(after.trainable).items() if not np.any(x != before[n])] == []
+
+
+def test_merged_lora_gives_the_logits_that_its_deltas_gave(tiny):
+  state, frozen, tx = start(tiny, table.lora(), learning_rate=1e-3)
+  one = batch(documents(tiny.tokenizer, 2), 512)
+  state, _ = take(tiny, state, frozen, tx, [one] * 4)
+  variables = tree.join(state.trainable, frozen)
+  learned = logits(tiny.model, variables, one)
+  assert np.abs(learned - logits(tiny.model, {'params': tiny.params}, one)).max() > 0.1
+  np.testing.assert_allclose(logits(tiny.model, {'params': merge(variables)}, one), learned, atol=1e-5 * learned.std(),
+                             rtol=1e-5)
+
+
+def test_an_adapter_cannot_be_merged(tiny):
+  state, frozen, _ = start(tiny, table.adapter())
+  with pytest.raises(InputError, match='Bottleneck at layers/attn/output cannot be merged'):
+    merge(tree.join(state.trainable, frozen))
+
+
+def test_the_adapter_is_its_equation():
+  rng = np.random.default_rng(0)
+  y, down, down_bias, up, up_bias = (rng.normal(size=s) for s in ((2, 3, 8), (8, 5), (5,), (5, 8), (8,)))
+  inner = y @ down + down_bias
+  gelu = inner / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (inner + 0.044715 * inner ** 3)))    # Hendrycks & Gimpel 2016
+  delta = deltas.Bottleneck(*(jnp.float32(x) for x in (down, down_bias, up, up_bias)), rate=0.0)
+  np.testing.assert_allclose(delta(jnp.float32(y)), y + gelu @ up + up_bias, rtol=1e-5, atol=1e-5)
+
+
+def test_dropout_needs_a_key_and_keeps_the_mean():
+  x = jnp.ones((64, 64))
+  assert deltas.dropout(x, 0.25, None) is x
+  dropped = deltas.dropout(x, 0.25, jax.random.key(0))
+  assert set(np.unique(dropped)) == {0, np.float32(1 / 0.75)}
+  assert np.isclose(dropped.mean(), 1, atol=0.03)
+
+
+def test_each_sites_delta_depends_on_its_own_path_alone(tiny):
+  few, _, _ = start(tiny, table.lora(targets='mlp'))
+  many, _, _ = start(tiny, table.lora(targets='all_linear'))
+  many = tree.leaves(many.trainable)
+  for name, x in tree.leaves(few.trainable).items():
+    np.testing.assert_array_equal(x, many[name])
+  assert np.any(many['delta/layers/attn/k/kernel/a'] != many['delta/layers/attn/v/kernel/a'])

@@ -1,0 +1,52 @@
+"""A study is data: its cells are made from it, and what is wrong with it is said before anything runs."""
+
+import pytest
+
+from research.errors import InputError
+from research.studies import grid
+
+BASE = {'model': {'source': 'random:llama-tiny'}, 'task': {'name': 'domain'},
+        'strategy': {'name': 'lora', 'rank': None, 'shots': None},
+        'training': {'learning_rate': 1e-3, 'seed': 0, 'steps': 5}}
+
+
+def fields(**changes):
+  return {'question': '?', 'base': 'configs/default.py', 'select': 'valid/accuracy', 'report': 'test/accuracy',
+          'baseline': 'few_shot', 'seeds': (0, 1), 'arms': {
+              'few_shot': {'strategy': {'name': 'few_shot'}, 'grid': {'strategy.shots': [0, 4]}},
+              'lora': {'strategy': {'name': 'lora', 'rank': 4}, 'grid': {'training.learning_rate': [1e-3, 1e-2]}}},
+          **changes}
+
+
+def test_cells_are_arms_times_grids_times_seeds_and_each_holds_its_whole_config():
+  cells = grid.cells(grid.study(fields(budget={'steps': 9}), 'x.py'), BASE)
+  assert len(cells) == len({c.key for c in cells}) == (2 + 2) * 2
+  last = cells[-1]
+  assert (last.arm, last.seed, last.setting) == ('lora', 1, {'training.learning_rate': 1e-2})
+  assert last.config['strategy'] == {'name': 'lora', 'rank': 4, 'shots': None}
+  assert last.config['training'] == {'learning_rate': 1e-2, 'seed': 1, 'steps': 9}
+  assert BASE['training']['steps'] == 5
+
+
+@pytest.mark.parametrize('change, says', [
+    ({'baseline': 'nobody'}, 'is no arm'),
+    ({'select': 'test/accuracy'}, 'would leak'),
+    ({'report': 'valid/accuracy'}, 'must be a test metric'),
+    ({'seeds': (1, 1)}, 'each once'),
+    ({'surprise': 1}, "unknown field 'surprise'"),
+])
+def test_a_study_that_cannot_be_right_is_refused(change, says):
+  with pytest.raises(InputError, match=says):
+    grid.study(fields(**change), 'x.py')
+
+
+def test_an_axis_that_names_no_field_is_refused():
+  arms = {'few_shot': {'strategy': {'name': 'few_shot'}, 'grid': {'training.learning_rte': [1]}}}
+  with pytest.raises(InputError, match='learning_rte'):
+    grid.cells(grid.study(fields(arms=arms), 'x.py'), BASE)
+
+
+def test_arms_that_are_the_same_run_are_refused():
+  arms = {n: {'strategy': {'name': 'few_shot'}} for n in ('few_shot', 'twin')}
+  with pytest.raises(InputError, match='same run'):
+    grid.cells(grid.study(fields(arms=arms, seeds=(0,)), 'x.py'), BASE)

@@ -1,0 +1,95 @@
+"""The whole path from a study file to its report, on a tiny random model."""
+
+import json
+
+import pytest
+
+from research import evaluate as evaluate_verb
+from research import study as study_verb
+from research import train as train_verb
+from research.errors import InputError
+from research.studies import compare, grid, report, runner
+
+RATE = 'training.learning_rate'
+ARMS = {
+    'few_shot': {'strategy': {'name': 'few_shot'}, 'grid': {'strategy.shots': [0, 8]}},    # 8 shots: over the context
+    'full': {'strategy': {'name': 'full'}, 'grid': {RATE: [1e-3]}},
+    'lora': {'strategy': {'name': 'lora'}, 'grid': {RATE: [1e-3, 1e-2]}},
+}
+
+
+@pytest.fixture(scope='module')
+def ran(tmp_path_factory):
+  """(study, cells, workdir, rows, comparison) of a study that ran once."""
+  study = grid.study({
+      'question': 'Which?', 'base': 'configs/quickstart.py', 'models': ('random:llama-tiny',), 'arms': ARMS,
+      'seeds': (0, 1), 'budget': {'steps': 4, 'eval_every': 2}, 'select': 'valid/accuracy', 'report': 'test/accuracy',
+      'baseline': 'few_shot'}, 'x.py')
+  base = study_verb.base_config(study, study_verb.Path('experiments/x.py').absolute())
+  cells = grid.cells(study, base)
+  workdir = tmp_path_factory.mktemp('study') / 'w'
+  runner.claim(study, cells, workdir)
+  rows = runner.run(study, cells, workdir, train_verb.run, lambda run: evaluate_verb.run(run, 'test'))
+  comparison = compare.compare(study, rows, workdir)
+  report.write(study, comparison, rows, workdir, 'the command')
+  return study, cells, workdir, rows, comparison
+
+
+def test_a_broken_cell_is_reported_and_stops_no_other(ran):
+  _, _, workdir, rows, _ = ran
+  broken = [r for r in rows if r['error']]
+  assert {r['setting']['strategy.shots'] for r in broken} == {8}
+  assert 'context' in broken[0]['error'] and len(broken) == 2
+  assert sum(r['result'] is not None for r in rows) == len(rows) - 2
+  assert broken[0]['key'] in (workdir / 'report.md').read_text()
+
+
+def test_only_the_chosen_setting_reads_the_test_split(ran):
+  _, _, workdir, rows, _ = ran
+  for row in rows:
+    tested = (workdir / 'runs' / row['key'] / 'predictions' / 'test.jsonl').exists()
+    assert tested == row['selected']
+  lora = [r for r in rows if r['arm'] == 'lora']
+  mean = {rate: sum(r['result']['metrics']['valid/accuracy'] for r in lora if r['setting'][RATE] == rate)
+          for rate in (1e-3, 1e-2)}
+  chosen = {r['setting'][RATE] for r in lora if r['selected']}
+  assert len(chosen) == 1 and mean[chosen.pop()] == max(mean.values())
+
+
+def test_finished_cells_are_not_run_again_and_give_the_same_comparison(ran):
+  study, cells, workdir, rows, comparison = ran
+
+  def never(*args):
+    raise AssertionError('a finished cell was run again')
+  finished = {str(workdir / 'runs' / r['key']): r['result'] for r in rows if r['result']}
+  def train(config, folder, label):
+    if str(folder) not in finished:
+      raise InputError('broken as before')
+    return json.loads((folder / 'result.json').read_text())
+  again = runner.run(study, cells, workdir, train, never)
+  assert compare.compare(study, again, workdir) == comparison
+
+
+def test_comparison_holds_the_contracts_fields(ran):
+  _, _, workdir, _, comparison = ran
+  c = comparison['comparisons'][0]
+  assert (c['model'], c['task'], c['metric'], c['baseline']) == ('random:llama-tiny', 'domain', 'test/accuracy', 'few_shot')
+  for arm in c['arms']:
+    assert arm['low'] <= arm['mean'] <= arm['high'] and arm['seeds'] == [0, 1]
+    if arm['arm'] != 'few_shot':
+      assert {'mean', 'low', 'high', 'p', 'p_adjusted'} == set(arm['difference'])
+      assert arm['cost']['train_flops'] > 0 and arm['cost']['peak_bytes'] > 0
+
+
+def test_the_report_opens_by_itself(ran):
+  workdir = ran[2]
+  html = (workdir / 'report.html').read_text()
+  assert html.count('data:image/png;base64,') == 3
+  assert 'http://' not in html and 'https://' not in html
+  assert {f.name for f in (workdir / 'figures').iterdir()} == {'learning.png', 'tuning.png', 'cost.png'}
+
+
+def test_another_study_is_refused_its_workdir(ran):
+  study, cells, workdir, _, _ = ran
+  with pytest.raises(InputError, match='another study'):
+    runner.claim(study, cells[:-1], workdir)

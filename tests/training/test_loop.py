@@ -1,0 +1,111 @@
+"""Whole runs in this process: where they end, what they keep, and what they go on from."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from small import config
+
+from research import experiment, train, tree
+from research.errors import InputError
+
+WORDS = 'amber birch cedar delta ember fjord grove heath inlet jetty knoll lagoon'.split()
+
+
+def write(path, pairs):
+  path.write_text(''.join(json.dumps({'a': a, 'b': b}) + '\n' for a, b in pairs))
+  return str(path)
+
+
+@pytest.fixture(scope='module')
+def overfit(tmp_path_factory):
+  """A run that learns six rows by heart while validation asks for their opposite, with patience 1."""
+  folder = tmp_path_factory.mktemp('overfit')
+  pairs = list(zip(WORDS[:6], WORDS[6:]))
+  made = config(
+      task__name='files', task__train=write(folder / 'train.jsonl', pairs),
+      task__valid=write(folder / 'valid.jsonl', [(a, b[::-1]) for a, b in pairs]), task__prompt='{a}:',
+      task__target=' {b}', task__metrics=('exact_match',), task__max_new_tokens=8, strategy__name='lora',
+      training__schedule='constant', training__warmup=0.0, training__learning_rate=2e-2, training__patience=1,
+      training__steps=100, training__eval_every=4, training__checkpoint_every=0)
+  return made, folder / 'run', train.run(made, folder / 'run')
+
+
+def lines(workdir):
+  return [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+
+
+def learned(made, workdir):
+  return tree.leaves(experiment.learned(workdir, experiment.assemble(made))['delta'])
+
+
+def test_a_run_ends_once_validation_stops_to_improve(overfit):
+  _, workdir, result = overfit
+  found = {line['step']: line['valid/loss'] for line in lines(workdir) if 'valid/loss' in line}
+  best = min(found, key=found.get)
+  assert result['steps'] == list(found)[-1] == best + 4 < 100
+  assert result['best_step'] == best and result['metrics']['valid/loss'] == pytest.approx(found[best], rel=1e-6)
+
+
+def test_what_a_run_keeps_is_what_it_had_learned_at_its_best_step(overfit, tmp_path):
+  made, workdir, result = overfit
+  best = result['best_step']
+  shorter = {**made, 'training': {**made['training'], 'steps': best}}
+  longer = {**made, 'training': {**made['training'], 'steps': best + 4, 'patience': 0, 'eval_every': best + 4}}
+  for other in (shorter, longer):
+    train.run(other, tmp_path / str(other['training']['steps']))
+  kept, at_best, later = (learned(made, w) for w in (workdir, tmp_path / str(best), tmp_path / str(best + 4)))
+  for name, x in kept.items():
+    np.testing.assert_allclose(x, at_best[name], atol=1e-4, err_msg=name)
+  assert max(np.abs(x - later[name]).max() for name, x in kept.items()) > 1e-2
+
+
+def test_a_run_goes_on_from_what_an_earlier_one_learned(overfit, tmp_path):
+  made, workdir, result = overfit
+  again = {**made, 'training': {**made['training'], 'init_from': str(workdir), 'steps': 1},
+           'task': {**made['task'], 'train': write(tmp_path / 'new.jsonl', list(zip(WORDS[:6], WORDS[5:11])))}}
+  train.run(again, tmp_path / 'again')
+  began, ended = lines(workdir)[0]['train/loss'], lines(workdir)[result['best_step'] - 1]['train/loss']
+  first = lines(tmp_path / 'again')[0]['train/loss']
+  assert ended < 0.8 * began and abs(first - ended) < 0.5 * abs(first - began)
+
+
+@pytest.mark.parametrize('group, field, value, message', [
+    ('strategy', 'rank', 4, 'was trained with strategy'),
+    ('model', 'source', 'random:llama-small', 'was trained on another base model'),
+    ('training', 'init_from', 'nowhere', 'is nowhere the workdir of a run')])
+def test_a_run_goes_on_from_no_other_model_or_strategy(overfit, tmp_path, group, field, value, message):
+  made, workdir, _ = overfit
+  made = {**made, 'training': {**made['training'], 'init_from': str(workdir)}}
+  with pytest.raises(InputError, match=message):
+    train.run({**made, group: {**made[group], field: value}}, tmp_path / 'again')
+  assert not (tmp_path / 'again').exists()
+
+
+def test_the_event_file_holds_the_scalars_of_metrics_jsonl(overfit):
+  from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+  _, workdir, _ = overfit
+  [file] = (workdir / 'tensorboard').iterdir()
+  found = {}
+  for event in EventFileLoader(str(file)).Load():
+    for value in event.summary.value:
+      found.setdefault(event.step, {})[value.tag] = value.tensor.float_val[0]
+  expected = {line.pop('step'): line for line in lines(workdir)}
+  assert found.keys() == expected.keys()
+  for step, line in expected.items():
+    assert found[step] == pytest.approx(line, rel=1e-6)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_in_one_line(tmp_path):
+  with pytest.raises(InputError, match='training diverged: the loss of step .* lower training.learning_rate'):
+    train.run(config(training__learning_rate=1e30, training__clip=0.0, training__steps=6), tmp_path / 'run')
+
+
+def test_epochs_are_passes_over_the_training_rows(tmp_path):
+  rows = write(tmp_path / 'rows.jsonl', list(zip(WORDS, WORDS[::-1])))
+  made = config(task__name='files', task__train=rows, task__prompt='{a}:', task__target=' {b}', training__epochs=1.5,
+                training__batch_size=8, strategy__rank=1)
+  result = train.run(made, tmp_path / 'run')
+  assert result['steps'] == result['best_step'] == 3     # 18 of 8 at a time
+  assert result['metrics'] == {} and jax.tree.leaves(learned(made, tmp_path / 'run'))

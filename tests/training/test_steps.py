@@ -1,0 +1,118 @@
+"""One step: how a batch becomes an update."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from small import batch, documents, start, take
+
+from research import tree
+from research.data.batches import TrainingBatches
+from research.strategies import table
+from research.strategies.bind import bind
+from research.training import losses
+from research.training.compile import compiled
+from research.training.steps import TrainState, eval_step, train_step
+
+
+def test_microbatches_change_no_update(tiny):
+  docs = documents(tiny.tokenizer, 8, longest=120)
+  assert len({len(d.targets) for d in docs}) > 4       # parts of uneven target counts
+  trainable, frozen = bind(jax.random.key(0), table.full(), tiny.model, tiny.params)
+  tx = optax.sgd(1.0)                                  # the update is the gradient
+  found = []
+  for parts in (1, 2, 4):
+    one = TrainingBatches(docs, 8, parts, seed=0, steps=1)(0)
+    assert one['tokens'].shape[0] == parts
+    state = TrainState(jnp.int32(0), jax.random.key(0), trainable, tx.init(trainable))
+    step = jax.jit(functools.partial(train_step, model=tiny.model, tx=tx, label_smoothing=0.1))
+    after, metrics = step(state, frozen, one)
+    found.append((metrics, jax.tree.map(jnp.subtract, after.trainable, trainable)))
+  (metrics, update), *others = found
+  largest = max(jnp.abs(x).max() for x in jax.tree.leaves(update))
+  assert largest > 1e-2
+  for other_metrics, other in others:
+    for name in metrics:
+      np.testing.assert_allclose(other_metrics[name], metrics[name], rtol=1e-5)
+    for name, x in tree.leaves(other).items():
+      np.testing.assert_allclose(x, tree.leaves(update)[name], atol=1e-6 * float(largest), rtol=1e-5, err_msg=name)
+
+
+def test_a_step_reads_its_key_and_number_and_nothing_else(tiny):
+  state, frozen, tx = start(tiny, table.lora(dropout=0.5))
+  docs = documents(tiny.tokenizer, 2)
+  state, _ = take(tiny, state, frozen, tx, [batch(docs, 512)])       # B = 0 hides the dropout at step 0
+  loss = lambda state: take(tiny, state, frozen, tx, [batch(docs, 512)])[1]
+  assert loss(state) == loss(state)
+  assert loss(state) != loss(state._replace(key=jax.random.key(1)))
+  assert loss(state) != loss(state._replace(step=state.step + 1))
+
+
+def test_evaluation_knows_no_dropout(tiny):
+  one = batch(documents(tiny.tokenizer, 2), 512)
+  first = {name: x[0] for name, x in one.items()}
+  of_rate = []
+  for rate in (0.0, 0.5):
+    state, frozen, _ = start(tiny, table.lora(dropout=rate))
+    trainable = jax.tree.map(lambda x: x + 0.01, state.trainable)
+    of_rate.append(np.asarray(eval_step(tree.join(trainable, frozen), first, model=tiny.model)))
+  np.testing.assert_array_equal(*of_rate)
+
+
+def test_runs_that_differ_in_rate_decay_or_seed_share_one_compilation(tiny):
+  one = batch(documents(tiny.tokenizer, 2), 512)
+
+  def step(label_smoothing=0.0, **settings):
+    state, frozen, tx = start(tiny, table.lora(rank=2), **settings)
+    return compiled(train_step, state, frozen, one, donate=(0,), model=tiny.model, tx=tx,
+                    label_smoothing=label_smoothing)
+
+  first = step(learning_rate=1e-2, weight_decay=0.0, seed=0)
+  assert step(learning_rate=1e-3, weight_decay=0.1, seed=1) is first
+  assert step(label_smoothing=0.1) is not first
+
+
+@pytest.mark.parametrize('optimizer', ['adamw', 'adafactor'])
+def test_an_optimiser_lowers_the_loss(tiny, optimizer):
+  state, frozen, tx = start(tiny, table.lora(), optimizer=optimizer)
+  _, found = take(tiny, state, frozen, tx, [batch(documents(tiny.tokenizer, 2), 512)] * 8)
+  assert found[-1] < 0.9 * found[0]
+
+
+def test_the_loss_of_many_targets_is_that_of_few_at_a_time(tiny):
+  docs = documents(tiny.tokenizer, 12)
+  one = {name: x[0] for name, x in batch(docs, 512).items()}
+  assert one['targets'].size > 2 * losses.CHUNK
+
+  def plain(params):
+    hidden = tiny.model.hidden({'params': params}, one)
+    logits = tiny.model.logits({'params': params}, hidden)                     # every position's at one time
+    scores = jnp.take_along_axis(logits, one['index'][..., None], axis=1)
+    each = optax.softmax_cross_entropy_with_integer_labels(scores, one['targets'])
+    return jnp.sum(each * one['weights']), each
+
+  def ours(params):
+    each = losses.target_losses(tiny.model, {'params': params}, one)
+    return losses.cross_entropy(tiny.model, {'params': params}, one)[0], each
+
+  grads, each = jax.jit(jax.grad(plain, has_aux=True))(tiny.params)
+  our_grads, our_each = jax.jit(jax.grad(ours, has_aux=True))(tiny.params)
+  np.testing.assert_allclose(our_each, each, rtol=1e-4, atol=1e-5)
+  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=2e-5 * np.abs(y).max(), rtol=1e-3), our_grads, grads)
+
+
+@pytest.mark.parity
+def test_label_smoothing_is_torchs(tiny):
+  import torch
+  one = {name: x[0] for name, x in batch(documents(tiny.tokenizer, 2), 512).items()}
+  variables = {'params': tiny.params}
+  ours = losses.target_losses(tiny.model, variables, one, label_smoothing=0.2)
+  logits = np.array(tiny.model.logits(variables, tiny.model.hidden(variables, one)))
+  logits = np.take_along_axis(logits, one['index'][..., None], axis=1)
+  theirs = torch.nn.functional.cross_entropy(
+      torch.tensor(logits).flatten(0, 1), torch.tensor(one['targets']).long().flatten(), label_smoothing=0.2,
+      reduction='none')
+  np.testing.assert_allclose(ours.reshape(-1), theirs, rtol=1e-5)
