@@ -14,19 +14,19 @@ from absl import flags
 
 from research import cli, experiment
 from research import workdir as files
-from research.data import sources, tasks
+from research.data import prompts, sources, tasks
 from research.errors import InputError
 from research.evaluation import decode
 
 
-def run(exp: experiment.Experiment, variables, prompts: list[str], max_new_tokens: int, temperature: float,
+def run(exp: experiment.Experiment, variables, texts: list[str], max_new_tokens: int, temperature: float,
         seed: int) -> list[str]:
   """The model's continuation of every prompt.
 
   Raises:
     InputError: a prompt and its answer would not fit the context.
   """
-  ids = [exp.tokenizer.begin(p) for p in prompts]
+  ids = [exp.tokenizer.begin(text) for text in texts]
   for number, i in enumerate(ids):
     if not i:
       raise InputError(f'prompt {number} is empty')
@@ -39,23 +39,23 @@ def run(exp: experiment.Experiment, variables, prompts: list[str], max_new_token
 
 
 def rendered(exp: experiment.Experiment, rows: list[dict[str, Any]]) -> list[str]:
-  """The prompts of input rows: their own, or the task's template filled in."""
-  prompts = []
+  """The prompts of input rows: their own, or the task's, demonstrations included."""
+  texts = []
   for number, row in enumerate(rows, 1):
-    if 'prompt' in row:
-      prompts.append(row['prompt'])
-      continue
     missing = [c for c in tasks.fields_of(exp.task.prompt) if c not in row]
-    if missing:
+    if missing and not {'prompt', 'messages'} & row.keys():
       raise InputError(f'--input line {number}: has neither `prompt` nor the column {missing[0]!r} of the task\'s prompt')
-    prompts.append(exp.task.prompt.format(**row))
-  return prompts
+    texts.append(row['prompt'] if 'prompt' in row else
+                 prompts.render(exp.task, row, exp.tokenizer, exp.demonstrations))
+  return texts
 
 
 def main() -> None:
   f = flags.FLAGS
   if (f.prompt is None) == (f.input is None):
     raise InputError('give --prompt=TEXT or --input=FILE.jsonl, one of them')
+  if f.input:
+    cli.required('output')
   if f.workdir:
     exp = experiment.assemble(files.read_json(Path(f.workdir) / files.CONFIG))
     variables = experiment.learned(Path(f.workdir), exp)
@@ -71,10 +71,8 @@ def main() -> None:
     print(run(exp, variables, [f.prompt.replace('\\n', '\n')], limit, f.temperature, f.seed)[0])
     return
   rows = sources.read_jsonl(Path(f.input))
-  texts = run(exp, variables, rendered(exp, rows), limit, f.temperature, f.seed)
-  out = [{**row, 'prediction': text} for row, text in zip(rows, texts)]
-  cli.required('output')
-  files.write_jsonl(Path(f.output), out)
+  answers = run(exp, variables, rendered(exp, rows), limit, f.temperature, f.seed)
+  files.write_jsonl(Path(f.output), [{**row, 'prediction': answer} for row, answer in zip(rows, answers)])
 
 
 if __name__ == '__main__':

@@ -48,7 +48,7 @@ def pytest_terminal_summary(terminalreporter, config):
 
 @pytest.fixture(scope='session')
 def tiny():
-  """llama-tiny with weights so large that its logits differ visibly: a difference in what it reads is one in its loss."""
+  """llama-tiny with weights so large that whatever it reads otherwise is seen in its loss."""
   loaded = load.load('random:llama-tiny', Execution('float32', 'float32', True))
   return loaded._replace(params=jax.tree.map(lambda x: x * (6 if x.ndim > 1 and x.std() > 0 else 1), loaded.params))
 

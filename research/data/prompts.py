@@ -1,5 +1,6 @@
 """From rows to token ids: prompts, targets, demonstrations, choices."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -36,23 +37,25 @@ def draw_demonstrations(task: Task, shots: int, seed: int) -> list[Row]:
   return [rows[i] for i in order[:shots]]
 
 
-def examples(task: Task, rows: list[Row], tokenizer: Tokenizer, demonstrations: list[Row] = ()) -> list[Example]:
+def render(task: Task, row: Row, tokenizer: Tokenizer, demonstrations: Sequence[Row] = ()) -> str:
+  """The prompt of a row, after the demonstrations: the task's template filled in, or its turns in the chat template."""
+  if task.chat or 'messages' in row:
+    shown = [turn for d in demonstrations for turn in _turns(task, d, answered=True)]
+    return tokenizer.chat([*shown, *_turns(task, row, answered=False)])
+  return ''.join(task.prompt.format(**d) + task.target.format(**d) + task.separator
+                 for d in demonstrations) + task.prompt.format(**row)
+
+
+def examples(task: Task, rows: Sequence[Row], tokenizer: Tokenizer, demonstrations: Sequence[Row] = ()) -> list[Example]:
   """Renders and tokenises rows, each after the same demonstrations."""
   label = label_column(task) if task.choices else None
   choices = {c: tokenizer.encode(task.target.format(**{label: c})) for c in task.choices}
   _check_choices(choices)
-  beginning = ''.join(task.prompt.format(**d) + task.target.format(**d) + task.separator
-                      for d in demonstrations if 'messages' not in d)
-  turns = [turn for d in demonstrations for turn in _turns(task, d, answered=True)]
   found = []
   for number, row in enumerate(rows):
-    if task.chat or 'messages' in row:
-      prompt = tokenizer.chat([*turns, *_turns(task, row, answered=False)])
-    else:
-      prompt = beginning + task.prompt.format(**row)
-    target = task.target.format(**row)
-    found.append(Example(number, row, prompt, target, tokenizer.begin(prompt), [*tokenizer.encode(target), tokenizer.eos],
-                         choices))
+    prompt, target = render(task, row, tokenizer, demonstrations), task.target.format(**row)
+    found.append(Example(number, row, prompt, target, tokenizer.begin(prompt),
+                         [*tokenizer.encode(target), tokenizer.eos], choices))
   return found
 
 

@@ -16,13 +16,17 @@ def read_jsonl(path: Path) -> list[Row]:
   """Rows of a JSON-lines file; blank lines do not count.
 
   Raises:
-    InputError: the file is missing, empty, or a line (named) is not a JSON object.
+    InputError: the file is missing, empty, or a line (named) is not a JSON object in UTF-8.
   """
   if not path.is_file():
     raise InputError(f'{path}: no such file')
   rows = []
-  with open(path, encoding='utf-8') as f:
+  with open(path, 'rb') as f:
     for number, line in enumerate(f, 1):
+      try:
+        line = line.decode('utf-8-sig' if number == 1 else 'utf-8')
+      except UnicodeDecodeError as e:
+        raise InputError(f'{path}: line {number} is not UTF-8 text ({e.reason}); save the file as UTF-8') from None
       if not line.strip():
         continue
       try:

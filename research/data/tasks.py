@@ -110,5 +110,20 @@ def _check(task: Task) -> None:
       if label and str(row[label]) not in task.choices:
         raise InputError(f'task {task.name}, {split} row {number}: label {row[label]!r} is not among the choices '
                          f'({", ".join(task.choices)})')
-      if not task.target.format(**row).strip():
+      if 'messages' in row and not _is_conversation(row['messages']):
+        raise InputError(f'task {task.name}, {split} row {number}: messages is not a list of objects with the texts '
+                         '`role` and `content`')
+      try:
+        target = task.target.format(**row)
+        if 'messages' not in row:
+          task.prompt.format(**row)
+      except (ValueError, TypeError, LookupError, AttributeError) as e:
+        raise InputError(f'task {task.name}, {split} row {number}: a template cannot be filled in ({e})') from None
+      if not target.strip():
         raise InputError(f'task {task.name}, {split} row {number}: the target is empty')
+
+
+def _is_conversation(messages: Any) -> bool:
+  return isinstance(messages, list) and bool(messages) and all(
+      isinstance(turn, dict) and isinstance(turn.get('role'), str) and isinstance(turn.get('content'), str)
+      for turn in messages)

@@ -1,5 +1,7 @@
 """From rows to prompts: targets, demonstrations, choices, chat, lengths."""
 
+import itertools
+
 import pytest
 
 from research.data import prompts, tasks, tokenizer
@@ -36,7 +38,7 @@ def test_demonstrations_are_answered_training_rows_before_the_prompt():
 
 def test_more_demonstrations_extend_fewer():
   drawn = [prompts.draw_demonstrations(TASK, shots, seed=5) for shots in range(10)]
-  for fewer, more in zip(drawn, drawn[1:]):
+  for fewer, more in itertools.pairwise(drawn):
     assert more[:-1] == fewer
   assert sorted(row['text'] for row in drawn[9]) == [row['text'] for row in ROWS]
   assert drawn[4] != prompts.draw_demonstrations(TASK, 4, seed=6)
@@ -53,7 +55,7 @@ def test_demonstrations_without_a_training_split_are_refused():
 
 
 def test_a_choice_that_begins_another_is_refused():
-  with pytest.raises(InputError, match="task.choices: 'no' is the beginning of 'not sure'"):
+  with pytest.raises(InputError, match=r"task\.choices: 'no' is the beginning of 'not sure'"):
     prompts.examples(TASK._replace(choices=('no', 'yes', 'not sure')), ROWS, BYTES)
 
 
@@ -75,7 +77,8 @@ def test_messages_go_through_the_chat_template_with_demonstrations_as_turns():
 
 
 def test_prompts_that_are_too_long_are_counted_and_named():
-  found = prompts.examples(TASK, [*ROWS[:2], {'text': 'x' * 50, 'label': 'no'}, {'text': 'y' * 60, 'label': 'yes'}], BYTES)
+  rows = [*ROWS[:2], {'text': 'x' * 50, 'label': 'no'}, {'text': 'y' * 60, 'label': 'yes'}]
+  found = prompts.examples(TASK, rows, BYTES)
   longest = len(found[3].prompt_ids) + 5
   prompts.check_lengths(found, longest, 'test')
   with pytest.raises(InputError, match=rf'^1 of 4 test rows .* context of {longest - 1} .*row 3; longest: {longest} '):

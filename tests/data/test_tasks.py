@@ -77,12 +77,14 @@ def test_a_line_that_is_no_json_object(tmp_path, line, what):
 
 
 def test_a_file_that_is_not_utf8(tmp_path):
-  (tmp_path / 'a.jsonl').write_bytes('{"text": "Größe", "label": "no"}\n'.encode('latin-1'))
-  refused('a.jsonl: .*UTF-8', test=str(tmp_path / 'a.jsonl'))
+  text = '{"text": "a", "label": "no"}\n{"text": "Größe", "label": "no"}\n'
+  (tmp_path / 'a.jsonl').write_bytes(text.encode('latin-1'))
+  refused('a.jsonl: line 2 is not UTF-8 text', test=str(tmp_path / 'a.jsonl'))
 
 
 def test_a_row_that_lacks_a_column(tmp_path):
-  message = refused("test row 3: no column 'text'", test=write(tmp_path / 'a.jsonl', [*ROWS[:2], {'label': 'no', 'body': 1}]))
+  file = write(tmp_path / 'a.jsonl', [*ROWS[:2], {'label': 'no', 'body': 1}])
+  message = refused("test row 3: no column 'text'", test=file)
   assert 'columns: label, body' in message
   refused("test row 1: no column 'answer'", target=' {answer}', choices=None, test=write(tmp_path / 'a.jsonl', ROWS))
 
@@ -93,7 +95,8 @@ def test_a_label_outside_the_choices(tmp_path):
 
 
 def test_an_empty_target(tmp_path):
-  refused('test row 2: the target is empty', choices=None, test=write(tmp_path / 'a.jsonl', [ROWS[0], {'text': 'x', 'label': ' '}]))
+  rows = [ROWS[0], {'text': 'x', 'label': ' '}]
+  refused('test row 2: the target is empty', choices=None, test=write(tmp_path / 'a.jsonl', rows))
 
 
 @pytest.mark.parametrize('choices', [('no',), ('no', 'yes', 'no')])
@@ -106,10 +109,18 @@ def test_a_target_of_two_columns_cannot_be_ranked(tmp_path):
 
 
 @pytest.mark.parametrize('field, template', [('prompt', 'a { b'), ('target', ' {label'), ('prompt', '{text} {}'),
-                                             ('prompt', '{text:>q}'), ('prompt', '{text.nothing}'), ('target', ' {label!z}')])
+                                             ('prompt', '{text:d}'), ('prompt', '{text.nothing}'),
+                                             ('target', ' {label!z}')])
 def test_a_template_that_is_broken(tmp_path, field, template):
   with pytest.raises(InputError):
     tasks.make('files', {**FIELDS, field: template, 'choices': None, 'test': write(tmp_path / 'a.jsonl', ROWS)})
+
+
+@pytest.mark.parametrize('messages', ['hi', [], [1], [{'role': 'user'}], [{'role': 'user', 'content': None}], None])
+def test_messages_that_are_no_conversation(tmp_path, messages):
+  rows = [{'messages': [{'role': 'user', 'content': 'hi'}], 'label': 'no'}, {'messages': messages, 'label': 'yes'}]
+  tasks.make('files', {**FIELDS, 'test': write(tmp_path / 'a.jsonl', rows[:1])})
+  refused('test row 2: messages is not a list', test=write(tmp_path / 'a.jsonl', rows))
 
 
 def test_braces_written_twice_are_braces(tmp_path):
@@ -124,7 +135,8 @@ def test_numbers_can_be_labels(tmp_path):
 
 
 @pytest.mark.parametrize('name, fields, match', [
-    ('sentimant', {}, "task.name='sentimant': no such task .*sentiment"), ('files', {}, 'task.train, task.valid or task.test'),
+    ('sentimant', {}, "task.name='sentimant': no such task .*sentiment"),
+    ('files', {}, 'task.train, task.valid or task.test'),
     ('datasets', {}, 'task.path'), ('sentiment', {'test': 'x.jsonl'}, 'task.name=files'),
     ('files', {'target': None, 'test': 'x.jsonl'}, 'task.target')])
 def test_fields_that_do_not_go_together(name, fields, match):

@@ -75,7 +75,8 @@ def test_a_config_that_lacks_a_field(folder, field):
 
 @pytest.mark.parametrize('field, value', [
     ('hidden_act', 'gelu'), ('attention_bias', True), ('rope_scaling', {'type': 'linear', 'factor': 2.0}),
-    ('rope_parameters', {'rope_type': 'llama3', 'rope_theta': 1e4, 'factor': 8.0}), ('quantization_config', {'bits': 4})])
+    ('rope_parameters', {'rope_type': 'llama3', 'rope_theta': 1e4, 'factor': 8.0}),
+    ('quantization_config', {'bits': 4})])
 def test_what_would_be_computed_wrong_is_refused(folder, field, value):
   change_config(folder, **{field: value})
   refused(folder, 'config.json', 'is not supported')
@@ -189,7 +190,8 @@ def test_a_dtype_that_is_none():
     execution('float8', 'auto', True)
 
 
-@pytest.mark.parametrize('field, value', [('hidden_size', '54'), ('num_attention_heads', 0), ('num_hidden_layers', None)])
+@pytest.mark.parametrize('field, value', [('hidden_size', '54'), ('num_attention_heads', 0),
+                                          ('num_hidden_layers', None)])
 def test_a_config_whose_numbers_are_none(folder, field, value):
   change_config(folder, **{field: value})
   refused(folder, 'config.json', f'{field}={value!r}')

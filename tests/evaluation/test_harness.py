@@ -1,0 +1,84 @@
+"""One evaluation, and what it leaves can be measured again by anybody."""
+
+import json
+
+import numpy as np
+import pytest
+
+from research import workdir
+from research.data import prompts, tasks
+from research.evaluation import harness
+
+
+def evaluated(tiny, name, count, batch_size, generate=True, split='valid', **fields):
+  task = tasks.make(name, fields)
+  found = [e for e in prompts.examples(task, task.rows(split), tiny.tokenizer) if len(e.prompt_ids) < 350][:count]
+  return harness.evaluate(tiny.model, {'params': tiny.params}, tiny.tokenizer, task, found, batch_size, generate)
+
+
+@pytest.mark.parametrize('name', ['sentiment', 'translation'])
+def test_nothing_depends_on_the_eval_batch_size(tiny, name):
+  by_size = [evaluated(tiny, name, 60, batch_size, generate=False) for batch_size in (1, 4, 16)]
+  for other in by_size[1:]:
+    assert other.scores['loss'] == pytest.approx(by_size[0].scores['loss'], abs=1e-5)
+    for one, two in zip(by_size[0].predictions, other.predictions):
+      assert two['loss'] == pytest.approx(one['loss'], abs=1e-4) and two['prediction'] == one['prediction']
+  assert by_size[0].scores['loss'] > 1
+
+
+def test_generated_answers_do_not_depend_on_the_eval_batch_size(tiny):
+  one, other = (evaluated(tiny, 'translation', 5, batch_size, max_new_tokens=12) for batch_size in (1, 4))
+  assert [p['prediction'] for p in one.predictions] == [p['prediction'] for p in other.predictions]
+  assert len({p['prediction'] for p in one.predictions}) == 5
+
+
+def read(path):
+  return [json.loads(line) for line in path.read_text(encoding='utf-8').splitlines()]
+
+
+def test_ranked_predictions_scored_again_from_the_file_give_the_scores(tiny, tmp_path):
+  from sklearn.metrics import accuracy_score, f1_score
+  evaluation = evaluated(tiny, 'domain', 90, 8, split='test')
+  workdir.write_jsonl(tmp_path / 'test.jsonl', evaluation.predictions)
+  rows = read(tmp_path / 'test.jsonl')
+  targets, predictions = [r['target'] for r in rows], [r['prediction'] for r in rows]
+  assert len({*predictions}) > 1
+  assert evaluation.scores == pytest.approx({
+      'loss': sum(r['loss'] for r in rows) / sum(r['tokens'] for r in rows),
+      'accuracy': accuracy_score(targets, predictions), 'macro_f1': f1_score(targets, predictions, average='macro')})
+  for number, r in enumerate(rows):
+    assert r['id'] == number and r['prompt'] == f'Review: {r["row"]["text"]}\nWebsite:'
+    assert r['target'] == r['row']['domain'] and r['tokens'] == len(r['target']) + 2       # the blank and EOS
+    assert r['prediction'] == max(r['choices'], key=r['choices'].get)
+    assert r['accuracy'] == float(r['prediction'] == r['target'])
+    assert r['loss'] > -r['choices'][r['target']] > 0                                       # EOS costs something
+
+
+def test_generated_predictions_scored_again_from_the_file_give_the_scores(tiny, tmp_path):
+  import sacrebleu
+  from rouge_score import rouge_scorer
+  metrics = ('bleu', 'chrf', 'exact_match', 'rouge1')
+  evaluation = evaluated(tiny, 'translation', 12, 8, split='test', max_new_tokens=12, metrics=metrics)
+  workdir.write_jsonl(tmp_path / 'test.jsonl', evaluation.predictions)
+  rows = read(tmp_path / 'test.jsonl')
+  targets, predictions = [r['target'] for r in rows], [r['prediction'] for r in rows]
+  scorer = rouge_scorer.RougeScorer(['rouge1'], use_stemmer=True)
+  rouge = [scorer.score(t, p)['rouge1'].fmeasure for t, p in zip(targets, predictions)]
+  assert evaluation.scores == pytest.approx({
+      'loss': sum(r['loss'] for r in rows) / sum(r['tokens'] for r in rows),
+      'bleu': sacrebleu.corpus_bleu(predictions, [targets]).score,
+      'chrf': sacrebleu.corpus_chrf(predictions, [targets]).score,
+      'exact_match': np.mean([t == p for t, p in zip(targets, predictions)]), 'rouge1': np.mean(rouge)})
+  assert [r['rouge1'] for r in rows] == pytest.approx(rouge)
+  assert [r['row']['target'] for r in rows] == targets and [r['id'] for r in rows] == list(range(12))
+
+
+def test_every_score_lies_in_its_interval(tiny):
+  evaluation = evaluated(tiny, 'sentiment', 60, 8)
+  assert evaluation.scores.keys() == evaluation.intervals.keys() == {'loss', 'accuracy', 'macro_f1'}
+  for name, (low, high) in evaluation.intervals.items():
+    assert low < evaluation.scores[name] < high
+
+
+def test_an_evaluation_without_generation_leaves_out_what_needs_it(tiny):
+  assert evaluated(tiny, 'translation', 8, 4, generate=False).scores.keys() == {'loss'}

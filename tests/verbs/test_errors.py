@@ -1,0 +1,95 @@
+"""What a person can get wrong ends with status 2 and one line that says what would be right; nothing is written over."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+from small import ROOT, config
+
+from research import train
+
+
+def verb(name, *flags):
+  return subprocess.run([sys.executable, '-m', f'research.{name}', *flags], cwd=ROOT, capture_output=True, text=True)
+
+
+def refused(said):
+  """The one line that a verb ended with."""
+  assert said.returncode == 2, said.stderr
+  [line] = said.stderr.splitlines()
+  assert line.startswith('error: ') and said.stdout == ''
+  return line
+
+
+def everything(folder):
+  return {str(f.relative_to(folder)): f.read_bytes() for f in folder.rglob('*') if f.is_file()}
+
+
+@pytest.mark.parametrize('fields, says', [
+    (['strategy.nam=lora'], ["'strategy.nam'", 'did you mean strategy.name?']),
+    (['training.batchsize=4'], ['did you mean training.batch_size?']),
+    (['training.steps=many'], ['training.steps', 'many']),
+    (['strategy.name=lorra'], ["'lorra'", 'full, lora, adapter, few_shot']),
+    (['strategy.name=full', 'strategy.rank=4'], ['strategy.rank', 'full does not take it']),
+    (['strategy.targets=attn/qq'], ["'attn/qq'", 'matches no site', 'layers/attn/q/kernel']),
+    (['strategy.name=few_shot', 'strategy.shots=2201'], ['strategy.shots=2201', 'only 2200 rows']),
+    (['task.name=sentimant'], ["'sentimant'", 'sentiment, domain']),
+    (['task.name=files', 'task.train=no/such.jsonl', 'task.prompt={a}', 'task.target={b}'], ['no/such.jsonl: no such']),
+    (['model.source=random:llama-huge'], ['llama-huge', 'llama-tiny, llama-small']),
+    (['model.context=16'], ['context of 16 tokens', 'row 0']),
+    (['training.batch_size=6', 'training.microbatches=4'], ['microbatches=4', 'divide batch_size=6']),
+    (['training.learning_rate=0.0'], ['learning_rate=0.0: must be above 0']),
+    (['training.learning_rate=-1e-3'], ['learning_rate=-0.001: must be above 0']),
+    (['training.optimizer=adam'], ["optimizer='adam'", 'adamw, adafactor'])])
+def test_a_wrong_field_is_named_and_nothing_is_made(tmp_path, fields, says):
+  given = [f'--config.{field}' for field in fields]
+  if not any('model.source' in g for g in given):
+    given.append('--config.model.source=random:llama-tiny')
+  line = refused(verb('train', '--config=configs/default.py', f'--workdir={tmp_path}/run', *given))
+  for part in says:
+    assert part in line
+  assert not (tmp_path / 'run').exists()
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp('runs') / 'run'
+  train.run(config(), workdir)
+  return workdir
+
+
+def test_the_workdir_of_another_config_is_left_as_it_was(run):
+  before = everything(run)
+  line = refused(verb('train', '--config=configs/default.py', '--config.model.source=random:llama-tiny',
+                      f'--workdir={run}'))
+  assert 'holds the run of another config' in line and 'training.batch_size=4 there, 16 here' in line
+  assert everything(run) == before
+
+
+@pytest.mark.parametrize('fields, says', [
+    ({'model__source': 'random:llama-small'}, ['was trained on another base model', 'random:llama-tiny']),
+    ({'strategy__rank': 4}, ['delta/layers/attn/k/kernel/a', '[3, 64, 8]', '[3, 64, 4]']),
+    ({'strategy__name': 'adapter'}, ['lacks arrays: delta/layers/attn/output/down'])])
+def test_a_checkpoint_of_another_model_or_shape_is_not_loaded(run, tmp_path, fields, says):
+  other = tmp_path / 'other'
+  shutil.copytree(run, other)
+  made = config(**fields)
+  (other / 'config.json').write_text(json.dumps(made))
+  before = everything(other)
+  line = refused(verb('evaluate', f'--workdir={other}', '--split=valid'))
+  for part in says:
+    assert part in line
+  assert everything(other) == before
+
+
+@pytest.mark.parametrize('name, flags, says', [
+    ('train', ['--config=configs/defalt.py', '--workdir=nowhere'], 'configs/defalt.py: no such file'),
+    ('train', ['--config=configs/default.py'], '--workdir is missing'),
+    ('train', ['--config=configs/default.py', '--workdir=nowhere', '--confg=x'], "Unknown command line flag 'confg'"),
+    ('evaluate', ['--workdir=nowhere'], 'is nowhere the workdir of a run?'),
+    ('generate', ['--workdir=nowhere'], '--prompt')])
+def test_a_wrong_flag_is_named(name, flags, says):
+  assert says in refused(verb(name, *flags))
+  assert not (ROOT / 'nowhere').exists()

@@ -1,0 +1,75 @@
+"""After training: evaluate and generate, by the command line."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from small import ROOT, config
+
+from research import train
+
+BASE = ['--config=configs/default.py', '--config.model.source=random:llama-tiny', '--config.strategy.name=few_shot']
+
+
+def verb(name, *flags):
+  done = subprocess.run([sys.executable, '-m', f'research.{name}', *flags], cwd=ROOT, capture_output=True, text=True)
+  assert done.returncode == 0, done.stderr
+  return done.stdout
+
+
+def assert_measured_again(workdir, split):
+  """The predictions file alone gives the scores of result.json."""
+  with open(workdir / 'predictions' / f'{split}.jsonl', encoding='utf-8') as lines:
+    rows = [json.loads(line) for line in lines]
+  metrics = json.loads((workdir / 'result.json').read_text())['metrics']
+  for row in rows:
+    assert row['prediction'] == max(row['choices'], key=row['choices'].get)
+    assert row['accuracy'] == (row['prediction'] == row['row']['label'])
+  assert metrics[f'{split}/accuracy'] == pytest.approx(sum(r['accuracy'] for r in rows) / len(rows))
+  assert metrics[f'{split}/loss'] == pytest.approx(sum(r['loss'] for r in rows) / sum(r['tokens'] for r in rows))
+  return rows
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp('runs') / 'run'
+  train.run(config(), workdir)
+  return workdir
+
+
+def test_evaluate_adds_the_test_split_to_a_run(run):
+  before = json.loads((run / 'result.json').read_text())
+  verb('evaluate', f'--workdir={run}', '--split=test')
+  after = json.loads((run / 'result.json').read_text())
+  for field in ('metrics', 'intervals'):
+    added = {k: v for k, v in after[field].items() if k not in before[field]}
+    assert before[field].items() <= after[field].items()
+    assert added.keys() == {'test/loss', 'test/accuracy', 'test/macro_f1'}
+    before[field], after[field] = {}, {}
+  assert after == before
+  assert len(assert_measured_again(run, 'valid')) == 300 and len(assert_measured_again(run, 'test')) == 479
+
+
+def test_validation_is_found_again_by_evaluate(run):
+  before = json.loads((run / 'result.json').read_text())
+  verb('evaluate', f'--workdir={run}', '--split=valid')
+  after = json.loads((run / 'result.json').read_text())
+  assert after['metrics'] == pytest.approx(before['metrics'], rel=1e-6)
+
+
+def test_few_shot_needs_no_training_and_shows_its_demonstrations(tmp_path):
+  verb('evaluate', *BASE, '--config.strategy.shots=1', '--split=valid', f'--workdir={tmp_path}/shots')
+  result = json.loads((tmp_path / 'shots' / 'result.json').read_text())
+  assert result['strategy'] == 'few_shot' and result['cost']['trainable_params'] == result['steps'] == 0
+  for row in assert_measured_again(tmp_path / 'shots', 'valid'):
+    assert row['prompt'].count('Review: ') == 2 and row['prompt'].endswith(f'Review: {row["row"]["text"]}\nSentiment:')
+
+
+def test_generate_prints_text_and_fills_a_file(run, tmp_path):
+  assert verb('generate', *BASE, '--prompt=Once upon', '--max_new_tokens=4').strip()
+  (tmp_path / 'in.jsonl').write_text('{"prompt": "Once upon", "n": 1}\n{"text": "Good."}\n')
+  flags = [f'--workdir={run}', f'--input={tmp_path}/in.jsonl', f'--output={tmp_path}/out.jsonl', '--max_new_tokens=4']
+  verb('generate', *flags)
+  one, two = map(json.loads, (tmp_path / 'out.jsonl').read_text().splitlines())
+  assert (one['n'], two['text']) == (1, 'Good.') and one['prediction'] and two['prediction']
