@@ -3,13 +3,14 @@
     python -m research.study --study=experiments/quickstart.py --workdir=runs/quickstart
 
 Four arms on the shipped `domain` task (amazon, imdb or yelp): few-shot prompting, full fine-tuning, LoRA and bottleneck
-adapters, each with its own grid, one seed. `quickstart.py:full` is 3 rates x 3 seeds.
+adapters, each with its own grid (the deltas' rates are ten times full's), one seed. `quickstart.py:full` is 3 rates x 3
+seeds.
 """
 
 
 def get_study(variant=''):
-  size = {'': {'full': [3e-5, 1e-4], 'delta': [1e-3, 3e-3], 'seeds': (0,)},
-          'full': {'full': [1e-5, 3e-5, 1e-4], 'delta': [3e-4, 1e-3, 3e-3], 'seeds': (0, 1, 2)}}[variant]
+  size = {'': {'full': [3e-5, 1e-4], 'delta': [3e-4, 1e-3], 'seeds': (0,)},
+          'full': {'full': [3e-5, 1e-4, 3e-4], 'delta': [3e-4, 1e-3, 3e-3], 'seeds': (0, 1, 2)}}[variant]
   rate = 'training.learning_rate'
   return {
       'question': "Which way of adapting SmolLM2-135M names a review's website best, and at what cost?",

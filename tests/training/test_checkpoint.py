@@ -33,7 +33,7 @@ def test_the_latest_state_comes_back_whole(checkpoints):
 
 
 def test_once_a_state_can_be_gone_on_from_the_best_before_it_is_on_disk(checkpoints, tmp_path):
-  big = {'x': jnp.ones((4_000, 4_000))}         # takes longer to write than the state
+  big = {'x': jax.random.normal(jax.random.key(0), (5_000, 5_000))}         # takes longer to write than the state
   checkpoints.save_best(5, big)
   checkpoints.save_latest(state(6, 0.0))
   while not (tmp_path / 'latest' / '6').exists():

@@ -10,7 +10,7 @@ from small import config
 from research import experiment, train, tree
 from research.errors import InputError
 
-WORDS = 'amber birch cedar delta ember fjord grove heath inlet jetty knoll lagoon'.split()
+WORDS = ['amber', 'birch', 'cedar', 'delta', 'ember', 'fjord', 'grove', 'heath', 'inlet', 'jetty', 'knoll', 'lagoon']
 
 
 def write(path, pairs):
@@ -27,8 +27,8 @@ def overfit(tmp_path_factory):
       task__name='files', task__train=write(folder / 'train.jsonl', pairs),
       task__valid=write(folder / 'valid.jsonl', [(a, b[::-1]) for a, b in pairs]), task__prompt='{a}:',
       task__target=' {b}', task__metrics=('exact_match',), task__max_new_tokens=8, strategy__name='lora',
-      training__schedule='constant', training__warmup=0.0, training__learning_rate=2e-2, training__patience=1,
-      training__steps=100, training__eval_every=4, training__checkpoint_every=0)
+      training__schedule='constant', training__warmup=0.0, training__learning_rate=1e-2, training__patience=1,
+      training__steps=100, training__eval_every=10, training__checkpoint_every=0)
   return made, folder / 'run', train.run(made, folder / 'run')
 
 
@@ -44,7 +44,7 @@ def test_a_run_ends_once_validation_stops_to_improve(overfit):
   _, workdir, result = overfit
   found = {line['step']: line['valid/loss'] for line in lines(workdir) if 'valid/loss' in line}
   best = min(found, key=found.get)
-  assert result['steps'] == list(found)[-1] == best + 4 < 100
+  assert result['steps'] == list(found)[-1] == best + 10 < 100
   assert result['best_step'] == best and result['metrics']['valid/loss'] == pytest.approx(found[best], rel=1e-6)
 
 
@@ -52,10 +52,10 @@ def test_what_a_run_keeps_is_what_it_had_learned_at_its_best_step(overfit, tmp_p
   made, workdir, result = overfit
   best = result['best_step']
   shorter = {**made, 'training': {**made['training'], 'steps': best}}
-  longer = {**made, 'training': {**made['training'], 'steps': best + 4, 'patience': 0, 'eval_every': best + 4}}
+  longer = {**made, 'training': {**made['training'], 'steps': best + 10, 'patience': 0, 'eval_every': best + 10}}
   for other in (shorter, longer):
     train.run(other, tmp_path / str(other['training']['steps']))
-  kept, at_best, later = (learned(made, w) for w in (workdir, tmp_path / str(best), tmp_path / str(best + 4)))
+  kept, at_best, later = (learned(made, w) for w in (workdir, tmp_path / str(best), tmp_path / str(best + 10)))
   for name, x in kept.items():
     np.testing.assert_allclose(x, at_best[name], atol=1e-4, err_msg=name)
   assert max(np.abs(x - later[name]).max() for name, x in kept.items()) > 1e-2
@@ -68,7 +68,7 @@ def test_a_run_goes_on_from_what_an_earlier_one_learned(overfit, tmp_path):
   train.run(again, tmp_path / 'again')
   began, ended = lines(workdir)[0]['train/loss'], lines(workdir)[result['best_step'] - 1]['train/loss']
   first = lines(tmp_path / 'again')[0]['train/loss']
-  assert ended < 0.8 * began and abs(first - ended) < 0.5 * abs(first - began)
+  assert ended < 0.9 * began and abs(first - ended) < 0.5 * abs(first - began)
 
 
 @pytest.mark.parametrize('group, field, value, message', [
@@ -98,7 +98,7 @@ def test_the_event_file_holds_the_scalars_of_metrics_jsonl(overfit):
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_in_one_line(tmp_path):
-  with pytest.raises(InputError, match='training diverged: the loss of step .* lower training.learning_rate'):
+  with pytest.raises(InputError, match=r'training diverged: the loss of step .* lower training\.learning_rate'):
     train.run(config(training__learning_rate=1e30, training__clip=0.0, training__steps=6), tmp_path / 'run')
 
 
