@@ -51,7 +51,8 @@ def run(main: Callable[[], None], doc: str) -> None:
 
 def _parse() -> None:
   given = [a.lstrip('-').split('=')[0] for a in sys.argv[1:] if a.startswith('--config.')]
-  path = next((a.split('=', 1)[1] for a in sys.argv[1:] if a.startswith('--config=')), None)
+  path = next((a.split('=', 1)[1] if '=' in a else following for a, following in zip(sys.argv[1:], [*sys.argv[2:], ''])
+               if a == '--config' or a.startswith('--config=')), None)
   if path is not None and not Path(path.split(':')[0]).is_file():
     raise InputError(f'--config={path}: no such file')
   if given and path is None and 'config' in flags.FLAGS and flags.FLAGS['config'].default is None:

@@ -110,9 +110,17 @@ def describe(exp: experiment.Experiment, outcome: loop.Outcome, trainable: int, 
       'metrics': {}, 'intervals': {},
       'cost': {'total_params': total, 'trainable_params': trainable, **c,
                'tokens_per_second': c['train_tokens'] / c['train_seconds'] if c['train_seconds'] else 0.0,
-               'memory_source': 'compiled: arguments, results and temporaries of the training step',
-               'cohort_size': 1},
+               **_memory(c['peak_bytes']), 'cohort_size': 1},
   }
+
+
+def _memory(compiled_bytes: int) -> dict[str, Any]:
+  """The most memory that was in use: the device's own count where it keeps one, else the compiler's."""
+  counted = jax.devices()[0].memory_stats()
+  if counted and 'peak_bytes_in_use' in counted:
+    return {'peak_bytes': counted['peak_bytes_in_use'], 'memory_source': 'device: peak of this process'}
+  return {'peak_bytes': compiled_bytes,
+          'memory_source': 'compiled: arguments, results and temporaries of the training step'}
 
 
 def record(result: dict[str, Any], evaluation: harness.Evaluation, workdir: Path, split: str) -> None:

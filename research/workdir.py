@@ -8,6 +8,7 @@ from typing import Any
 from research.errors import InputError
 
 CONFIG, PROVENANCE, RESULT, METRICS = 'config.json', 'provenance.json', 'result.json', 'metrics.jsonl'
+_LINE_ENDS = {code: f'\\u{code:04x}' for code in (0x85, 0x2028, 0x2029)}
 CHECKPOINTS, PREDICTIONS, TENSORBOARD = 'checkpoints', 'predictions', 'tensorboard'
 
 
@@ -27,7 +28,9 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
-  write_text(path, ''.join(json.dumps(row, ensure_ascii=False, default=str) + '\n' for row in rows))
+  """One object a line, UTF-8; what some readers take for the end of a line (U+0085, U+2028, …) is escaped."""
+  lines = (json.dumps(row, ensure_ascii=False, default=str) for row in rows)
+  write_text(path, ''.join(line.translate(_LINE_ENDS) + '\n' for line in lines))
 
 
 def read_json(path: Path) -> Any:

@@ -174,7 +174,7 @@ def most_targets(documents: Sequence[Document], lines: list[list[int]]) -> int:
 
 def evaluation_batches(documents: Sequence[Document],
                        batch_size: int) -> Iterator[tuple[dict[str, np.ndarray], list[Layout]]]:
-  """All documents once, in batches of `batch_size` lines of one shape.
+  """All documents once, in batches of at most `batch_size` lines, all of one shape.
 
   What all documents begin with (an instruction, demonstrations) is read once a line, not once a document.
   """
@@ -183,6 +183,8 @@ def evaluation_batches(documents: Sequence[Document],
   room = round_up(max(256, *sizes, 2 * shared), 32)
   lines = fit(sizes, room)
   targets = round_up(most_targets(documents, lines), 8)
-  for i in range(0, len(lines), batch_size):
-    some = lines[i:i + batch_size]
-    yield pack(documents, some + [[]] * (batch_size - len(some)), shared + room, targets, shared)
+  count = -(-len(lines) // batch_size)
+  each = -(-len(lines) // count)               # evenly, so that little of the last batch is padding
+  for i in range(0, len(lines), each):
+    some = lines[i:i + each]
+    yield pack(documents, some + [[]] * (each - len(some)), shared + room, targets, shared)

@@ -152,6 +152,9 @@ def train(model: Model, state: TrainState, frozen: Tree, tx: optax.GradientTrans
     cost |= {'train_flops': executable.flops * step, 'peak_bytes': executable.peak_bytes}
   found = evaluations()
   best = min(found)[1] if found else step
+  if checkpoints.step('best') not in (None, best):        # only where a step run twice gives two results
+    raise RuntimeError(f'{label}: the best checkpoint is of step {checkpoints.step("best")}, but metrics.jsonl says {best}: '
+                       'this device does not repeat its results; train again in another workdir')
   trainable = state.trainable if best == step else checkpoints.restore_best(state.trainable)
   return Outcome(best, step, trainable, cost)
 
