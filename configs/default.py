@@ -49,7 +49,7 @@ def get_config():
           'steps': 200,                 # updates; ignored where epochs is above 0
           'epochs': 0.0,                # passes over the training rows
           'batch_size': 16,             # rows an update
-          'microbatches': 1,            # parts in which a batch is computed; changes memory, nothing else
+          'microbatches': 1,            # parts in which a batch is computed; changes memory (and what dropout draws)
           'seed': 0,                    # of data order, initial deltas, dropout and demonstrations
           'optimizer': 'adamw',         # adamw, adafactor
           'schedule': 'linear',         # decay after the warm-up: constant, linear, cosine

@@ -2,7 +2,7 @@
 
     python -m research.train --config=configs/quickstart.py --workdir=runs/one --config.training.learning_rate=1e-3
 
-About two minutes on two cores; validation accuracy rises from .37 (zero-shot) to about .85.
+About two minutes on two cores; validation accuracy rises from .37 (zero-shot) to above .8.
 """
 
 import importlib.util
@@ -16,5 +16,5 @@ _spec.loader.exec_module(_default)
 def get_config():
   config = _default.get_config()
   config.task.name = 'domain'
-  config.training.update({'learning_rate': 1e-3, 'steps': 40, 'batch_size': 8, 'eval_every': 20, 'checkpoint_every': 0})
+  config.training.update({'learning_rate': 1e-3, 'steps': 32, 'batch_size': 8, 'eval_every': 16, 'checkpoint_every': 0})
   return config

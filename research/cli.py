@@ -38,8 +38,9 @@ def run(main: Callable[[], None], doc: str) -> None:
   try:
     _parse()
     main()
-  except (InputError, flags.Error) as e:
-    print('error: ' + ' '.join(str(e).split()), file=sys.stderr)
+  except (InputError, flags.Error, PermissionError) as e:
+    text, last = str(e), str(e).strip().rpartition('\n')[2]
+    print('error: ' + ' '.join((last if 'Traceback' in text else text).split()), file=sys.stderr)
     sys.exit(2)
   except Stopped as e:
     print('stopped; the same command goes on from here', file=sys.stderr)
@@ -59,7 +60,7 @@ def _parse() -> None:
     raise InputError(f'--{given[0]} needs --config=configs/NAME.py')
   try:
     rest = flags.FLAGS(sys.argv)
-  except (AttributeError, KeyError, TypeError, ValueError) as e:
+  except (AttributeError, KeyError, TypeError, ValueError, SyntaxError, ImportError, NameError) as e:
     raise InputError(_explain(path, given, e)) from None
   if len(rest) > 1:
     raise InputError(f'unexpected argument {rest[1]!r}; flags are given as --name=value')
@@ -70,7 +71,10 @@ def _explain(path: str | None, given: list[str], error: Exception) -> str:
   import difflib
 
   from ml_collections.config_flags import config_flags as machinery
-  config = machinery._LoadConfigModule('config', path.split(':')[0]).get_config(*path.split(':')[1:]) if path else ConfigDict()
+  try:
+    config = machinery._LoadConfigModule('config', path.split(':')[0]).get_config(*path.split(':')[1:])
+  except Exception:  # the config file itself is broken: then that is what to tell
+    given = []
   for field in given:
     node, parts = config, field.split('.')[1:]
     for i, part in enumerate(parts):

@@ -32,10 +32,11 @@ def run(workdir: Path, split: str, config: dict[str, Any] | None = None) -> dict
   if split not in SPLITS:
     raise InputError(f'--split={split}: must be one of {", ".join(SPLITS)}')
   if config is None:
-    if (workdir / files.CONFIG).exists() and not (workdir / files.RESULT).exists():
+    there = files.read_config(workdir)
+    if not (workdir / files.RESULT).exists():
       raise InputError(f'{workdir}: the run is not finished; the same research.train command goes on with it')
     result = files.read_json(workdir / files.RESULT)
-    exp = experiment.assemble(files.read_json(workdir / files.CONFIG))
+    exp = experiment.assemble(there)
     variables = experiment.learned(workdir, exp)
   else:
     exp = experiment.assemble(config)

@@ -78,6 +78,8 @@ def assemble(config: dict[str, Any]) -> Experiment:
   for name in task.metrics:
     metrics.get(name)
   run_as = execution(model_fields['dtype'], model_fields['param_dtype'], model_fields['scan'])
+  if strategy.trains == table.WEIGHTS:
+    run_as = run_as._replace(param_dtype='float32')      # masters of what learns are not rounded on the way in
   demonstrations = prompts.draw_demonstrations(task, strategy.shots, training['seed'])
   loaded = load.load(model_fields['source'], run_as)
   context = model_fields['context'] or loaded.model.config.context
@@ -149,7 +151,7 @@ def start_from(workdir: str, experiment: Experiment, trainable: Tree, frozen: Tr
     InputError: the run is of another base model, or of a strategy whose arrays differ.
   """
   path = Path(workdir)
-  earlier = files.read_json(path / files.CONFIG)['strategy']
+  earlier = files.read_config(path)['strategy']
   if earlier != experiment.config['strategy']:
     raise InputError(f'training.init_from={workdir}: was trained with strategy {earlier}, '
                      f'not {experiment.config["strategy"]}')

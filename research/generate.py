@@ -1,9 +1,10 @@
-"""Generates text with a run, or with a base model.
+r"""Generates text with a run, or with a base model.
 
-    python -m research.generate --workdir=runs/lora --prompt='Review: I loved it.\\nSentiment:'
-    python -m research.generate --config=configs/default.py --input=prompts.jsonl --output=answers.jsonl
+    python -m research.generate --workdir=runs/lora --prompt='Review: I loved it.\nSentiment:'
+    python -m research.generate --config=configs/default.py --config.strategy.name=few_shot \
+      --input=prompts.jsonl --output=answers.jsonl
 
---prompt is put to the model as it is (\\n is a line break); --input holds one object a line, with a `prompt`, or with the
+--prompt is put to the model as it is (\n is a line break); --input holds one object a line, with a `prompt`, or with the
 columns that the task's own prompt names.
 """
 
@@ -27,7 +28,7 @@ def run(exp: experiment.Experiment, variables, texts: list[str], max_new_tokens:
     InputError: a prompt and its answer would not fit the context.
   """
   ids = [exp.tokenizer.begin(text) for text in texts]
-  for number, i in enumerate(ids):
+  for number, i in enumerate(ids, 1):
     if not i:
       raise InputError(f'prompt {number} is empty')
     if len(i) + max_new_tokens > exp.context:
@@ -42,6 +43,8 @@ def rendered(exp: experiment.Experiment, rows: list[dict[str, Any]]) -> list[str
   """The prompts of input rows: their own, or the task's, demonstrations included."""
   texts = []
   for number, row in enumerate(rows, 1):
+    if not isinstance(row.get('prompt', ''), str):
+      raise InputError(f'--input line {number}: `prompt` is not text')
     missing = [c for c in tasks.fields_of(exp.task.prompt) if c not in row]
     if missing and not {'prompt', 'messages'} & row.keys():
       raise InputError(f'--input line {number}: has neither `prompt` nor the column {missing[0]!r} of the task\'s prompt')
@@ -57,7 +60,7 @@ def main() -> None:
   if f.input:
     cli.required('output')
   if f.workdir:
-    exp = experiment.assemble(files.read_json(Path(f.workdir) / files.CONFIG))
+    exp = experiment.assemble(files.read_config(Path(f.workdir)))
     variables = experiment.learned(Path(f.workdir), exp)
   else:
     cli.required('config')
@@ -81,7 +84,7 @@ if __name__ == '__main__':
   flags.DEFINE_string('prompt', None, 'text to continue')
   flags.DEFINE_string('input', None, 'JSON-lines file of prompts')
   flags.DEFINE_string('output', None, 'JSON-lines file to write: the input rows with `prediction`')
-  flags.DEFINE_integer('max_new_tokens', None, 'longest answer; the task\'s own where not given')
-  flags.DEFINE_float('temperature', 0.0, '0: the likeliest token each time; else the sampling temperature')
+  flags.DEFINE_integer('max_new_tokens', None, 'longest answer; the task\'s own where not given', lower_bound=1)
+  flags.DEFINE_float('temperature', 0.0, '0: the likeliest token each time; else the sampling temperature', lower_bound=0.0)
   flags.DEFINE_integer('seed', 0, 'of the sampling')
   cli.run(main, __doc__)

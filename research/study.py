@@ -29,17 +29,21 @@ def load_file(path: str, function: str) -> Any:
     InputError: no such file, no such function, or no such variant.
   """
   name, _, variant = path.partition(':')
-  if not Path(name).is_file():
-    raise InputError(f'{name}: no such file')
+  if not Path(name).is_file() or Path(name).suffix != '.py':
+    raise InputError(f'{name}: no such Python file')
   spec = importlib.util.spec_from_file_location(Path(name).stem, name)
   module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
+  try:
+    spec.loader.exec_module(module)
+  except Exception as e:  # a person's own file can raise anything
+    raise InputError(f'{name}: cannot be read ({type(e).__name__}: {e})') from None
   if not hasattr(module, function):
     raise InputError(f'{name}: has no {function}()')
   try:
     return getattr(module, function)(*([variant] if variant else []))
-  except (KeyError, TypeError):
-    raise InputError(f'{path}: {function}() does not know the variant {variant!r}') from None
+  except Exception as e:  # as above
+    hint = f'; is there a variant {variant!r}?' if variant else ''
+    raise InputError(f'{path}: {function}() raised {type(e).__name__}: {e}{hint}') from None
 
 
 def base_config(study: grid.Study, where: Path) -> dict[str, Any]:
@@ -48,6 +52,17 @@ def base_config(study: grid.Study, where: Path) -> dict[str, Any]:
     if Path(str(path).split(':')[0]).is_file():
       return experiment.plain(load_file(str(path), 'get_config'))
   raise InputError(f'{where}: base={study.base!r}: no such config file')
+
+
+def check(study: grid.Study, cells: list[grid.Cell]) -> None:
+  """Assembles every arm's settings, so that what is wrong is said before anything is trained or written."""
+  for cell in {(c.model, c.task, c.arm, str(c.setting)): c for c in cells}.values():
+    exp = experiment.assemble(cell.config)
+    for wanted in (study.select, study.report, 'valid/loss'):
+      split, name = wanted.split('/', 1)
+      exp.task.rows(split)
+      if name not in ('loss', *exp.task.metrics):
+        raise InputError(f'{wanted}: task {exp.task.name} measures {", ".join(("loss", *exp.task.metrics))}')
 
 
 def dry_run(cells: list[grid.Cell]) -> None:
@@ -79,9 +94,10 @@ def main() -> None:
   workdir = Path(f.workdir)
   if f.report_only:
     rows = read_jsonl(workdir / runner.RESULTS)
+    if not any(r['selected'] for r in rows):
+      raise InputError(f'{workdir}: the study is not finished; run it without --report_only')
   else:
-    for cell in cells[:1]:
-      experiment.assemble(cell.config)           # what is wrong with all is said before anything is written
+    check(study, cells)
     runner.claim(study, cells, workdir)
     rows = runner.run(study, cells, workdir, train_verb.run, lambda run: evaluate_verb.run(run, 'test'))
   comparison = compare.compare(study, rows, workdir)

@@ -7,6 +7,7 @@ The same command goes on with a run that was stopped. See README for what stands
 
 import functools
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,8 @@ def run(config: dict[str, Any], workdir: Path, label: str = 'train') -> dict[str
     trainable = experiment.start_from(t['init_from'], exp, trainable, frozen)
   tx, warmup = experiment.optimizer(exp.config, steps)
   files.claim(workdir, exp.config)
+  if not held_out:
+    say(f'{label}: no validation split: the last step is kept')
   files.write_json(workdir / files.PROVENANCE, experiment.provenance(exp))
   trainable_params = tree.size(trainable)
   say(f'{label}: {exp.strategy.name} on {exp.task.name}, {trainable_params:,} of '
@@ -55,6 +58,8 @@ def run(config: dict[str, Any], workdir: Path, label: str = 'train') -> dict[str
                             label)
 
   def validate(step, variables):
+    if not sys.stderr.isatty():
+      say(f'{label}  {step}/{steps}  validating')
     evaluation = look(variables, generate=False)
     if exp.task.choices and evaluation.scores['loss'] <= min((e.scores['loss'] for e in seen.values()), default=math.inf):
       seen.clear()

@@ -36,10 +36,22 @@ def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
 def read_json(path: Path) -> Any:
   try:
     return json.loads(path.read_text(encoding='utf-8'))
-  except FileNotFoundError:
+  except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
     raise InputError(f'{path}: no such file; is {path.parent} the workdir of a run?') from None
-  except json.JSONDecodeError as e:
+  except (json.JSONDecodeError, UnicodeDecodeError) as e:
     raise InputError(f'{path}: not JSON ({e})') from None
+
+
+def read_config(workdir: Path) -> dict[str, Any]:
+  """The resolved config of the run in `workdir`.
+
+  Raises:
+    InputError: there is none, or the config.json there is something else's, such as a model's.
+  """
+  found = read_json(workdir / CONFIG)
+  if not isinstance(found, dict) or not {'model', 'task', 'strategy', 'training'} <= found.keys():
+    raise InputError(f'{workdir}: the config.json there is not a run\'s; give the workdir of a run')
+  return found
 
 
 def flat(nested: dict[str, Any], prefix: str = '') -> dict[str, Any]:
@@ -61,7 +73,7 @@ def check(workdir: Path, config: dict[str, Any]) -> None:
   """
   path = workdir / CONFIG
   if path.exists():
-    there, here = flat(read_json(path)), flat(config)
+    there, here = flat(read_config(workdir)), flat(config)
     different = [f'{k}={there.get(k)!r} there, {here.get(k)!r} here' for k in sorted({*there, *here})
                  if there.get(k) != here.get(k)]
     if different:

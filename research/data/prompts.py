@@ -42,18 +42,28 @@ def render(task: Task, row: Row, tokenizer: Tokenizer, demonstrations: Sequence[
   if task.chat or 'messages' in row:
     shown = [turn for d in demonstrations for turn in _turns(task, d, answered=True)]
     return tokenizer.chat([*shown, *_turns(task, row, answered=False)])
-  return ''.join(task.prompt.format(**d) + task.target.format(**d) + task.separator
+  return ''.join(task.prompt.format(**d) + answer(task, d) + task.separator
                  for d in demonstrations) + task.prompt.format(**row)
+
+
+def answer(task: Task, row: Row) -> str:
+  """The target of a row; in a chat an answer begins without the template's leading blank."""
+  if task.choices:
+    column = label_column(task)
+    row = {**row, column: str(row[column])}
+  text = task.target.format(**row)
+  return text.strip() if task.chat or 'messages' in row else text
 
 
 def examples(task: Task, rows: Sequence[Row], tokenizer: Tokenizer, demonstrations: Sequence[Row] = ()) -> list[Example]:
   """Renders and tokenises rows, each after the same demonstrations."""
   label = label_column(task) if task.choices else None
-  choices = {c: tokenizer.encode(task.target.format(**{label: c})) for c in task.choices}
-  _check_choices(choices)
   found = []
   for number, row in enumerate(rows):
-    prompt, target = render(task, row, tokenizer, demonstrations), task.target.format(**row)
+    prompt, target = render(task, row, tokenizer, demonstrations), answer(task, row)
+    choices = {c: tokenizer.encode(answer(task, {**row, label: c})) for c in task.choices}
+    if number == 0:
+      _check_choices(choices)
     found.append(Example(number, row, prompt, target, tokenizer.begin(prompt),
                          [*tokenizer.encode(target), tokenizer.eos], choices))
   return found
@@ -62,7 +72,7 @@ def examples(task: Task, rows: Sequence[Row], tokenizer: Tokenizer, demonstratio
 def _turns(task: Task, row: Row, answered: bool) -> list[dict[str, str]]:
   turns = list(row['messages']) if 'messages' in row else [{'role': 'user', 'content': task.prompt.format(**row)}]
   if answered:
-    turns.append({'role': 'assistant', 'content': task.target.format(**row).strip()})
+    turns.append({'role': 'assistant', 'content': answer(task, row)})
   return turns
 
 

@@ -52,12 +52,13 @@ def files(**paths: str | None) -> dict[str, list[Row]]:
   return {split: read_jsonl(Path(path).expanduser()) for split, path in paths.items() if path}
 
 
-def huggingface(path: str, subset: str | None, splits: dict[str, str]) -> dict[str, list[Row]]:
+def huggingface(path: str, subset: str | None, splits: dict[str, str], asked: set[str] = frozenset()) -> dict[str, list[Row]]:
   """Rows by the datasets library: a folder that `save_to_disk` wrote, or the hub's `path`.
 
   Args:
     subset: a configuration of a hub data set, or None.
-    splits: our split -> theirs, such as {'valid': 'validation'}; those that the data set lacks are absent.
+    splits: our split -> theirs, such as {'valid': 'validation'}; those that the data set lacks are absent,
+      but an error where they were asked for by name.
   Raises:
     InputError: it cannot be loaded, or holds none of the splits.
   """
@@ -72,6 +73,9 @@ def huggingface(path: str, subset: str | None, splits: dict[str, str]) -> dict[s
                      f'{str(e).splitlines()[0] if str(e) else ""})') from None
   if not isinstance(loaded, datasets.DatasetDict):
     loaded = datasets.DatasetDict({'train': loaded})
+  for split in splits:
+    if split in asked and splits[split] not in loaded:
+      raise InputError(f'task.{split}={splits[split]}: {path} has no such split (it has {", ".join(loaded)})')
   found = {ours: list(loaded[theirs]) for ours, theirs in splits.items() if theirs in loaded}
   if not found:
     raise InputError(f'task.path={path}: has the splits {", ".join(loaded)}, none of {", ".join(splits.values())}')

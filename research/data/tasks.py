@@ -52,15 +52,19 @@ def make(name: str, fields: dict[str, Any]) -> Task:
   given = {field: value for field, value in fields.items() if value is not None}
   where = {split: given.pop(split, None) for split in sources.SPLITS}
   path, subset = given.pop('path', None), given.pop('subset', None)
+  for field in ('prompt', 'target', 'separator'):      # a shell's quotes leave a line break as two characters
+    if field in given:
+      given[field] = given[field].replace('\\n', '\n')
+  if 'choices' in given:
+    given['choices'] = tuple(str(c) for c in given['choices'])
   if name in BUILT_IN:
     if path or any(where.values()):
       raise InputError(f'task {name} brings its own rows; for your own use task.name=files or task.name=datasets')
     built_in = dict(BUILT_IN[name])
     splits = sources.sample(built_in.pop('data'))
   elif name in OWN:
-    for field in ('prompt', 'target'):
-      if field not in given and not (field == 'prompt'):
-        raise InputError(f'task.name={name} needs task.{field}, a template over the columns such as \' {{label}}\'')
+    if 'target' not in given:
+      raise InputError(f'task.name={name} needs task.target, a template over the columns such as \' {{label}}\'')
     built_in = {'prompt': '', 'metrics': ('accuracy', 'macro_f1') if given.get('choices') else ('exact_match',)}
     if name == 'files':
       if not any(where.values()):
@@ -70,7 +74,8 @@ def make(name: str, fields: dict[str, Any]) -> Task:
       if not path:
         raise InputError('task.name=datasets needs task.path, a save_to_disk folder or a hub path')
       theirs = {'train': 'train', 'valid': 'validation', 'test': 'test'}
-      splits = sources.huggingface(path, subset, {s: where[s] or theirs[s] for s in sources.SPLITS})
+      splits = sources.huggingface(path, subset, {s: where[s] or theirs[s] for s in sources.SPLITS},
+                                   {s for s in sources.SPLITS if where[s]})
   else:
     raise InputError(f'task.name={name!r}: no such task (known: {", ".join((*BUILT_IN, *OWN))})')
   task = Task(name, splits, **{**built_in, **given})
@@ -96,8 +101,10 @@ def label_column(task: Task) -> str:
 
 def _check(task: Task) -> None:
   label = label_column(task) if task.choices else None
+  if task.max_new_tokens < 1:
+    raise InputError(f'task.max_new_tokens={task.max_new_tokens}: must be 1 or more')
   if len(set(task.choices)) != len(task.choices) or len(task.choices) == 1:
-    raise InputError(f'task.choices={task.choices}: two or more, each once')
+    raise InputError(f'task.choices={task.choices}: two or more, each once, such as "(\'negative\',\'positive\')"')
   for split, rows in task.splits.items():
     for number, row in enumerate(rows, 1):
       columns = [*([] if 'messages' in row else fields_of(task.prompt)), *fields_of(task.target)]

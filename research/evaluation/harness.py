@@ -34,9 +34,9 @@ def evaluate(model: Model, variables: Tree, tokenizer: Tokenizer, task: Task, ex
   scores = score(model, variables, examples, tokenizer.eos, batch_size, label)
   names = ('loss', *task.metrics)
   if task.choices:
-    label = label_column(task)
+    column = label_column(task)
     answers = [max(s.choices, key=s.choices.get) for s in scores]
-    targets = [str(e.row[label]) for e in examples]
+    targets = [str(e.row[column]) for e in examples]
   elif not generate:
     answers, targets, names = [''] * len(examples), [e.target.strip() for e in examples], ('loss',)
   else:

@@ -23,11 +23,10 @@ def interval(metric: Metric, vectors: np.ndarray) -> list[float]:
   Args:
     vectors: [n, k], the metric's sums per example.
   """
+  share = float(metric.score(vectors.sum(0)))
   if metric.name in ('accuracy', 'exact_match'):
-    share = metric.score(vectors.sum(0))
     low, high = proportion_confint(vectors[:, 0].sum(), len(vectors), method='wilson')
-    low, high = min(low, share), max(high, share)      # at 0 and 1 the formula's rounding would leave the score outside
   else:
     scores = metric.score(resample_counts(len(vectors)) @ vectors)
     low, high = np.percentile(scores, [2.5, 97.5])
-  return [float(low), float(high)]
+  return [min(float(low), share), max(float(high), share)]    # rounding, or a skewed bootstrap, may leave it outside

@@ -62,7 +62,8 @@ def read(path: Path) -> tuple[Family, ModelConfig, Tensors, dict[str, Any]]:
     reader = gguf.GGUFReader(path)
     fields = {name: field.contents() for name, field in reader.fields.items()}
   except (ValueError, IndexError, KeyError, UnicodeDecodeError, OverflowError) as e:
-    raise InputError(f'{path}: not a whole GGUF file ({str(e).splitlines()[0]}); fetch it again') from None
+    what = (str(e).splitlines() or [type(e).__name__])[0]
+    raise InputError(f'{path}: not a whole GGUF file ({what}); fetch it again') from None
   size = path.stat().st_size
   for t in reader.tensors:
     if t.data_offset + t.n_bytes > size:

@@ -100,7 +100,8 @@ def _hub(name: str) -> Path:
   try:
     wanted = ['*.json', '*.safetensors', '*.txt', '*.model', '*.jinja']
     return Path(huggingface_hub.snapshot_download(name, allow_patterns=wanted))
-  except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, OSError) as e:
+  except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled,
+          errors.HFValidationError, OSError) as e:
     raise InputError(f'model.source={name}: no such folder here, and the hub did not give it '
                      f'({type(e).__name__}); check the name and the network, or give a folder') from None
 

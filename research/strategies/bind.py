@@ -29,12 +29,12 @@ def bind(key: jax.Array, strategy: Strategy, model: Model, params: Tree) -> tupl
   places = sites(model.config, params)
   for pattern, make in strategy.deltas:
     try:
-      found = [path for path in places if re.search(pattern, path)]
+      found = [path for path, site in places.items() if site.kind == make.kind and re.search(pattern, path)]
     except re.error as e:
       raise InputError(f'strategy.targets={pattern!r}: not a regular expression ({e})') from None
     if not found:
       raise InputError(f'strategy {strategy.name}: the pattern {pattern!r} matches no site; '
-                       f'sites are {", ".join(places)}')
+                       f'sites are {", ".join(p for p, site in places.items() if site.kind == make.kind)}')
     for path in found:
       _put(delta, path, make(jax.random.fold_in(key, zlib.crc32(path.encode())), places[path]))
   trainable, frozen = tree.split({'params': params, 'delta': delta}, strategy.trains)

@@ -2,7 +2,8 @@
 
 A kernel delta takes the layer's input and its kernel and gives the layer's output; an output delta takes a sublayer's
 result. At step 0 every one of them changes nothing. `key` is given while training only: without it there is no dropout.
-Leading axes N are the layer stack's; inside the scan a delta is one layer's.
+Leading axes N are the layer stack's; inside the scan a delta is one layer's. What makes deltas has a `kind`: that of the
+sites where they can stand.
 """
 
 import math
@@ -11,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from research.errors import InputError
 from research.models.products import dot
 
 Array = jax.Array
@@ -43,9 +45,12 @@ class LowRank:
 def low_rank(rank: int, alpha: float, rate: float):
   """Makes LoRA deltas as PEFT does by default: A ~ U(-1/√I, 1/√I), B = 0."""
   def make(key, site) -> LowRank:
+    if rank > min(site.inputs, site.outputs):
+      raise InputError(f'strategy.rank={rank}: above the smaller side of a {site.inputs} x {site.outputs} kernel')
     bound = 1 / math.sqrt(site.inputs)
     a = jax.random.uniform(key, (*site.stack, site.inputs, rank), jnp.float32, -bound, bound)
     return LowRank(a, jnp.zeros((*site.stack, rank, site.outputs)), alpha / rank, rate)
+  make.kind = 'kernel'
   return make
 
 
@@ -70,4 +75,5 @@ def bottleneck(width: int, rate: float):
     down = jax.random.uniform(key, (*site.stack, site.inputs, width), jnp.float32, -bound, bound)
     return Bottleneck(down, jnp.zeros((*site.stack, width)), jnp.zeros((*site.stack, width, site.outputs)),
                       jnp.zeros((*site.stack, site.outputs)), rate)
+  make.kind = 'output'
   return make

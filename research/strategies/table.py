@@ -15,7 +15,8 @@ TARGETS = {
 }
 
 
-NOTHING = r'(?!)'   # a pattern that no variable's name matches
+WEIGHTS = r'^params/'   # patterns of what learns: all of the base, or nothing
+NOTHING = r'(?!)'
 
 
 class Strategy(NamedTuple):
@@ -29,7 +30,7 @@ class Strategy(NamedTuple):
 
 def full() -> Strategy:
   """Full fine-tuning: every parameter learns."""
-  return Strategy('full', {}, trains=r'^params/')
+  return Strategy('full', {}, trains=WEIGHTS)
 
 
 def lora(rank: int = 8, alpha: float = 16.0, dropout: float = 0.0, targets: str = 'all_linear') -> Strategy:
@@ -42,7 +43,10 @@ def lora(rank: int = 8, alpha: float = 16.0, dropout: float = 0.0, targets: str 
 
 
 def adapter(width: int = 32, dropout: float = 0.0) -> Strategy:
-  """Bottleneck adapters after the attention and the MLP of every layer (Houlsby et al. 2019)."""
+  """Bottleneck adapters after the attention and the MLP of every layer (Houlsby et al. 2019).
+
+  The paper trains the layer norms too; here nothing but the adapters learns.
+  """
   _require(width >= 1, f'width={width}: must be 1 or more')
   _rate(dropout)
   return Strategy('adapter', {'width': width, 'dropout': dropout},

@@ -85,6 +85,8 @@ def _tuning(study, c, rows, workdir, colour):
     return None
   _, axes = plt.subplots(1, len(fields), figsize=(4.4 * len(fields), 3.2), sharey=True, squeeze=False)
   for axis, field in zip(axes[0], fields):
+    places = list(dict.fromkeys(r['setting'][field] for r in rows if field in r['setting']))
+    words = not all(isinstance(p, (int, float)) for p in places)      # such as targets: side by side, in their order
     for arm, grid in axes_of.items():
       if grid[:1] != [field]:
         continue
@@ -92,17 +94,21 @@ def _tuning(study, c, rows, workdir, colour):
       for r in rows:
         if r['arm'] == arm:
           points.setdefault(r['setting'][field], []).append(r['result']['metrics'][study.select])
-      means = [(x, sum(y) / len(y)) for x, y in sorted(points.items())]
+      means = [(places.index(x), sum(y) / len(y)) for x, y in points.items()] if words else [
+          (x, sum(y) / len(y)) for x, y in points.items()]
+      means.sort()
+      if not means:                              # no cell of this arm ended
+        continue
       axis.plot(*zip(*means), color=colour[arm], marker='o', label=arm, lw=2)
       for x, ys in points.items():
-        axis.plot([x] * len(ys), ys, '.', color=colour[arm], alpha=0.4)
+        axis.plot([places.index(x) if words else x] * len(ys), ys, '.', color=colour[arm], alpha=0.4)
       picked = next((r['setting'][field] for r in rows if r['arm'] == arm and r['selected']), None)
-      axis.plot(*next(p for p in means if p[0] == picked), marker='o', ms=11, mfc='none', mec=colour[arm], mew=1.5)
-    ticks = sorted({r['setting'][field] for r in rows if field in r['setting']})
+      ringed = [p for p in means if picked is not None and p[0] == (places.index(picked) if words else picked)]
+      axis.plot(*(zip(*ringed) if ringed else ([], [])), marker='o', ms=11, mfc='none', mec=colour[arm], mew=1.5)
     if 'learning_rate' in field:
       axis.set_xscale('log')
       axis.set_xticks([], minor=True)
-    axis.set_xticks(ticks, [f'{t:g}' for t in ticks])
+    axis.set_xticks(range(len(places)) if words else places, [shown(p) for p in places])
     axis.set_xlabel(field.split('.')[-1].replace('_', ' '))
     axis.legend(fontsize=9)
   axes[0][0].set_ylabel(study.select)
@@ -131,6 +137,11 @@ def _cost(study, c, rows, workdir, colour):
     axis.grid(False)
   return ('Quality against cost',
           'Score on the test split with its 95 % interval, beside what the chosen run took to train.')
+
+
+def shown(value) -> str:
+  """A setting's value for people."""
+  return f'{value:g}' if isinstance(value, (int, float)) else str(value)
 
 
 def count(n: float) -> str:

@@ -48,11 +48,23 @@ def study(fields: dict[str, Any], where: str) -> Study:
   Raises:
     InputError: a field is unknown or missing, or does not fit the others.
   """
+  if not isinstance(fields, dict):
+    raise InputError(f'{where}: get_study() returns {type(fields).__name__}, not a dict')
   unknown, missing = fields.keys() - FIELDS.keys(), {f for f, d in FIELDS.items() if d is ...} - fields.keys()
   if unknown or missing:
     what = f'unknown field {sorted(unknown)[0]!r}' if unknown else f'no field {sorted(missing)[0]!r}'
     raise InputError(f'{where}: {what} (fields of a study: {", ".join(FIELDS)})')
   s = Study(**{f: fields.get(f, default) for f, default in FIELDS.items()})
+  for name in ('arms', 'budget'):
+    if not isinstance(getattr(s, name), dict):
+      raise InputError(f'{where}: {name} must be a dict')
+  for arm, spec in s.arms.items():
+    if not isinstance(spec, dict) or 'strategy' not in spec or spec.keys() - {'strategy', 'grid'}:
+      raise InputError(f'{where}: arm {arm}: must be {{"strategy": {{…}}, "grid": {{field: [values]}}}}')
+  grids = {f'grid {f!r} of arm {arm}': v for arm, spec in s.arms.items() for f, v in spec.get('grid', {}).items()}
+  for name, values in {'seeds': s.seeds, 'tasks': s.tasks, 'models': s.models, **grids}.items():
+    if not isinstance(values, (list, tuple)) or not values:
+      raise InputError(f'{where}: {name} must be a list of one or more values')
   if s.baseline not in s.arms:
     raise InputError(f'{where}: baseline {s.baseline!r} is no arm (arms: {", ".join(s.arms)})')
   if not s.select.startswith('valid/'):
@@ -73,6 +85,11 @@ def cells(s: Study, base: dict[str, Any]) -> list[Cell]:
   Raises:
     InputError: an axis names no field of the config, or two cells are the same run.
   """
+  for group, given in (('training', s.budget), *(('task', t) for t in s.tasks if isinstance(t, dict)),
+                       *(('strategy', spec['strategy']) for spec in s.arms.values())):
+    for field in given:
+      if field not in base[group]:
+        raise InputError(f'the study sets {group}.{field}, which names no field of the config')
   found = []
   for model, task, (arm, spec) in itertools.product(s.models, s.tasks, s.arms.items()):
     grid = spec.get('grid', {})
@@ -92,6 +109,9 @@ def cells(s: Study, base: dict[str, Any]) -> list[Cell]:
         words = [config['task']['name'], arm, *(f'{f.split(".")[-1]}={v}' for f, v in setting.items()), f'seed={seed}']
         key = re.sub(r'[^\w.=+-]', '_', '-'.join(words)) + f'-{digest}'
         found.append(Cell(key, config['model']['source'], config['task']['name'], arm, seed, setting, config))
+  for axis, names in (('tasks', [c.task for c in found]), ('models', [c.model for c in found])):
+    if len(set(names)) < len(getattr(s, axis)):
+      raise InputError(f'two {axis} of the study have one name: {", ".join(dict.fromkeys(names))}')
   keys = [c.key.rsplit('-', 1)[1] for c in found]
   for cell, key in zip(found, keys):
     if keys.count(key) > 1:

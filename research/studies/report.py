@@ -9,8 +9,9 @@ import jinja2
 
 from research import workdir as files
 from research.data.sources import read_jsonl
+from research.evaluation import metrics
 from research.studies import figures
-from research.studies.figures import count
+from research.studies.figures import count, shown
 from research.studies.grid import Study
 from research.studies.runner import RUNS
 
@@ -48,7 +49,7 @@ def _row(arm: dict[str, Any]) -> dict[str, str]:
       gap += f', p {d["p_adjusted"]:.2g}'
   trained = cost['train_flops'] > 0
   return dict(zip(COLUMNS, (
-      arm['arm'], ', '.join(f'{k} {v:g}' for k, v in arm['selected'].items()),
+      arm['arm'], ', '.join(f'{k} {shown(v)}' for k, v in arm['selected'].items()),
       f'{arm["mean"]:.3f} [{arm["low"]:.3f}, {arm["high"]:.3f}]', gap, count(cost['trainable_params']),
       f'{cost["peak_bytes"] / 2 ** 30:.2f} GiB' if trained else '–',
       f'{cost["train_seconds"]:.0f} s' if trained else '–', f'{cost["train_flops"]:.2g}' if trained else '–')))
@@ -57,8 +58,9 @@ def _row(arm: dict[str, Any]) -> dict[str, str]:
 def findings(study: Study, c: dict[str, Any], rows: list[dict[str, Any]], workdir: Path) -> list[str]:
   """What the numbers say, in sentences, and what they do not."""
   out = []
-  ranked = sorted(c['arms'], key=lambda a: -a['mean'])
-  out.append(f'Highest {study.report}: {ranked[0]["arm"]}, {ranked[0]["mean"]:.3f} '
+  higher = metrics.get(study.report.split('/')[1]).higher_is_better
+  ranked = sorted(c['arms'], key=lambda a: a['mean'], reverse=higher)
+  out.append(f'{"Highest" if higher else "Lowest"} {study.report}: {ranked[0]["arm"]}, {ranked[0]["mean"]:.3f} '
              f'[{ranked[0]["low"]:.3f}, {ranked[0]["high"]:.3f}].')
   for a in c['arms']:
     d = a['difference']

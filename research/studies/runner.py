@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from research import workdir as files
 from research.errors import InputError
 from research.evaluation import metrics
@@ -25,7 +27,12 @@ def claim(s: Study, cells: list[Cell], workdir: Path) -> None:
   plan = {'study': s._asdict(), 'cells': [c._asdict() for c in cells]}
   path = workdir / PLAN
   if path.exists():
-    there = {c['key'] for c in files.read_json(path)['cells']}
+    earlier = files.read_json(path)
+    for field in ('select', 'report'):
+      if earlier['study'][field] != getattr(s, field):
+        raise InputError(f'{workdir}: the study there has {field}={earlier["study"][field]!r}; with another the test split '
+                         'would be read twice; give another --workdir')
+    there = {c['key'] for c in earlier['cells']}
     if there != {c.key for c in cells}:
       raise InputError(f'{workdir} holds another study ({len(there)} cells, {len(there & {c.key for c in cells})} of them '
                        'also in this one); give another --workdir')
@@ -50,7 +57,7 @@ def run(s: Study, cells: list[Cell], workdir: Path, train: Callable[[dict, Path,
            'error': None}
     try:
       row |= {'result': train(cell.config, folder, f'[{number}/{len(cells)}] {cell.key.rsplit("-", 1)[0]}')}
-    except InputError as e:
+    except (InputError, jax.errors.JaxRuntimeError) as e:      # the latter: out of memory, as a rule
       row |= {'error': str(e), 'result': None}
       say(f'[{number}/{len(cells)}] {cell.key} failed: {e}')
     # A cell that has ended is not gone on with; the optimiser's state is most of a checkpoint's bytes.

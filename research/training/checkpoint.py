@@ -1,8 +1,8 @@
 """Checkpoints of what learns, by Orbax, saved while training goes on.
 
 `checkpoints/latest` holds all that a run goes on from; `checkpoints/best` what it learned up to its best validation loss.
-The base model is in neither: a record beside the arrays names it by its fingerprint, with every array's shape, and is
-compared before anything is restored.
+What does not learn is in neither: a record beside the arrays names the base by its fingerprint, with every array's shape,
+and is compared before anything is restored.
 """
 
 from pathlib import Path

@@ -38,6 +38,8 @@ class Interrupts:
     return self
 
   def _ask(self, signum, frame):
+    if self._asked:                                 # asked twice: a compilation can take long
+      raise Stopped(signum)
     self._asked = signum
 
   @property
@@ -100,6 +102,9 @@ def train(model: Model, state: TrainState, frozen: Tree, tx: optax.GradientTrans
                                       f'{rows[-1]["tokens_per_second"]:,.0f} target tok/s')
     waiting.clear()
     rows[-1] |= extra
+    if not math.isfinite(extra.get('valid/loss', 0.0)):
+      raise InputError(f'{label}: training diverged: the validation loss of step {rows[-1]["step"]} is not finite; lower '
+                       f'training.learning_rate (now {learning_rate:g})')
     monitor.write(rows)
 
   def evaluations() -> list[tuple[float, int]]:
@@ -141,6 +146,9 @@ def train(model: Model, state: TrainState, frozen: Tree, tx: optax.GradientTrans
           raise Stopped(asked)
       if evaluate is None and step:
         checkpoints.save_best(step, state.trainable)
+      if interrupts.asked:                                  # during the last evaluation
+        checkpoints.save_latest(state)
+        raise Stopped(interrupts.asked)
   finally:
     progress.close()
     checkpoints.wait()

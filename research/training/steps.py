@@ -30,7 +30,8 @@ def train_step(state: TrainState, frozen: Tree, batch: Batch, *, model: Model, t
   Args:
     frozen: what does not learn. The loss closes over it, so no gradient of it exists.
     batch: see `losses.cross_entropy`; every array has a leading axis of microbatches, [M, B, …]. Their gradients are
-      added up and divided once by all target tokens, so M changes memory and nothing else.
+      added up and divided once by all target tokens, so M changes memory and
+      nothing else (but which activations dropout draws).
   Returns:
     The new state and {loss: nats per target token, tokens, grad_norm: before clipping}.
   """

@@ -73,7 +73,7 @@ def test_messages_go_through_the_chat_template_with_demonstrations_as_turns():
   [example] = prompts.examples(task, [row], BYTES._replace(hf=hf), [row])
   turns = '[system] Brief.\n[user] Hi?\n'
   assert example.prompt == f'{turns}[assistant] Hi!\n{turns}[assistant]'
-  assert example.target == ' Hi!'
+  assert example.target == 'Hi!'
 
 
 def test_prompts_that_are_too_long_are_counted_and_named():

@@ -51,7 +51,7 @@ def test_a_saved_data_set_gives_its_rows(tmp_path):
                        ).save_to_disk(str(tmp_path))
   task = tasks.make('datasets', {**FIELDS, 'path': str(tmp_path)})
   assert task.splits == {'train': ROWS, 'valid': ROWS[:2]}
-  refused('has the splits train, validation, none of', 'datasets', path=str(tmp_path), train='a', valid='b', test='c')
+  refused(r'task.train=a: .* no such split', 'datasets', path=str(tmp_path), train='a', valid='b', test='c')
 
 
 def test_a_data_set_that_is_not_there(tmp_path):
