@@ -26,7 +26,9 @@ def run(main: Callable[[], None], doc: str) -> None:
   Ctrl-C ends with 130 and SIGTERM with 143, after what must be saved is saved.
   """
   if any(a in ('--help', '-h', '-help') for a in sys.argv[1:]):
-    print(doc.strip(), '\n\nFlags:\n', flags.FLAGS.module_help('__main__'), sep='')
+    listed = flags.FLAGS.module_help('__main__').replace('__main__:\n', '').lstrip('\n')
+    config = f'  --config: {flags.FLAGS["config"].help}\n' if 'config' in flags.FLAGS else ''
+    print(f'{doc.strip()}\n\nFlags:\n{config}{listed}')
     sys.exit(0)
   absl_logging.set_verbosity(absl_logging.ERROR)         # Orbax narrates every save
   logging.getLogger('jax._src.xla_bridge').setLevel(logging.ERROR)
