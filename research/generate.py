@@ -27,7 +27,7 @@ def run(exp: experiment.Experiment, variables, texts: list[str], max_new_tokens:
   Raises:
     InputError: a prompt and its answer would not fit the context.
   """
-  ids = [exp.tokenizer.begin(text) for text in texts]
+  ids = [exp.tokenizer.prompt(text) for text in texts]
   for number, i in enumerate(ids, 1):
     if not i:
       raise InputError(f'prompt {number} is empty')

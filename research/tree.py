@@ -10,6 +10,7 @@ import re
 from typing import Any
 
 import jax
+from flax import traverse_util
 
 Tree = Any
 
@@ -26,6 +27,15 @@ def leaves(tree: Tree) -> dict[str, Any]:
   {'params/norm/scale': 1}
   """
   return {name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def nested(named: dict[str, Any]) -> Tree:
+  """Nested dicts from leaves by name: the inverse of `leaves` where the tree is nothing but dicts.
+
+  >>> nested({'norm/scale': 1})
+  {'norm': {'scale': 1}}
+  """
+  return traverse_util.unflatten_dict(named, sep='/')
 
 
 def map_named(f, tree: Tree, *rest: Tree) -> Tree:

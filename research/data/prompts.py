@@ -64,7 +64,7 @@ def examples(task: Task, rows: Sequence[Row], tokenizer: Tokenizer, demonstratio
     choices = {c: tokenizer.encode(answer(task, {**row, label: c})) for c in task.choices}
     if number == 0:
       _check_choices(choices)
-    found.append(Example(number, row, prompt, target, tokenizer.begin(prompt),
+    found.append(Example(number, row, prompt, target, tokenizer.prompt(prompt),
                          [*tokenizer.encode(target), tokenizer.eos], choices))
   return found
 

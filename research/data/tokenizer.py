@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, processors
 from tokenizers import Tokenizer as RustTokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -18,15 +18,18 @@ class Tokenizer(NamedTuple):
   eos: int                      # ends every answer, trained with it
   bos: int | None               # begins every text, or None where the model was trained without
   size: int                     # ids are below this
+  closes: bool = False          # prompts end with EOS too: an encoder reads them
 
   def encode(self, text: str) -> list[int]:
     """Ids of `text` alone: no special token is added, but those written out in it are read as such."""
     return self.hf.encode(text, add_special_tokens=False)
 
-  def begin(self, text: str) -> list[int]:
-    """Ids of `text` at the beginning of a sequence: with BOS where the model has one, never with two."""
+  def prompt(self, text: str) -> list[int]:
+    """Ids of `text` as a model reads its prompts: with BOS where it has one, never with two; with EOS before an encoder."""
     ids = self.encode(text)
-    return ids if self.bos is None or ids[:1] == [self.bos] else [self.bos, *ids]
+    if self.bos is not None and ids[:1] != [self.bos]:
+      ids = [self.bos, *ids]
+    return [*ids, self.eos] if self.closes else ids
 
   def decode(self, ids) -> str:
     """Text of `ids`, special tokens left out."""
@@ -82,11 +85,14 @@ def from_gguf(fields: dict[str, Any], where: str) -> Tokenizer:
   rust.add_special_tokens([AddedToken(t, special=True, normalized=False) for t, kind in
                            zip(tokens, fields['tokenizer.ggml.token_type']) if kind == _CONTROL])
   eos, bos = fields['tokenizer.ggml.eos_token_id'], fields.get('tokenizer.ggml.bos_token_id')
+  begins = bos is not None and fields.get('tokenizer.ggml.add_bos_token', False)
+  if begins:
+    rust.post_processor = _around((tokens[bos], bos), None)
   hf = PreTrainedTokenizerFast(
       tokenizer_object=rust, eos_token=tokens[eos], bos_token=None if bos is None else tokens[bos],
       pad_token=tokens[fields.get('tokenizer.ggml.padding_token_id', eos)],
       chat_template=fields.get('tokenizer.chat_template'))
-  return Tokenizer(hf, eos, bos if fields.get('tokenizer.ggml.add_bos_token', False) else None, len(tokens))
+  return Tokenizer(hf, eos, bos if begins else None, len(tokens))
 
 
 def from_folder(folder: Path) -> Tokenizer:
@@ -101,15 +107,34 @@ def from_folder(folder: Path) -> Tokenizer:
   return Tokenizer(hf, hf.eos_token_id, hf.bos_token_id if begins else None, len(hf))
 
 
-def of_bytes() -> Tokenizer:
-  """Ids 0-255 are the bytes of UTF-8; 256, 257 and 258 are <bos>, <eos> and <pad>."""
+BYTES = 259   # ids of the byte tokenizer before its sentinels
+
+
+def of_bytes(sentinels: int = 0) -> Tokenizer:
+  """Ids 0-255 are the bytes of UTF-8; 256, 257 and 258 are <bos>, <eos> and <pad>; then <extra_id_0>, …, as T5's.
+
+  With sentinels a text begins without BOS and ends with EOS, otherwise the other way round.
+  """
   alphabet = _byte_alphabet()
   rust = RustTokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
   rust.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
   rust.decoder = decoders.ByteLevel()
-  rust.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in ('<bos>', '<eos>', '<pad>')])
+  extra = [sentinel(i) for i in range(sentinels)]
+  rust.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in ('<bos>', '<eos>', '<pad>', *extra)])
+  rust.post_processor = _around(bos=None if sentinels else ('<bos>', 256), eos=('<eos>', 257) if sentinels else None)
   hf = PreTrainedTokenizerFast(tokenizer_object=rust, bos_token='<bos>', eos_token='<eos>', pad_token='<pad>')
-  return Tokenizer(hf, eos=257, bos=256, size=259)
+  return Tokenizer(hf, eos=257, bos=None if sentinels else 256, size=BYTES + sentinels)
+
+
+def sentinel(number: int) -> str:
+  """How T5 vocabularies write the mark of the number-th gap in a text."""
+  return f'<extra_id_{number}>'
+
+
+def _around(bos: tuple[str, int] | None, eos: tuple[str, int] | None) -> processors.TemplateProcessing:
+  """What puts special tokens, each (text, id), around a text that is tokenised as a whole."""
+  single = ' '.join([*([bos[0]] if bos else []), '$A', *([eos[0]] if eos else [])])
+  return processors.TemplateProcessing(single=single, special_tokens=[x for x in (bos, eos) if x])
 
 
 def _byte_alphabet() -> list[str]:

@@ -7,30 +7,67 @@ import jax
 import jax.numpy as jnp
 
 from research.errors import InputError
+from research.models.positions import Rope
 
 DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
+
+
+class Kind(NamedTuple):
+  """What layers of one stack may differ in: how far back they see, and how positions turn their heads."""
+  window: int = 0              # a query sees this many positions, its own among them; 0: all
+  rope: Rope | None = None     # None: positions enter elsewhere (learned embeddings, relative biases)
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
   """Shape and arithmetic of one model; hashable, so that it can be a static argument of jit.
 
-  Letters as everywhere: V vocab, D width, F hidden, N layers, H heads, K kv_heads.
+  Letters as everywhere: V vocab, D width, F hidden, N layers, H heads, K kv_heads. A family is a translation of its
+  config.json into these fields; the layers ask them, and never which family it is.
   """
   family: str            # a key of `families.FAMILIES`
   vocab: int             # V
   width: int             # D
   hidden: int            # F, the inner width of the MLP
-  layers: int            # N
+  layers: int            # N, of the decoder
   heads: int             # H
   kv_heads: int          # K; H / K query heads share one key and value head
   head_dim: int
   context: int           # the longest sequence the weights were trained for
-  rope_theta: float = 10_000.0
-  norm_eps: float = 1e-5
   tied: bool = False     # the head is the embedding, transposed
+
+  kinds: tuple[Kind, ...] = (Kind(),)   # the different kinds of decoder layers
+  pattern: tuple[int, ...] = ()         # each layer's kind; empty: all are of the first
+
+  norm: str = 'rms'                     # 'rms' (scale only) or 'layer' (mean, scale and bias)
+  norm_eps: float = 1e-5
+  norm_offset: float = 0.0              # what is multiplied is this + scale
+  norms: tuple[str, ...] = ('before',)  # of each sublayer: 'before' it, 'after' it, or both
+  qk_norm: str = 'none'                 # of queries and keys: 'none', of each 'head', or of all heads as one ('heads')
+  parallel: bool = False                # attention and MLP read the same input and add to it together
+  biases: tuple[str, ...] = ()          # the kernels that have one: 'attn/q', 'mlp/up', …
+  activation: str = 'silu'              # a key of `layers.ACTIVATIONS`
+  gated: bool = True                    # down(act(gate(x)) * up(x)), or down(act(up(x)))
+  query_scale: float | None = None      # of the attention scores; None: head_dim ** -0.5
+  attention_cap: float = 0.0            # scores become cap · tanh(scores / cap); 0: as they are
+  logit_cap: float = 0.0
+  logit_scale: float = 1.0              # of what the head reads
+  embed_scale: float = 1.0              # of the embedded tokens
+  learned_positions: int = 0            # rows of a table of position embeddings; 0: there is none
+
+  encoder_layers: int = 0               # above 0: an encoder reads the prompt, and the decoder attends to it
+  start: int = 0                        # the token before the decoder's first, where there is an encoder
+  buckets: int = 0                      # of relative distances, each with a bias per head; 0: there are none
+  max_distance: int = 128               # from here on all distances share a bucket
+  bias_per_layer: bool = False          # every layer has its own biases, or a stack's layers share one table
+
   dtype: str = 'float32'       # of activations and products (sums, norms and the loss are always float32)
   scan: bool = True            # one compiled layer run N times, or N layers laid out one after the other
+
+  @property
+  def bounded(self) -> bool:
+    """Whether `context` is a limit: relative biases know no longest sequence."""
+    return not self.buckets
 
 
 class Execution(NamedTuple):

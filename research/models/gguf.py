@@ -22,7 +22,7 @@ class Tensors(Mapping):
     to_gguf = gguf.get_tensor_name_map(arch, config.layers)
     stored = {t.name: t for t in reader.tensors}
     self._stored, known = {}, set()
-    for name in names.theirs(family.rows(config), config.layers):
+    for name in names.all_theirs(family, config):
       base, suffix = name.rsplit('.', 1)
       gguf_name = f'{to_gguf.get_name(base)}.{suffix}'
       if gguf_name in stored:
@@ -49,11 +49,12 @@ class Tensors(Mapping):
     return len(self._stored)
 
 
-def read(path: Path) -> tuple[Family, ModelConfig, Tensors, dict[str, Any]]:
+def read(path: Path) -> tuple[Family, ModelConfig, Tensors, dict[str, Any], dict[str, Any]]:
   """Opens a GGUF file.
 
   Returns:
-    The family, the config, the lazy tensors, and the file's fields (which hold the tokenizer).
+    The family, the config, the lazy tensors, the file's fields (which hold the tokenizer), and the config.json that the
+    originals would have.
   Raises:
     InputError: not a whole GGUF file, or of an architecture that is no family here.
   """
@@ -77,6 +78,7 @@ def read(path: Path) -> tuple[Family, ModelConfig, Tensors, dict[str, Any]]:
     hf = family.gguf(fields)
   except KeyError as e:
     raise InputError(f'{path}: the GGUF header lacks {e.args[0]}') from None
-  hf['tie_word_embeddings'] = not any(t.name == 'output.weight' for t in reader.tensors)
-  config = family.config(hf)
-  return family, config, Tensors(reader, family, config, path), fields
+  separate = any(t.name == 'output.weight' for t in reader.tensors)
+  hf['tie_word_embeddings'] = not separate
+  config = names.config_of(family, hf, str(path), separate)
+  return family, config, Tensors(reader, family, config, path), fields, hf

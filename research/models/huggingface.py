@@ -9,6 +9,7 @@ import numpy as np
 import safetensors
 
 from research.errors import InputError
+from research.models import names
 from research.models.config import ModelConfig
 from research.models.families import FAMILIES
 from research.models.names import Family
@@ -30,17 +31,22 @@ class Tensors(Mapping):
     for file in (folder / f for f in files):
       if not file.exists():
         listed = f' (a shard that {index.name} lists)' if index.exists() else ''
-        pickled = folder / 'pytorch_model.bin'
-        also = f'; {pickled.name} is a pickle and is not read: save the model as safetensors' if pickled.exists() else ''
+        pickled = next(iter(sorted(folder.glob('*.bin')) + sorted(folder.glob('*.pt'))), None)
+        also = (f'; {pickled.name} is a pickle, which can run code and is never opened; convert it once where transformers '
+                f'and torch are installed: python -c "from transformers import AutoModelForCausalLM as M; '
+                f'M.from_pretrained(\'{folder}\').save_pretrained(\'{folder}\')" (AutoModelForSeq2SeqLM for T5)'
+                if pickled else '')
         raise InputError(f'{folder}: {file.name} is missing{listed}{also}')
       try:
-        opened = safetensors.safe_open(file, framework='numpy')
+        with safetensors.safe_open(file, framework='numpy') as opened:
+          self._where |= dict.fromkeys(opened.keys(), file)
       except safetensors.SafetensorError as e:
         raise InputError(f'{file}: not a whole safetensors file ({e}); fetch it again') from None
-      self._where |= dict.fromkeys(opened.keys(), opened)
 
   def __getitem__(self, name: str) -> np.ndarray:
-    return self._where[name].get_tensor(name)
+    # Opened anew each time: what was read of a mapped file counts as this process's memory until it is closed.
+    with safetensors.safe_open(self._where[name], framework='numpy') as file:
+      return file.get_tensor(name)
 
   def __iter__(self) -> Iterator[str]:
     return iter(self._where)
@@ -60,8 +66,11 @@ def _object(file: Path) -> dict[str, Any]:
   return found
 
 
-def read(folder: Path) -> tuple[Family, ModelConfig, Tensors]:
+def read(folder: Path) -> tuple[Family, ModelConfig, Tensors, dict[str, Any]]:
   """Opens a model folder; nothing in it is ever executed.
+
+  Returns:
+    The family, the config, the lazy tensors, and the config.json as it stands.
 
   Raises:
     InputError: no config.json, a `model_type` that is no family here, a missing or broken file.
@@ -73,8 +82,5 @@ def read(folder: Path) -> tuple[Family, ModelConfig, Tensors]:
   family = FAMILIES.get(hf.get('model_type'))
   if family is None:
     raise InputError(f'{file}: model_type {hf.get("model_type")!r} is not supported (known: {", ".join(FAMILIES)})')
-  try:
-    config = family.config(hf)
-  except KeyError as e:
-    raise InputError(f'{file}: lacks {e.args[0]}') from None
-  return family, config, Tensors(folder)
+  tensors = Tensors(folder)
+  return family, names.config_of(family, hf, str(file), family.head in tensors), tensors, hf

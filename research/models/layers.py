@@ -4,11 +4,19 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from research.models.config import ModelConfig
 from research.models.products import contract, dot
 
 Array = jax.Array
 
 SHARED = -1   # segment of tokens that every document of their line sees: an instruction, few-shot demonstrations
+
+ACTIVATIONS = {
+    'silu': nn.silu,
+    'relu': nn.relu,
+    'gelu': lambda x: nn.gelu(x, approximate=False),
+    'gelu_tanh': lambda x: nn.gelu(x, approximate=True),
+}
 
 
 def _dropout_key(module: nn.Module):
@@ -16,26 +24,40 @@ def _dropout_key(module: nn.Module):
 
 
 class Dense(nn.Module):
-  """x @ kernel, as the kernel's delta changes it."""
+  """x @ kernel, as the kernel's delta changes it, + bias where there is one."""
   features: int
+  bias: bool = False
 
   @nn.compact
   def __call__(self, x: Array) -> Array:                             # [B, L, I] -> [B, L, O]
     kernel = self.param('kernel', nn.initializers.normal(0.02), (x.shape[-1], self.features))
     delta = self.get_variable('delta', 'kernel')                     # None unless the strategy put one here
-    return dot(x, kernel) if delta is None else delta(x, kernel, _dropout_key(self))
+    y = dot(x, kernel) if delta is None else delta(x, kernel, _dropout_key(self))
+    if self.bias:
+      y = y + self.param('bias', nn.initializers.zeros, (self.features,)).astype(y.dtype)
+    return y
 
 
-class RMSNorm(nn.Module):
-  """x / rms(x) * scale, in float32 (Zhang & Sennrich 2019, arXiv 1910.07467)."""
-  eps: float
+class Norm(nn.Module):
+  """Layer normalisation in float32: of root mean square, or of mean and variance.
+
+  'rms': x / rms(x) · (offset + scale) (Zhang & Sennrich 2019, arXiv 1910.07467).
+  'layer': (x - mean(x)) / std(x) · (offset + scale) + bias (Ba et al. 2016, arXiv 1607.06450).
+  """
+  config: ModelConfig
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
-    scale = self.param('scale', nn.initializers.ones, (x.shape[-1],))
+    c = self.config
+    start = nn.initializers.constant(1.0 - c.norm_offset)
+    scale = c.norm_offset + self.param('scale', start, (x.shape[-1],)).astype(jnp.float32)
     y = x.astype(jnp.float32)
-    y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.eps)
-    return (y * scale).astype(x.dtype)
+    if c.norm == 'layer':
+      y = y - jnp.mean(y, axis=-1, keepdims=True)
+    y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + c.norm_eps) * scale
+    if c.norm == 'layer':
+      y = y + self.param('bias', nn.initializers.zeros, (x.shape[-1],)).astype(jnp.float32)
+    return y.astype(x.dtype)
 
 
 def output(module: nn.Module, y: Array) -> Array:
@@ -44,46 +66,54 @@ def output(module: nn.Module, y: Array) -> Array:
   return y if delta is None else delta(y, _dropout_key(module))
 
 
-def rope(positions: Array, head_dim: int, theta: float) -> tuple[Array, Array]:
-  """Rotary angles of every position (Su et al. 2021, arXiv 2104.09864): cos and sin, each [B, L, head_dim / 2]."""
-  inverse = theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
-  angle = positions[..., None].astype(jnp.float32) * inverse
-  return jnp.cos(angle), jnp.sin(angle)
-
-
-def rotate(x: Array, cos: Array, sin: Array) -> Array:
-  """Rotates x [B, L, H, head_dim]; the two halves of a head are the pairs' first and second members."""
-  first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-  cos, sin = cos[:, :, None], sin[:, :, None]
-  return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
-
-
-def visible(query: dict[str, Array], key: dict[str, Array]) -> Array:
+def visible(query: dict[str, Array], key: dict[str, Array], both_ways: bool = False) -> Array:
   """Which key each query sees: [B, L, S] bool.
 
   Each side holds `slots`, `segments` and `branches` of its tokens, all [B, L or S]. A token sees itself and earlier slots
   of its own document (`segments`; 0 is padding) and of the line's shared beginning, and of its document only the trunk
-  (branch 0) and its own branch: so several documents share a line, and several answers a prompt, without a leak.
+  (branch 0) and its own branch: so several documents share a line, and several answers a prompt, without a leak. In an
+  encoder (`both_ways`) it sees later slots too.
   """
+  document = same_document(query, key)
+  if both_ways:
+    return document
   q = {n: x[:, :, None] for n, x in query.items()}
   k = {n: x[:, None, :] for n, x in key.items()}
-  document = (k['segments'] != 0) & ((k['segments'] == q['segments']) | (k['segments'] == SHARED))
   return (k['slots'] <= q['slots']) & document & ((k['branches'] == 0) | (k['branches'] == q['branches']))
 
 
-def attend(q: Array, k: Array, v: Array, mask: Array) -> Array:
+def same_document(query: dict[str, Array], key: dict[str, Array]) -> Array:
+  """[B, L, S] bool: whether the key is no padding, and of the query's document or of what all documents share."""
+  q, k = query['segments'][:, :, None], key['segments'][:, None, :]
+  return (k != 0) & ((k == q) | (k == SHARED))
+
+
+def within(window: int, query: dict[str, Array], key: dict[str, Array]) -> Array:
+  """[B, L, S] bool: whether the key's position is one of the last `window`, the query's own among them."""
+  return query['positions'][:, :, None] - key['positions'][:, None, :] < window
+
+
+def capped(x: Array, cap: float) -> Array:
+  """x, softly kept between -cap and cap (Gemma 2); x itself where cap is 0."""
+  return cap * jnp.tanh(x / cap) if cap else x
+
+
+def attend(q: Array, k: Array, v: Array, mask: Array, scale: float, bias: Array | None = None, cap: float = 0.0) -> Array:
   """Grouped-query attention, one batched product per key head; softmax in float32.
 
   Args:
     q: [B, L, H, head_dim]; k, v: [B, S, K, head_dim]; mask: [B, L, S], True where the query sees the key.
+    scale: of the scores; bias: [B, H, L, S], added to them; cap: see `capped`.
   Returns:
     [B, L, H, head_dim]. A query that sees nothing (padding) gets the mean of the values, which nobody reads.
   """
   B, L, H, head_dim = q.shape
-  K = k.shape[2]
-  q = q.reshape(B, L, K, H // K, head_dim).swapaxes(1, 2).reshape(B, K, -1, head_dim)     # [B, K, L·G, head_dim]
-  scores = contract('bkqd,bskd->bkqs', q, k) * head_dim ** -0.5                            # float32
-  scores = jnp.where(mask[:, None, :, None], scores.reshape(B, K, L, H // K, -1), jnp.finfo(jnp.float32).min)
-  weights = jax.nn.softmax(scores, axis=-1).astype(q.dtype).reshape(B, K, L * (H // K), -1)
+  K, G = k.shape[2], H // k.shape[2]
+  q = q.reshape(B, L, K, G, head_dim).swapaxes(1, 2).reshape(B, K, -1, head_dim)          # [B, K, L·G, head_dim]
+  scores = capped(contract('bkqd,bskd->bkqs', q, k) * scale, cap).reshape(B, K, L, G, -1)  # float32
+  if bias is not None:
+    scores = scores + bias.reshape(B, K, G, L, -1).swapaxes(2, 3)
+  scores = jnp.where(mask[:, None, :, None], scores, jnp.finfo(jnp.float32).min)
+  weights = jax.nn.softmax(scores, axis=-1).astype(q.dtype).reshape(B, K, L * G, -1)
   y = contract('bkqs,bskd->bkqd', weights, v).astype(q.dtype)
-  return y.reshape(B, K, L, H // K, head_dim).swapaxes(1, 2).reshape(B, L, H, head_dim)
+  return y.reshape(B, K, L, G, head_dim).swapaxes(1, 2).reshape(B, L, H, head_dim)

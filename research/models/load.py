@@ -5,7 +5,7 @@ import hashlib
 import importlib.util
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
@@ -13,7 +13,8 @@ from research.data import tokenizer as tokenizers
 from research.data.tokenizer import Tokenizer
 from research.errors import InputError
 from research.models import gguf, huggingface, names, transformer
-from research.models.config import DTYPES, Execution
+from research.models.config import DTYPES, Execution, ModelConfig
+from research.models.families import FAMILIES
 from research.models.presets import PRESETS
 from research.models.transformer import Model
 from research.tree import Tree
@@ -24,6 +25,7 @@ class Loaded(NamedTuple):
   params: Tree              # in float32 or bfloat16, as the execution says
   tokenizer: Tokenizer
   fingerprint: str          # of the weights: a delta trained on it belongs to no other base
+  hf: dict[str, Any]        # the config.json that the originals read
 
 
 @lru_cache(maxsize=2)
@@ -54,33 +56,41 @@ def load(source: str, execution: Execution) -> Loaded:
                    'random:NAME or a hub id org/name')
 
 
-def _finish(family, config, tensors, tokenizer, fingerprint, execution, where) -> Loaded:
+def _finish(family, config, tensors, hf, tokenizer, fingerprint, execution, where) -> Loaded:
   if tokenizer.size > config.vocab:
     raise InputError(f'{where}: the tokenizer has {tokenizer.size} tokens, the embedding only {config.vocab}')
   config = dataclasses.replace(config, dtype=execution.dtype, scan=execution.scan)
   params = names.import_params(family, config, tensors, where, DTYPES[execution.param_dtype])
-  return Loaded(transformer.build(config), params, tokenizer, fingerprint)
+  return Loaded(transformer.build(config), params, _fitting(tokenizer, config), fingerprint, hf)
+
+
+def _fitting(tokenizer: Tokenizer, config: ModelConfig) -> Tokenizer:
+  """An encoder reads its prompts with EOS after them, as T5 was trained to."""
+  return tokenizer._replace(closes=bool(config.encoder_layers))
 
 
 def _gguf(path: Path, execution: Execution) -> Loaded:
-  family, config, tensors, fields = gguf.read(path)
-  return _finish(family, config, tensors, tokenizers.from_gguf(fields, str(path)), _hash([path]), execution, str(path))
+  family, config, tensors, fields, hf = gguf.read(path)
+  tokenizer = tokenizers.from_gguf(fields, str(path))
+  return _finish(family, config, tensors, hf, tokenizer, _hash([path]), execution, str(path))
 
 
 def _folder(folder: Path, execution: Execution) -> Loaded:
-  family, config, tensors = huggingface.read(folder)
+  family, config, tensors, hf = huggingface.read(folder)
   fingerprint = _hash([folder / 'config.json', *sorted(folder.glob('*.safetensors'))])
-  return _finish(family, config, tensors, tokenizers.from_folder(folder), fingerprint, execution, str(folder))
+  return _finish(family, config, tensors, hf, tokenizers.from_folder(folder), fingerprint, execution, str(folder))
 
 
 def _random(name: str, execution: Execution) -> Loaded:
   if name not in PRESETS:
     raise InputError(f'model.source=random:{name}: no such preset (known: {", ".join(PRESETS)})')
-  config = dataclasses.replace(PRESETS[name], dtype=execution.dtype, scan=execution.scan)
-  model = transformer.build(config)
+  hf = PRESETS[name]
+  config = names.config_of(FAMILIES[hf['model_type']], hf, f'random:{name}', not hf['tie_word_embeddings'])
+  model = transformer.build(dataclasses.replace(config, dtype=execution.dtype, scan=execution.scan))
   params = jax.jit(model.init)(jax.random.key(0))
   params = jax.tree.map(lambda x: x.astype(DTYPES[execution.param_dtype]), params)
-  return Loaded(model, params, tokenizers.of_bytes(), f'random:{name}')
+  tokenizer = tokenizers.of_bytes(config.vocab - tokenizers.BYTES)
+  return Loaded(model, params, _fitting(tokenizer, config), f'random:{name}', hf)
 
 
 def _package(name: str) -> Path:

@@ -3,6 +3,7 @@
 A law holds for every family: `export_params(import_params(x)) == x`, bit for bit.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -14,29 +15,74 @@ from research import tree
 from research.errors import InputError
 from research.models import transformer
 from research.models.config import ModelConfig
+from research.models.fields import Fields
 from research.tree import Tree
 
 
 class Row(NamedTuple):
-  """One parameter: `theirs` may hold `{n}`, the layer's number; `transposed` kernels are stored [O, I] over there."""
-  ours: str
+  """One tensor over there: `theirs` may hold `{n}`, the layer's number; `transposed` kernels are stored [O, I]."""
+  ours: str | tuple[str, ...]     # several parameters may stand in one tensor, side by side along their last axis
   theirs: str
   transposed: bool = False
+  heads: int = 0                  # above 0: side by side head by head, for this many heads
+
+  @property
+  def paths(self) -> tuple[str, ...]:
+    return (self.ours,) if isinstance(self.ours, str) else self.ours
+
+  def apart(self, x: np.ndarray, widths: list[int]) -> list[np.ndarray]:
+    """A tensor as it is stored -> the parameters in it, whose last axes have these widths."""
+    x = x.T if self.transposed else x
+    if self.heads:
+      x = x.reshape(*x.shape[:-1], self.heads, len(widths), -1)
+      return [x[..., i, :].reshape(*x.shape[:-3], -1) for i in range(len(widths))]
+    return np.split(x, np.cumsum(widths)[:-1], axis=-1)
+
+  def together(self, parts: list[np.ndarray]) -> np.ndarray:
+    """The inverse of `apart`."""
+    if self.heads:
+      parts = [x.reshape(*x.shape[:-1], self.heads, -1) for x in parts]
+      x = np.stack(parts, axis=-2).reshape(*parts[0].shape[:-2], -1)
+    else:
+      x = np.concatenate(parts, axis=-1) if len(parts) > 1 else parts[0]
+    return x.T if self.transposed else x
 
 
 class Family(NamedTuple):
   """A model family as data."""
-  name: str
-  config: Callable[[dict[str, Any]], ModelConfig]          # a Hugging Face config.json -> ours
+  name: str                                                # its model_type
+  config: Callable[[Fields], ModelConfig]                  # a Hugging Face config.json -> ours
   rows: Callable[[ModelConfig], tuple[Row, ...]]
+  prefix: str = ''                                         # of all but the head; files saved without the head lack it
+  head: str = 'lm_head.weight'                             # where the head is not tied
   ignored: tuple[str, ...] = ()                            # regexes of tensors that hold nothing to learn
+  duplicates: Mapping[str, str] = {}                       # further names of a tensor -> its name
   gguf: Callable[[dict[str, Any]], dict[str, Any]] | None = None     # GGUF fields -> a Hugging Face config
   ungguf: Callable[[ModelConfig, str, np.ndarray], np.ndarray] | None = None   # undoes what GGUF does to a tensor
 
 
-def theirs(rows: tuple[Row, ...], layers: int) -> list[str]:
-  """Every tensor name that the rows stand for."""
-  return [row.theirs.format(n=n) for row in rows for n in (range(layers) if '{n}' in row.theirs else [0])]
+def config_of(family: Family, hf: dict[str, Any], where: str, separate_head: bool) -> ModelConfig:
+  """The model that a config.json describes.
+
+  Args:
+    separate_head: whether the head stands among the tensors.
+  Raises:
+    InputError: a field is missing, wrong, or says something that is not implemented.
+  """
+  fields = Fields(hf, where, separate_head)
+  config = family.config(fields)
+  fields.finish()
+  return config
+
+
+def theirs(row: Row, shapes: dict[str, tuple[int, ...]]) -> list[str]:
+  """The names that a row stands for, one for each layer of the stack."""
+  return [row.theirs.format(n=n) for n in range(shapes[row.paths[0]][0])] if '{n}' in row.theirs else [row.theirs]
+
+
+def all_theirs(family: Family, config: ModelConfig) -> list[str]:
+  expected = shapes(config)
+  return [name for row in family.rows(config) for name in theirs(row, expected)]
 
 
 def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
@@ -45,58 +91,73 @@ def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
           tree.leaves(jax.eval_shape(transformer.build(config).init, jax.random.key(0))).items()}
 
 
-def _check_names(family: Family, config: ModelConfig, present: set[str], where: str) -> None:
-  import re
-  wanted = set(theirs(family.rows(config), config.layers))
-  ignored = {name for name in present - wanted if any(re.search(p, name) for p in family.ignored)}
-  for what, names in (('lacks', wanted - present), ('holds unexpected', present - wanted - ignored)):
+def _named(family: Family, config: ModelConfig, tensors: Mapping[str, np.ndarray], where: str) -> dict[str, str]:
+  """The names that the family's rows use -> the names in the file; duplicates are compared, what is ignored is left out."""
+  bare = family.prefix and not any(name.startswith(family.prefix) for name in tensors)
+  present = {family.prefix + name if bare and name != family.head else name: name for name in tensors}
+  wanted = set(all_theirs(family, config))
+  embedding = next(row.theirs for row in family.rows(config) if row.ours == 'embed/embedding')
+  twins = {**family.duplicates, **({family.head: embedding} if config.tied else {})}
+  for name, original in twins.items():
+    if name in present and original in present:
+      if not np.array_equal(tensors[present[name]], tensors[present[original]]):
+        raise InputError(f'{where}: {name} is not the same as {original}, but the config says that they are one tensor')
+      del present[name]
+  known = {name for name in present if any(re.search(p, name) for p in family.ignored)} - wanted
+  for what, names in (('lacks', wanted - present.keys()), ('holds unexpected', present.keys() - wanted - known)):
     if names:
       names = sorted(names)
       more = f' and {len(names) - 5} more' if len(names) > 5 else ''
       raise InputError(f'{where} {what} tensors of a {family.name} model: {", ".join(names[:5])}{more}')
+  return present
 
 
 def import_params(family: Family, config: ModelConfig, tensors: Mapping[str, np.ndarray], where: str,
                   dtype=jnp.float32) -> Tree:
   """Their tensors as our parameters, layers stacked on axis 0.
 
+  Beside what is kept, at most one tensor is in memory at a time; the largest are read first.
+
   Args:
-    tensors: name -> array; each is asked for once, so a lazy mapping is read one tensor at a time.
+    tensors: name -> array; each is read when it is asked for.
     where: what to call the source in an error.
     dtype: in which the parameters are kept.
   Raises:
     InputError: a tensor is missing, unexpected or of another shape than the config says.
   """
-  _check_names(family, config, set(tensors), where)
-  expected = shapes(config)
-  params: Tree = {}
-  for row in family.rows(config):
+  present, expected = _named(family, config, tensors, where), shapes(config)
+  found: dict[str, np.ndarray] = {}
+  for row in sorted(family.rows(config), key=lambda row: -np.prod(expected[row.paths[0]])):
     stacked = '{n}' in row.theirs
-    shape = expected[row.ours][1:] if stacked else expected[row.ours]
-
-    def read(name, row=row, shape=shape):
-      x = np.asarray(tensors[name])
-      stored = shape[::-1] if row.transposed else shape
+    parts = [expected[path][1:] if stacked else expected[path] for path in row.paths]
+    whole = (*parts[0][:-1], sum(part[-1] for part in parts))
+    stored = whole[::-1] if row.transposed else whole
+    kept = [_aligned(expected[path], dtype) for path in row.paths]
+    for n, name in enumerate(theirs(row, expected)):
+      x = np.asarray(tensors[present[name]])
       if x.shape != stored:
         raise InputError(f'{where}: tensor {name} has shape {list(x.shape)}, but the config says {list(stored)}')
-      return (x.T if row.transposed else x).astype(dtype)
+      for array, part in zip(kept, row.apart(x, [part[-1] for part in parts])):
+        (array[n] if stacked else array)[...] = part
+      del x
+    found |= {path: jnp.asarray(array) for path, array in zip(row.paths, kept)}
+  return tree.nested(found)
 
-    names = theirs((row,), config.layers)
-    value = np.stack([read(name) for name in names]) if stacked else read(names[0])
-    *parents, last = row.ours.split('/')
-    node = params
-    for parent in parents:
-      node = node.setdefault(parent, {})
-    node[last] = jnp.asarray(value)
-  return params
+
+def _aligned(shape: tuple[int, ...], dtype) -> np.ndarray:
+  """An empty array that starts where JAX wants arrays to start, so that it takes it over without a copy."""
+  size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+  raw = np.empty(size + 128, np.uint8)
+  start = -raw.ctypes.data % 128
+  return raw[start:start + size].view(dtype).reshape(shape)
 
 
 def export_params(family: Family, config: ModelConfig, params: Tree) -> dict[str, np.ndarray]:
   """Our parameters under their names and in their layout: the inverse of `import_params`."""
   ours, out = tree.leaves(params), {}
+  expected = {path: x.shape for path, x in ours.items()}
   for row in family.rows(config):
-    value = np.asarray(ours[row.ours])
-    for n, name in enumerate(theirs((row,), config.layers)):
-      x = value[n] if '{n}' in row.theirs else value
-      out[name] = x.T if row.transposed else x
+    values = [np.asarray(ours[path]) for path in row.paths]
+    for n, name in enumerate(theirs(row, expected)):
+      out[name] = row.together([x[n] for x in values] if '{n}' in row.theirs else values)
   return out

@@ -1,10 +1,33 @@
-"""Named small shapes with random weights and a byte tokenizer, for tests and laptops: `random:NAME`."""
+"""Named small shapes with random weights and a byte tokenizer, for tests and laptops: `random:NAME`.
 
-from research.models.config import ModelConfig
+Each is the config.json of its family; what it leaves out has the family's default. T5's vocabulary holds 100 sentinels
+beside the bytes.
+"""
+
+from typing import Any
+
+_TOKENS = {'bos_token_id': 256, 'eos_token_id': 257, 'pad_token_id': 258}
+
+
+def _llama(width: int, hidden: int, layers: int, heads: int, kv_heads: int, context: int) -> dict[str, Any]:
+  return {'model_type': 'llama', 'vocab_size': 259, 'hidden_size': width, 'intermediate_size': hidden,
+          'num_hidden_layers': layers, 'num_attention_heads': heads, 'num_key_value_heads': kv_heads,
+          'max_position_embeddings': context, 'rms_norm_eps': 1e-5, 'tie_word_embeddings': True, **_TOKENS}
+
+
+def _gpt2(width: int, layers: int, heads: int, context: int) -> dict[str, Any]:
+  return {'model_type': 'gpt2', 'vocab_size': 259, 'n_embd': width, 'n_layer': layers, 'n_head': heads,
+          'n_positions': context, 'tie_word_embeddings': True, **_TOKENS}
+
+
+def _t5(width: int, hidden: int, layers: int, heads: int) -> dict[str, Any]:
+  return {'model_type': 't5', 'vocab_size': 359, 'd_model': width, 'd_ff': hidden, 'd_kv': width // heads,
+          'num_layers': layers, 'num_heads': heads, 'feed_forward_proj': 'gated-gelu', 'tie_word_embeddings': True,
+          'is_encoder_decoder': True, 'decoder_start_token_id': 258, **_TOKENS}
+
 
 PRESETS = {
-    'llama-tiny': ModelConfig(family='llama', vocab=259, width=64, hidden=160, layers=3, heads=4, kv_heads=2,
-                              head_dim=16, context=512, tied=True),
-    'llama-small': ModelConfig(family='llama', vocab=259, width=256, hidden=704, layers=6, heads=8, kv_heads=4,
-                               head_dim=32, context=1024, tied=True),
+    'llama-tiny': _llama(64, 160, 3, 4, 2, 512), 'llama-small': _llama(256, 704, 6, 8, 4, 1024),
+    'gpt2-tiny': _gpt2(64, 3, 4, 512), 'gpt2-small': _gpt2(256, 6, 8, 1024),
+    't5-tiny': _t5(64, 128, 2, 4), 't5-small': _t5(256, 512, 4, 8),
 }

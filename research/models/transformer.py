@@ -1,7 +1,8 @@
-"""The decoder of every family, and the pure functions by which the rest of the code knows it.
+"""The transformer of every family, and the pure functions by which the rest of the code knows it.
 
 Flax ends here: outside this folder a model is the NamedTuple `Model`, and its variables are a plain tree
-`{'params': …, 'delta': …}`.
+`{'params': …, 'delta': …}`. The decoder's parameters stand at the root (`embed`, `layers`, `norm`, `head`), an encoder's
+under `encoder`.
 """
 
 from collections.abc import Callable
@@ -14,7 +15,8 @@ import jax.numpy as jnp
 
 from research import tree
 from research.models.config import DTYPES, ModelConfig
-from research.models.layers import Dense, RMSNorm, attend, output, rope, rotate, visible
+from research.models.layers import ACTIVATIONS, Dense, Norm, attend, capped, output, same_document, visible, within
+from research.models.positions import angles, buckets, rotate
 from research.models.products import contract
 from research.tree import Tree
 
@@ -24,60 +26,142 @@ Batch = dict[str, Array]
 
 class Cache(NamedTuple):
   """Keys and values of what was read so far: S slots a row, `used` of them filled, the same for every row."""
-  keys: Array        # [N, B, S, K, head_dim]
-  values: Array      # [N, B, S, K, head_dim]
-  tokens: Batch      # slots, segments, branches: each [B, S]
-  position: Array    # [B], of the next token
-  used: Array        # []
+  layers: tuple[Array, ...]   # keys and values [N, B, S, K, head_dim]; with an encoder also those of its S' tokens
+  tokens: Batch               # slots, segments, branches, positions: each [B, S]
+  source: Batch | None        # the encoder's: segments [B, S']
+  used: Array                 # []
 
 
 class Context(NamedTuple):
-  """What all layers of one call share; computed once."""
-  cos: Array         # [B, L, head_dim / 2]
-  sin: Array
-  mask: Array        # [B, L, S]
-  write: Array | None  # [] the first cache slot to fill, or None where there is no cache
+  """What all layers of one stack share in one call; computed once."""
+  ropes: tuple[tuple[Array, Array] | None, ...]   # of each kind of layer: cos and sin, each [B, L, turning / 2]
+  masks: tuple[Array, ...]                        # of each kind: [B, L, S]
+  buckets: Array | None = None                    # [B, L, S] of relative distances
+  bias: Array | None = None                       # [B, H, L, S], where all layers have the same
+  source: Array | None = None                     # [B, S', D], what the encoder made of the prompt
+  source_mask: Array | None = None                # [B, L, S']
+  write: Array | None = None                      # [] the first cache slot to fill, or None where there is no cache
+
+
+def _of(kinds, kind):
+  """The entry of a layer's kind, which inside a scan is known only when it runs."""
+  if len(kinds) == 1 or kinds[0] is None:
+    return kinds[0]
+  return jax.tree.map(lambda *x: jnp.stack(x)[kind], *kinds)
+
+
+def _relative(table: nn.Embed, buckets: Array) -> Array:
+  return jnp.moveaxis(table(buckets), -1, 1).astype(jnp.float32)            # [B, H, L, S]
 
 
 class Attention(nn.Module):
+  """Self-attention."""
+  config: ModelConfig
+
+  @nn.compact
+  def __call__(self, x, kind, context: Context, cache):
+    c = self.config
+    heads = lambda y: y.reshape(*y.shape[:2], -1, c.head_dim)
+    dense = lambda name, features: Dense(features, f'attn/{name}' in c.biases, name=name)
+    q, k, v = dense('q', c.heads * c.head_dim)(x), dense('k', c.kv_heads * c.head_dim)(x), dense('v', c.kv_heads * c.head_dim)(x)
+    if c.qk_norm == 'heads':
+      q, k = Norm(c, name='norm_q')(q), Norm(c, name='norm_k')(k)
+    q, k, v = heads(q), heads(k), heads(v)
+    if c.qk_norm == 'head':
+      q, k = Norm(c, name='norm_q')(q), Norm(c, name='norm_k')(k)
+    rope = _of(context.ropes, kind)
+    if rope is not None:
+      q, k = rotate(q, *rope), rotate(k, *rope)
+    if cache is not None:
+      k, v = cache = tuple(jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), context.write, 1)
+                           for old, new in zip(cache, (k, v)))
+    bias = context.bias
+    if c.bias_per_layer:
+      bias = _relative(nn.Embed(c.buckets, c.heads, name='relative'), context.buckets)
+    y = attend(q, k, v, _of(context.masks, kind), _scale(c), bias, c.attention_cap)
+    y = dense('o', c.width)(y.reshape(*y.shape[:2], -1))
+    return output(self, y), cache
+
+
+class CrossAttention(nn.Module):
+  """Attention of the decoder to what the encoder made of the prompt; `cache` holds that prompt's keys and values."""
   config: ModelConfig
 
   @nn.compact
   def __call__(self, x, context: Context, cache):
     c = self.config
     heads = lambda y: y.reshape(*y.shape[:2], -1, c.head_dim)
-    q = rotate(heads(Dense(c.heads * c.head_dim, name='q')(x)), context.cos, context.sin)
-    k = rotate(heads(Dense(c.kv_heads * c.head_dim, name='k')(x)), context.cos, context.sin)
-    v = heads(Dense(c.kv_heads * c.head_dim, name='v')(x))
-    if cache is not None:
-      k, v = cache = tuple(jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), context.write, 1)
-                           for old, new in zip(cache, (k, v)))
-    y = attend(q, k, v, context.mask)
+    q = heads(Dense(c.heads * c.head_dim, name='q')(x))
+    if not cache:
+      cache = tuple(heads(Dense(c.kv_heads * c.head_dim, name=name)(context.source)) for name in ('k', 'v'))
+    y = attend(q, *cache, context.source_mask, _scale(c))
     y = Dense(c.width, name='o')(y.reshape(*y.shape[:2], -1))
     return output(self, y), cache
 
 
-class GatedMLP(nn.Module):
-  """down(silu(gate(x)) * up(x)) (Shazeer 2020, arXiv 2002.05202)."""
+def _scale(c: ModelConfig) -> float:
+  return c.head_dim ** -0.5 if c.query_scale is None else c.query_scale
+
+
+class MLP(nn.Module):
+  """down(act(up(x))), or gated down(act(gate(x)) * up(x)) (Shazeer 2020, arXiv 2002.05202)."""
   config: ModelConfig
 
   @nn.compact
   def __call__(self, x):
     c = self.config
-    y = nn.silu(Dense(c.hidden, name='gate')(x)) * Dense(c.hidden, name='up')(x)
-    return output(self, Dense(c.width, name='down')(y))
+    dense = lambda name, features: Dense(features, f'mlp/{name}' in c.biases, name=name)
+    act, up = ACTIVATIONS[c.activation], dense('up', c.hidden)(x)
+    y = act(dense('gate', c.hidden)(x)) * up if c.gated else act(up)
+    return output(self, dense('down', c.width)(y))
 
 
 class Block(nn.Module):
+  """One layer: attention, attention to the encoder where a decoder has one, MLP."""
   config: ModelConfig
+  crosses: bool = False
 
   @nn.compact
-  def __call__(self, x, cache, context: Context):                    # [B, L, D]
+  def __call__(self, x, per_layer, context: Context):                # [B, L, D]
     c = self.config
-    y, cache = Attention(c, name='attn')(RMSNorm(c.norm_eps, name='norm_attn')(x), context, cache)
+    cache, kind = per_layer
+
+    def before(name, x):
+      return Norm(c, name=f'norm_{name}')(x) if 'before' in c.norms else x
+
+    def after(name, y):
+      return Norm(c, name=f'norm_{name}_after')(y) if 'after' in c.norms else y
+
+    own, others = (None, None) if cache is None else (cache[:2], cache[2:])
+    y, own = Attention(c, name='attn')(before('attn', x), kind, context, own)
+    y = after('attn', y)
+    if c.parallel:
+      return x + y + after('mlp', MLP(c, name='mlp')(before('mlp', x))), own
     x = x + y
-    x = x + GatedMLP(c, name='mlp')(RMSNorm(c.norm_eps, name='norm_mlp')(x))
-    return x, cache
+    if self.crosses:
+      y, others = CrossAttention(c, name='cross')(before('cross', x), context, others)
+      x = x + after('cross', y)
+    x = x + after('mlp', MLP(c, name='mlp')(before('mlp', x)))
+    return x, None if own is None else (*own, *(others or ()))
+
+
+class Stack(nn.Module):
+  """Layers of one shape, the table of relative biases that they share, and the norm after the last."""
+  config: ModelConfig
+  length: int
+  crosses: bool = False
+
+  @nn.compact
+  def __call__(self, x, context: Context, cache=None):
+    c = self.config
+    if c.buckets and not c.bias_per_layer:
+      context = context._replace(bias=_relative(nn.Embed(c.buckets, c.heads, name='relative'), context.buckets))
+    layers = nn.scan(
+        Block, variable_axes={'params': 0, 'delta': 0}, split_rngs={'params': True, 'dropout': True},
+        in_axes=(0, nn.broadcast), length=self.length, unroll=1 if c.scan else self.length)(c, self.crosses, name='layers')
+    kinds = jnp.asarray(c.pattern, jnp.int32) if len(context.masks) > 1 else None
+    x, cache = layers(x, (cache, kinds), context)
+    return Norm(c, name='norm')(x), cache
 
 
 class Transformer(nn.Module):
@@ -85,35 +169,50 @@ class Transformer(nn.Module):
 
   def setup(self):
     c = self.config
-    self.embed = nn.Embed(c.vocab, c.width, embedding_init=nn.initializers.normal(0.02))
-    self.layers = nn.scan(
-        Block, variable_axes={'params': 0, 'delta': 0}, split_rngs={'params': True, 'dropout': True},
-        in_axes=(0, nn.broadcast), length=c.layers, unroll=1 if c.scan else c.layers)(c)
-    self.norm = RMSNorm(c.norm_eps)
+    normal = nn.initializers.normal(0.02)
+    self.embed = nn.Embed(c.vocab, c.width, embedding_init=normal)
+    if c.learned_positions:
+      self.positions = nn.Embed(c.learned_positions, c.width, embedding_init=normal)
+    if c.encoder_layers:
+      self.encoder = Stack(c, c.encoder_layers)
+    self.decoder = Stack(c, c.layers, bool(c.encoder_layers))
+    nn.share_scope(self, self.decoder)
     if not c.tied:
       self.head = Dense(c.vocab)
 
-  def hidden(self, tokens, context: Context, cache=None):
+  def embedded(self, tokens, positions):
+    c, dtype = self.config, DTYPES[self.config.dtype]
+    x = self.embed(tokens).astype(dtype)
+    if c.embed_scale != 1:
+      x = x * jnp.asarray(c.embed_scale, dtype)
+    return x + self.positions(positions).astype(dtype) if c.learned_positions else x
+
+  def encode(self, tokens, positions, context: Context):
+    """The prompt [B, S'] -> [B, S', D]."""
+    return self.encoder(self.embedded(tokens, positions), context)[0]
+
+  def hidden(self, tokens, positions, context: Context, cache=None):
     """tokens [B, L] -> final normed activations [B, L, D], and the cache with these tokens in it."""
-    x = self.embed(tokens).astype(DTYPES[self.config.dtype])
-    x, cache = self.layers(x, cache, context)
-    return self.norm(x), cache
+    return self.decoder(self.embedded(tokens, positions), context, cache)
 
   def logits(self, hidden):
     """[..., D] -> [..., V] float32."""
-    if not self.config.tied:
-      return self.head(hidden).astype(jnp.float32)
-    lead = 'ab'[:hidden.ndim - 1]
-    return contract(f'{lead}d,vd->{lead}v', hidden, self.embed.embedding)
-
-  def everything(self, tokens, context):
-    return self.logits(self.hidden(tokens, context)[0])
+    c = self.config
+    if c.logit_scale != 1:
+      hidden = hidden * jnp.asarray(c.logit_scale, hidden.dtype)
+    if c.tied:
+      lead = 'ab'[:hidden.ndim - 1]
+      found = contract(f'{lead}d,vd->{lead}v', hidden, self.embed.embedding)
+    else:
+      found = self.head(hidden).astype(jnp.float32)
+    return capped(found, c.logit_cap)
 
 
 class Model(NamedTuple):
   """A model as pure functions of its variables `{'params': …, 'delta': …}`.
 
-  A batch holds `tokens`, `positions`, `segments` and `branches`, each int32 [B, L] (see `layers.visible`).
+  A batch holds `tokens`, `positions`, `segments` and `branches`, each int32 [B, L] (see `layers.visible`). Where there is
+  an encoder it reads `source_tokens`, `source_positions` and `source_segments`, each int32 [B, S'].
   """
   config: ModelConfig
   init: Callable[[Array], Tree]                      # key -> params, float32, layers stacked on axis 0
@@ -125,7 +224,11 @@ class Model(NamedTuple):
 
 def _tokens(batch: Batch) -> Batch:
   slots = jnp.broadcast_to(jnp.arange(batch['tokens'].shape[1]), batch['tokens'].shape)
-  return {'slots': slots, 'segments': batch['segments'], 'branches': batch['branches']}
+  return {'slots': slots, **{n: jnp.asarray(batch[n]) for n in ('segments', 'branches', 'positions')}}
+
+
+def _source(batch: Batch) -> Batch:
+  return {'segments': jnp.asarray(batch['source_segments']), 'positions': jnp.asarray(batch['source_positions'])}
 
 
 @lru_cache(maxsize=64)
@@ -133,44 +236,79 @@ def build(config: ModelConfig) -> Model:
   """The model of a config. The same config gives the same object, so compiled steps are found again."""
   module = Transformer(config)
 
-  def context(query, key, positions, write=None):
-    return Context(*rope(positions, config.head_dim, config.rope_theta), visible(query, key), write)
+  def distances(query, key, both_ways=False):
+    if not config.buckets:
+      return None
+    return buckets(query['positions'], key['positions'], config.buckets, config.max_distance, both_ways)
+
+  def context(query, key, write=None, source=None, source_tokens=None) -> Context:
+    mask = visible(query, key)
+    return Context(
+        ropes=tuple(kind.rope and angles(kind.rope, query) for kind in config.kinds),
+        masks=tuple(mask & within(kind.window, query, key) if kind.window else mask for kind in config.kinds),
+        buckets=distances(query, key), source=source, write=write,
+        source_mask=None if source_tokens is None else same_document(query, source_tokens))
+
+  def encode(apply, batch):
+    """(what the encoder made of the batch's prompts, their tokens), or nothing where there is no encoder."""
+    if not config.encoder_layers:
+      return None, None
+    tokens = _source(batch)
+    shared = Context(ropes=(None,), masks=(visible(tokens, tokens, both_ways=True),),
+                     buckets=distances(tokens, tokens, both_ways=True))
+    return apply(batch['source_tokens'], batch['source_positions'], shared, method='encode'), tokens
 
   def init(key):
-    tokens = {n: jnp.ones((1, 1), jnp.int32) for n in ('tokens', 'segments', 'branches')}
-    tokens = {**tokens, 'branches': jnp.zeros((1, 1), jnp.int32)}
-    shared = context(_tokens(tokens), _tokens(tokens), jnp.zeros((1, 1), jnp.int32))
-    return module.init(key, tokens['tokens'], shared, method='everything')['params']
+    one = jnp.ones((1, 1), jnp.int32)
+    batch = {'tokens': one, 'segments': one, 'branches': 0 * one, 'positions': 0 * one}
+    batch |= {f'source_{n}': x for n, x in batch.items()}
+
+    def everything(module):
+      apply = lambda *args, method: getattr(module, method)(*args)
+      tokens = _tokens(batch)
+      return module.logits(module.hidden(one, 0 * one, context(tokens, tokens, None, *encode(apply, batch)))[0])
+    return module.init(key, method=everything)['params']
+
+  def applying(variables, key=None):
+    return lambda *args, method: module.apply(variables, *args, method=method,
+                                              rngs=None if key is None else {'dropout': key})
 
   def hidden(variables, batch, key=None):
+    keys = (None, None) if key is None else jax.random.split(key)
+    source = encode(applying(variables, keys[0]), batch)
     tokens = _tokens(batch)
-    x, _ = module.apply(variables, batch['tokens'], context(tokens, tokens, batch['positions']),
-                        rngs=None if key is None else {'dropout': key}, method='hidden')
+    x, _ = applying(variables, keys[1])(batch['tokens'], batch['positions'], context(tokens, tokens, None, *source),
+                                        method='hidden')
     return x
 
   def logits(variables, x):
     return module.apply(variables, x, method='logits')
 
   def prefill(variables, batch, slots):
-    """Reads prompts, padded on the left so that all end in the same slot; `slots` is the cache's whole size S."""
+    """Reads prompts, padded on the left so that all end in the same slot; `slots` is the cache's whole size S.
+
+    Where there is an encoder it reads the prompts, and `tokens` is the decoder's beginning.
+    """
     B, L = batch['tokens'].shape
+    apply = applying(variables)
+    source, source_tokens = encode(apply, batch)
     pad = lambda x: jnp.pad(x, ((0, 0), (0, slots - L)))
     query = _tokens(batch)
     key = {n: pad(x) for n, x in query.items()} | {'slots': jnp.broadcast_to(jnp.arange(slots), (B, slots))}
     empty = jnp.zeros((config.layers, B, slots, config.kv_heads, config.head_dim), DTYPES[config.dtype])
-    x, (keys, values) = module.apply(variables, batch['tokens'],
-                                     context(query, key, batch['positions'], jnp.int32(0)), (empty, empty),
-                                     method='hidden')
-    return x[:, -1], Cache(keys, values, key, batch['positions'][:, -1] + 1, jnp.int32(L))
+    x, layers = apply(batch['tokens'], batch['positions'],
+                      context(query, key, jnp.int32(0), source, source_tokens), (empty, empty), method='hidden')
+    return x[:, -1], Cache(layers, key, source_tokens, jnp.int32(L))
 
   def step(variables, cache, tokens):
     at = cache.used
-    key = {**cache.tokens, 'segments': cache.tokens['segments'].at[:, at].set(1)}
+    position = jax.lax.dynamic_index_in_dim(cache.tokens['positions'], at - 1, 1, keepdims=False) + 1
+    key = {**cache.tokens, 'segments': cache.tokens['segments'].at[:, at].set(1),
+           'positions': cache.tokens['positions'].at[:, at].set(position)}
     query = {n: jax.lax.dynamic_slice_in_dim(x, at, 1, 1) for n, x in key.items()}
-    x, (keys, values) = module.apply(variables, tokens[:, None],
-                                     context(query, key, cache.position[:, None], at),
-                                     (cache.keys, cache.values), method='hidden')
-    return x[:, 0], Cache(keys, values, key, cache.position + 1, at + 1)
+    x, layers = applying(variables)(tokens[:, None], query['positions'],
+                                    context(query, key, at, None, cache.source), cache.layers, method='hidden')
+    return x[:, 0], Cache(layers, key, cache.source, at + 1)
 
   return Model(config, init, hidden, logits, prefill, step)
 
@@ -190,6 +328,7 @@ def sites(config: ModelConfig, params: Tree) -> dict[str, Site]:
     if path.endswith('/kernel'):
       *stack, inputs, outputs = x.shape
       found[path] = Site('kernel', tuple(stack), inputs, outputs)
-  for sublayer in ('attn', 'mlp'):
-    found[f'layers/{sublayer}/output'] = Site('output', (config.layers,), config.width, config.width)
+      sublayer, name = path.removesuffix('/kernel').rpartition('/')[::2]
+      if name in ('o', 'down'):
+        found[f'{sublayer}/output'] = Site('output', tuple(stack), config.width, config.width)
   return found

@@ -12,7 +12,7 @@ TEXTS = ['Review: good\nSentiment:', 'x', 'English: Turn on the light in the kit
 
 @pytest.fixture(scope='module')
 def prompts(tiny):
-  return [tiny.tokenizer.begin(text) for text in TEXTS]
+  return [tiny.tokenizer.prompt(text) for text in TEXTS]
 
 
 @pytest.fixture(scope='module')

@@ -29,7 +29,7 @@ def prompts():
 
 def test_logits_equal_transformers_on_five_real_prompts(smollm2, theirs, prompts):
   import torch
-  ids = [smollm2.tokenizer.begin(p) for p in prompts]
+  ids = [smollm2.tokenizer.prompt(p) for p in prompts]
   length = max(map(len, ids))
   found = llamas.logits(smollm2.model, smollm2.params, [i + [0] * (length - len(i)) for i in ids])   # padded at the end
   for prompt, one, logits in zip(prompts, ids, found):
@@ -41,7 +41,7 @@ def test_logits_equal_transformers_on_five_real_prompts(smollm2, theirs, prompts
 
 def test_greedy_continuations_equal_transformers(smollm2, theirs, prompts):
   import torch
-  ids = [smollm2.tokenizer.begin(p) for p in prompts]
+  ids = [smollm2.tokenizer.prompt(p) for p in prompts]
   found = decode.generate(smollm2.model, {'params': smollm2.params}, ids, 40, smollm2.tokenizer.eos, batch_size=5)
   assert any(len(f) == 40 for f in found) and any(len(f) < 40 for f in found)      # some end by themselves
   for prompt, one, continuation in zip(prompts, ids, found):

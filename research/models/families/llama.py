@@ -1,50 +1,83 @@
-"""Llama and what shares its layers (Touvron et al. 2023, arXiv 2302.13971; SmolLM2 is of this shape)."""
+"""Llama and what shares its layers (Touvron et al. 2023, arXiv 2302.13971; SmolLM2 is of this shape).
+
+`base` and `rows` also serve the siblings in this folder, which say only where they differ.
+"""
 
 from typing import Any
 
 import numpy as np
 
 from research.errors import InputError
-from research.models.config import ModelConfig
+from research.models.config import Kind, ModelConfig
+from research.models.fields import Fields
 from research.models.names import Family, Row
 
-# config.json fields whose other values change the computation; what is not listed here is not implemented.
-_ONLY = {'hidden_act': ('silu',), 'attention_bias': (False,), 'mlp_bias': (False,), 'quantization_config': (None,),
-         'rope_scaling': (None,), 'pretraining_tp': (1,)}
+ACTIVATIONS = {'silu': 'silu', 'swish': 'silu', 'gelu': 'gelu', 'relu': 'relu', 'gelu_new': 'gelu_tanh',
+               'gelu_pytorch_tanh': 'gelu_tanh'}      # their names -> ours
+ATTENTION = ('attn/q', 'attn/k', 'attn/v', 'attn/o')
+MLP = ('mlp/gate', 'mlp/up', 'mlp/down')
 
 
-def config(hf: dict[str, Any]) -> ModelConfig:
-  for field, known in _ONLY.items():
-    if hf.get(field, known[0]) not in known:
-      raise InputError(f'config.json: {field}={hf[field]!r} is not supported for llama (known: {known[0]!r})')
-  rope = hf.get('rope_parameters') or {}
-  if rope.get('rope_type', 'default') != 'default':
-    raise InputError(f'config.json: rope_type={rope["rope_type"]!r} is not supported for llama (known: default)')
-  for field in ('vocab_size', 'hidden_size', 'intermediate_size', 'num_hidden_layers', 'num_attention_heads'):
-    if not isinstance(hf[field], int) or hf[field] < 1:
-      raise InputError(f'config.json: {field}={hf[field]!r}: must be a whole number above 0')
-  heads = hf['num_attention_heads']
-  kv_heads = hf.get('num_key_value_heads') or heads
-  if not isinstance(kv_heads, int) or heads % kv_heads:
-    raise InputError(f'config.json: num_key_value_heads={kv_heads!r} does not divide num_attention_heads={heads}')
-  return ModelConfig(
-      family='llama', vocab=hf['vocab_size'], width=hf['hidden_size'], hidden=hf['intermediate_size'],
-      layers=hf['num_hidden_layers'], heads=heads, kv_heads=kv_heads,
-      head_dim=hf.get('head_dim') or hf['hidden_size'] // heads, context=hf.get('max_position_embeddings', 2048),
-      rope_theta=float(rope.get('rope_theta') or hf.get('rope_theta') or 10_000.0),
-      norm_eps=hf.get('rms_norm_eps', 1e-6), tied=hf.get('tie_word_embeddings', False))
+def base(family: str, f: Fields, theta: float = 10_000.0, activation: str = 'hidden_act', **others: Any) -> dict[str, Any]:
+  """Keyword arguments of `ModelConfig` for a Llama-shaped decoder whose layers are all of one kind.
+
+  Args:
+    theta: the rope's base where the config names none; activation: the field that names the activation.
+    others: further arguments, which win.
+  """
+  heads, kv_heads = f.heads()
+  head_dim = f.size('head_dim', f.size('hidden_size') // heads)
+  context = f.size('max_position_embeddings', 2048)
+  rope = others.pop('rope', None) or f.rope(head_dim, context, theta)
+  if rope.dynamic:
+    context = int(context * rope.dynamic.factor)
+  return dict(
+      family=family, vocab=f.size('vocab_size'), width=f.size('hidden_size'), hidden=f.size('intermediate_size'),
+      layers=f.size('num_hidden_layers'), heads=heads, kv_heads=kv_heads, head_dim=head_dim, context=context,
+      kinds=(Kind(rope=rope),), norm_eps=f.number('rms_norm_eps', 1e-6),
+      activation=f.one_of(activation, ACTIVATIONS, 'silu')) | others
 
 
-def rows(c: ModelConfig) -> tuple[Row, ...]:
+def windowed(f: Fields, layers: int, window: int | None, local: list[bool], rope) -> dict[str, Any]:
+  """`kinds` and `pattern` of a decoder some of whose layers see only a window; `layer_types` wins over `local`."""
+  types = f.list_of('layer_types', layers)
+  if types is not None:
+    for one in types:
+      if one not in ('full_attention', 'sliding_attention'):
+        raise InputError(f'{f.where}: layer_types: {one!r} is not supported (known: full_attention, sliding_attention)')
+    local = [one == 'sliding_attention' for one in types]
+  if not window or not any(local):
+    return dict(kinds=(Kind(rope=rope),), pattern=())
+  if all(local):
+    return dict(kinds=(Kind(window, rope),), pattern=())
+  return dict(kinds=(Kind(0, rope), Kind(window, rope)), pattern=tuple(map(int, local)))
+
+
+def config(f: Fields) -> ModelConfig:
+  biases = (ATTENTION if f.take('attention_bias') else ()) + (MLP if f.take('mlp_bias') else ())
+  return ModelConfig(**base('llama', f, tied=f.take('tie_word_embeddings', False), biases=biases))
+
+
+KERNELS = {'attn/q': 'self_attn.q_proj', 'attn/k': 'self_attn.k_proj', 'attn/v': 'self_attn.v_proj',
+           'attn/o': 'self_attn.o_proj', 'mlp/gate': 'mlp.gate_proj', 'mlp/up': 'mlp.up_proj', 'mlp/down': 'mlp.down_proj'}
+NORMS = {'norm_attn': 'input_layernorm', 'norm_mlp': 'post_attention_layernorm'}
+
+
+def rows(c: ModelConfig, kernels: dict = KERNELS, norms: dict[str, str] = NORMS) -> tuple[Row, ...]:
+  """The rows of a Llama-shaped decoder.
+
+  Args:
+    kernels: ours -> theirs; ours may be a tuple of kernels that stand in one tensor, one after the other.
+    norms: ours -> theirs.
+  """
   layer = 'model.layers.{n}.'
-  kernels = {'attn/q': 'self_attn.q_proj', 'attn/k': 'self_attn.k_proj', 'attn/v': 'self_attn.v_proj',
-             'attn/o': 'self_attn.o_proj', 'mlp/gate': 'mlp.gate_proj', 'mlp/up': 'mlp.up_proj',
-             'mlp/down': 'mlp.down_proj'}
+  ours = lambda names, leaf: tuple(f'layers/{name}/{leaf}' for name in ((names,) if isinstance(names, str) else names))
+  qk_norms = {'attn/norm_q': 'self_attn.q_norm', 'attn/norm_k': 'self_attn.k_norm'} if c.qk_norm != 'none' else {}
   return (
       Row('embed/embedding', 'model.embed_tokens.weight'),
-      *(Row(f'layers/{ours}/kernel', f'{layer}{theirs}.weight', transposed=True) for ours, theirs in kernels.items()),
-      Row('layers/norm_attn/scale', layer + 'input_layernorm.weight'),
-      Row('layers/norm_mlp/scale', layer + 'post_attention_layernorm.weight'),
+      *(Row(ours(names, 'kernel'), f'{layer}{theirs}.weight', transposed=True) for names, theirs in kernels.items()),
+      *(Row(ours(name, 'bias'), f'{layer}{theirs}.bias') for name, theirs in kernels.items() if name in c.biases),
+      *(Row(ours(name, 'scale'), f'{layer}{theirs}.weight') for name, theirs in (norms | qk_norms).items()),
       Row('norm/scale', 'model.norm.weight'),
       *(() if c.tied else (Row('head/kernel', 'lm_head.weight', transposed=True),)))
 
@@ -70,8 +103,8 @@ def ungguf(c: ModelConfig, name: str, x: np.ndarray) -> np.ndarray:
   heads = {'q_proj': c.heads, 'k_proj': c.kv_heads}.get(name.split('.')[-2])
   if heads is None:
     return x
-  out, width = x.shape
-  return x.reshape(heads, out // heads // 2, 2, width).swapaxes(1, 2).reshape(out, width)
+  out, rest = x.shape[0], x.shape[1:]
+  return x.reshape(heads, out // heads // 2, 2, *rest).swapaxes(1, 2).reshape(out, *rest)
 
 
-FAMILY = Family('llama', config, rows, ignored=(r'rotary_emb\.inv_freq$',), gguf=gguf, ungguf=ungguf)
+FAMILY = Family('llama', config, rows, prefix='model.', ignored=(r'rotary_emb\.inv_freq$',), gguf=gguf, ungguf=ungguf)

@@ -1,0 +1,15 @@
+"""Mistral: Llama with a sliding window in every layer (Jiang et al. 2023, arXiv 2310.06825)."""
+
+from research.models.config import Kind, ModelConfig
+from research.models.families import llama
+from research.models.fields import Fields
+from research.models.names import Family
+
+
+def config(f: Fields) -> ModelConfig:
+  found = llama.base('mistral', f, tied=f.take('tie_word_embeddings', False))
+  window = f.take('sliding_window', 0)
+  return ModelConfig(**found | dict(kinds=(Kind(window, found['kinds'][0].rope),)))
+
+
+FAMILY = Family('mistral', config, llama.rows, prefix='model.', ignored=(r'rotary_emb\.inv_freq$',))

@@ -1,0 +1,19 @@
+"""Phi-3: Llama with q, k, v in one tensor, and gate and up in another (Abdin et al. 2024, arXiv 2404.14219)."""
+
+from functools import partial
+
+from research.models.config import Kind, ModelConfig
+from research.models.families import llama
+from research.models.fields import Fields
+from research.models.names import Family
+
+
+def config(f: Fields) -> ModelConfig:
+  found = llama.base('phi3', f, tied=f.take('tie_word_embeddings', False), norm_eps=f.number('rms_norm_eps', 1e-5))
+  return ModelConfig(**found | dict(kinds=(Kind(f.take('sliding_window', 0), found['kinds'][0].rope),)))
+
+
+rows = partial(llama.rows, kernels={
+    ('attn/q', 'attn/k', 'attn/v'): 'self_attn.qkv_proj', 'attn/o': 'self_attn.o_proj',
+    ('mlp/gate', 'mlp/up'): 'mlp.gate_up_proj', 'mlp/down': 'mlp.down_proj'})
+FAMILY = Family('phi3', config, rows, prefix='model.', ignored=(r'rotary_emb\.inv_freq$',))

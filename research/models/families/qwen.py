@@ -1,0 +1,30 @@
+"""Qwen2 and 2.5: Llama with biases on q, k and v (arXiv 2407.10671); Qwen3: norms of queries and keys (arXiv 2505.09388)."""
+
+from typing import Any
+
+from research.models.config import ModelConfig
+from research.models.families import llama
+from research.models.fields import Fields
+from research.models.names import Family
+
+
+def _sliding(f: Fields, found: dict[str, Any]) -> dict[str, Any]:
+  window = f.take('sliding_window', 4096) if f.take('use_sliding_window') else None
+  first = f.take('max_window_layers', 28)
+  layers = found['layers']
+  return llama.windowed(f, layers, window, [n >= first for n in range(layers)], found['kinds'][0].rope)
+
+
+def qwen2(f: Fields) -> ModelConfig:
+  found = llama.base('qwen2', f, tied=f.take('tie_word_embeddings', False), biases=('attn/q', 'attn/k', 'attn/v'))
+  return ModelConfig(**found | _sliding(f, found))
+
+
+def qwen3(f: Fields) -> ModelConfig:
+  found = llama.base('qwen3', f, tied=f.take('tie_word_embeddings', False), qk_norm='head', head_dim=f.size('head_dim', 128),
+                     biases=llama.ATTENTION if f.take('attention_bias') else ())
+  return ModelConfig(**found | _sliding(f, found))
+
+
+QWEN2 = Family('qwen2', qwen2, llama.rows, prefix='model.', ignored=(r'rotary_emb\.inv_freq$',))
+QWEN3 = Family('qwen3', qwen3, llama.rows, prefix='model.', ignored=(r'rotary_emb\.inv_freq$',))

@@ -1,0 +1,117 @@
+"""A config.json that is read to the end: what is in it and not implemented is refused by name, never ignored."""
+
+import re
+from typing import Any
+
+from research.errors import InputError
+from research.models.positions import Rope, rope_of
+
+# Fields that say nothing about what is computed (or only about training with dropout, initial values and decoding).
+_HARMLESS = re.compile(
+    r'^(model_type|architectures|transformers_version|dtype|torch_dtype|_name_or_path|use_cache|return_dict|output_.*|name_or_path'
+    r'|(bos|eos|pad|sep|cls|unk|decoder_start|forced_bos|forced_eos)_token_id|initializer_.*|.*dropout.*|.*_pdrop|cache_implementation'
+    r'|id2label|label2id|num_labels|problem_type|finetuning_task|task_specific_params|tokenizer_class|prefix|summary_.*'
+    r'|n_ctx|chunk_size_feed_forward|is_decoder|is_encoder_decoder|max_length|min_length|length_penalty'
+    r'|num_beams|no_repeat_ngram_size|early_stopping|temperature|top_[kp]|do_sample|reorder_and_upcast_attn|_.*)$')
+_NEVER = re.compile(r'expert|moe|quantization|auto_map')
+
+
+class Fields:
+  """The fields of a config.json, each of which is either taken, harmless, at transformers' default, or an error."""
+
+  def __init__(self, values: dict[str, Any], where: str = 'config.json', separate_head: bool = False):
+    """
+    Args:
+      where: what to call the file in an error.
+      separate_head: whether a head stands among the tensors beside the embedding.
+    """
+    self._values, self._taken, self.where, self.separate_head = values, set(), where, separate_head
+
+  def take(self, name: str, default: Any = None) -> Any:
+    """The field's value; the default where it is absent or null."""
+    self._taken.add(name)
+    value = self._values.get(name)
+    return default if value is None else value
+
+  def size(self, name: str, default: int | None = None) -> int:
+    """A field that is a whole number above 0."""
+    value = self.take(name, default)
+    if value is None:
+      raise InputError(f'{self.where}: lacks {name}')
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+      raise InputError(f'{self.where}: {name}={value!r}: must be a whole number above 0')
+    return value
+
+  def number(self, name: str, default: float | None = None) -> float:
+    value = self.take(name, default)
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+      raise InputError(f'{self.where}: {name}={value!r}: must be a number')
+    return float(value)
+
+  def one_of(self, name: str, known: dict[Any, Any], default: Any) -> Any:
+    """What the field's value stands for in `known`."""
+    value = self.take(name, default)
+    if not isinstance(value, (str, bool, int)) or value not in known:
+      raise InputError(f'{self.where}: {name}={value!r} is not supported (known: {", ".join(map(str, known))})')
+    return known[value]
+
+  def only(self, name: str, value: Any) -> None:
+    """Refuses any value but this one, which is also what an absent field means."""
+    found = self.take(name, value)
+    if found != value:
+      raise InputError(f'{self.where}: {name}={found!r} is not supported (known: {value!r})')
+
+  def list_of(self, name: str, length: int) -> list | None:
+    """A list with an entry per layer, or None."""
+    value = self.take(name)
+    if value is not None and (not isinstance(value, list) or len(value) != length):
+      raise InputError(f'{self.where}: {name}: must be a list with an entry for each of the {length} layers')
+    return value
+
+  def heads(self) -> tuple[int, int]:
+    """Query heads and key heads, which must divide them."""
+    heads = self.size('num_attention_heads')
+    kv_heads = self.size('num_key_value_heads', heads)
+    if heads % kv_heads:
+      raise InputError(f'{self.where}: num_key_value_heads={kv_heads} does not divide num_attention_heads={heads}')
+    return heads, kv_heads
+
+  def rope(self, head_dim: int, context: int, theta: float = 10_000.0, share: float = 1.0) -> Rope:
+    """The rope that `rope_parameters` say, or the older `rope_scaling`, `rope_theta` and `partial_rotary_factor`.
+
+    Args:
+      theta, share: where the config says nothing: the base, and the share of a head's dimensions that turn.
+    """
+    given = {**(self.take('rope_scaling') or {}), **(self.take('rope_parameters') or {})}
+    older = given.pop('type', None)
+    parameters = {'rope_theta': self.number('rope_theta', theta), **({'rope_type': older} if older else {}), **given}
+    parameters.setdefault('original_max_position_embeddings', self.take('original_max_position_embeddings', context))
+    share = parameters.get('partial_rotary_factor') or self.number('partial_rotary_factor', share)
+    return rope_of(parameters, int(head_dim * share), context)
+
+  def finish(self) -> None:
+    """Refuses what is left over and would change what transformers computes.
+
+    Raises:
+      InputError: naming the first such field.
+    """
+    left = {n: v for n, v in self._values.items() if n not in self._taken and v not in (None, False, {}, [])}
+    for name, value in left.items():
+      if name == 'auto_map':
+        raise InputError(f'{self.where}: auto_map names code in the model folder, which is never executed; if the '
+                         'architecture is the plain one, remove the field')
+      if _NEVER.search(name):
+        raise InputError(f'{self.where}: {name}={_short(value)} is not supported')
+    left = {n: v for n, v in left.items() if not _HARMLESS.match(n)}
+    if not left:
+      return
+    from transformers import AutoConfig
+    defaults = AutoConfig.for_model(self._values['model_type']).to_dict()
+    for name, value in left.items():
+      if name in defaults and defaults[name] != value:
+        raise InputError(f'{self.where}: {name}={_short(value)} is not supported (known: {defaults[name]!r})')
+
+
+def _short(value: Any) -> str:
+  text = repr(value)
+  return text if len(text) <= 60 else text[:57] + '...'
