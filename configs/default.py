@@ -18,11 +18,12 @@ def get_config():
           'dtype': 'auto',              # of the computation: float32, bfloat16, or auto (bfloat16 on accelerators)
           'param_dtype': 'auto',        # of frozen weights; auto: as dtype. What learns is float32
           'scan': True,                 # one compiled layer run N times (compiles fast), or all laid out
+          'vocab': 0,                   # random:NAME: learn a BPE vocabulary of this size from the training rows; 0: bytes
           'context': 0,                 # longest prompt with its answer, in tokens; 0: the model's own
       },
       'task': {
-          'name': 'sentiment',          # sentiment, domain, translation, summary; files, datasets: your own rows
-          'train': optional(str),       # files: a JSON-lines file; datasets: a split's name
+          'name': 'sentiment',          # sentiment, domain, translation, summary; files, datasets: your own; text: plain text
+          'train': optional(str),       # files: a JSON-lines file; text: that or a .txt file; datasets: a split's name
           'valid': optional(str),
           'test': optional(str),
           'path': optional(str),        # datasets: a save_to_disk folder or a hub path
@@ -34,6 +35,9 @@ def get_config():
           'separator': optional(str),   # between few-shot demonstrations
           'max_new_tokens': optional(int),   # longest generated answer
           'chat': optional(bool),       # put the prompt through the model's chat template
+          'objective': optional(str),   # text: continuation or span_corruption; None: as the model is made for
+          'noise': optional(float),     # span_corruption: share of the tokens that go into gaps
+          'span': optional(float),      # span_corruption: tokens in a gap, on average
       },
       'strategy': {
           'name': 'lora',               # full, lora, adapter, few_shot

@@ -15,7 +15,8 @@ from ml_collections import ConfigDict
 
 from research import tree
 from research import workdir as files
-from research.data import batches, prompts, sources, tasks
+from research.data import batches, prompts, sources, tasks, texts
+from research.data import tokenizer as tokenizers
 from research.data.prompts import Example
 from research.data.sources import Row
 from research.data.tasks import Task
@@ -46,11 +47,29 @@ class Experiment(NamedTuple):
   context: int
 
   def examples(self, split: str) -> list[Example]:
-    """The split's rows, rendered and tokenised; rows that do not fit the context are an error."""
+    """The split's rows, rendered and tokenised; rows that do not fit the context are an error (plain text is cut)."""
+    if self.task.objective == 'span_corruption':
+      corrupted = self.corrupted(split)
+      return [corrupted.example(number) for number in range(len(corrupted))]
+    if self.task.objective == 'continuation':
+      return texts.continued(self.task.rows(split), self.tokenizer, self.context)
     found = prompts.examples(self.task, self.task.rows(split), self.tokenizer, self.demonstrations)
     answer = 0 if self.task.choices or split == 'train' else self.task.max_new_tokens
-    prompts.check_lengths(found, self.context, split, answer)
+    prompts.check_lengths(found, self.context, split, answer, apart=self.model.config.start is not None)
     return found
+
+  def corrupted(self, split: str) -> texts.Corrupted:
+    return texts.Corrupted(self.task.rows(split), self.tokenizer, self.context, self.task.noise, self.task.span,
+                           self.config['training']['seed'])
+
+  def training_batches(self) -> batches.TrainingBatches:
+    t, start = self.config['training'], self.model.config.start
+    redraw = None
+    if self.task.objective == 'span_corruption':
+      corrupted = self.corrupted('train')
+      redraw = lambda number, epoch: batches.answered(corrupted.example(number, epoch), start)
+    documents = [batches.answered(e, start) for e in self.examples('train')]
+    return batches.TrainingBatches(documents, t['batch_size'], t['microbatches'], t['seed'], t['steps'], redraw)
 
   def variables(self) -> tuple[Tree, Tree]:
     """(trainable, frozen), at step 0."""
@@ -80,11 +99,20 @@ def assemble(config: dict[str, Any]) -> Experiment:
   run_as = execution(model_fields['dtype'], model_fields['param_dtype'], model_fields['scan'])
   if strategy.trains == table.WEIGHTS:
     run_as = run_as._replace(param_dtype='float32')      # masters of what learns are not rounded on the way in
+  if task.name == tasks.TEXT and strategy.shots:
+    raise InputError(f'strategy.shots={strategy.shots}: task text has no answers to demonstrate')
   demonstrations = prompts.draw_demonstrations(task, strategy.shots, training['seed'])
-  loaded = load.load(model_fields['source'], run_as)
-  context = model_fields['context'] or loaded.model.config.context
-  if context < 1 or context > loaded.model.config.context:
-    raise InputError(f'model.context={context}: must be between 1 and the model\'s own {loaded.model.config.context}')
+  loaded = load.load(model_fields['source'], run_as, _learned_tokenizer(model_fields, task))
+  model = loaded.model.config
+  context = model_fields['context'] or model.context
+  if context < 1 or (context > model.context and model.bounded):
+    raise InputError(f'model.context={context}: must be between 1 and the model\'s own {model.context}')
+  if task.objective is None:
+    task = task._replace(objective='continuation' if model.start is None else 'span_corruption')
+  elif task.objective == 'span_corruption' and model.start is None:
+    raise InputError('task.objective=span_corruption: needs a model with an encoder, such as T5')
+  elif task.objective == 'continuation' and model.start is not None:
+    raise InputError('task.objective=continuation: a model with an encoder learns plain text by span_corruption')
   steps = 0
   if strategy.trains != table.NOTHING:
     if not training['epochs'] and training['steps'] < 1:
@@ -95,12 +123,24 @@ def assemble(config: dict[str, Any]) -> Experiment:
       'model': {**model_fields, **run_as._asdict(), 'context': context},
       'task': {**config['task'], 'prompt': task.prompt, 'target': task.target, 'choices': list(task.choices),
                'metrics': list(task.metrics), 'separator': task.separator, 'max_new_tokens': task.max_new_tokens,
-               'chat': task.chat},
+               'chat': task.chat, 'objective': task.objective, 'noise': task.noise, 'span': task.span},
       'strategy': {'name': strategy.name, **strategy.fields},
       'training': {**training, 'steps': steps},
   }
   return Experiment(resolved, loaded.model, loaded.params, loaded.fingerprint, loaded.tokenizer, task, strategy,
                     demonstrations, context)
+
+
+def _learned_tokenizer(model_fields: dict[str, Any], task: Task) -> Tokenizer | None:
+  """The vocabulary that `model.vocab` asks for: learned from the task's training rows, for random weights alone."""
+  if not model_fields['vocab']:
+    return None
+  kind, _, name = model_fields['source'].partition(':')
+  if kind != 'random':
+    raise InputError(f'model.vocab={model_fields["vocab"]}: {model_fields["source"]} brings its own vocabulary; only '
+                     'random:NAME learns one')
+  strings = (value for row in task.rows('train') for value in row.values() if isinstance(value, str))
+  return tokenizers.learned(strings, model_fields['vocab'], load.sentinels(load.preset(name)))
 
 
 def _check_training(t: dict[str, Any]) -> None:
@@ -126,10 +166,6 @@ def optimizer(config: dict[str, Any], steps: int):
   t = config['training']
   warmup = math.ceil(t['warmup'] * steps)
   return optim.make(t['optimizer'], t['schedule'], steps, warmup, t['clip'], t['b1'], t['b2'], t['eps']), warmup
-
-
-def documents(experiment: Experiment, split: str) -> list[batches.Document]:
-  return [batches.answered(e) for e in experiment.examples(split)]
 
 
 def learned(workdir: Path, experiment: Experiment) -> Tree:

@@ -17,7 +17,6 @@ from absl import flags
 
 from research import cli, experiment, tree
 from research import workdir as files
-from research.data import batches
 from research.evaluation import harness
 from research.training import flops, loop, optim
 from research.training.checkpoint import Checkpoints
@@ -37,7 +36,7 @@ def run(config: dict[str, Any], workdir: Path, label: str = 'train') -> dict[str
     say(f'{label}: {workdir} is finished already')
     return files.read_json(workdir / files.RESULT)
   t, steps = exp.config['training'], exp.config['training']['steps']
-  documents = experiment.documents(exp, 'train') if steps else []
+  batch_of = exp.training_batches() if steps else None
   held_out = exp.examples('valid') if 'valid' in exp.task.splits else []
   trainable, frozen = exp.variables()
   if t['init_from']:
@@ -71,7 +70,6 @@ def run(config: dict[str, Any], workdir: Path, label: str = 'train') -> dict[str
   try:
     state = TrainState(jnp.int32(0), jax.random.key(t['seed']), trainable,
                        optim.init(tx, trainable, t['learning_rate'], t['weight_decay']))
-    batch_of = batches.TrainingBatches(documents, t['batch_size'], t['microbatches'], t['seed'], steps) if steps else None
     outcome = loop.train(
         exp.model, state, frozen, tx, batch_of, validate if held_out else None, label=label, steps=steps,
         eval_every=t['eval_every'], checkpoint_every=t['checkpoint_every'], log_every=t['log_every'],
@@ -99,8 +97,7 @@ def predict(config: dict[str, Any]) -> dict[str, Any]:
   if steps:
     tx, _ = experiment.optimizer(exp.config, steps)
     state = TrainState(jnp.int32(0), jax.random.key(t['seed']), trainable, tx.init(trainable))
-    batch_of = batches.TrainingBatches(experiment.documents(exp, 'train'), t['batch_size'], t['microbatches'], t['seed'],
-                                       steps)
+    batch_of = exp.training_batches()
     step = functools.partial(train_step, model=exp.model, tx=tx, label_smoothing=t['label_smoothing'])
     predicted['train_flops'] = steps * flops.count(jax.jit(step).trace(state, frozen, batch_of(0)).jaxpr)
   return predicted

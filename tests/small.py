@@ -27,7 +27,7 @@ def documents(tokenizer, count, task='translation', longest=10_000):
 def batch(documents, length, per_line=1):
   """One batch of one microbatch, `per_line` documents a line."""
   lines = [list(range(i, min(i + per_line, len(documents)))) for i in range(0, len(documents), per_line)]
-  packed, _ = batches.pack(documents, lines, length, batches.most_targets(documents, lines))
+  packed, _ = batches.pack(documents, lines, batches.room_for(documents, length), batches.most_targets(documents, lines))
   return {name: x[None] for name, x in packed.items()}
 
 

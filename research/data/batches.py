@@ -1,11 +1,13 @@
 """Documents, lines and batches: how token ids of any length become arrays of one shape.
 
 A document is what the model reads as one piece: a prompt with its answer, or with several answers side by side, each on a
-branch of its own. Documents share lines: segments keep them apart (`models.layers.visible`), positions restart, and the
+branch of its own. Where the model has an encoder, that reads the prompt (the document's `source`) and the tokens begin with
+the decoder's start. Documents share lines: segments keep them apart (`models.layers.visible`), positions restart, and the
 loss of a document does not depend on its neighbours.
 """
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +23,7 @@ class Document(NamedTuple):
   branches: list[int]      # 0 on the trunk, 1, 2, … on the branches
   index: list[int]         # where each target's prediction is made
   targets: list[int]
+  source: Sequence[int] = ()     # what an encoder reads
 
 
 class Layout(NamedTuple):
@@ -31,17 +34,22 @@ class Layout(NamedTuple):
   count: int
 
 
-def answered(example: Example) -> Document:
-  """The prompt and its target, to learn from or to score: the loss is on the target alone."""
-  return _document(example.prompt_ids, [example.target_ids])
+def answered(example: Example, start: int | None = None) -> Document:
+  """The prompt and its target, to learn from or to score: the loss is on the target alone.
+
+  Args:
+    start: the decoder's start token, where an encoder reads the prompt.
+  """
+  return _document(example.prompt_ids, [example.target_ids], start)
 
 
-def compared(example: Example, eos: int) -> Document:
+def compared(example: Example, eos: int, start: int | None = None) -> Document:
   """The prompt once, with every choice on a branch; the targets are the choices' tokens and EOS, in their order."""
-  return _document(example.prompt_ids, [[*ids, eos] for ids in example.choices.values()])
+  return _document(example.prompt_ids, [[*ids, eos] for ids in example.choices.values()], start)
 
 
-def _document(prompt: list[int], answers: Sequence[list[int]]) -> Document:
+def _document(prompt: list[int], answers: Sequence[list[int]], start: int | None) -> Document:
+  source, prompt = ((), prompt) if start is None else (prompt, [start])
   P = len(prompt)
   tokens, positions, branches = list(prompt), list(range(P)), [0] * P
   index, targets = [], []
@@ -51,7 +59,7 @@ def _document(prompt: list[int], answers: Sequence[list[int]]) -> Document:
     tokens += answer[:-1]
     positions += range(P, P + len(answer) - 1)
     branches += [branch] * (len(answer) - 1)
-  return Document(tokens, positions, branches, index, targets)
+  return Document(tokens, positions, branches, index, targets, source)
 
 
 def common_beginning(documents: Sequence[Document]) -> int:
@@ -65,39 +73,69 @@ def round_up(n: int, multiple: int) -> int:
   return -(-n // multiple) * multiple
 
 
-def fit(sizes: Sequence[int], length: int) -> list[list[int]]:
-  """First-fit decreasing: document numbers per line of `length` tokens; equal input gives equal output."""
+class Room(NamedTuple):
+  """How much stands on one line."""
+  tokens: int              # L, that the decoder reads
+  source: int = 0          # S, that an encoder reads; 0 where there is none
+
+  def holds(self, tokens: int, source: int) -> bool:
+    return tokens <= self.tokens and source <= self.source
+
+  def share(self, tokens: int, source: int) -> float:
+    return max(tokens / self.tokens, source / self.source if self.source else 0)
+
+
+def room_for(documents: Sequence[Document], at_least: int, shared: int = 0) -> Room:
+  """Lines that hold every document and as many short ones as fit on `at_least` tokens."""
+  tokens = max(len(d.tokens) - shared for d in documents)
+  source = max(len(d.source) for d in documents)
+  if not source:
+    return Room(round_up(max(at_least, tokens), 32))
+  source = round_up(max(at_least, source), 32)
+  usual = sum(len(d.tokens) for d in documents) / sum(len(d.source) for d in documents)      # for each token of the source
+  return Room(round_up(max(tokens, int(1.25 * usual * source)), 32), source)
+
+
+def fit(sizes: Sequence[tuple[int, int]], room: Room) -> list[list[int]]:
+  """First-fit decreasing: document numbers per line; equal input gives equal output.
+
+  Args:
+    sizes: of each document, the tokens of its decoder's and of its encoder's side.
+  """
   lines, free = [], []
-  for i in sorted(range(len(sizes)), key=lambda i: (-sizes[i], i)):
-    line = next((n for n, room in enumerate(free) if room >= sizes[i]), None)
+  for i in sorted(range(len(sizes)), key=lambda i: (-room.share(*sizes[i]), i)):
+    line = next((n for n, left in enumerate(free) if left.holds(*sizes[i])), None)
     if line is None:
       lines.append([])
-      free.append(length)
+      free.append(room)
       line = len(lines) - 1
     lines[line].append(i)
-    free[line] -= sizes[i]
+    free[line] = Room(free[line].tokens - sizes[i][0], free[line].source - sizes[i][1])
   return lines
 
 
-def pack(documents: Sequence[Document], lines: list[list[int]], length: int, targets: int,
+def pack(documents: Sequence[Document], lines: list[list[int]], room: Room, targets: int,
          shared: int = 0) -> tuple[dict[str, np.ndarray], list[Layout]]:
   """Lays documents out in lines.
 
   Args:
     lines: document numbers per line, as `fit` gives them; an empty line is padding.
-    length: L of every line; targets: T of every line.
+    room: L and S of every line; targets: T of every line.
     shared: the first tokens of every document, kept once at the beginning of each line where all documents see them.
   Returns:
     A batch of int32 arrays `tokens`, `positions`, `segments`, `branches` [B, L] and `index`, `targets` [B, T], float32
-    `weights` [B, T]; and where each document's targets stand.
+    `weights` [B, T], with an encoder also `source_tokens`, `source_positions`, `source_segments` [B, S]; and where each
+    document's targets stand.
   """
   B = len(lines)
-  batch = {n: np.zeros((B, length), np.int32) for n in ('tokens', 'positions', 'segments', 'branches')}
+  batch = {n: np.zeros((B, room.tokens), np.int32) for n in ('tokens', 'positions', 'segments', 'branches')}
+  if room.source:
+    batch |= {f'source_{n}': np.zeros((B, room.source), np.int32) for n in ('tokens', 'positions', 'segments')}
   batch |= {n: np.zeros((B, targets), np.int32) for n in ('index', 'targets')}
   batch['weights'] = np.zeros((B, targets), np.float32)
   layout = []
   for b, line in enumerate(lines):
-    at = used = 0
+    at = used = read = 0
     if line and shared:
       first = documents[line[0]]
       batch['tokens'][b, :shared] = first.tokens[:shared]
@@ -115,6 +153,12 @@ def pack(documents: Sequence[Document], lines: list[list[int]], length: int, tar
       batch['targets'][b, used:stop] = d.targets
       batch['weights'][b, used:stop] = 1
       layout.append(Layout(number, b, used, len(d.targets)))
+      if d.source:
+        until = read + len(d.source)
+        batch['source_tokens'][b, read:until] = d.source
+        batch['source_positions'][b, read:until] = range(len(d.source))
+        batch['source_segments'][b, read:until] = segment
+        read = until
       at, used = end, stop
   return batch, layout
 
@@ -134,16 +178,20 @@ def order(count: int, seed: int, start: int) -> Iterator[int]:
 class TrainingBatches:
   """Batch number s of a run, for any s: a pure function of (documents, seed, s)."""
 
-  def __init__(self, documents: Sequence[Document], batch_size: int, microbatches: int, seed: int, steps: int):
+  def __init__(self, documents: Sequence[Document], batch_size: int, microbatches: int, seed: int, steps: int,
+               redraw: Callable[[int, int], Document] | None = None):
     """
     Args:
       batch_size: documents a step, divided evenly over the `microbatches` M.
       steps: of the run. Its batches (the first 2,000 at most) determine one shape for all, so that the step is compiled
         once; a later batch that needs more lines gets them, and a compilation of its own.
+      redraw: (number, epoch) -> the document as that epoch sees it, no longer than it stands in `documents`; without it
+        every epoch sees the same.
     """
     self._documents, self._seed = documents, seed
+    self._redraw = redraw or (lambda number, epoch: documents[number])
     self._part, self._parts = batch_size // microbatches, microbatches
-    self._length = max(128, round_up(max(len(d.tokens) for d in documents), 32))
+    self._room = room_for(documents, at_least=128)
     self._lines = self._targets = 1
     for step in range(min(steps, 2000)):
       for chosen, lines in self._packed(step):
@@ -151,11 +199,12 @@ class TrainingBatches:
         self._targets = max(self._targets, most_targets(chosen, lines))
 
   def _packed(self, step: int) -> list[tuple[list[Document], list[list[int]]]]:
-    numbers = order(len(self._documents), self._seed, step * self._part * self._parts)
+    count, start = len(self._documents), step * self._part * self._parts
+    draws = zip(order(count, self._seed, start), itertools.count(start))
     parts = []
     for _ in range(self._parts):
-      chosen = [self._documents[next(numbers)] for _ in range(self._part)]
-      parts.append((chosen, fit([len(d.tokens) for d in chosen], self._length)))
+      chosen = [self._redraw(number, draw // count) for number, draw in itertools.islice(draws, self._part)]
+      parts.append((chosen, fit([(len(d.tokens), len(d.source)) for d in chosen], self._room)))
     return parts
 
   def __call__(self, step: int) -> dict[str, np.ndarray]:
@@ -163,7 +212,7 @@ class TrainingBatches:
     packed = self._packed(step)
     lines = max(self._lines, *(len(lines) for _, lines in packed))
     targets = round_up(max(self._targets, *(most_targets(*part) for part in packed)), 8)
-    parts = [pack(chosen, found + [[]] * (lines - len(found)), self._length, targets)[0] for chosen, found in packed]
+    parts = [pack(chosen, found + [[]] * (lines - len(found)), self._room, targets)[0] for chosen, found in packed]
     return {field: np.stack([part[field] for part in parts]) for field in parts[0]}
 
 
@@ -179,12 +228,11 @@ def evaluation_batches(documents: Sequence[Document],
   What all documents begin with (an instruction, demonstrations) is read once a line, not once a document.
   """
   shared = common_beginning(documents)
-  sizes = [len(d.tokens) - shared for d in documents]
-  room = round_up(max(256, *sizes, 2 * shared), 32)
-  lines = fit(sizes, room)
+  room = room_for(documents, max(256, 2 * shared), shared)
+  lines = fit([(len(d.tokens) - shared, len(d.source)) for d in documents], room)
   targets = round_up(most_targets(documents, lines), 8)
   count = -(-len(lines) // batch_size)
   each = -(-len(lines) // count)               # evenly, so that little of the last batch is padding
   for i in range(0, len(lines), each):
     some = lines[i:i + each]
-    yield pack(documents, some + [[]] * (each - len(some)), shared + room, targets, shared)
+    yield pack(documents, some + [[]] * (each - len(some)), room._replace(tokens=shared + room.tokens), targets, shared)

@@ -3,6 +3,7 @@
 import hashlib
 import importlib.resources
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,41 @@ def sample(name: str) -> dict[str, list[Row]]:
   """The splits of a data set that ships with the package."""
   folder = importlib.resources.files('research.data') / 'samples' / name
   return {split: read_jsonl(Path(str(folder / f'{split}.jsonl'))) for split in SPLITS}
+
+
+def texts(**paths: str | None) -> dict[str, list[Row]]:
+  """Rows {'text': …} by split, of JSON-lines files with a column `text`, or of plain text files: a row a paragraph.
+
+  Paragraphs stand apart by empty lines.
+
+  Raises:
+    InputError: a file is missing, empty or not UTF-8.
+  """
+  return {split: read_jsonl(Path(path).expanduser()) if path.endswith('.jsonl') else _paragraphs(Path(path).expanduser())
+          for split, path in paths.items() if path}
+
+
+def _paragraphs(path: Path) -> list[Row]:
+  if not path.is_file():
+    raise InputError(f'{path}: no such file')
+  try:
+    whole = path.read_text(encoding='utf-8-sig')
+  except UnicodeDecodeError as e:
+    raise InputError(f'{path}: is not UTF-8 text ({e.reason}); save the file as UTF-8') from None
+  found = [{'text': part.strip()} for part in re.split(r'\n\s*\n', whole) if part.strip()]
+  if not found:
+    raise InputError(f'{path}: holds no text')
+  return found
+
+
+def sample_texts() -> dict[str, list[Row]]:
+  """The texts of the data sets that ship with the package, each on its own: both languages of a translation, a document
+  and its summary, a review."""
+  columns = {'hass_ende': ('source', 'target'), 'docstring_summary': ('document', 'summary'),
+             'sentiment_sentences': ('text',)}
+  shipped = {name: sample(name) for name in columns}
+  return {split: [{'text': row[column]} for name, found in shipped.items() for column in columns[name]
+                  for row in found[split]] for split in SPLITS}
 
 
 def files(**paths: str | None) -> dict[str, list[Row]]:

@@ -19,6 +19,9 @@ class Task(NamedTuple):
   separator: str = '\n\n'               # between demonstrations
   max_new_tokens: int = 64              # the longest answer that is generated
   chat: bool = False                    # the prompt is put to the model through its chat template
+  objective: str = 'answer'             # what is learned: the answer; of plain text its continuation or its corrupted spans
+  noise: float = 0.15                   # span corruption: the share of tokens that go into gaps
+  span: float = 3.0                     # span corruption: tokens in a gap, on average
 
   def rows(self, split: str) -> list[Row]:
     if split not in self.splits:
@@ -38,6 +41,8 @@ BUILT_IN: dict[str, dict[str, Any]] = {
                     metrics=('rouge1', 'rouge2', 'rougeL'), max_new_tokens=64),
 }
 OWN = ('files', 'datasets')
+TEXT = 'text'
+OBJECTIVES = ('continuation', 'span_corruption')       # of plain text
 
 
 def make(name: str, fields: dict[str, Any]) -> Task:
@@ -76,11 +81,31 @@ def make(name: str, fields: dict[str, Any]) -> Task:
       theirs = {'train': 'train', 'valid': 'validation', 'test': 'test'}
       splits = sources.huggingface(path, subset, {s: where[s] or theirs[s] for s in sources.SPLITS},
                                    {s for s in sources.SPLITS if where[s]})
+  elif name == TEXT:
+    if path:
+      raise InputError('task.path is of task.name=datasets; task text takes task.train, task.valid and task.test')
+    built_in = {'prompt': '', 'target': '{text}', 'objective': None}      # None: as the model is made for
+    splits = sources.texts(**where) if any(where.values()) else sources.sample_texts()
   else:
-    raise InputError(f'task.name={name!r}: no such task (known: {", ".join((*BUILT_IN, *OWN))})')
+    raise InputError(f'task.name={name!r}: no such task (known: {", ".join((*BUILT_IN, *OWN, TEXT))})')
   task = Task(name, splits, **{**built_in, **given})
-  _check(task)
+  _check_text(task) if name == TEXT else _check(task)
   return task
+
+
+def _check_text(task: Task) -> None:
+  if task.objective not in (None, *OBJECTIVES):
+    raise InputError(f'task.objective={task.objective!r}: must be one of {", ".join(OBJECTIVES)}')
+  if not 0 < task.noise < 1:
+    raise InputError(f'task.noise={task.noise}: must be above 0 and below 1')
+  if task.span < 1:
+    raise InputError(f'task.span={task.span}: must be 1 or more')
+  if task.prompt or task.target != '{text}' or task.choices or task.metrics or task.chat:
+    raise InputError('task text has no prompt, target, choices, metrics or chat: only its loss is measured')
+  for split, rows in task.splits.items():
+    for number, row in enumerate(rows, 1):
+      if not isinstance(row.get('text'), str) or not row['text'].strip():
+        raise InputError(f'task text, {split} row {number}: has no column `text` with text in it')
 
 
 def fields_of(template: str) -> list[str]:
@@ -100,6 +125,8 @@ def label_column(task: Task) -> str:
 
 
 def _check(task: Task) -> None:
+  if task.objective != 'answer':
+    raise InputError(f'task.objective={task.objective!r} is of task.name=text alone')
   label = label_column(task) if task.choices else None
   if task.max_new_tokens < 1:
     raise InputError(f'task.max_new_tokens={task.max_new_tokens}: must be 1 or more')

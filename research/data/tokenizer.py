@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -124,6 +125,14 @@ def of_bytes(sentinels: int = 0) -> Tokenizer:
   rust.post_processor = _around(bos=None if sentinels else ('<bos>', 256), eos=('<eos>', 257) if sentinels else None)
   hf = PreTrainedTokenizerFast(tokenizer_object=rust, bos_token='<bos>', eos_token='<eos>', pad_token='<pad>')
   return Tokenizer(hf, eos=257, bos=None if sentinels else 256, size=BYTES + sentinels)
+
+
+def learned(texts: Iterable[str], size: int, sentinels: int = 0) -> Tokenizer:
+  """Byte-level BPE with a vocabulary of `size` learned from texts, special tokens and sentinels as in `of_bytes`."""
+  hf = of_bytes(sentinels).hf.train_new_from_iterator(texts, size, show_progress=False)
+  if len(hf) > size:
+    raise InputError(f'model.vocab={size}: must be at least {len(hf)}: the bytes and the special tokens')
+  return Tokenizer(hf, hf.eos_token_id, None if sentinels else hf.bos_token_id, len(hf))
 
 
 def sentinel(number: int) -> str:

@@ -1,4 +1,7 @@
-"""Generation with a cache of keys and values: the prompts of a batch are read at once, then one token a step."""
+"""Generation with a cache of keys and values: the prompts of a batch are read at once, then one token a step.
+
+Where the model has an encoder, that reads the prompts, and the decoder goes on from its start token.
+"""
 
 from collections.abc import Sequence
 from functools import partial
@@ -16,7 +19,7 @@ from research.tree import Tree
 @partial(jax.jit, static_argnames=('model', 'new', 'eos', 'greedy'))
 def _generate(variables: Tree, batch: Batch, limits: jax.Array, key: jax.Array, temperature: jax.Array, *, model: Model,
               new: int, eos: int, greedy: bool) -> jax.Array:
-  """Tokens [B, new] after prompts that are padded on the left; EOS fills a row from its end on."""
+  """Tokens [B, new] after prompts as `_side_by_side` lays them out; EOS fills a row from its end on."""
   B, L = batch['tokens'].shape
   hidden, cache = model.prefill(variables, batch, L + new)
 
@@ -55,13 +58,7 @@ def generate(model: Model, variables: Tree, prompts: Sequence[list[int]], max_ne
   by_length = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
   for start in tracked(range(0, len(prompts), batch_size), label):
     chosen = by_length[start:start + batch_size]
-    length = round_up(max(len(prompts[i]) for i in chosen), 32)
-    batch = {n: np.zeros((batch_size, length), np.int32) for n in ('tokens', 'positions', 'segments', 'branches')}
-    for row, i in enumerate(chosen):
-      n = len(prompts[i])
-      batch['tokens'][row, length - n:] = prompts[i]
-      batch['positions'][row, length - n:] = range(n)
-      batch['segments'][row, length - n:] = 1
+    batch = _side_by_side([prompts[i] for i in chosen], batch_size, model.config.start)
     limits = np.where(np.arange(batch_size) < len(chosen), max_new_tokens, 0)      # empty rows are done at once
     key = jax.random.fold_in(jax.random.key(seed), start)
     tokens = np.asarray(_generate(variables, batch, limits, key, jnp.float32(temperature), model=model,
@@ -70,3 +67,17 @@ def generate(model: Model, variables: Tree, prompts: Sequence[list[int]], max_ne
       ids = tokens[row].tolist()
       found[i] = ids[:ids.index(eos)] if eos in ids else ids
   return found
+
+
+def _side_by_side(prompts: Sequence[list[int]], rows: int, start: int | None) -> Batch:
+  """Prompts padded on the left, so that all end in the same slot; with an encoder that reads them, and the decoder `start`."""
+  length = round_up(max(map(len, prompts)), 32)
+  read = {n: np.zeros((rows, length), np.int32) for n in ('tokens', 'positions', 'segments')}
+  for row, ids in enumerate(prompts):
+    at = slice(length - len(ids), None)
+    read['tokens'][row, at], read['positions'][row, at], read['segments'][row, at] = ids, range(len(ids)), 1
+  if start is None:
+    return {**read, 'branches': np.zeros_like(read['tokens'])}
+  one = np.ones((rows, 1), np.int32)
+  return {**{f'source_{n}': x for n, x in read.items()},
+          'tokens': start * one, 'positions': 0 * one, 'segments': one, 'branches': 0 * one}

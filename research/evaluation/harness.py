@@ -29,7 +29,8 @@ def evaluate(model: Model, variables: Tree, tokenizer: Tokenizer, task: Task, ex
   Args:
     batch_size: lines (scoring) or prompts (generation) at one time; no result depends on it.
     label: of the progress line; None for silence.
-    generate: False leaves out free text, which takes much longer than its loss, and the metrics that need it.
+    generate: False leaves out free text, which takes much longer than its loss, and the metrics that need it; so does a
+      task without metrics.
   """
   scores = score(model, variables, examples, tokenizer.eos, batch_size, label)
   names = ('loss', *task.metrics)
@@ -37,7 +38,7 @@ def evaluate(model: Model, variables: Tree, tokenizer: Tokenizer, task: Task, ex
     column = label_column(task)
     answers = [max(s.choices, key=s.choices.get) for s in scores]
     targets = [str(e.row[column]) for e in examples]
-  elif not generate:
+  elif not (generate and task.metrics):
     answers, targets, names = [''] * len(examples), [e.target.strip() for e in examples], ('loss',)
   else:
     ids = decode.generate(model, variables, [e.prompt_ids for e in examples], task.max_new_tokens, tokenizer.eos,

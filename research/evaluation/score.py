@@ -37,7 +37,8 @@ def score(model: Model, variables: Tree, examples: Sequence[Example], eos: int, 
           label: str | None = None) -> list[Scores]:
   """Scores every example. Where there are choices they share their prompt, and the target is one of them."""
   ranked = bool(examples[0].choices)
-  documents = [batches.compared(e, eos) if ranked else batches.answered(e) for e in examples]
+  start = model.config.start
+  documents = [batches.compared(e, eos, start) if ranked else batches.answered(e, start) for e in examples]
   found = []
   for example, losses in zip(examples, document_losses(model, variables, documents, batch_size, label)):
     if not ranked:

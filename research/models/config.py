@@ -56,7 +56,7 @@ class ModelConfig:
   learned_positions: int = 0            # rows of a table of position embeddings; 0: there is none
 
   encoder_layers: int = 0               # above 0: an encoder reads the prompt, and the decoder attends to it
-  start: int = 0                        # the token before the decoder's first, where there is an encoder
+  start: int | None = None              # where there is an encoder: the token before the decoder's first
   buckets: int = 0                      # of relative distances, each with a bias per head; 0: there are none
   max_distance: int = 128               # from here on all distances share a bucket
   bias_per_layer: bool = False          # every layer has its own biases, or a stack's layers share one table

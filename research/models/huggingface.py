@@ -83,4 +83,6 @@ def read(folder: Path) -> tuple[Family, ModelConfig, Tensors, dict[str, Any]]:
   if family is None:
     raise InputError(f'{file}: model_type {hf.get("model_type")!r} is not supported (known: {", ".join(FAMILIES)})')
   tensors = Tensors(folder)
-  return family, names.config_of(family, hf, str(file), family.head in tensors), tensors, hf
+  separate = family.head in tensors and not (
+      family.embedding in tensors and np.array_equal(tensors[family.head], tensors[family.embedding]))
+  return family, names.config_of(family, hf, str(file), separate), tensors, hf

@@ -29,18 +29,19 @@ class Loaded(NamedTuple):
 
 
 @lru_cache(maxsize=2)
-def load(source: str, execution: Execution) -> Loaded:
+def load(source: str, execution: Execution, tokenizer: Tokenizer | None = None) -> Loaded:
   """Loads a base model; a second call with the same arguments gives the same arrays.
 
   Args:
     source: a folder in Hugging Face's layout, a `.gguf` file, `package:NAME` (the GGUF inside an installed Python
       package, which is not imported), `random:NAME` (see `presets`), or a hub id `org/name`.
+    tokenizer: in place of the byte tokenizer of `random:NAME`.
   Raises:
     InputError: nothing is there, or what is there is broken or of an unknown kind.
   """
   kind, _, name = source.partition(':')
   if kind == 'random':
-    return _random(name, execution)
+    return _random(name, execution, tokenizer)
   if kind == 'package':
     return _gguf(_package(name), execution)
   path = Path(source).expanduser()
@@ -81,16 +82,31 @@ def _folder(folder: Path, execution: Execution) -> Loaded:
   return _finish(family, config, tensors, hf, tokenizers.from_folder(folder), fingerprint, execution, str(folder))
 
 
-def _random(name: str, execution: Execution) -> Loaded:
+def preset(name: str) -> dict[str, Any]:
+  """The config.json of `random:NAME`."""
   if name not in PRESETS:
     raise InputError(f'model.source=random:{name}: no such preset (known: {", ".join(PRESETS)})')
-  hf = PRESETS[name]
+  return PRESETS[name]
+
+
+def sentinels(hf: dict[str, Any]) -> int:
+  """How many sentinels the byte tokenizer of a preset has."""
+  return hf['vocab_size'] - tokenizers.BYTES
+
+
+def _random(name: str, execution: Execution, tokenizer: Tokenizer | None) -> Loaded:
+  hf, fingerprint = preset(name), f'random:{name}'
+  if tokenizer is None:
+    tokenizer = tokenizers.of_bytes(sentinels(hf))
+  else:
+    ids = {f'{token}_token_id': tokenizer.hf.convert_tokens_to_ids(f'<{token}>') for token in ('bos', 'eos', 'pad')}
+    start = {'decoder_start_token_id': ids['pad_token_id']} if 'decoder_start_token_id' in hf else {}
+    hf, fingerprint = {**hf, 'vocab_size': tokenizer.size, **ids, **start}, f'{fingerprint}+{tokenizer.fingerprint()}'
   config = names.config_of(FAMILIES[hf['model_type']], hf, f'random:{name}', not hf['tie_word_embeddings'])
   model = transformer.build(dataclasses.replace(config, dtype=execution.dtype, scan=execution.scan))
   params = jax.jit(model.init)(jax.random.key(0))
   params = jax.tree.map(lambda x: x.astype(DTYPES[execution.param_dtype]), params)
-  tokenizer = tokenizers.of_bytes(config.vocab - tokenizers.BYTES)
-  return Loaded(model, params, _fitting(tokenizer, config), f'random:{name}', hf)
+  return Loaded(model, params, _fitting(tokenizer, config), fingerprint, hf)
 
 
 def _package(name: str) -> Path:

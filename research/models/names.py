@@ -54,7 +54,8 @@ class Family(NamedTuple):
   config: Callable[[Fields], ModelConfig]                  # a Hugging Face config.json -> ours
   rows: Callable[[ModelConfig], tuple[Row, ...]]
   prefix: str = ''                                         # of all but the head; files saved without the head lack it
-  head: str = 'lm_head.weight'                             # where the head is not tied
+  embedding: str = 'model.embed_tokens.weight'
+  head: str = 'lm_head.weight'                             # where it is not the embedding
   ignored: tuple[str, ...] = ()                            # regexes of tensors that hold nothing to learn
   duplicates: Mapping[str, str] = {}                       # further names of a tensor -> its name
   gguf: Callable[[dict[str, Any]], dict[str, Any]] | None = None     # GGUF fields -> a Hugging Face config
@@ -96,8 +97,7 @@ def _named(family: Family, config: ModelConfig, tensors: Mapping[str, np.ndarray
   bare = family.prefix and not any(name.startswith(family.prefix) for name in tensors)
   present = {family.prefix + name if bare and name != family.head else name: name for name in tensors}
   wanted = set(all_theirs(family, config))
-  embedding = next(row.theirs for row in family.rows(config) if row.ours == 'embed/embedding')
-  twins = {**family.duplicates, **({family.head: embedding} if config.tied else {})}
+  twins = {**family.duplicates, **({family.head: family.embedding} if config.tied else {})}
   for name, original in twins.items():
     if name in present and original in present:
       if not np.array_equal(tensors[present[name]], tensors[present[original]]):

@@ -63,7 +63,8 @@ class Attention(nn.Module):
     c = self.config
     heads = lambda y: y.reshape(*y.shape[:2], -1, c.head_dim)
     dense = lambda name, features: Dense(features, f'attn/{name}' in c.biases, name=name)
-    q, k, v = dense('q', c.heads * c.head_dim)(x), dense('k', c.kv_heads * c.head_dim)(x), dense('v', c.kv_heads * c.head_dim)(x)
+    q = dense('q', c.heads * c.head_dim)(x)
+    k, v = dense('k', c.kv_heads * c.head_dim)(x), dense('v', c.kv_heads * c.head_dim)(x)
     if c.qk_norm == 'heads':
       q, k = Norm(c, name='norm_q')(q), Norm(c, name='norm_k')(k)
     q, k, v = heads(q), heads(k), heads(v)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from research.data import batches, prompts, tasks
-from research.data.batches import Document, TrainingBatches, answered, compared, fit, order, pack
+from research.data.batches import Document, Room, TrainingBatches, answered, compared, fit, order, pack
 from research.evaluation.score import document_losses, score
 from research.training.steps import eval_step
 
@@ -88,7 +88,7 @@ def compiled(tiny):
 
 def lines_losses(tiny, documents, lines, shared=0, step=None):
   """The losses of every document, laid out in these lines."""
-  batch, layout = pack(documents, lines, LENGTH, 256, shared)
+  batch, layout = pack(documents, lines, Room(LENGTH), 256, shared)
   step = step or jax.jit(lambda batch: eval_step({'params': tiny.params}, batch, model=tiny.model))
   losses, found = np.asarray(step(batch)), [None] * len(documents)
   for place in layout:
@@ -136,7 +136,7 @@ def test_the_shared_beginning_is_seen(tiny):
 def test_loss_is_on_target_tokens_alone_and_every_one_of_them(tiny):
   found = made(tiny, 'translation', 30, split='train')
   documents = [answered(e) for e in found]
-  batch, layout = pack(documents, fit([len(d.tokens) for d in documents], LENGTH), LENGTH, 512)
+  batch, layout = pack(documents, fit([(len(d.tokens), 0) for d in documents], Room(LENGTH)), Room(LENGTH), 512)
   assert batch['weights'].sum() == sum(len(e.target_ids) for e in found)
   assert sorted(place.document for place in layout) == list(range(30))
   for place in layout:
@@ -152,11 +152,12 @@ def test_loss_is_on_target_tokens_alone_and_every_one_of_them(tiny):
 
 def test_fit_puts_every_document_in_one_line_that_holds_it():
   sizes = np.random.default_rng(0).integers(1, 100, 200).tolist()
-  lines = fit(sizes, 128)
+  pairs = [(size, 0) for size in sizes]
+  lines = fit(pairs, Room(128))
   assert sorted(itertools.chain(*lines)) == list(range(200))
   assert max(sum(sizes[i] for i in line) for line in lines) <= 128
   assert len(lines) <= 11 / 9 * sum(sizes) / 128 + 1          # first-fit decreasing's bound, here above the volume's
-  assert lines == fit(sizes, 128)
+  assert lines == fit(pairs, Room(128))
 
 
 def test_every_epoch_is_another_permutation():

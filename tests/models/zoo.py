@@ -129,6 +129,8 @@ def torch_model(name, seed=0):
         x.copy_(draw(x))
       else:
         inputs = x.shape[0] if 'gpt2' in name and '.h.' in path else x.shape[1]
+        scaled = name in ('t5', 'umt5') and path in ('shared.weight', 'lm_head.weight')    # what the head divides by √D
+        inputs = 1 if scaled else inputs
         gain = 0.7 if config.is_encoder_decoder and path.split('.')[-2] in ('q', 'k') else 1.5
         x.copy_(draw(x) * gain / inputs ** 0.5)
   return model

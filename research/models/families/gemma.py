@@ -25,7 +25,7 @@ def gemma(f: Fields) -> ModelConfig:
   # Early releases say 'gelu' and mean its tanh form; `hidden_activation`, where present, is what was meant.
   f.take('hidden_activation')
   act = f.one_of('hidden_act', {'gelu': 'gelu_tanh', 'gelu_pytorch_tanh': 'gelu_tanh'}, 'gelu_pytorch_tanh')
-  return ModelConfig(**_base('gemma', f) | dict(activation=act))
+  return ModelConfig(**_base('gemma', f, activation=act))
 
 
 def _sandwiched(family: str, f: Fields, **others: Any) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 from research.errors import InputError
 from research.models.config import Kind, ModelConfig
-from research.models.fields import Fields
 from research.models.families.llama import ACTIVATIONS, ATTENTION
+from research.models.fields import Fields
 from research.models.names import Family, Row
 
 QKV = ('attn/q', 'attn/k', 'attn/v')
@@ -78,6 +78,7 @@ def neox_rows(c: ModelConfig) -> tuple[Row, ...]:
       *(() if c.tied else (Row('head/kernel', 'embed_out.weight', transposed=True),)))
 
 
-GPT2 = Family('gpt2', gpt2, gpt2_rows, prefix='transformer.', ignored=(r'attn\.(masked_)?bias$',))
-NEOX = Family('gpt_neox', neox, neox_rows, prefix='gpt_neox.', head='embed_out.weight',
+GPT2 = Family('gpt2', gpt2, gpt2_rows, prefix='transformer.', embedding='transformer.wte.weight',
+              ignored=(r'attn\.(masked_)?bias$',))
+NEOX = Family('gpt_neox', neox, neox_rows, prefix='gpt_neox.', embedding='gpt_neox.embed_in.weight', head='embed_out.weight',
               ignored=(r'attention\.(masked_)?bias$', r'rotary_emb\.inv_freq$'))

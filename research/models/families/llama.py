@@ -18,12 +18,12 @@ ATTENTION = ('attn/q', 'attn/k', 'attn/v', 'attn/o')
 MLP = ('mlp/gate', 'mlp/up', 'mlp/down')
 
 
-def base(family: str, f: Fields, theta: float = 10_000.0, activation: str = 'hidden_act', **others: Any) -> dict[str, Any]:
+def base(family: str, f: Fields, theta: float = 10_000.0, **others: Any) -> dict[str, Any]:
   """Keyword arguments of `ModelConfig` for a Llama-shaped decoder whose layers are all of one kind.
 
   Args:
-    theta: the rope's base where the config names none; activation: the field that names the activation.
-    others: further arguments, which win.
+    theta: the rope's base where the config names none.
+    others: further arguments, which win; `rope` in place of the config's.
   """
   heads, kv_heads = f.heads()
   head_dim = f.size('head_dim', f.size('hidden_size') // heads)
@@ -35,7 +35,7 @@ def base(family: str, f: Fields, theta: float = 10_000.0, activation: str = 'hid
       family=family, vocab=f.size('vocab_size'), width=f.size('hidden_size'), hidden=f.size('intermediate_size'),
       layers=f.size('num_hidden_layers'), heads=heads, kv_heads=kv_heads, head_dim=head_dim, context=context,
       kinds=(Kind(rope=rope),), norm_eps=f.number('rms_norm_eps', 1e-6),
-      activation=f.one_of(activation, ACTIVATIONS, 'silu')) | others
+      activation=others.pop('activation', None) or f.one_of('hidden_act', ACTIVATIONS, 'silu')) | others
 
 
 def windowed(f: Fields, layers: int, window: int | None, local: list[bool], rope) -> dict[str, Any]:

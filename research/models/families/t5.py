@@ -15,26 +15,23 @@ _FORWARD = {'relu': ('relu', False), 'gated-gelu': ('gelu_tanh', True), 'gated-s
             'gelu': ('gelu', False), 'gated-relu': ('relu', True)}
 
 
-def config(f: Fields, family: str, scaled_head: bool, bias_per_layer: bool) -> ModelConfig:
-  """
-  Args:
-    scaled_head: a tied head reads its input scaled by 1 / √D. A separate head is told by its tensor alone in the families
-      whose config.json says `tie_word_embeddings` without meaning it (mT5, UMT5).
-  """
+def config(f: Fields, family: str) -> ModelConfig:
   activation, gated = f.one_of('feed_forward_proj', _FORWARD, 'relu' if family == 't5' else 'gated-gelu')
-  said, separate = f.take('tie_word_embeddings', True), f.separate_head
+  # Only T5's own files mean what they say here: mT5 and UMT5 write either and have a head of their own where one is there.
+  said = f.take('tie_word_embeddings', True)
+  scaled = {'t5': f.take('scale_decoder_outputs', said), 'mt5': False, 'umt5': True}[family]
   layers, heads, width = f.size('num_layers'), f.size('num_heads'), f.size('d_model')
-  for derived in ('dense_act_fn', 'is_gated_act', 'scale_decoder_outputs', 'n_positions'):
+  for derived in ('dense_act_fn', 'is_gated_act'):
     f.take(derived)
   return ModelConfig(
       family=family, vocab=f.size('vocab_size'), width=width, hidden=f.size('d_ff'),
       layers=f.size('num_decoder_layers', layers), heads=heads, kv_heads=heads, head_dim=f.size('d_kv', 64),
-      context=f.size('n_positions', 512), tied=(scaled_head and said) or not separate,
+      context=f.size('n_positions', 512), tied=not f.separate_head,
       norm_eps=f.number('layer_norm_epsilon', 1e-6), activation=activation, gated=gated, query_scale=1.0,
-      logit_scale=width ** -0.5 if scaled_head and said else 1.0, encoder_layers=layers,
+      logit_scale=width ** -0.5 if scaled else 1.0, encoder_layers=layers,
       start=f.take('decoder_start_token_id', f.take('pad_token_id', 0)),
       buckets=f.size('relative_attention_num_buckets', 32), max_distance=f.size('relative_attention_max_distance', 128),
-      bias_per_layer=bias_per_layer)
+      bias_per_layer=family == 'umt5')
 
 
 def rows(c: ModelConfig) -> tuple[Row, ...]:
@@ -62,9 +59,6 @@ DUPLICATES = {f'{stack}.embed_tokens.weight': 'shared.weight' for stack in ('enc
 IGNORED = (r'^decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight$',)
 
 
-def _family(name: str, scaled_head: bool = False, bias_per_layer: bool = False) -> Family:
-  return Family(name, partial(config, family=name, scaled_head=scaled_head, bias_per_layer=bias_per_layer), rows,
-                duplicates=DUPLICATES, ignored=IGNORED)
-
-
-T5, MT5, UMT5 = _family('t5', scaled_head=True), _family('mt5'), _family('umt5', bias_per_layer=True)
+T5, MT5, UMT5 = (
+    Family(name, partial(config, family=name), rows, embedding='shared.weight', duplicates=DUPLICATES, ignored=IGNORED)
+    for name in ('t5', 'mt5', 'umt5'))

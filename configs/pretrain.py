@@ -1,0 +1,27 @@
+"""Pretrains a small model on plain text, so that there is something to fine-tune where no hub can be reached.
+
+    python -m research.train --config=configs/pretrain.py --workdir=runs/pretrained
+    python -m research.train --config=configs/pretrain.py:random:gpt2-small --workdir=runs/pretrained-gpt2
+    python -m research.export --workdir=runs/pretrained --output=models/t5-small
+
+The variant is the model's source. An encoder-decoder learns to fill gaps (span corruption), a decoder to continue. Without
+files of your own (`--config.task.train=a.txt`, paragraphs apart by empty lines, or JSON lines with `text`) the text is that of
+the data sets that ship with the package.
+"""
+
+import importlib.util
+import pathlib
+
+_spec = importlib.util.spec_from_file_location('default', pathlib.Path(__file__).with_name('default.py'))
+_default = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(_default)
+
+
+def get_config(source='random:t5-small'):
+  config = _default.get_config()
+  config.model.source = source
+  config.task.name = 'text'
+  config.strategy.name = 'full'
+  config.training.update({'learning_rate': 1e-3, 'schedule': 'cosine', 'steps': 2000, 'batch_size': 64, 'eval_every': 500,
+                          'checkpoint_every': 500, 'log_every': 20})
+  return config

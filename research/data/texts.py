@@ -1,0 +1,83 @@
+"""Plain text as something to learn from: the next token of a language model, or T5's span corruption.
+
+A row is {'text': …}. Texts longer than the model reads are cut into pieces; nothing else is done to them.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from research.data.prompts import Example
+from research.data.sources import Row
+from research.data.tokenizer import Tokenizer, sentinel
+from research.errors import InputError
+
+
+def pieces(rows: Sequence[Row], tokenizer: Tokenizer, longest: int) -> list[tuple[Row, list[int]]]:
+  """Each text's ids, in pieces of at most `longest` tokens, with the row that they came from."""
+  found = []
+  for row in rows:
+    ids = tokenizer.encode(row['text'])
+    found += [(row, ids[i:i + longest]) for i in range(0, len(ids), longest)]
+  return found
+
+
+def continued(rows: Sequence[Row], tokenizer: Tokenizer, context: int) -> list[Example]:
+  """Every token of every text is predicted from those before it, the first from BOS (EOS where the model has none)."""
+  first = tokenizer.eos if tokenizer.bos is None else tokenizer.bos
+  return [Example(number, row, '', tokenizer.decode(ids), [first], [*ids, tokenizer.eos], {})
+          for number, (row, ids) in enumerate(pieces(rows, tokenizer, context - 2))]
+
+
+class Corrupted:
+  """Texts with gaps: `source` keeps a sentinel for each gap, and the target says what stood there (Raffel et al. 2020).
+
+  A text of one length always gives a source and a target of one length each, wherever its gaps fall.
+  """
+
+  def __init__(self, rows: Sequence[Row], tokenizer: Tokenizer, context: int, noise: float, span: float, seed: int):
+    """
+    Args:
+      noise: the share of a text's tokens that go into gaps; span: how many go into one gap, on average.
+      seed: of where the gaps fall, with the text's number and the epoch.
+    Raises:
+      InputError: the vocabulary has too few sentinels.
+    """
+    self._pieces = [(row, ids) for row, ids in pieces(rows, tokenizer, context - 1) if len(ids) > 1]
+    self._tokenizer, self._noise, self._span, self._seed = tokenizer, noise, span, seed
+    most = max((self._gaps(len(ids))[1] for _, ids in self._pieces), default=0)
+    known = tokenizer.hf.get_vocab()
+    self._sentinels = [known.get(sentinel(i)) for i in range(most)]
+    if None in self._sentinels:
+      raise InputError(f'task.objective=span_corruption: a text needs {most} sentinels, but the vocabulary has only '
+                       f'{self._sentinels.index(None)} ({sentinel(0)}, …); shorten the texts with model.context, or raise '
+                       'task.span')
+
+  def __len__(self) -> int:
+    return len(self._pieces)
+
+  def _gaps(self, length: int) -> tuple[int, int]:
+    """How many tokens of a text go into gaps, and how many gaps there are."""
+    tokens = min(max(round(length * self._noise), 1), length - 1)
+    return tokens, min(max(round(tokens / self._span), 1), length - tokens)
+
+  def example(self, number: int, epoch: int = 0) -> Example:
+    """The number-th text with the gaps of one epoch: a pure function of (number, epoch)."""
+    row, ids = self._pieces[number]
+    rng = np.random.Generator(np.random.Philox(key=[self._seed, (epoch << 32) + number]))
+    tokens, gaps = self._gaps(len(ids))
+    inside, outside = _parts(tokens, gaps, rng), _parts(len(ids) - tokens, gaps, rng)
+    source, target, at = [], [], 0
+    for mark, kept, lost in zip(self._sentinels, outside, inside):
+      source += [*ids[at:at + kept], mark]
+      target += [mark, *ids[at + kept:at + kept + lost]]
+      at += kept + lost
+    say = lambda ids: self._tokenizer.hf.decode(ids, clean_up_tokenization_spaces=False)
+    eos = [self._tokenizer.eos]
+    return Example(number, row, say(source), say(target), source + eos, target + eos, {})
+
+
+def _parts(total: int, count: int, rng: np.random.Generator) -> list[int]:
+  """`total` as a sum of `count` numbers above 0, every way equally likely."""
+  cuts = np.sort(rng.choice(total - 1, count - 1, replace=False)) + 1 if count > 1 else []
+  return np.diff([0, *cuts, total]).astype(int).tolist()
