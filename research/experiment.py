@@ -41,6 +41,7 @@ class Experiment(NamedTuple):
   params: Tree                         # the base's
   fingerprint: str                     # of the base's weights
   tokenizer: Tokenizer
+  hf: dict[str, Any]                   # the base's config.json
   task: Task
   strategy: Strategy
   demonstrations: list[Row]
@@ -127,8 +128,8 @@ def assemble(config: dict[str, Any]) -> Experiment:
       'strategy': {'name': strategy.name, **strategy.fields},
       'training': {**training, 'steps': steps},
   }
-  return Experiment(resolved, loaded.model, loaded.params, loaded.fingerprint, loaded.tokenizer, task, strategy,
-                    demonstrations, context)
+  return Experiment(resolved, loaded.model, loaded.params, loaded.fingerprint, loaded.tokenizer,
+                    loaded.hf, task, strategy, demonstrations, context)
 
 
 def _learned_tokenizer(model_fields: dict[str, Any], task: Task) -> Tokenizer | None:

@@ -43,7 +43,7 @@ def bind(key: jax.Array, strategy: Strategy, model: Model, params: Tree) -> tupl
 
 
 def merge(variables: Tree) -> Tree:
-  """The parameters with every kernel delta folded in: the same model without deltas.
+  """The parameters with every kernel delta folded in, in float32: the same model without deltas.
 
   Raises:
     InputError: a delta that is no change of a kernel, such as an adapter.
@@ -53,7 +53,8 @@ def merge(variables: Tree) -> Tree:
   for path, delta in changes.items():
     if not hasattr(delta, 'merge'):
       raise InputError(f'{type(delta).__name__} at {path} cannot be merged: it is no change of a kernel')
-  return tree.map_named(lambda path, x: changes[path].merge(x) if path in changes else x, variables['params'])
+  return tree.map_named(lambda path, x: changes[path].merge(x.astype(jnp.float32)) if path in changes else x,
+                        variables['params'])
 
 
 def _put(nested: Tree, path: str, value) -> None:

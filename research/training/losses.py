@@ -10,6 +10,17 @@ Array = jax.Array
 CHUNK = 256   # targets whose logits are alive at one time
 
 
+def _wanted(model: Model, variables: Tree, batch: Batch, key: Array | None = None) -> Array:
+  """[B, T, D]: what the head reads to predict each target."""
+  hidden = model.hidden(variables, batch, key)
+  return jnp.take_along_axis(hidden, batch['index'][..., None], axis=1)
+
+
+def target_logits(model: Model, variables: Tree, batch: Batch) -> Array:
+  """[B, T, V] float32: the logits of every target, all at one time; `batch` as for `target_losses`."""
+  return model.logits(variables, _wanted(model, variables, batch))
+
+
 def target_losses(model: Model, variables: Tree, batch: Batch, key: Array | None = None,
                   label_smoothing: float = 0.0) -> Array:
   """The loss of every target.
@@ -22,8 +33,7 @@ def target_losses(model: Model, variables: Tree, batch: Batch, key: Array | None
   Returns:
     [B, T] float32, in nats; what stands at unused targets means nothing.
   """
-  hidden = model.hidden(variables, batch, key)
-  wanted = jnp.take_along_axis(hidden, batch['index'][..., None], axis=1)        # [B, T, D]
+  wanted = _wanted(model, variables, batch, key)
   count = batch['targets'].size
   chunks = -(-count // CHUNK)
   pad = lambda x: jnp.pad(x.reshape(count, *x.shape[2:]), ((0, chunks * -(-count // chunks) - count),

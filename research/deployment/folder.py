@@ -1,0 +1,92 @@
+"""A model folder in Hugging Face's layout, written so that transformers loads it as it is."""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import numpy as np
+import safetensors.numpy
+import transformers
+
+from research.data.tokenizer import Tokenizer
+from research.errors import InputError
+
+
+def check_output(output: Path) -> None:
+  """Refuses to write where something is.
+
+  Raises:
+    InputError: the folder exists and is not empty, or is a file.
+  """
+  if output.exists() and (not output.is_dir() or any(output.iterdir())):
+    raise InputError(f'--output={output}: exists and is not empty; give another folder')
+
+
+def write(output: Path, hf: dict[str, Any], tensors: Mapping[str, np.ndarray], tokenizer: Tokenizer, dtype: np.dtype,
+          shard_size: str, texts: dict[str, str]) -> None:
+  """Writes the whole folder or nothing.
+
+  Args:
+    hf: the config.json of the base; only what says how the weights are stored is changed.
+    tensors: under the originals' names; cast to `dtype` as they are written.
+    shard_size: the most bytes in one file, such as '5GB'; one tensor is never cut.
+    texts: further files, name -> content.
+  """
+  check_output(output)
+  unfinished = output.with_name(f'.{output.name}.unfinished')
+  shutil.rmtree(unfinished, ignore_errors=True)
+  unfinished.mkdir(parents=True)
+  name = np.dtype(dtype).name
+  config = {key: value for key, value in hf.items() if key != 'torch_dtype'} | {
+      'architectures': [architecture(hf['model_type'])], 'dtype': name}
+  _text(unfinished / 'config.json', json.dumps(config, indent=2, ensure_ascii=False) + '\n')
+  _generation(hf, tokenizer).save_pretrained(unfinished)
+  tokenizer.hf.save_pretrained(unfinished)
+  _weights(unfinished, tensors, dtype, shard_size)
+  for file, text in texts.items():
+    _text(unfinished / file, text)
+  if output.is_dir():
+    output.rmdir()
+  os.replace(unfinished, output)
+
+
+def architecture(model_type: str) -> str:
+  """The name of transformers' class for a model with a head."""
+  from transformers.models.auto import modeling_auto
+  for names in (modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES, modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES):
+    if model_type in names:
+      return names[model_type]
+  raise KeyError(model_type)
+
+
+def _generation(hf: dict[str, Any], tokenizer: Tokenizer) -> transformers.GenerationConfig:
+  start = {'decoder_start_token_id': hf.get('decoder_start_token_id', hf.get('pad_token_id'))} if tokenizer.closes else {}
+  pad = tokenizer.hf.pad_token_id
+  return transformers.GenerationConfig(
+      bos_token_id=tokenizer.hf.bos_token_id, eos_token_id=tokenizer.eos, pad_token_id=tokenizer.eos if pad is None else pad,
+      **start)
+
+
+def _weights(folder: Path, tensors: Mapping[str, np.ndarray], dtype: np.dtype, shard_size: str) -> None:
+  """model.safetensors, or its shards and their index."""
+  try:
+    split = huggingface_hub.split_state_dict_into_shards_factory(
+        dict(tensors), get_storage_size=lambda x: x.size * np.dtype(dtype).itemsize,
+        filename_pattern='model{suffix}.safetensors', max_shard_size=shard_size)
+  except ValueError as e:
+    raise InputError(f'--shard_size={shard_size}: {e}; give a number with a unit, such as 5GB') from None
+  for file, names in split.filename_to_tensors.items():
+    safetensors.numpy.save_file({name: np.ascontiguousarray(tensors[name].astype(dtype)) for name in names},
+                                folder / file, metadata={'format': 'pt'})      # transformers asks for this word
+    shutil.copymode(folder / 'config.json', folder / file)                     # safetensors writes for the owner alone
+  if split.is_sharded:
+    index = {'metadata': split.metadata, 'weight_map': split.tensor_to_filename}
+    _text(folder / 'model.safetensors.index.json', json.dumps(index, indent=2) + '\n')
+
+
+def _text(file: Path, text: str) -> None:
+  file.write_text(text, encoding='utf-8')

@@ -1,0 +1,103 @@
+"""Writes what a run learned as a model folder that transformers loads as it is.
+
+    python -m research.export --workdir=runs/lora --output=models/sentiment --dtype=bfloat16
+
+A delta is merged into the weights, in float32; what the export changed (the largest difference of a logit, the change of each
+test metric) is measured and stands in export.json and in the README, the model's card.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+
+from research import cli, experiment, tree
+from research import workdir as files
+from research.data import batches
+from research.data.prompts import Example
+from research.deployment import card, folder
+from research.errors import InputError
+from research.evaluation import harness
+from research.models import names
+from research.models.config import DTYPES
+from research.models.families import FAMILIES
+from research.models.transformer import Model
+from research.strategies.bind import merge
+from research.training.losses import target_logits
+from research.training.monitor import say
+from research.tree import Tree
+
+COMPARED = 64      # examples whose logits are compared
+FEWER = 200        # test examples below which the card says that the intervals are wide
+
+
+def run(workdir: Path, output: Path, dtype: str, shard_size: str) -> dict[str, Any]:
+  """Exports the run in `workdir` at its best step; gives what export.json says.
+
+  Raises:
+    InputError: no finished run is there, its delta cannot be merged, or `output` is not empty.
+  """
+  folder.check_output(output)
+  there = files.read_config(workdir)
+  if not (workdir / files.RESULT).exists():
+    raise InputError(f'{workdir}: the run is not finished; the same research.train command goes on with it')
+  there['model']['param_dtype'] = 'float32'       # nothing is rounded before the merged weights are
+  exp = experiment.assemble(there)
+  variables = experiment.learned(workdir, exp)
+  params = merge(variables)
+  result, provenance = files.read_json(workdir / files.RESULT), files.read_json(workdir / files.PROVENANCE)
+
+  stored = jax.tree.map(lambda x: x.astype(DTYPES[dtype]).astype(jnp.float32), params)
+  record = {'format': 'hf', 'dtype': dtype, 'merged': bool(jax.tree.leaves(variables['delta'])), 'split': None, 'examples': 0}
+  split = next((s for s in ('test', 'valid') if s in exp.task.splits), None)
+  if split:
+    record |= measure(exp, split, exp.examples(split), variables, {'params': stored, 'delta': {}})
+  architecture = folder.architecture(exp.hf['model_type'])
+  texts = {'export.json': json.dumps(record, indent=2) + '\n',
+           'README.md': card.card(output.name, exp.config, result, provenance, record, architecture, FEWER)}
+  tensors = names.export_params(FAMILIES[exp.model.config.family], exp.model.config, stored)
+  folder.write(output, exp.hf, tensors, exp.tokenizer, np.dtype(DTYPES[dtype]), shard_size, texts)
+  say(f'export: {output}: {tree.size(params):,} parameters in {dtype}'
+      + (f'; largest difference of a logit {record["largest_logit_difference"]:.3g}' if split else ''))
+  return record
+
+
+def measure(exp: experiment.Experiment, split: str, examples: list[Example], before: Tree, after: Tree) -> dict[str, Any]:
+  """What the export changes: logits at the targets of some examples, and every metric over all of them."""
+  start, size = exp.model.config.start, exp.config['training']['eval_batch_size']
+  documents = [batches.answered(e, start) for e in examples[:COMPARED]]
+  scores = [harness.evaluate(exp.model, variables, exp.tokenizer, exp.task, examples, size, label=f'export: {which}').scores
+            for which, variables in (('the run', before), ('exported', after))]
+  return {'split': split, 'examples': len(examples),
+          'largest_logit_difference': largest_difference(exp.model, before, after, documents, size),
+          'before': scores[0], 'after': scores[1], 'change': {name: scores[1][name] - scores[0][name] for name in scores[0]}}
+
+
+def largest_difference(model: Model, before: Tree, after: Tree, documents: list[batches.Document], batch_size: int) -> float:
+  """The largest difference of a logit at a target of the documents."""
+  logits = jax.jit(lambda variables, batch: target_logits(model, variables, batch))
+  return max(float(np.abs(np.asarray(logits(before, batch)) - np.asarray(logits(after, batch)))[batch['weights'] > 0].max())
+             for batch, _ in batches.evaluation_batches(documents, batch_size))
+
+
+def main() -> None:
+  cli.required('workdir', 'output')
+  f = flags.FLAGS
+  if f.format != 'hf':
+    raise InputError(f'--format={f.format}: not supported (known: hf)')
+  if f.dtype not in DTYPES:
+    raise InputError(f'--dtype={f.dtype}: must be one of {", ".join(DTYPES)}')
+  run(Path(f.workdir), Path(f.output), f.dtype, f.shard_size)
+
+
+if __name__ == '__main__':
+  flags.DEFINE_string('workdir', None, 'a run; its best step is exported')
+  flags.DEFINE_string('output', None, 'the folder to write; it must not exist, or be empty')
+  flags.DEFINE_string('format', 'hf', 'hf: a whole model, deltas merged')
+  flags.DEFINE_string('dtype', 'float32', 'of the weights: float32 or bfloat16')
+  flags.DEFINE_string('shard_size', '5GB', 'the most bytes in one safetensors file')
+  cli.run(main, __doc__)
