@@ -27,7 +27,7 @@ def get_config():
           'valid': optional(str),
           'test': optional(str),
           'path': optional(str),        # datasets: a save_to_disk folder or a hub path
-          'subset': optional(str),      # datasets: a hub data set's configuration
+          'subset': optional(str),      # datasets: a hub data set's configuration; text: one of the shipped data sets
           'prompt': optional(str),      # template over the columns: 'Review: {text}\nSentiment:'
           'target': optional(str),      # template of the answer: ' {label}'
           'choices': optional(tuple),   # ('negative', 'positive'): ranked by log-likelihood; None: text is generated

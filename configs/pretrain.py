@@ -1,12 +1,13 @@
 """Pretrains a small model on plain text, so that there is something to fine-tune where no hub can be reached.
 
     python -m research.train --config=configs/pretrain.py --workdir=runs/pretrained
+    python -m research.export --workdir=runs/pretrained --output=models/t5-hass
     python -m research.train --config=configs/pretrain.py:random:gpt2-small --workdir=runs/pretrained-gpt2
-    python -m research.export --workdir=runs/pretrained --output=models/t5-small
 
-The variant is the model's source. An encoder-decoder learns to fill gaps (span corruption), a decoder to continue. Without
-files of your own (`--config.task.train=a.txt`, paragraphs apart by empty lines, or JSON lines with `text`) the text is that of
-the data sets that ship with the package.
+The variant is the model's source. An encoder-decoder learns to fill gaps (span corruption), a decoder to continue. The text is
+that of Home Assistant's user interface, in English and in German, which ships with the package; for your own,
+`--config.task.train=a.txt --config.task.valid=b.txt`, paragraphs apart by empty lines, or JSON lines with `text`.
+About 12 minutes on two cores for t5-small (6.9 million parameters, 33 passes).
 """
 
 import importlib.util
@@ -19,9 +20,9 @@ _spec.loader.exec_module(_default)
 
 def get_config(source='random:t5-small'):
   config = _default.get_config()
-  config.model.source = source
-  config.task.name = 'text'
+  config.model.update({'source': source, 'vocab': 2500, 'scan': False})
+  config.task.update({'name': 'text', 'subset': 'hass_ende', 'noise': 0.3, 'span': 2.5})     # short texts, so many gaps
   config.strategy.name = 'full'
-  config.training.update({'learning_rate': 1e-3, 'schedule': 'cosine', 'steps': 2000, 'batch_size': 64, 'eval_every': 500,
+  config.training.update({'learning_rate': 1e-3, 'schedule': 'cosine', 'steps': 2500, 'batch_size': 64, 'eval_every': 500,
                           'checkpoint_every': 500, 'log_every': 20})
   return config

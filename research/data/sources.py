@@ -73,14 +73,21 @@ def _paragraphs(path: Path) -> list[Row]:
   return found
 
 
-def sample_texts() -> dict[str, list[Row]]:
-  """The texts of the data sets that ship with the package, each on its own: both languages of a translation, a document
-  and its summary, a review."""
-  columns = {'hass_ende': ('source', 'target'), 'docstring_summary': ('document', 'summary'),
-             'sentiment_sentences': ('text',)}
-  shipped = {name: sample(name) for name in columns}
-  return {split: [{'text': row[column]} for name, found in shipped.items() for column in columns[name]
-                  for row in found[split]] for split in SPLITS}
+TEXTS = {'hass_ende': ('source', 'target'), 'docstring_summary': ('document', 'summary'), 'sentiment_sentences': ('text',)}
+
+
+def sample_texts(name: str | None = None) -> dict[str, list[Row]]:
+  """The texts of the data sets that ship with the package, or of one of them, each on its own: both languages of a
+  translation, a document and its summary, a review.
+
+  Raises:
+    InputError: there is no such data set.
+  """
+  if name is not None and name not in TEXTS:
+    raise InputError(f'task.subset={name}: no text of this name ships with the package (known: {", ".join(TEXTS)})')
+  shipped = {name: sample(name) for name in ([name] if name else TEXTS)}
+  return {split: [{'text': row[column]} for name, found in shipped.items() for row in found[split]
+                  for column in TEXTS[name]] for split in SPLITS}
 
 
 def files(**paths: str | None) -> dict[str, list[Row]]:

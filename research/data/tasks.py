@@ -85,7 +85,7 @@ def make(name: str, fields: dict[str, Any]) -> Task:
     if path:
       raise InputError('task.path is of task.name=datasets; task text takes task.train, task.valid and task.test')
     built_in = {'prompt': '', 'target': '{text}', 'objective': None}      # None: as the model is made for
-    splits = sources.texts(**where) if any(where.values()) else sources.sample_texts()
+    splits = sources.texts(**where) if any(where.values()) else sources.sample_texts(subset)
   else:
     raise InputError(f'task.name={name!r}: no such task (known: {", ".join((*BUILT_IN, *OWN, TEXT))})')
   task = Task(name, splits, **{**built_in, **given})

@@ -1,5 +1,6 @@
 """GGUF files: config, tensors and tokenizer fields, by the gguf library, without torch."""
 
+import mmap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,26 +11,42 @@ from research.errors import InputError
 from research.models import names
 from research.models.config import ModelConfig
 from research.models.families import FAMILIES
+from research.models.header import DIVISORS, Header
 from research.models.names import Family
+
+# What llama.cpp calls our families, where it does not say their model_type.
+_NAMES = {'gemma3_text': 'gemma3'}
+ARCHITECTURES = {_NAMES.get(name, name): family for name, family in FAMILIES.items() if family.gguf}
+# Tensors that hold nothing to learn: what the header has read already, the same as a formula gives, and a bias that no T5 reads.
+_IDLE = (DIVISORS, '.attn_rot_embd.weight', 'dec.blk.0.cross_attn_rel_b.weight')
 
 
 class Tensors(Mapping):
   """The file's tensors under their Hugging Face names, dequantised to float32 when asked for."""
 
-  def __init__(self, reader, family: Family, config: ModelConfig, path: Path):
+  def __init__(self, reader, header: Header, family: Family, config: ModelConfig):
+    """
+    Raises:
+      InputError: a tensor is of another size than the header says.
+    """
     import gguf
-    arch = next(a for a, n in gguf.MODEL_ARCH_NAMES.items() if n == family.name)
-    to_gguf = gguf.get_tensor_name_map(arch, config.layers)
-    stored = {t.name: t for t in reader.tensors}
-    self._stored, known = {}, set()
-    for name in names.all_theirs(family, config):
-      base, suffix = name.rsplit('.', 1)
-      gguf_name = f'{to_gguf.get_name(base)}.{suffix}'
-      if gguf_name in stored:
-        self._stored[name] = stored[gguf_name]
-        known.add(gguf_name)
-    self._stored |= {n: stored[n] for n in stored.keys() - known if n != 'rope_freqs.weight'}
-    self._family, self._config, self._path = family, config, path
+    arch = next(a for a, n in gguf.MODEL_ARCH_NAMES.items() if n == header.architecture)
+    to_gguf = gguf.get_tensor_name_map(arch, max(config.layers, config.encoder_layers))
+    left = {n: t for n, t in header.tensors.items() if not n.endswith(_IDLE)}
+    if not header.separate_head:
+      left.pop('output.weight', None)
+    self._stored, shapes = {}, names.shapes(config)
+    for row in family.rows(config):
+      theirs = names.theirs(row, shapes)
+      size = sum(int(np.prod(shapes[path])) for path in row.paths) // len(theirs)
+      for name in theirs:
+        base, suffix = name.rsplit('.', 1)
+        t = left.pop(f'{to_gguf.get_name(base)}.{suffix}', None)
+        if t is not None and t.n_elements != size:
+          raise InputError(f'{header.where}: tensor {t.name} holds {t.n_elements} numbers, but the header says {size}')
+        self._stored |= {} if t is None else {name: t}
+    self._stored |= left
+    self._reader, self._family, self._config, self._where = reader, family, config, header.where
 
   def __getitem__(self, name: str) -> np.ndarray:
     import gguf
@@ -37,9 +54,11 @@ class Tensors(Mapping):
     try:
       x = gguf.dequantize(t.data, t.tensor_type)
     except NotImplementedError:
-      raise InputError(f'{self._path}: tensor {t.name} has type {t.tensor_type.name}, '
+      raise InputError(f'{self._where}: tensor {t.name} has type {t.tensor_type.name}, '
                        'which the gguf library cannot dequantise') from None
-    x = x.reshape([int(d) for d in reversed(t.shape)]).astype(np.float32)
+    x = np.array(x, np.float32, copy=np.may_share_memory(x, t.data)).reshape([int(n) for n in reversed(t.shape)])
+    if hasattr(mmap, 'MADV_DONTNEED'):      # what was read of a mapped file counts as this process's memory until then
+      self._reader.data.base.madvise(mmap.MADV_DONTNEED)
     return self._family.ungguf(self._config, name, x) if self._family.ungguf else x
 
   def __iter__(self) -> Iterator[str]:
@@ -56,29 +75,49 @@ def read(path: Path) -> tuple[Family, ModelConfig, Tensors, dict[str, Any], dict
     The family, the config, the lazy tensors, the file's fields (which hold the tokenizer), and the config.json that the
     originals would have.
   Raises:
-    InputError: not a whole GGUF file, or of an architecture that is no family here.
+    InputError: not a whole GGUF file, of an architecture that is no family here, or what it says is not implemented.
   """
+  reader, fields = _open(path)
+  header = Header(fields, {t.name: t for t in reader.tensors}, str(path))
+  kind, parts, architecture = fields.get('general.type', 'model'), fields.get('split.count', 0), header.architecture
+  if kind != 'model':
+    raise InputError(f'{path}: general.type={kind!r:.60} is not supported (known: model)')
+  if parts not in (0, 1):
+    raise InputError(f'{path}: one of {parts!r:.60} parts of a model; join them with `llama-gguf-split --merge`')
+  if not isinstance(architecture, str) or architecture not in ARCHITECTURES:
+    raise InputError(f'{path}: architecture {architecture!r:.60} is not supported (known: {", ".join(ARCHITECTURES)})')
+  header.only('expert_count', 0)
+  header.only('attention.causal', True)
+  hf = ARCHITECTURES[architecture].gguf(header) | {'tie_word_embeddings': not header.separate_head}
+  header.finish()
+  family = FAMILIES[hf['model_type']]
+  config = names.config_of(family, hf, str(path), header.separate_head)
+  return family, config, Tensors(reader, header, family, config), fields, hf
+
+
+def _open(path: Path) -> tuple[Any, dict[str, Any]]:
+  """The gguf library's reader, and all header fields as Python values; every offset and length lies within the file."""
   import gguf
+
+  class Reader(gguf.GGUFReader):
+    """The library's, which takes what lies behind the end of a file for empty, and so reads on and on."""
+
+    def _get(self, offset, dtype, count=1, override_order=None):
+      if int(offset) + int(count) * np.dtype(dtype).itemsize > len(self.data):
+        raise ValueError('it ends early')
+      return super()._get(offset, dtype, count, override_order)
+
   try:
-    reader = gguf.GGUFReader(path)
+    reader = Reader(path)
     fields = {name: field.contents() for name, field in reader.fields.items()}
-  except (ValueError, IndexError, KeyError, UnicodeDecodeError, OverflowError) as e:
+    for t in reader.tensors:
+      if t.data_offset != reader.data_offset + int(t.field.parts[-1][0]):
+        raise ValueError('it ends early')
+      if not t.name.isprintable():
+        raise ValueError(f'a tensor is called {t.name!r:.60}')
+  except (ValueError, IndexError, KeyError, TypeError, OverflowError, RecursionError) as e:
     what = (str(e).splitlines() or [type(e).__name__])[0]
     raise InputError(f'{path}: not a whole GGUF file ({what}); fetch it again') from None
-  size = path.stat().st_size
-  for t in reader.tensors:
-    if t.data_offset + t.n_bytes > size:
-      raise InputError(f'{path}: truncated: tensor {t.name} ends at byte {t.data_offset + t.n_bytes} of {size}; '
-                       'fetch it again')
-  architecture = fields.get('general.architecture')
-  family = FAMILIES.get(architecture)
-  if family is None or family.gguf is None:
-    raise InputError(f'{path}: architecture {architecture!r} is not supported (known: {", ".join(FAMILIES)})')
-  try:
-    hf = family.gguf(fields)
-  except KeyError as e:
-    raise InputError(f'{path}: the GGUF header lacks {e.args[0]}') from None
-  separate = any(t.name == 'output.weight' for t in reader.tensors)
-  hf['tie_word_embeddings'] = not separate
-  config = names.config_of(family, hf, str(path), separate)
-  return family, config, Tensors(reader, family, config, path), fields, hf
+  if reader.byte_order != 'I':
+    raise InputError(f'{path}: written for machines of the other byte order, which is not supported')
+  return reader, fields

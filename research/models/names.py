@@ -16,6 +16,7 @@ from research.errors import InputError
 from research.models import transformer
 from research.models.config import ModelConfig
 from research.models.fields import Fields
+from research.models.header import Header
 from research.tree import Tree
 
 
@@ -58,7 +59,7 @@ class Family(NamedTuple):
   head: str = 'lm_head.weight'                             # where it is not the embedding
   ignored: tuple[str, ...] = ()                            # regexes of tensors that hold nothing to learn
   duplicates: Mapping[str, str] = {}                       # further names of a tensor -> its name
-  gguf: Callable[[dict[str, Any]], dict[str, Any]] | None = None     # GGUF fields -> a Hugging Face config
+  gguf: Callable[[Header], dict[str, Any]] | None = None             # a GGUF header -> a Hugging Face config
   ungguf: Callable[[ModelConfig, str, np.ndarray], np.ndarray] | None = None   # undoes what GGUF does to a tensor
 
 

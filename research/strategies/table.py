@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 from research.errors import InputError
 from research.strategies import deltas
 
-# Named sets of kernel sites; any other pattern is a regex over the sites' paths.
+# Named sets of kernel sites, in an encoder's layers as in a decoder's; any other pattern is a regex over the sites' paths.
 TARGETS = {
-    'attention': r'^layers/.*attn/.*/kernel$',
-    'mlp': r'^layers/.*mlp/.*/kernel$',
-    'all_linear': r'^layers/.*/kernel$',
+    'attention': r'layers/(attn|cross)/.*kernel$',
+    'mlp': r'layers/mlp/.*kernel$',
+    'all_linear': r'layers/.*kernel$',
 }
 
 
@@ -43,14 +43,14 @@ def lora(rank: int = 8, alpha: float = 16.0, dropout: float = 0.0, targets: str 
 
 
 def adapter(width: int = 32, dropout: float = 0.0) -> Strategy:
-  """Bottleneck adapters after the attention and the MLP of every layer (Houlsby et al. 2019).
+  """Bottleneck adapters after every attention and MLP of every layer (Houlsby et al. 2019).
 
   The paper trains the layer norms too; here nothing but the adapters learns.
   """
   _require(width >= 1, f'width={width}: must be 1 or more')
   _rate(dropout)
   return Strategy('adapter', {'width': width, 'dropout': dropout},
-                  deltas=((r'^layers/.*/output$', deltas.bottleneck(width, dropout)),))
+                  deltas=((r'layers/.*/output$', deltas.bottleneck(width, dropout)),))
 
 
 def few_shot(shots: int = 4) -> Strategy:

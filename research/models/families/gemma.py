@@ -7,9 +7,13 @@ and alternating windows; 3 drops the caps, norms queries and keys, and gives loc
 from functools import partial
 from typing import Any
 
+import numpy as np
+
+from research.errors import InputError
 from research.models.config import Kind, ModelConfig
 from research.models.families import llama
 from research.models.fields import Fields
+from research.models.header import Header
 from research.models.names import Family
 from research.models.positions import rope_of
 
@@ -60,9 +64,67 @@ def gemma3(f: Fields) -> ModelConfig:
       kinds=tuple(Kind(k.window, near) if k.window else k for k in where['kinds'])))
 
 
+def gguf(h: Header) -> dict[str, Any]:
+  return {'model_type': 'gemma', 'hidden_act': 'gelu_pytorch_tanh', **_gguf_decoder(h)}
+
+
+def gguf2(h: Header) -> dict[str, Any]:
+  found = {'model_type': 'gemma2', **_gguf_sandwiched(h, large=46), **_gguf_windows(h, every=2, window=4096),
+           'attn_logit_softcapping': h.number('attn_logit_softcapping', 50.0) or None,
+           'final_logit_softcapping': h.number('final_logit_softcapping', 30.0) or None}
+  h.only('rope.freq_base_swa', h.take('rope.freq_base', 10_000.0))
+  return found
+
+
+def gguf3(h: Header) -> dict[str, Any]:
+  """Files without `sliding_window` are of models whose every layer is global; the local layers' rope is never scaled."""
+  found = {'model_type': 'gemma3_text', **_gguf_sandwiched(h, large=62), **_gguf_windows(h, every=6, window=None),
+           'final_logit_softcapping': h.number('final_logit_softcapping', 0.0) or None}
+  local = {'rope_type': 'default', 'rope_theta': h.number('rope.freq_base_swa', 10_000.0)}
+  return found | {'rope_parameters': {'full_attention': found['rope_parameters'], 'sliding_attention': local}}
+
+
+def _gguf_decoder(h: Header) -> dict[str, Any]:
+  return {'attention_bias': 'blk.0.attn_q.bias' in h.tensors, **h.decoder()}
+
+
+def _gguf_sandwiched(h: Header, large: int) -> dict[str, Any]:
+  """The header has no field for `query_pre_attn_scalar`; like llama.cpp we know the 27B models, where alone it is not the
+  heads' width, by their number of layers."""
+  found = _gguf_decoder(h)
+  width, heads = found['hidden_size'], found['num_attention_heads']
+  scalar = width // heads if found['num_hidden_layers'] == large else found['head_dim']
+  return {'hidden_activation': 'gelu_pytorch_tanh', 'query_pre_attn_scalar': scalar, **found}
+
+
+def _gguf_windows(h: Header, every: int, window: int | None) -> dict[str, Any]:
+  """`layer_types` and `sliding_window`; of `every` layers the last sees all. The header may say another number, of which 0
+  leaves none that does, or say it of each layer."""
+  layers, pattern = h.layers(), h.take('attention.sliding_window_pattern', every)
+  window = h.length('attention.sliding_window', window) if window or h.take('attention.sliding_window') else None
+  if isinstance(pattern, list) and len(pattern) == layers and all(isinstance(local, bool) for local in pattern):
+    local = pattern
+  elif isinstance(pattern, bool):
+    local = [pattern] * layers
+  elif isinstance(pattern, int) and pattern >= 0:
+    local = [not pattern or (n + 1) % pattern != 0 for n in range(layers)]
+  else:
+    raise InputError(f'{h.where}: {h.architecture}.attention.sliding_window_pattern={pattern!r:.60} is not supported')
+  types = ['sliding_attention' if window and one else 'full_attention' for one in local]
+  return {'layer_types': types, **({'sliding_window': window} if window else {})}
+
+
+def ungguf(c: ModelConfig, name: str, x: np.ndarray) -> np.ndarray:
+  """GGUF stores what a norm multiplies by; the originals what is added to 1."""
+  return x - np.float32(1) if name.endswith('norm.weight') else x
+
+
 AROUND = partial(llama.rows, norms={
     'norm_attn': 'input_layernorm', 'norm_attn_after': 'post_attention_layernorm',
     'norm_mlp': 'pre_feedforward_layernorm', 'norm_mlp_after': 'post_feedforward_layernorm'})
-GEMMA = Family('gemma', gemma, llama.rows, prefix='model.', ignored=(r'rotary_emb\.inv_freq$',))
-GEMMA2 = Family('gemma2', gemma2, AROUND, prefix='model.', ignored=(r'rotary_emb\.inv_freq$',))
-GEMMA3 = Family('gemma3_text', gemma3, AROUND, prefix='model.', ignored=(r'rotary_emb.*inv_freq$',))
+GEMMA = Family('gemma', gemma, llama.rows, prefix='model.', ignored=(r'rotary_emb\.inv_freq$',), gguf=gguf,
+               ungguf=ungguf)
+GEMMA2 = Family('gemma2', gemma2, AROUND, prefix='model.', ignored=(r'rotary_emb\.inv_freq$',), gguf=gguf2,
+                ungguf=ungguf)
+GEMMA3 = Family('gemma3_text', gemma3, AROUND, prefix='model.', ignored=(r'rotary_emb.*inv_freq$',), gguf=gguf3,
+                ungguf=ungguf)

@@ -1,9 +1,14 @@
 """GPT-2 (Radford et al. 2019) and GPT-NeoX / Pythia (Black et al. 2022, arXiv 2204.06745; Biderman et al. 2023)."""
 
+from typing import Any
+
+import numpy as np
+
 from research.errors import InputError
 from research.models.config import Kind, ModelConfig
 from research.models.families.llama import ACTIVATIONS, ATTENTION
 from research.models.fields import Fields
+from research.models.header import Header
 from research.models.names import Family, Row
 
 QKV = ('attn/q', 'attn/k', 'attn/v')
@@ -46,6 +51,20 @@ def gpt2_rows(c: ModelConfig) -> tuple[Row, ...]:
       *(() if c.tied else (Row('head/kernel', 'lm_head.weight', transposed=True),)))
 
 
+def gguf(h: Header) -> dict[str, Any]:
+  heads = h.size('attention.head_count')
+  h.only('attention.head_count_kv', heads)
+  return {'model_type': 'gpt2', 'vocab_size': h.vocab(), 'n_embd': h.size('embedding_length'),
+          'n_inner': h.size('feed_forward_length'), 'n_layer': h.layers(), 'n_head': heads,
+          'n_positions': h.size('context_length'), 'activation_function': 'gelu_new',
+          'layer_norm_epsilon': h.number('attention.layer_norm_epsilon'), **h.special_ids()}
+
+
+def ungguf(c: ModelConfig, name: str, x: np.ndarray) -> np.ndarray:
+  """GGUF stores all kernels [O, I]; the originals keep those of a layer [I, O]."""
+  return x.T if name.endswith(('c_attn.weight', 'c_proj.weight', 'c_fc.weight')) else x
+
+
 def neox(f: Fields) -> ModelConfig:
   heads, width, context = f.size('num_attention_heads'), f.size('hidden_size'), f.size('max_position_embeddings', 2048)
   head_dim = _head_dim(f, width, heads)
@@ -79,6 +98,6 @@ def neox_rows(c: ModelConfig) -> tuple[Row, ...]:
 
 
 GPT2 = Family('gpt2', gpt2, gpt2_rows, prefix='transformer.', embedding='transformer.wte.weight',
-              ignored=(r'attn\.(masked_)?bias$',))
+              ignored=(r'attn\.(masked_)?bias$',), gguf=gguf, ungguf=ungguf)
 NEOX = Family('gpt_neox', neox, neox_rows, prefix='gpt_neox.', embedding='gpt_neox.embed_in.weight', head='embed_out.weight',
               ignored=(r'attention\.(masked_)?bias$', r'rotary_emb\.inv_freq$'))

@@ -10,6 +10,7 @@ import numpy as np
 from research.errors import InputError
 from research.models.config import Kind, ModelConfig
 from research.models.fields import Fields
+from research.models.header import Header
 from research.models.names import Family, Row
 
 ACTIVATIONS = {'silu': 'silu', 'swish': 'silu', 'gelu': 'gelu', 'relu': 'relu', 'gelu_new': 'gelu_tanh',
@@ -82,20 +83,9 @@ def rows(c: ModelConfig, kernels: dict = KERNELS, norms: dict[str, str] = NORMS)
       *(() if c.tied else (Row('head/kernel', 'lm_head.weight', transposed=True),)))
 
 
-def gguf(fields: dict[str, Any]) -> dict[str, Any]:
-  if fields.get('llama.rope.scaling.type', 'none') != 'none':
-    raise InputError(f'GGUF: llama.rope.scaling.type={fields["llama.rope.scaling.type"]!r} is not supported')
-  return {
-      'model_type': 'llama',
-      'vocab_size': fields.get('llama.vocab_size') or len(fields['tokenizer.ggml.tokens']),
-      'hidden_size': fields['llama.embedding_length'], 'intermediate_size': fields['llama.feed_forward_length'],
-      'num_hidden_layers': fields['llama.block_count'], 'num_attention_heads': fields['llama.attention.head_count'],
-      'num_key_value_heads': fields.get('llama.attention.head_count_kv'),
-      'head_dim': fields.get('llama.attention.key_length') or fields.get('llama.rope.dimension_count'),
-      'max_position_embeddings': fields['llama.context_length'],
-      'rope_theta': fields.get('llama.rope.freq_base', 10_000.0),
-      'rms_norm_eps': fields['llama.attention.layer_norm_rms_epsilon'],
-  }
+def gguf(h: Header) -> dict[str, Any]:
+  return {'model_type': 'llama', 'attention_bias': 'blk.0.attn_q.bias' in h.tensors,
+          'mlp_bias': 'blk.0.ffn_up.bias' in h.tensors, **h.decoder()}
 
 
 def ungguf(c: ModelConfig, name: str, x: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ from typing import Any
 from research.models.config import ModelConfig
 from research.models.families import llama
 from research.models.fields import Fields
+from research.models.header import Header
 from research.models.names import Family
 
 
@@ -26,5 +27,10 @@ def qwen3(f: Fields) -> ModelConfig:
   return ModelConfig(**found | _sliding(f, found))
 
 
-QWEN2 = Family('qwen2', qwen2, llama.rows, prefix='model.', ignored=(r'rotary_emb\.inv_freq$',))
-QWEN3 = Family('qwen3', qwen3, llama.rows, prefix='model.', ignored=(r'rotary_emb\.inv_freq$',))
+def gguf(h: Header) -> dict[str, Any]:
+  biases = {'attention_bias': 'blk.0.attn_q.bias' in h.tensors} if h.architecture == 'qwen3' else {}
+  return {'model_type': h.architecture, **biases, **h.decoder()}
+
+
+QWEN2 = Family('qwen2', qwen2, llama.rows, prefix='model.', ignored=(r'rotary_emb\.inv_freq$',), gguf=gguf)
+QWEN3 = Family('qwen3', qwen3, llama.rows, prefix='model.', ignored=(r'rotary_emb\.inv_freq$',), gguf=gguf)

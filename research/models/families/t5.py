@@ -6,9 +6,12 @@ in every layer. Attention scores are not scaled.
 """
 
 from functools import partial
+from typing import Any
 
+from research.errors import InputError
 from research.models.config import ModelConfig
 from research.models.fields import Fields
+from research.models.header import Header
 from research.models.names import Family, Row
 
 _FORWARD = {'relu': ('relu', False), 'gated-gelu': ('gelu_tanh', True), 'gated-silu': ('silu', True),
@@ -54,11 +57,40 @@ def rows(c: ModelConfig) -> tuple[Row, ...]:
   return (*found, *(() if c.tied else (Row('head/kernel', 'lm_head.weight', transposed=True),)))
 
 
+def gguf(h: Header) -> dict[str, Any]:
+  """T5 1.0 is told by its lack of gates, UMT5 by biases beyond the first layer; mT5 computes what T5 1.1 does.
+
+  Of gated MLPs all are read as gelu, which is also what llama.cpp computes; a file does not tell UL2's silu.
+  """
+  gated = 'dec.blk.0.ffn_gate.weight' in h.tensors
+  if not gated and h.separate_head:
+    raise InputError(f'{h.where}: a T5 without gates has the embedding for its head, and scales what that reads; whether the '
+                     'other head of this file, output.weight, wants that too it does not say')
+  layers, heads = h.layers(), h.size('attention.head_count')
+  h.only('attention.head_count_kv', heads)
+  epsilon = h.number('attention.layer_norm_rms_epsilon')
+  h.only('attention.layer_norm_epsilon', h.take('attention.layer_norm_rms_epsilon'))
+  buckets, furthest = h.size('attention.relative_buckets_count'), 128      # which no file says otherwise
+  if not 4 <= buckets < 4 * furthest:
+    raise InputError(f'{h.where}: t5.attention.relative_buckets_count={buckets}: must be from 4 to {4 * furthest - 1}')
+  ids = h.special_ids()
+  start = h.take('decoder_start_token_id', ids.get('pad_token_id', 0))
+  width = h.size('embedding_length')
+  return {
+      'model_type': 'umt5' if 'dec.blk.1.attn_rel_b.weight' in h.tensors else 't5', 'is_encoder_decoder': True,
+      'vocab_size': h.vocab(), 'd_model': width, 'd_kv': h.head_dim(width // heads), 'd_ff': h.size('feed_forward_length'),
+      'num_layers': layers, 'num_decoder_layers': h.layers('decoder_block_count', layers), 'num_heads': heads,
+      'feed_forward_proj': 'gated-gelu' if gated else 'relu', 'n_positions': h.length('context_length'),
+      'relative_attention_num_buckets': buckets, 'relative_attention_max_distance': furthest, 'layer_norm_epsilon': epsilon,
+      **ids, 'decoder_start_token_id': start}
+
+
 DUPLICATES = {f'{stack}.embed_tokens.weight': 'shared.weight' for stack in ('encoder', 'decoder')}
 # A cross-attention bias that early T5 files carry and no T5 reads.
 IGNORED = (r'^decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight$',)
 
 
 T5, MT5, UMT5 = (
-    Family(name, partial(config, family=name), rows, embedding='shared.weight', duplicates=DUPLICATES, ignored=IGNORED)
+    Family(name, partial(config, family=name), rows, embedding='shared.weight', duplicates=DUPLICATES, ignored=IGNORED,
+           gguf=gguf if name == 't5' else None)
     for name in ('t5', 'mt5', 'umt5'))

@@ -1,0 +1,29 @@
+"""How far do the ways of adapting a small T5 carry it from filling gaps to translating, and at what cost?
+
+    python -m research.train --config=configs/pretrain.py --workdir=runs/pretrained
+    python -m research.export --workdir=runs/pretrained --output=models/t5-hass
+    python -m research.study --study=experiments/t5_translation.py --workdir=runs/t5_translation
+
+A T5 of 6.9 million parameters that was pretrained here on Home Assistant's texts in both languages, and has never seen which
+sentence belongs to which, learns English to German from 2,400 pairs: by full fine-tuning, by LoRA and by adapters. The baseline
+is the merely pretrained model. Copying the source scores BLEU 2.6 and chrF 23.6.
+"""
+
+
+def get_study(variant=''):
+  rate = 'training.learning_rate'
+  return {
+      'question': 'How far do the ways of adapting a small T5 carry it from filling gaps to translating, and at what cost?',
+      'base': f'configs/t5.py:{variant or "models/t5-hass"}',
+      'arms': {
+          'pretrained': {'strategy': {'name': 'few_shot', 'shots': 0}},
+          'full': {'strategy': {'name': 'full'}, 'grid': {rate: [3e-4, 1e-3]}},
+          'lora': {'strategy': {'name': 'lora', 'rank': 32, 'alpha': 64.0}, 'grid': {rate: [3e-3, 1e-2]}},
+          'adapter': {'strategy': {'name': 'adapter', 'width': 64}, 'grid': {rate: [3e-3, 1e-2]}},
+      },
+      'seeds': (0,),
+      'budget': {'steps': 600, 'batch_size': 32},
+      'select': 'valid/loss',
+      'report': 'test/chrf',
+      'baseline': 'pretrained',
+  }
