@@ -51,7 +51,7 @@ def get_config():
       'training': {
           'learning_rate': 3e-4,        # the schedule's peak
           'steps': 200,                 # updates; ignored where epochs is above 0
-          'epochs': 0.0,                # passes over the training rows
+          'epochs': 0.0,                # passes over the training rows, or the pieces of a text
           'batch_size': 16,             # rows an update
           'microbatches': 1,            # parts in which a batch is computed; changes memory (and what dropout draws)
           'seed': 0,                    # of data order, initial deltas, dropout and demonstrations

@@ -59,6 +59,10 @@ class Experiment(NamedTuple):
     prompts.check_lengths(found, self.context, split, answer, apart=self.model.config.start is not None)
     return found
 
+  def count(self, split: str) -> int:
+    """Documents in one pass over a split: its rows, or the pieces of its texts."""
+    return len(self.examples(split) if self.task.name == tasks.TEXT else self.task.rows(split))
+
   def corrupted(self, split: str) -> texts.Corrupted:
     return texts.Corrupted(self.task.rows(split), self.tokenizer, self.context, self.task.noise, self.task.span,
                            self.config['training']['seed'])
@@ -114,22 +118,24 @@ def assemble(config: dict[str, Any]) -> Experiment:
     raise InputError('task.objective=span_corruption: needs a model with an encoder, such as T5')
   elif task.objective == 'continuation' and model.start is not None:
     raise InputError('task.objective=continuation: a model with an encoder learns plain text by span_corruption')
-  steps = 0
-  if strategy.trains != table.NOTHING:
+  learns = strategy.trains != table.NOTHING
+  if learns:
+    task.rows('train')
     if not training['epochs'] and training['steps'] < 1:
       raise InputError(f'training.steps={training["steps"]}: must be 1 or more')
-    rows = len(task.rows('train'))
-    steps = math.ceil(training['epochs'] * rows / training['batch_size']) if training['epochs'] else training['steps']
   resolved = {
       'model': {**model_fields, **run_as._asdict(), 'context': context},
       'task': {**config['task'], 'prompt': task.prompt, 'target': task.target, 'choices': list(task.choices),
                'metrics': list(task.metrics), 'separator': task.separator, 'max_new_tokens': task.max_new_tokens,
                'chat': task.chat, 'objective': task.objective, 'noise': task.noise, 'span': task.span},
       'strategy': {'name': strategy.name, **strategy.fields},
-      'training': {**training, 'steps': steps},
+      'training': {**training, 'steps': training['steps'] if learns else 0},
   }
-  return Experiment(resolved, loaded.model, loaded.params, loaded.fingerprint, loaded.tokenizer,
-                    loaded.hf, task, strategy, demonstrations, context)
+  exp = Experiment(resolved, loaded.model, loaded.params, loaded.fingerprint, loaded.tokenizer, loaded.hf, task, strategy,
+                   demonstrations, context)
+  if learns and training['epochs']:
+    resolved['training']['steps'] = math.ceil(training['epochs'] * exp.count('train') / training['batch_size'])
+  return exp
 
 
 def _learned_tokenizer(model_fields: dict[str, Any], task: Task) -> Tokenizer | None:

@@ -11,8 +11,8 @@ os.environ['HF_HUB_OFFLINE'] = '1'
 
 import importlib.util
 
-import jax
 import pytest
+from small import loud
 
 from research.models import load
 from research.models.config import Execution
@@ -49,8 +49,13 @@ def pytest_terminal_summary(terminalreporter, config):
 @pytest.fixture(scope='session')
 def tiny():
   """llama-tiny with weights so large that whatever it reads otherwise is seen in its loss."""
-  loaded = load.load('random:llama-tiny', Execution('float32', 'float32', True))
-  return loaded._replace(params=jax.tree.map(lambda x: x * (6 if x.ndim > 1 and x.std() > 0 else 1), loaded.params))
+  return loud('llama-tiny')
+
+
+@pytest.fixture(scope='session', params=['llama-tiny', 'gpt2-tiny', 't5-tiny'])
+def preset(request):
+  """Each of the tiny presets, loud like `tiny`."""
+  return loud(request.param)
 
 
 @pytest.fixture(scope='session')

@@ -1,5 +1,6 @@
 """Small true steps and runs, for the tests of several folders."""
 
+import functools
 import importlib.util
 from pathlib import Path
 
@@ -7,8 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from research import experiment
+from research import experiment, tree
 from research.data import batches, prompts, tasks
+from research.data.batches import Room
+from research.models import load, names
+from research.models.config import Execution
+from research.models.families import FAMILIES
 from research.strategies.bind import bind
 from research.training import optim
 from research.training.compile import compiled
@@ -17,17 +22,46 @@ from research.training.steps import TrainState, train_step
 ROOT = Path(__file__).parent.parent
 
 
-def documents(tokenizer, count, task='translation', longest=10_000):
+@functools.cache
+def loud(name):
+  """A preset with weights so large that whatever it reads otherwise is seen in its loss."""
+  loaded = load.load(f'random:{name}', Execution('float32', 'float32', True))
+  head = 1 / loaded.model.config.logit_scale          # T5 divides what a tied head reads
+  return loaded._replace(params=tree.map_named(
+      lambda path, x: x * (6 if x.ndim > 1 and x.std() > 0 else 1) * (head if path == 'embed/embedding' else 1), loaded.params))
+
+
+def torch_twin(loaded):
+  """transformers' model with the same weights."""
+  import torch
+  import transformers
+  config = transformers.AutoConfig.for_model(**loaded.hf)
+  config._attn_implementation = 'eager'
+  kind = transformers.AutoModelForSeq2SeqLM if config.is_encoder_decoder else transformers.AutoModelForCausalLM
+  twin, ours = kind.from_config(config).eval(), loaded.model.config
+  theirs = names.export_params(FAMILIES[ours.family], ours, loaded.params)
+  missing, unexpected = twin.load_state_dict({n: torch.tensor(x) for n, x in theirs.items()}, strict=False)
+  tied = {'lm_head.weight', 'encoder.embed_tokens.weight', 'decoder.embed_tokens.weight'}
+  assert not unexpected and set(missing) <= tied
+  return twin
+
+
+def documents(loaded, count, task='translation', longest=10_000):
   """The first `count` training rows of a built-in task that are no longer than `longest` tokens."""
   task = tasks.make(task, {})
-  found = [batches.answered(e) for e in prompts.examples(task, task.rows('train')[:10 * count], tokenizer)]
-  return [d for d in found if len(d.tokens) <= longest][:count]
+  found = prompts.examples(task, task.rows('train')[:10 * count], loaded.tokenizer)
+  found = [batches.answered(e, loaded.model.config.start) for e in found]
+  return [d for d in found if max(len(d.tokens), len(d.source)) <= longest][:count]
 
 
 def batch(documents, length, per_line=1):
-  """One batch of one microbatch, `per_line` documents a line."""
+  """One batch of one microbatch, `per_line` documents a line of at least `length` tokens."""
   lines = [list(range(i, min(i + per_line, len(documents)))) for i in range(0, len(documents), per_line)]
-  packed, _ = batches.pack(documents, lines, batches.room_for(documents, length), batches.most_targets(documents, lines))
+  most = lambda size: max(sum(size(documents[i]) for i in line) for line in lines)
+  source = most(lambda d: len(d.source))
+  room = Room(batches.round_up(max(0 if source else length, most(lambda d: len(d.tokens))), 32),
+              batches.round_up(max(length, source), 32) if source else 0)
+  packed, _ = batches.pack(documents, lines, room, batches.most_targets(documents, lines))
   return {name: x[None] for name, x in packed.items()}
 
 

@@ -15,6 +15,8 @@ from research.errors import InputError
 
 def pieces(rows: Sequence[Row], tokenizer: Tokenizer, longest: int) -> list[tuple[Row, list[int]]]:
   """Each text's ids, in pieces of at most `longest` tokens, with the row that they came from."""
+  if longest < 1:
+    raise InputError('model.context: leaves no room for any piece of a text; raise it')
   found = []
   for row in rows:
     ids = tokenizer.encode(row['text'])
@@ -41,11 +43,13 @@ class Corrupted:
       noise: the share of a text's tokens that go into gaps; span: how many go into one gap, on average.
       seed: of where the gaps fall, with the text's number and the epoch.
     Raises:
-      InputError: the vocabulary has too few sentinels.
+      InputError: the vocabulary has too few sentinels, or no text two tokens.
     """
     self._pieces = [(row, ids) for row, ids in pieces(rows, tokenizer, context - 1) if len(ids) > 1]
+    if not self._pieces:
+      raise InputError('task.objective=span_corruption: no piece of a text has two tokens, one to keep and one for a gap')
     self._tokenizer, self._noise, self._span, self._seed = tokenizer, noise, span, seed
-    most = max((self._gaps(len(ids))[1] for _, ids in self._pieces), default=0)
+    most = max(self._gaps(len(ids))[1] for _, ids in self._pieces)
     known = tokenizer.hf.get_vocab()
     self._sentinels = [known.get(sentinel(i)) for i in range(most)]
     if None in self._sentinels:

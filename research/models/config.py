@@ -61,6 +61,8 @@ class ModelConfig:
   max_distance: int = 128               # from here on all distances share a bucket
   bias_per_layer: bool = False          # every layer has its own biases, or a stack's layers share one table
 
+  spread: float | None = 0.02           # standard deviation of initial weights; None: T5's, 1 / √I (embeddings: 1)
+
   dtype: str = 'float32'       # of activations and products (sums, norms and the loss are always float32)
   scan: bool = True            # one compiled layer run N times, or N layers laid out one after the other
 

@@ -33,13 +33,19 @@ class Fields:
     value = self._values.get(name)
     return default if value is None else value
 
+  def optional(self, name: str, absent: Any) -> Any:
+    """The field's value where null says 'none' and an absent field something else."""
+    self._taken.add(name)
+    return self._values.get(name, absent)
+
   def size(self, name: str, default: int | None = None) -> int:
-    """A field that is a whole number above 0."""
+    """A field that is a whole number above 0 (and below what would fill the memory with a list of it)."""
     value = self.take(name, default)
     if value is None:
       raise InputError(f'{self.where}: lacks {name}')
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-      raise InputError(f'{self.where}: {name}={value!r}: must be a whole number above 0')
+    most = 10_000 if name.endswith('layers') else 2**31 - 1
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+      raise InputError(f'{self.where}: {name}={_short(value)}: must be a whole number above 0 and at most {most:,}')
     return value
 
   def number(self, name: str, default: float | None = None) -> float:

@@ -17,7 +17,7 @@ from research.models.names import Family
 # What llama.cpp calls our families, where it does not say their model_type.
 _NAMES = {'gemma3_text': 'gemma3'}
 ARCHITECTURES = {_NAMES.get(name, name): family for name, family in FAMILIES.items() if family.gguf}
-# Tensors that hold nothing to learn: what the header has read already, the same as a formula gives, and a bias that no T5 reads.
+# Ends of tensors that hold nothing to learn: frequencies, which the header has read, and a bias that no T5 reads.
 _IDLE = (DIVISORS, '.attn_rot_embd.weight', 'dec.blk.0.cross_attn_rel_b.weight')
 
 
@@ -110,11 +110,10 @@ def _open(path: Path) -> tuple[Any, dict[str, Any]]:
   try:
     reader = Reader(path)
     fields = {name: field.contents() for name, field in reader.fields.items()}
-    for t in reader.tensors:
-      if t.data_offset != reader.data_offset + int(t.field.parts[-1][0]):
-        raise ValueError('it ends early')
-      if not t.name.isprintable():
-        raise ValueError(f'a tensor is called {t.name!r:.60}')
+    if any(t.data_offset != reader.data_offset + int(t.field.parts[-1][0]) for t in reader.tensors):
+      raise ValueError('it ends early')
+    if not all(name.isprintable() for name in (*fields, *(t.name for t in reader.tensors))):
+      raise ValueError('it holds names that cannot be printed')
   except (ValueError, IndexError, KeyError, TypeError, OverflowError, RecursionError) as e:
     what = (str(e).splitlines() or [type(e).__name__])[0]
     raise InputError(f'{path}: not a whole GGUF file ({what}); fetch it again') from None

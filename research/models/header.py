@@ -108,8 +108,9 @@ class Header:
     return found
 
   def vocab(self) -> int:
-    tokens = self.fields.get('tokenizer.ggml.tokens')
-    return self.size('vocab_size', len(tokens) if isinstance(tokens, list) else None)
+    """The number of rows of the embedding; the tokenizer may know fewer tokens."""
+    embedding = self.tensors.get('token_embd.weight')
+    return self.size('vocab_size', None if embedding is None else int(embedding.shape[-1]))
 
   def layers(self, name: str = 'block_count', default: int | None = None) -> int:
     return self.size(name, default, len(self.tensors))

@@ -27,10 +27,12 @@ class Dense(nn.Module):
   """x @ kernel, as the kernel's delta changes it, + bias where there is one."""
   features: int
   bias: bool = False
+  spread: float | None = None      # standard deviation of the kernel's initial values; None: 1 / √I
 
   @nn.compact
   def __call__(self, x: Array) -> Array:                             # [B, L, I] -> [B, L, O]
-    kernel = self.param('kernel', nn.initializers.normal(0.02), (x.shape[-1], self.features))
+    draw = nn.initializers.normal(x.shape[-1] ** -0.5 if self.spread is None else self.spread)
+    kernel = self.param('kernel', draw, (x.shape[-1], self.features))
     delta = self.get_variable('delta', 'kernel')                     # None unless the strategy put one here
     y = dot(x, kernel) if delta is None else delta(x, kernel, _dropout_key(self))
     if self.bias:

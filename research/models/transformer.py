@@ -34,20 +34,17 @@ class Cache(NamedTuple):
 
 class Context(NamedTuple):
   """What all layers of one stack share in one call; computed once."""
-  ropes: tuple[tuple[Array, Array] | None, ...]   # of each kind of layer: cos and sin, each [B, L, turning / 2]
-  masks: tuple[Array, ...]                        # of each kind: [B, L, S]
-  buckets: Array | None = None                    # [B, L, S] of relative distances
-  bias: Array | None = None                       # [B, H, L, S], where all layers have the same
-  source: Array | None = None                     # [B, S', D], what the encoder made of the prompt
-  source_mask: Array | None = None                # [B, L, S']
-  write: Array | None = None                      # [] the first cache slot to fill, or None where there is no cache
+  masks: Array                          # [kinds of layers, B, L, S]
+  rope: tuple[Array, Array] | None      # cos and sin, each [kinds of layers, B, L, turning / 2]
+  buckets: Array | None = None          # [B, L, S] of relative distances
+  bias: Array | None = None             # [B, H, L, S], where all layers have the same
+  source: Array | None = None           # [B, S', D], what the encoder made of the prompt
+  source_mask: Array | None = None      # [B, L, S']
+  write: Array | None = None            # [] the first cache slot to fill, or None where there is no cache
 
-
-def _of(kinds, kind):
-  """The entry of a layer's kind, which inside a scan is known only when it runs."""
-  if len(kinds) == 1 or kinds[0] is None:
-    return kinds[0]
-  return jax.tree.map(lambda *x: jnp.stack(x)[kind], *kinds)
+  def of(self, kind: Array | None) -> tuple[Array, tuple[Array, Array] | None]:
+    """The mask and the rope of a layer's kind; None: there is but one."""
+    return jax.tree.map(lambda x: x[0 if kind is None else kind], (self.masks, self.rope))
 
 
 def _relative(table: nn.Embed, buckets: Array) -> Array:
@@ -62,7 +59,7 @@ class Attention(nn.Module):
   def __call__(self, x, kind, context: Context, cache):
     c = self.config
     heads = lambda y: y.reshape(*y.shape[:2], -1, c.head_dim)
-    dense = lambda name, features: Dense(features, f'attn/{name}' in c.biases, name=name)
+    dense = lambda name, features: Dense(features, f'attn/{name}' in c.biases, _spread(c, name), name=name)
     q = dense('q', c.heads * c.head_dim)(x)
     k, v = dense('k', c.kv_heads * c.head_dim)(x), dense('v', c.kv_heads * c.head_dim)(x)
     if c.qk_norm == 'heads':
@@ -70,7 +67,7 @@ class Attention(nn.Module):
     q, k, v = heads(q), heads(k), heads(v)
     if c.qk_norm == 'head':
       q, k = Norm(c, name='norm_q')(q), Norm(c, name='norm_k')(k)
-    rope = _of(context.ropes, kind)
+    mask, rope = context.of(kind)
     if rope is not None:
       q, k = rotate(q, *rope), rotate(k, *rope)
     if cache is not None:
@@ -79,7 +76,7 @@ class Attention(nn.Module):
     bias = context.bias
     if c.bias_per_layer:
       bias = _relative(nn.Embed(c.buckets, c.heads, name='relative'), context.buckets)
-    y = attend(q, k, v, _of(context.masks, kind), _scale(c), bias, c.attention_cap)
+    y = attend(q, k, v, mask, _scale(c), bias, c.attention_cap)
     y = dense('o', c.width)(y.reshape(*y.shape[:2], -1))
     return output(self, y), cache
 
@@ -92,16 +89,22 @@ class CrossAttention(nn.Module):
   def __call__(self, x, context: Context, cache):
     c = self.config
     heads = lambda y: y.reshape(*y.shape[:2], -1, c.head_dim)
-    q = heads(Dense(c.heads * c.head_dim, name='q')(x))
+    dense = lambda name, features: Dense(features, False, _spread(c, name), name=name)
+    q = heads(dense('q', c.heads * c.head_dim)(x))
     if not cache:
-      cache = tuple(heads(Dense(c.kv_heads * c.head_dim, name=name)(context.source)) for name in ('k', 'v'))
+      cache = tuple(heads(dense(name, c.kv_heads * c.head_dim)(context.source)) for name in ('k', 'v'))
     y = attend(q, *cache, context.source_mask, _scale(c))
-    y = Dense(c.width, name='o')(y.reshape(*y.shape[:2], -1))
+    y = dense('o', c.width)(y.reshape(*y.shape[:2], -1))
     return output(self, y), cache
 
 
 def _scale(c: ModelConfig) -> float:
   return c.head_dim ** -0.5 if c.query_scale is None else c.query_scale
+
+
+def _spread(c: ModelConfig, name: str) -> float | None:
+  """Of initial kernels; where scores are not scaled, those of the queries are smaller instead (as T5's)."""
+  return (c.width * c.head_dim) ** -0.5 if c.spread is None and name == 'q' else c.spread
 
 
 class MLP(nn.Module):
@@ -111,7 +114,7 @@ class MLP(nn.Module):
   @nn.compact
   def __call__(self, x):
     c = self.config
-    dense = lambda name, features: Dense(features, f'mlp/{name}' in c.biases, name=name)
+    dense = lambda name, features: Dense(features, f'mlp/{name}' in c.biases, c.spread, name=name)
     act, up = ACTIVATIONS[c.activation], dense('up', c.hidden)(x)
     y = act(dense('gate', c.hidden)(x)) * up if c.gated else act(up)
     return output(self, dense('down', c.width)(y))
@@ -160,7 +163,7 @@ class Stack(nn.Module):
     layers = nn.scan(
         Block, variable_axes={'params': 0, 'delta': 0}, split_rngs={'params': True, 'dropout': True},
         in_axes=(0, nn.broadcast), length=self.length, unroll=1 if c.scan else self.length)(c, self.crosses, name='layers')
-    kinds = jnp.asarray(c.pattern, jnp.int32) if len(context.masks) > 1 else None
+    kinds = jnp.asarray(c.pattern, jnp.int32) if context.masks.shape[0] > 1 else None
     x, cache = layers(x, (cache, kinds), context)
     return Norm(c, name='norm')(x), cache
 
@@ -170,7 +173,7 @@ class Transformer(nn.Module):
 
   def setup(self):
     c = self.config
-    normal = nn.initializers.normal(0.02)
+    normal = nn.initializers.normal(1.0 if c.spread is None else c.spread)
     self.embed = nn.Embed(c.vocab, c.width, embedding_init=normal)
     if c.learned_positions:
       self.positions = nn.Embed(c.learned_positions, c.width, embedding_init=normal)
@@ -179,7 +182,7 @@ class Transformer(nn.Module):
     self.decoder = Stack(c, c.layers, bool(c.encoder_layers))
     nn.share_scope(self, self.decoder)
     if not c.tied:
-      self.head = Dense(c.vocab)
+      self.head = Dense(c.vocab, spread=c.spread)
 
   def embedded(self, tokens, positions):
     c, dtype = self.config, DTYPES[self.config.dtype]
@@ -243,10 +246,11 @@ def build(config: ModelConfig) -> Model:
     return buckets(query['positions'], key['positions'], config.buckets, config.max_distance, both_ways)
 
   def context(query, key, write=None, source=None, source_tokens=None) -> Context:
-    mask = visible(query, key)
+    mask, kinds = visible(query, key), config.kinds
+    stacked = lambda *x: jnp.stack(x)
     return Context(
-        ropes=tuple(kind.rope and angles(kind.rope, query) for kind in config.kinds),
-        masks=tuple(mask & within(kind.window, query, key) if kind.window else mask for kind in config.kinds),
+        masks=stacked(*(mask & within(kind.window, query, key) if kind.window else mask for kind in kinds)),
+        rope=jax.tree.map(stacked, *(angles(kind.rope, query) for kind in kinds)) if kinds[0].rope else None,
         buckets=distances(query, key), source=source, write=write,
         source_mask=None if source_tokens is None else same_document(query, source_tokens))
 
@@ -255,8 +259,7 @@ def build(config: ModelConfig) -> Model:
     if not config.encoder_layers:
       return None, None
     tokens = _source(batch)
-    shared = Context(ropes=(None,), masks=(visible(tokens, tokens, both_ways=True),),
-                     buckets=distances(tokens, tokens, both_ways=True))
+    shared = Context(visible(tokens, tokens, both_ways=True)[None], None, distances(tokens, tokens, both_ways=True))
     return apply(batch['source_tokens'], batch['source_positions'], shared, method='encode'), tokens
 
   def init(key):

@@ -76,10 +76,10 @@ def test_smollm2_gives_back_every_text(ours, shipped):
 
 @pytest.mark.smollm2
 def test_smollm2_reads_written_out_special_tokens_and_has_no_bos(ours):
-  ids = ours.begin('<|im_start|>user\nhi<|im_end|>')
+  ids = ours.prompt('<|im_start|>user\nhi<|im_end|>')
   assert ids[0] == 1 and ids[-1] == ours.eos == 2 and ours.bos is None
   assert ours.decode(ids) == 'user\nhi'
-  assert ours.begin('hi') == ours.encode('hi')
+  assert ours.prompt('hi') == ours.encode('hi')
 
 
 @pytest.mark.smollm2
@@ -88,55 +88,14 @@ def test_smollm2_chat_ends_where_the_answer_begins(ours):
   assert text == ('<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n')
 
 
-FIELDS = {
-    'tokenizer.ggml.model': 'gpt2', 'tokenizer.ggml.pre': 'smollm', 'tokenizer.ggml.merges': ['a b', '1 2'],
-    'tokenizer.ggml.tokens': ['<s>', '</s>', 'a', 'b', 'ab', 'Ġ', '1', '2', '12'],
-    'tokenizer.ggml.token_type': [3, 3, 1, 1, 1, 1, 1, 1, 1], 'tokenizer.ggml.bos_token_id': 0,
-    'tokenizer.ggml.eos_token_id': 1, 'tokenizer.ggml.add_bos_token': True}
-
-
-@pytest.mark.parametrize('field, value, known', [
-    ('tokenizer.ggml.pre', 'deepseek-coder', 'smollm'), ('tokenizer.ggml.pre', 'default', 'smollm'),
-    ('tokenizer.ggml.model', 'llama', 'gpt2')])
-def test_an_unknown_kind_of_tokenizer_is_refused(field, value, known):
-  with pytest.raises(InputError, match=f'^FILE: {field}={value!r} is not supported.*{known}'):
-    tokenizer.from_gguf({**FIELDS, field: value}, 'FILE')
-
-
-def test_a_gguf_without_pre_tokenizer_is_refused():
-  with pytest.raises(InputError, match=r'tokenizer\.ggml\.pre'):
-    tokenizer.from_gguf({k: v for k, v in FIELDS.items() if k != 'tokenizer.ggml.pre'}, 'FILE')
-
-
-@pytest.mark.parametrize('field', ['tokenizer.ggml.tokens', 'tokenizer.ggml.merges', 'tokenizer.ggml.token_type',
-                                   'tokenizer.ggml.eos_token_id'])
-def test_a_gguf_that_lacks_a_part_of_the_tokenizer_is_refused(field):
-  with pytest.raises(InputError, match=f'FILE.*{field}'):
-    tokenizer.from_gguf({k: v for k, v in FIELDS.items() if k != field}, 'FILE')
-
-
-def test_digits_stand_alone_where_smollm_cuts_and_together_where_gpt2_does():
-  assert tokenizer.from_gguf(FIELDS, 'FILE').encode('ab12') == [4, 6, 7]
-  assert tokenizer.from_gguf({**FIELDS, 'tokenizer.ggml.pre': 'gpt-2'}, 'FILE').encode('ab12') == [4, 8]
-
-
-def test_bos_begins_a_text_once():
-  with_bos = tokenizer.from_gguf(FIELDS, 'FILE')
-  assert with_bos.begin('ab') == [0, 4] and with_bos.begin('<s>ab') == [0, 4] and with_bos.begin('') == [0]
-  assert with_bos.encode('ab') == [4]
-  without = tokenizer.from_gguf({**FIELDS, 'tokenizer.ggml.add_bos_token': False}, 'FILE')
-  assert without.begin('ab') == [4] and without.begin('<s>ab') == [0, 4]
-
-
 def test_a_folder_adds_bos_where_its_own_post_processor_does(tmp_path):
   hf = tokenizer.of_bytes().hf
-  hf.save_pretrained(tmp_path / 'without')
-  hf.backend_tokenizer.post_processor = processors.TemplateProcessing(single='<bos> $A',
-                                                                      special_tokens=[('<bos>', 256)])
   hf.save_pretrained(tmp_path / 'with')
+  hf.backend_tokenizer.post_processor = processors.TemplateProcessing(single='$A', special_tokens=[])
+  hf.save_pretrained(tmp_path / 'without')
   without, added = (tokenizer.from_folder(tmp_path / f) for f in ('without', 'with'))
-  assert without.begin('hi') == [104, 105] == added.encode('hi')
-  assert added.begin('hi') == added.begin('<bos>hi') == added.hf('hi')['input_ids'] == [256, 104, 105]
+  assert without.prompt('hi') == [104, 105] == added.encode('hi')
+  assert added.prompt('hi') == added.prompt('<bos>hi') == added.hf('hi')['input_ids'] == [256, 104, 105]
   assert (added.eos, added.size) == (257, 259)
 
 
@@ -153,5 +112,5 @@ def test_the_byte_tokenizer_reads_bytes_and_gives_back_every_text(shipped):
   for text in [*BY_HAND, *shipped[::10]]:
     assert of_bytes.encode(text) == list(text.encode())
     assert of_bytes.decode(of_bytes.encode(text)) == text
-  assert of_bytes.begin('hi') == [256, 104, 105]
+  assert of_bytes.prompt('hi') == [256, 104, 105]
   assert of_bytes.decode([256, 104, 257, 105, 258]) == 'hi'

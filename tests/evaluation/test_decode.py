@@ -1,7 +1,9 @@
 """Generation: each prompt's continuation is its own."""
 
+import jax
 import numpy as np
 import pytest
+from small import torch_twin
 
 from research.evaluation.decode import generate
 
@@ -11,25 +13,32 @@ TEXTS = ['Review: good\nSentiment:', 'x', 'English: Turn on the light in the kit
 
 
 @pytest.fixture(scope='module')
-def prompts(tiny):
-  return [tiny.tokenizer.prompt(text) for text in TEXTS]
+def prompts(preset):
+  return [preset.tokenizer.prompt(text) for text in TEXTS]
 
 
 @pytest.fixture(scope='module')
-def alone(tiny, prompts):
-  return [generate(tiny.model, {'params': tiny.params}, [p], 24, NEVER, batch_size=1)[0] for p in prompts]
+def alone(preset, prompts):
+  return [generate(preset.model, {'params': preset.params}, [p], 24, NEVER, batch_size=1)[0] for p in prompts]
 
 
-def test_greedy_takes_the_likeliest_token_of_the_full_forward(tiny, prompts, alone):
-  for prompt, continuation in zip(prompts[:3], alone):
-    text = [*prompt, *continuation]
-    ids = np.zeros((1, 128), np.int32)
-    ids[0, :len(text)] = text
-    batch = {'tokens': ids, 'positions': np.arange(128)[None], 'segments': np.ones_like(ids),
-             'branches': np.zeros_like(ids)}
-    variables = {'params': tiny.params}
-    logits = np.asarray(tiny.model.logits(variables, tiny.model.hidden(variables, batch)))[0]
-    assert logits[len(prompt) - 1:len(text) - 1].argmax(-1).tolist() == continuation
+def line(ids, length=128):
+  """Arrays of one line that hold these ids and padding after them."""
+  pad = lambda x: np.pad(np.asarray(x, np.int32), (0, length - len(ids)))[None]
+  return {'tokens': pad(ids), 'positions': pad(range(len(ids))), 'segments': pad([1] * len(ids))}
+
+
+def test_greedy_takes_the_likeliest_token_of_the_full_forward(preset, prompts, alone):
+  model, start = preset.model, preset.model.config.start
+  forward = jax.jit(lambda variables, batch: model.logits(variables, model.hidden(variables, batch))[0])
+  for prompt, continuation in zip(prompts, alone):
+    read = prompt if start is None else [start]
+    batch = line([*read, *continuation])
+    batch['branches'] = np.zeros_like(batch['tokens'])
+    if start is not None:
+      batch |= {f'source_{name}': x for name, x in line(prompt).items()}
+    logits = np.asarray(forward({'params': preset.params}, batch))
+    assert logits[len(read) - 1:len(read) + 23].argmax(-1).tolist() == continuation
 
 
 def test_continuations_differ_enough_to_tell_prompts_apart(alone):
@@ -37,10 +46,21 @@ def test_continuations_differ_enough_to_tell_prompts_apart(alone):
 
 
 @pytest.mark.parametrize('batch_size', [2, 3, 16])
-def test_batched_equals_one_by_one_in_the_prompts_order(tiny, prompts, alone, batch_size):
-  assert generate(tiny.model, {'params': tiny.params}, prompts, 24, NEVER, batch_size) == alone
-  backwards = generate(tiny.model, {'params': tiny.params}, prompts[::-1], 24, NEVER, batch_size)
+def test_batched_equals_one_by_one_in_the_prompts_order(preset, prompts, alone, batch_size):
+  assert generate(preset.model, {'params': preset.params}, prompts, 24, NEVER, batch_size) == alone
+  backwards = generate(preset.model, {'params': preset.params}, prompts[::-1], 24, NEVER, batch_size)
   assert backwards == alone[::-1]
+
+
+@pytest.mark.parity
+def test_greedy_equals_transformers_generate(preset, prompts, alone):
+  import torch
+  twin = torch_twin(preset)
+  for prompt, continuation in zip(prompts, alone):
+    ids = torch.tensor([prompt])
+    found = twin.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=24, do_sample=False, eos_token_id=NEVER,
+                          pad_token_id=NEVER)[0].tolist()
+    assert found[1 if twin.config.is_encoder_decoder else len(prompt):] == continuation
 
 
 def test_an_answer_ends_at_eos_and_without_it_at_its_longest(tiny, prompts, alone):

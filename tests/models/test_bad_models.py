@@ -74,9 +74,8 @@ def test_a_config_that_lacks_a_field(folder, field):
 
 
 @pytest.mark.parametrize('field, value', [
-    ('hidden_act', 'gelu'), ('attention_bias', True), ('rope_scaling', {'type': 'linear', 'factor': 2.0}),
-    ('rope_parameters', {'rope_type': 'llama3', 'rope_theta': 1e4, 'factor': 8.0}),
-    ('quantization_config', {'bits': 4})])
+    ('hidden_act', 'quick_gelu'), ('rope_scaling', {'type': 'longrope', 'factor': 2.0}), ('pretraining_tp', 2),
+    ('rope_parameters', {'rope_type': 'proportional', 'rope_theta': 1e4}), ('num_local_experts', 8)])
 def test_what_would_be_computed_wrong_is_refused(folder, field, value):
   change_config(folder, **{field: value})
   refused(folder, 'config.json', 'is not supported')
@@ -191,7 +190,12 @@ def test_a_dtype_that_is_none():
 
 
 @pytest.mark.parametrize('field, value', [('hidden_size', '54'), ('num_attention_heads', 0),
-                                          ('num_hidden_layers', None)])
+                                          ('num_hidden_layers', True), ('vocab_size', 263.5), ('rms_norm_eps', 'small')])
 def test_a_config_whose_numbers_are_none(folder, field, value):
   change_config(folder, **{field: value})
   refused(folder, 'config.json', f'{field}={value!r}')
+
+
+def test_null_says_as_little_as_an_absent_field(folder):
+  change_config(folder, num_hidden_layers=None)
+  refused(folder, 'config.json', 'lacks num_hidden_layers')

@@ -17,7 +17,7 @@ STRATEGIES = {'lora': table.lora(dropout=0.1), 'adapter': table.adapter(dropout=
 @pytest.mark.parametrize('name', STRATEGIES)
 def test_at_step_0_a_delta_leaves_the_logits_unchanged(tiny, name):
   state, frozen, _ = start(tiny, STRATEGIES[name])
-  one = batch(documents(tiny.tokenizer, 2), 512)
+  one = batch(documents(tiny, 2), 512)
   base = logits(tiny.model, {'params': tiny.params}, one)
   assert base.std() > 0.1
   np.testing.assert_array_equal(logits(tiny.model, tree.join(state.trainable, frozen), one), base)
@@ -26,7 +26,7 @@ def test_at_step_0_a_delta_leaves_the_logits_unchanged(tiny, name):
 @pytest.mark.parametrize('name', [*STRATEGIES, 'full'])
 def test_every_leaf_that_learns_has_moved_by_step_2(tiny, name):
   state, frozen, tx = start(tiny, STRATEGIES.get(name) or table.full())
-  one = batch(documents(tiny.tokenizer, 2), 512)
+  one = batch(documents(tiny, 2), 512)
   after, _ = take(tiny, state, frozen, tx, [one, one])
   before = tree.leaves(state.trainable)
   assert [n for n, x in tree.leaves(after.trainable).items() if not np.any(x != before[n])] == []
@@ -34,7 +34,7 @@ def test_every_leaf_that_learns_has_moved_by_step_2(tiny, name):
 
 def test_merged_lora_gives_the_logits_that_its_deltas_gave(tiny):
   state, frozen, tx = start(tiny, table.lora(), learning_rate=1e-3)
-  one = batch(documents(tiny.tokenizer, 2), 512)
+  one = batch(documents(tiny, 2), 512)
   state, _ = take(tiny, state, frozen, tx, [one] * 4)
   variables = tree.join(state.trainable, frozen)
   learned = logits(tiny.model, variables, one)

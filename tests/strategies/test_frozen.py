@@ -27,7 +27,7 @@ def weight_shapes(params):
 def products(loaded, strategy):
   """Shapes of the results of all matrix products of a step, the smaller side first."""
   state, frozen, tx = start(loaded, strategy)
-  one = batch(documents(loaded.tokenizer, 2), 512)
+  one = batch(documents(loaded, 2), 512)
   jaxpr = jax.make_jaxpr(functools.partial(train_step, model=loaded.model, tx=tx))(state, frozen, one)
   return {tuple(sorted(eqn.outvars[0].aval.shape)) for eqn, _ in flops.equations(jaxpr.jaxpr)
           if eqn.primitive.name == 'dot_general'}

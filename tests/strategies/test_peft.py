@@ -79,7 +79,7 @@ def both_losses(loaded, of_steps, learning_rate):
 
 
 def test_twenty_losses_of_lora_equal_pefts_on_a_random_llama(tiny):
-  docs = documents(tiny.tokenizer, 16, longest=100)
+  docs = documents(tiny, 16, longest=100)
   of_steps = [batch(docs[i:i + 4], 200, per_line=2) for i in (0, 4, 8, 12)] * 5
   ours, theirs = both_losses(tiny, of_steps, 1e-2)
   assert ours[-1] < 0.9 * ours[0]
@@ -89,7 +89,7 @@ def test_twenty_losses_of_lora_equal_pefts_on_a_random_llama(tiny):
 @pytest.mark.slow
 @pytest.mark.smollm2
 def test_twenty_losses_of_lora_equal_pefts_on_smollm2(smollm2):
-  docs = documents(smollm2.tokenizer, 8, 'sentiment', longest=32)
+  docs = documents(smollm2, 8, 'sentiment', longest=32)
   of_steps = [batch(docs[i:i + 2], 32) for i in (0, 2, 4, 6)] * 5
   ours, theirs = both_losses(smollm2, of_steps, 5e-4)
   assert ours[-1] < 0.9 * ours[0]

@@ -19,7 +19,7 @@ from research.training.steps import TrainState, eval_step, train_step
 
 
 def test_microbatches_change_no_update(tiny):
-  docs = documents(tiny.tokenizer, 8, longest=120)
+  docs = documents(tiny, 8, longest=120)
   assert len({len(d.targets) for d in docs}) > 4       # parts of uneven target counts
   trainable, frozen = bind(jax.random.key(0), table.full(), tiny.model, tiny.params)
   tx = optax.sgd(1.0)                                  # the update is the gradient
@@ -43,7 +43,7 @@ def test_microbatches_change_no_update(tiny):
 
 def test_a_step_reads_its_key_and_number_and_nothing_else(tiny):
   state, frozen, tx = start(tiny, table.lora(dropout=0.5))
-  docs = documents(tiny.tokenizer, 2)
+  docs = documents(tiny, 2)
   state, _ = take(tiny, state, frozen, tx, [batch(docs, 512)])       # B = 0 hides the dropout at step 0
   loss = lambda state: take(tiny, state, frozen, tx, [batch(docs, 512)])[1]
   assert loss(state) == loss(state)
@@ -52,7 +52,7 @@ def test_a_step_reads_its_key_and_number_and_nothing_else(tiny):
 
 
 def test_evaluation_knows_no_dropout(tiny):
-  one = batch(documents(tiny.tokenizer, 2), 512)
+  one = batch(documents(tiny, 2), 512)
   first = {name: x[0] for name, x in one.items()}
   of_rate = []
   for rate in (0.0, 0.5):
@@ -63,7 +63,7 @@ def test_evaluation_knows_no_dropout(tiny):
 
 
 def test_runs_that_differ_in_rate_decay_or_seed_share_one_compilation(tiny):
-  one = batch(documents(tiny.tokenizer, 2), 512)
+  one = batch(documents(tiny, 2), 512)
 
   def step(label_smoothing=0.0, **settings):
     state, frozen, tx = start(tiny, table.lora(rank=2), **settings)
@@ -78,12 +78,12 @@ def test_runs_that_differ_in_rate_decay_or_seed_share_one_compilation(tiny):
 @pytest.mark.parametrize('optimizer', ['adamw', 'adafactor'])
 def test_an_optimiser_lowers_the_loss(tiny, optimizer):
   state, frozen, tx = start(tiny, table.lora(), optimizer=optimizer)
-  _, found = take(tiny, state, frozen, tx, [batch(documents(tiny.tokenizer, 2), 512)] * 8)
+  _, found = take(tiny, state, frozen, tx, [batch(documents(tiny, 2), 512)] * 8)
   assert found[-1] < 0.9 * found[0]
 
 
 def test_the_loss_of_many_targets_is_that_of_few_at_a_time(tiny):
-  docs = documents(tiny.tokenizer, 12)
+  docs = documents(tiny, 12)
   one = {name: x[0] for name, x in batch(docs, 512).items()}
   assert one['targets'].size > 2 * losses.CHUNK
 
@@ -107,7 +107,7 @@ def test_the_loss_of_many_targets_is_that_of_few_at_a_time(tiny):
 @pytest.mark.parity
 def test_label_smoothing_is_torchs(tiny):
   import torch
-  one = {name: x[0] for name, x in batch(documents(tiny.tokenizer, 2), 512).items()}
+  one = {name: x[0] for name, x in batch(documents(tiny, 2), 512).items()}
   variables = {'params': tiny.params}
   ours = losses.target_losses(tiny.model, variables, one, label_smoothing=0.2)
   logits = np.array(tiny.model.logits(variables, tiny.model.hidden(variables, one)))

@@ -32,20 +32,22 @@ def gemma(f: Fields) -> ModelConfig:
   return ModelConfig(**_base('gemma', f, activation=act))
 
 
-def _sandwiched(family: str, f: Fields, **others: Any) -> dict[str, Any]:
+def _sandwiched(family: str, f: Fields, caps: tuple[float | None, float | None], **others: Any) -> dict[str, Any]:
+  """`caps` of attention and logits hold where the config is silent; where it says null there are none."""
   scale = f.number('query_pre_attn_scalar', 256) ** -0.5
   act = f.one_of('hidden_activation', {'gelu_pytorch_tanh': 'gelu_tanh'}, 'gelu_pytorch_tanh')
   f.take('hidden_act')                                     # transformers reads the other one
   return _base(family, f, norms=('before', 'after'), query_scale=scale, activation=act,
-               attention_cap=float(f.take('attn_logit_softcapping', 0)), logit_cap=float(f.take('final_logit_softcapping', 0)),
+               attention_cap=float(f.optional('attn_logit_softcapping', caps[0]) or 0),
+               logit_cap=float(f.optional('final_logit_softcapping', caps[1]) or 0),
                **others)
 
 
 def gemma2(f: Fields) -> ModelConfig:
-  found = _sandwiched('gemma2', f)
+  found = _sandwiched('gemma2', f, (50.0, 30.0))
   layers = found['layers']
   local = [n % 2 == 0 for n in range(layers)]
-  return ModelConfig(**found | llama.windowed(f, layers, f.take('sliding_window', 4096), local, found['kinds'][0].rope))
+  return ModelConfig(**found | llama.windowed(f, layers, f.optional('sliding_window', 4096), local, found['kinds'][0].rope))
 
 
 def gemma3(f: Fields) -> ModelConfig:
@@ -57,9 +59,9 @@ def gemma3(f: Fields) -> ModelConfig:
   wide = {'rope_theta': f.number('rope_theta', 1e6), **older, **(given.get('full_attention') or {})}
   near = {'rope_theta': f.number('rope_local_base_freq', 1e4), **(given.get('sliding_attention') or {})}
   rope, near = rope_of(wide, head_dim, context), rope_of(near, head_dim, context)
-  found = _sandwiched('gemma3_text', f, qk_norm='head', rope=rope)
+  found = _sandwiched('gemma3_text', f, (None, None), qk_norm='head', rope=rope)
   layers, every = found['layers'], f.size('sliding_window_pattern', 6)
-  where = llama.windowed(f, layers, f.take('sliding_window', 4096), [(n + 1) % every != 0 for n in range(layers)], rope)
+  where = llama.windowed(f, layers, f.optional('sliding_window', 4096), [(n + 1) % every != 0 for n in range(layers)], rope)
   return ModelConfig(**found | where | dict(
       kinds=tuple(Kind(k.window, near) if k.window else k for k in where['kinds'])))
 

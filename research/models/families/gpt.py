@@ -98,6 +98,6 @@ def neox_rows(c: ModelConfig) -> tuple[Row, ...]:
 
 
 GPT2 = Family('gpt2', gpt2, gpt2_rows, prefix='transformer.', embedding='transformer.wte.weight',
-              ignored=(r'attn\.(masked_)?bias$',), gguf=gguf, ungguf=ungguf)
+              ignored=(r'\.attn\.(masked_)?bias$',), gguf=gguf, ungguf=ungguf)
 NEOX = Family('gpt_neox', neox, neox_rows, prefix='gpt_neox.', embedding='gpt_neox.embed_in.weight', head='embed_out.weight',
               ignored=(r'attention\.(masked_)?bias$', r'rotary_emb\.inv_freq$'))

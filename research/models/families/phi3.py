@@ -2,6 +2,7 @@
 
 from functools import partial
 
+from research.errors import InputError
 from research.models.config import Kind, ModelConfig
 from research.models.families import llama
 from research.models.fields import Fields
@@ -9,6 +10,10 @@ from research.models.names import Family
 
 
 def config(f: Fields) -> ModelConfig:
+  given = f.take('rope_scaling') or f.take('rope_parameters') or {}
+  kind = given.get('rope_type', given.get('type', 'default'))
+  if kind != 'default':                        # in Phi-3's files 'su' and 'yarn' are older names of longrope
+    raise InputError(f'{f.where}: rope_type={kind!r} (longrope) is not supported for phi3 (known: default)')
   found = llama.base('phi3', f, tied=f.take('tie_word_embeddings', False), norm_eps=f.number('rms_norm_eps', 1e-5))
   return ModelConfig(**found | dict(kinds=(Kind(f.take('sliding_window', 0), found['kinds'][0].rope),)))
 

@@ -10,10 +10,11 @@ from research.models.names import Family
 
 
 def _sliding(f: Fields, found: dict[str, Any]) -> dict[str, Any]:
-  window = f.take('sliding_window', 4096) if f.take('use_sliding_window') else None
+  uses = f.take('use_sliding_window')
+  window = f.optional('sliding_window', 4096)
   first = f.take('max_window_layers', 28)
   layers = found['layers']
-  return llama.windowed(f, layers, window, [n >= first for n in range(layers)], found['kinds'][0].rope)
+  return llama.windowed(f, layers, window if uses else None, [n >= first for n in range(layers)], found['kinds'][0].rope)
 
 
 def qwen2(f: Fields) -> ModelConfig:

@@ -34,7 +34,7 @@ def config(f: Fields, family: str) -> ModelConfig:
       logit_scale=width ** -0.5 if scaled else 1.0, encoder_layers=layers,
       start=f.take('decoder_start_token_id', f.take('pad_token_id', 0)),
       buckets=f.size('relative_attention_num_buckets', 32), max_distance=f.size('relative_attention_max_distance', 128),
-      bias_per_layer=family == 'umt5')
+      bias_per_layer=family == 'umt5', spread=None)
 
 
 def rows(c: ModelConfig) -> tuple[Row, ...]:
