@@ -24,11 +24,18 @@ ROOT = Path(__file__).parent.parent
 
 @functools.cache
 def loud(name):
-  """A preset with weights so large that whatever it reads otherwise is seen in its loss."""
+  """A preset with weights so large that whatever it reads otherwise is seen in its loss; its logits deviate by about 1."""
   loaded = load.load(f'random:{name}', Execution('float32', 'float32', True))
-  head = 1 / loaded.model.config.logit_scale          # T5 divides what a tied head reads
-  return loaded._replace(params=tree.map_named(
-      lambda path, x: x * (6 if x.ndim > 1 and x.std() > 0 else 1) * (head if path == 'embed/embedding' else 1), loaded.params))
+  c = loaded.model.config
+  # T5 scales what the head reads, so that what comes before is larger by as much; and it does not scale its scores.
+  sizes = {'embed': 0.12 / c.logit_scale, 'q': 0.12 if c.query_scale is None else 0.12 * c.head_dim ** -0.5, 'k': 0.12}
+
+  def size(path, x):
+    kind = path.split('/')[-2]
+    if x.ndim < 2 or x.std() == 0 or kind == 'relative':
+      return x
+    return x * (sizes.get(kind, 0.12 * c.logit_scale ** -0.5) / x.std())
+  return loaded._replace(params=tree.map_named(size, loaded.params))
 
 
 def torch_twin(loaded):

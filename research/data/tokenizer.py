@@ -190,7 +190,7 @@ def _vocabulary(given: _Given) -> dict[str, int]:
 def _sentencepiece_bpe(given: _Given) -> tuple[RustTokenizer, bool, bool]:
   """As `_byte_level`, for SentencePiece's BPE (Kudo & Richardson 2018, arXiv 1808.06226)."""
   rust = RustTokenizer(models.BPE(
-      vocab=_vocabulary(given), merges=_merges(given), fuse_unk=True, byte_fallback=_BYTE in given.types,
+      vocab=_vocabulary(given), merges=_merges(given), fuse_unk=True, byte_fallback=True,
       unk_token=given.tokens[given.unknown()]))
   _spaces(rust, given)
   return rust, True, False
@@ -204,7 +204,7 @@ def _merges(given: _Given) -> list[tuple[str, str]]:
     raise InputError(f'{given.where}: tokenizer.ggml.scores: all are the same, and so do not say which tokens to join first '
                      '(a converter without tokenizer.model writes such files); give the original folder')
   return [(piece[:cut], piece[cut:]) for piece in sorted(score, key=score.get, reverse=True)
-          for cut in reversed(range(1, len(piece))) if piece[:cut] in score and piece[cut:] in score]
+          for cut in range(1, len(piece)) if piece[:cut] in score and piece[cut:] in score]
 
 
 def _unigram(given: _Given) -> tuple[RustTokenizer, bool, bool]:

@@ -1,5 +1,6 @@
 """A config.json that is read to the end: what is in it and not implemented is refused by name, never ignored."""
 
+import math
 import re
 from typing import Any
 
@@ -33,10 +34,33 @@ class Fields:
     value = self._values.get(name)
     return default if value is None else value
 
-  def optional(self, name: str, absent: Any) -> Any:
-    """The field's value where null says 'none' and an absent field something else."""
+  def optional(self, name: str, absent: float | None) -> float | None:
+    """A number above 0, where null says 'none' and an absent field something else."""
     self._taken.add(name)
-    return self._values.get(name, absent)
+    value = self._values.get(name, absent)
+    if value is not None and not (_is_number(value) and value > 0):
+      raise InputError(f'{self.where}: {name}={_short(value)}: must be a number above 0, or null')
+    return value
+
+  def flag(self, name: str, default: bool = False) -> bool:
+    value = self.take(name, default)
+    if not isinstance(value, bool):
+      raise InputError(f'{self.where}: {name}={_short(value)}: must be true or false')
+    return value
+
+  def count(self, name: str, default: int) -> int:
+    """A whole number that may be 0."""
+    value = self.take(name, default)
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**31:
+      raise InputError(f'{self.where}: {name}={_short(value)}: must be a whole number, 0 or more')
+    return value
+
+  def mapping(self, name: str) -> dict[str, Any]:
+    """An object's fields, or none."""
+    value = self.take(name, {})
+    if not isinstance(value, dict):
+      raise InputError(f'{self.where}: {name}={_short(value)}: must be an object')
+    return value
 
   def size(self, name: str, default: int | None = None) -> int:
     """A field that is a whole number above 0 (and below what would fill the memory with a list of it)."""
@@ -50,8 +74,8 @@ class Fields:
 
   def number(self, name: str, default: float | None = None) -> float:
     value = self.take(name, default)
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
-      raise InputError(f'{self.where}: {name}={value!r}: must be a number')
+    if not _is_number(value):
+      raise InputError(f'{self.where}: {name}={_short(value)}: must be a number')
     return float(value)
 
   def one_of(self, name: str, known: dict[Any, Any], default: Any) -> Any:
@@ -88,12 +112,13 @@ class Fields:
     Args:
       theta, share: where the config says nothing: the base, and the share of a head's dimensions that turn.
     """
-    given = {**(self.take('rope_scaling') or {}), **(self.take('rope_parameters') or {})}
-    older = given.pop('type', None)
-    parameters = {'rope_theta': self.number('rope_theta', theta), **({'rope_type': older} if older else {}), **given}
-    parameters.setdefault('original_max_position_embeddings', self.take('original_max_position_embeddings', context))
-    share = parameters.get('partial_rotary_factor') or self.number('partial_rotary_factor', share)
-    return rope_of(parameters, int(head_dim * share), context)
+    newer, older = self.mapping('rope_parameters'), self.mapping('rope_scaling')
+    given = dict(older or newer)                              # where both stand, transformers reads the older
+    kind = given.pop('type', None)
+    parameters = {'rope_theta': self.number('rope_theta', theta), **({'rope_type': kind} if kind else {}), **given}
+    parameters.setdefault('original_max_position_embeddings', self.size('original_max_position_embeddings', context))
+    parameters.setdefault('partial_rotary_factor', self.number('partial_rotary_factor', share))
+    return rope_of(parameters, head_dim, context, self.where)
 
   def finish(self) -> None:
     """Refuses what is left over and would change what transformers computes.
@@ -101,8 +126,10 @@ class Fields:
     Raises:
       InputError: naming the first such field.
     """
-    left = {n: v for n, v in self._values.items() if n not in self._taken and v not in (None, False, {}, [])}
+    left = {n: v for n, v in self._values.items() if n not in self._taken and v is not None}
     for name, value in left.items():
+      if not value:
+        continue
       if name == 'auto_map':
         raise InputError(f'{self.where}: auto_map names code in the model folder, which is never executed; if the '
                          'architecture is the plain one, remove the field')
@@ -114,8 +141,12 @@ class Fields:
     from transformers import AutoConfig
     defaults = AutoConfig.for_model(self._values['model_type']).to_dict()
     for name, value in left.items():
-      if name in defaults and defaults[name] != value:
+      if name in defaults and defaults[name] != value and (value or defaults[name]):
         raise InputError(f'{self.where}: {name}={_short(value)} is not supported (known: {defaults[name]!r})')
+
+
+def _is_number(value: Any) -> bool:
+  return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _short(value: Any) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import safetensors
 
@@ -28,15 +29,17 @@ class Tensors(Mapping):
     else:
       files = ['model.safetensors']
     self._where = {}
-    for file in (folder / f for f in files):
-      if not file.exists():
+    present = {file.name for file in folder.iterdir() if file.is_file()}
+    for name in files:
+      file = folder / name
+      if name not in present:                # a shard elsewhere, such as ../other, is none of the folder's
         listed = f' (a shard that {index.name} lists)' if index.exists() else ''
         pickled = next(iter(sorted(folder.glob('*.bin')) + sorted(folder.glob('*.pt'))), None)
         also = (f'; {pickled.name} is a pickle, which can run code and is never opened; convert it once where transformers '
                 f'and torch are installed: python -c "from transformers import AutoModelForCausalLM as M; '
                 f'M.from_pretrained(\'{folder}\').save_pretrained(\'{folder}\')" (AutoModelForSeq2SeqLM for T5)'
                 if pickled else '')
-        raise InputError(f'{folder}: {file.name} is missing{listed}{also}')
+        raise InputError(f'{folder}: {name[:100]} is missing{listed}{also}')
       try:
         with safetensors.safe_open(file, framework='numpy') as opened:
           self._where |= dict.fromkeys(opened.keys(), file)
@@ -45,8 +48,15 @@ class Tensors(Mapping):
 
   def __getitem__(self, name: str) -> np.ndarray:
     # Opened anew each time: what was read of a mapped file counts as this process's memory until it is closed.
-    with safetensors.safe_open(self._where[name], framework='numpy') as file:
-      return file.get_tensor(name)
+    file = self._where[name]
+    try:
+      with safetensors.safe_open(file, framework='numpy') as opened:
+        x = opened.get_tensor(name)
+    except (safetensors.SafetensorError, AttributeError) as e:       # numbers that NumPy does not know, such as float8
+      raise InputError(f'{file}: tensor {name} cannot be read ({e})') from None
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+      raise InputError(f'{file}: tensor {name} holds {x.dtype}, not floating-point numbers')
+    return x
 
   def __iter__(self) -> Iterator[str]:
     return iter(self._where)
@@ -59,7 +69,7 @@ def _object(file: Path) -> dict[str, Any]:
   """What a JSON file holds, which must be an object."""
   try:
     found = json.loads(file.read_text(encoding='utf-8'))
-  except (json.JSONDecodeError, UnicodeDecodeError) as e:
+  except (ValueError, RecursionError, OSError) as e:
     raise InputError(f'{file}: not JSON ({e})') from None
   if not isinstance(found, dict):
     raise InputError(f'{file}: not a JSON object')
@@ -79,9 +89,10 @@ def read(folder: Path) -> tuple[Family, ModelConfig, Tensors, dict[str, Any]]:
   if not file.exists():
     raise InputError(f'{folder}: no config.json; a model folder has Hugging Face\'s layout')
   hf = _object(file)
-  family = FAMILIES.get(hf.get('model_type'))
+  kind = hf.get('model_type')
+  family = FAMILIES.get(kind) if isinstance(kind, str) else None
   if family is None:
-    raise InputError(f'{file}: model_type {hf.get("model_type")!r} is not supported (known: {", ".join(FAMILIES)})')
+    raise InputError(f'{file}: model_type {kind!r:.60} is not supported (known: {", ".join(FAMILIES)})')
   tensors = Tensors(folder)
   separate = family.head in tensors and not (
       family.embedding in tensors and np.array_equal(tensors[family.head], tensors[family.embedding]))

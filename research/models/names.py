@@ -100,7 +100,9 @@ def _named(family: Family, config: ModelConfig, tensors: Mapping[str, np.ndarray
   wanted = set(all_theirs(family, config))
   twins = {**family.duplicates, **({family.head: family.embedding} if config.tied else {})}
   for name, original in twins.items():
-    if name in present and original in present:
+    if name in present and original not in present:           # tied, and kept under its other name alone
+      present[original] = present.pop(name)
+    elif name in present:
       if not np.array_equal(tensors[present[name]], tensors[present[original]]):
         raise InputError(f'{where}: {name} is not the same as {original}, but the config says that they are one tensor')
       del present[name]
@@ -133,11 +135,12 @@ def import_params(family: Family, config: ModelConfig, tensors: Mapping[str, np.
     parts = [expected[path][1:] if stacked else expected[path] for path in row.paths]
     whole = (*parts[0][:-1], sum(part[-1] for part in parts))
     stored = whole[::-1] if row.transposed else whole
-    kept = [_aligned(expected[path], dtype) for path in row.paths]
+    kept: list[np.ndarray] = []
     for n, name in enumerate(theirs(row, expected)):
       x = np.asarray(tensors[present[name]])
       if x.shape != stored:
         raise InputError(f'{where}: tensor {name} has shape {list(x.shape)}, but the config says {list(stored)}')
+      kept = kept or [_aligned(expected[path], dtype) for path in row.paths]
       for array, part in zip(kept, row.apart(x, [part[-1] for part in parts])):
         (array[n] if stacked else array)[...] = part
       del x

@@ -26,6 +26,10 @@ class Rope(NamedTuple):
   dynamic: Dynamic | None = None
 
 
+_NUMBERS = {'rope_theta', 'factor', 'partial_rotary_factor', 'original_max_position_embeddings', 'low_freq_factor',
+            'high_freq_factor', 'beta_fast', 'beta_slow', 'attention_factor', 'mscale', 'mscale_all_dim'}
+
+
 def _inverse(theta: float, dims: int) -> np.ndarray:
   return theta ** -(np.arange(0, dims, 2) / dims)
 
@@ -35,17 +39,26 @@ def still(dims: int) -> Rope:
   return Rope((0.0,) * (dims // 2))
 
 
-def rope_of(parameters: dict[str, Any], dims: int, context: int) -> Rope:
+def rope_of(parameters: dict[str, Any], head_dim: int, context: int, where: str = 'config.json') -> Rope:
   """The rope that a config's `rope_parameters` describe.
 
   Args:
     parameters: `rope_theta`, `rope_type` and what that type needs, under transformers' names.
-    dims: how many of a head's dimensions turn.
     context: the config's max_position_embeddings.
+    where: what to call the file in an error.
   Raises:
-    InputError: a `rope_type` that is not implemented, or one of its fields is missing.
+    InputError: a `rope_type` that is not implemented, or one of its fields is missing or wrong.
   """
+  parameters = {name: value for name, value in parameters.items() if value is not None}
+  for name in parameters.keys() & _NUMBERS:
+    value = parameters[name]
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < math.inf:
+      raise InputError(f'{where}: {name}={value!r:.60}: must be a number above 0')
   kind, theta = parameters.get('rope_type', 'default'), float(parameters['rope_theta'])
+  dims = int(head_dim * parameters.get('partial_rotary_factor', 1))
+  if not 0 < dims <= head_dim - dims % 2 or (dims % 2 and kind in ('dynamic', 'yarn')) or theta <= 1:
+    raise InputError(f'{where}: rope_type={kind!r:.60} with rope_theta={theta:g} and {dims} turning dimensions of heads of '
+                     f'{head_dim} is not supported')
   inverse = _inverse(theta, dims)
   try:
     if kind == 'default':
@@ -55,12 +68,14 @@ def rope_of(parameters: dict[str, Any], dims: int, context: int) -> Rope:
     if kind == 'dynamic':
       return Rope(tuple(inverse), dynamic=Dynamic(theta, float(parameters['factor']), context))
     if kind == 'llama3':
+      if not parameters['low_freq_factor'] < parameters['high_freq_factor']:
+        raise InputError(f'{where}: high_freq_factor must be above low_freq_factor')
       return Rope(tuple(_llama3(inverse, parameters)))
     if kind == 'yarn':
       return _yarn(inverse, theta, dims, parameters, context)
   except KeyError as e:
-    raise InputError(f'config.json: rope_type={kind!r} lacks {e.args[0]}') from None
-  raise InputError(f'config.json: rope_type={kind!r} is not supported (known: default, linear, dynamic, yarn, llama3)')
+    raise InputError(f'{where}: rope_type={kind!r} lacks {e.args[0]}') from None
+  raise InputError(f'{where}: rope_type={kind!r:.60} is not supported (known: default, linear, dynamic, yarn, llama3)')
 
 
 def _llama3(inverse: np.ndarray, p: dict[str, Any]) -> np.ndarray:

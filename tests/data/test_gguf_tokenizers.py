@@ -104,6 +104,16 @@ def test_bpe_of_scores_gives_the_ids_and_texts_of_sentencepiece(tmp_path, shippe
 
 
 @pytest.mark.parity
+def test_pieces_are_joined_in_the_order_of_their_scores_not_of_their_ids(tmp_path, shipped):
+  sp = trained(shipped, model_type='bpe', vocab_size=1000, byte_fallback=True, **KEPT)
+  fields, special = written(sp, 'llama'), 3 + 256
+  old = [*range(special), *(special + np.random.default_rng(0).permutation(sp.get_piece_size() - special)).tolist()]
+  ours = loaded(tmp_path, fields | {name: [fields[name][i] for i in old] for name in ('tokens', 'scores', 'token_type')})
+  for text in [*AWKWARD, *shipped[::5]]:
+    assert [old[i] for i in ours.encode(text)] == sp.encode(text), text
+
+
+@pytest.mark.parity
 def test_tokens_that_users_defined_stand_whole_as_sentencepiece_has_them(tmp_path, shipped):
   user = ['▁▁', '▁▁▁', '▁▁▁▁', '\n\n', '<table>', '<h1>']
   sp = trained(shipped, model_type='bpe', vocab_size=1000, byte_fallback=True, add_dummy_prefix=False,
@@ -214,6 +224,7 @@ def test_written_out_special_tokens_are_read_as_such_and_those_of_users_stay_in_
   assert end in ids and tool in ids and pad not in ids
   assert ours.decode(ids) == 'a <tool>b[PAD0]'
   assert ours.hf.convert_tokens_to_ids('<|end|>') == end == ours.eos and ours.size == pad + 1
+  assert '[PAD0]' not in ours.hf.get_vocab()
 
 
 # What stands around a text

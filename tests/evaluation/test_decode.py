@@ -7,7 +7,7 @@ from small import torch_twin
 
 from research.evaluation.decode import generate
 
-NEVER = 258   # a token that ends nothing here
+NEVER = 257   # a token that none of these answers comes to
 TEXTS = ['Review: good\nSentiment:', 'x', 'English: Turn on the light in the kitchen\nGerman:', 'yes', 'A much ' * 9,
          'x', 'Documentation: gives the square root\nSummary:']
 
@@ -42,10 +42,10 @@ def test_greedy_takes_the_likeliest_token_of_the_full_forward(preset, prompts, a
 
 
 def test_continuations_differ_enough_to_tell_prompts_apart(alone):
-  assert len({tuple(a) for a in alone}) == len({*TEXTS}) and sum(len({*a}) > 4 for a in alone) >= 5
+  assert len({tuple(a) for a in alone}) == len({*TEXTS}) and sum(len({*a}) > 2 for a in alone) >= 6
 
 
-@pytest.mark.parametrize('batch_size', [2, 3, 16])
+@pytest.mark.parametrize('batch_size', [3, 16])
 def test_batched_equals_one_by_one_in_the_prompts_order(preset, prompts, alone, batch_size):
   assert generate(preset.model, {'params': preset.params}, prompts, 24, NEVER, batch_size) == alone
   backwards = generate(preset.model, {'params': preset.params}, prompts[::-1], 24, NEVER, batch_size)
@@ -63,17 +63,17 @@ def test_greedy_equals_transformers_generate(preset, prompts, alone):
     assert found[1 if twin.config.is_encoder_decoder else len(prompt):] == continuation
 
 
-def test_an_answer_ends_at_eos_and_without_it_at_its_longest(tiny, prompts, alone):
+def test_an_answer_ends_at_eos_and_without_it_at_its_longest(preset, prompts, alone):
   eos = alone[2][10]                                         # a token that the third prompt's answer comes to
-  found = generate(tiny.model, {'params': tiny.params}, prompts, 24, eos, batch_size=4)
+  found = generate(preset.model, {'params': preset.params}, prompts, 24, eos, batch_size=4)
   expected = [a[:a.index(eos)] if eos in a else a for a in alone]
   assert found == expected
   assert len(found[2]) <= 10 and max(len(f) for f in found) == 24
 
 
-def test_sampling_is_given_by_its_seed_and_close_to_greedy_when_cold(tiny, prompts, alone):
-  variables = {'params': tiny.params}
-  draw = lambda temperature, seed: generate(tiny.model, variables, prompts, 24, NEVER, 4, temperature, seed)
+def test_sampling_is_given_by_its_seed_and_close_to_greedy_when_cold(preset, prompts, alone):
+  variables = {'params': preset.params}
+  draw = lambda temperature, seed: generate(preset.model, variables, prompts, 24, NEVER, 4, temperature, seed)
   assert draw(1.0, 1) == draw(1.0, 1) != draw(1.0, 2)
   assert draw(1.0, 1)[1] != draw(1.0, 1)[5]                  # two equal prompts draw apart
-  assert draw(1e-4, 1) == alone
+  assert draw(1e-6, 1) == alone

@@ -30,7 +30,8 @@ def drawn(name, seed=0):
   family = FAMILIES[ZOO[name]['model_type']]
   config = names.config_of(family, ZOO[name], name, separate_head=name in zoo.SEPARATE_HEADS)
   rng = np.random.default_rng(seed)
-  params = {path: (rng.normal(size=shape) / 4 + path.endswith('scale')).astype(np.float32)
+  small = ('attn/q/kernel', 'attn/k/kernel', 'cross/q/kernel', 'cross/k/kernel')       # T5 does not scale its scores
+  params = {path: (rng.normal(size=shape) / (12 if path.endswith(small) else 4) + path.endswith('scale')).astype(np.float32)
             for path, shape in names.shapes(config).items()}
   return names.export_params(family, config, tree.nested(params))
 
@@ -99,6 +100,8 @@ AS_ON_THE_HUB = {   # what it is -> (a model of the zoo, what its tensors become
     'Llama with frequencies': ('llama', lambda t: t | _frequencies('model.layers.{n}.self_attn.', 3)),
     'Llama without its prefix': ('llama', lambda t: _bare('model.', t)),
     'tied Llama with its head': ('llama-tied', lambda t: t | {'lm_head.weight': t['model.embed_tokens.weight']}),
+    'tied Llama with nothing but its head': ('llama-tied', lambda t: {
+        'lm_head.weight' if n == 'model.embed_tokens.weight' else n: x for n, x in t.items()}),
     'T5 with all names of its embedding': ('t5', lambda t: t | dict.fromkeys(
         ('encoder.embed_tokens.weight', 'decoder.embed_tokens.weight', 'lm_head.weight'), t['shared.weight'])),
     'T5 1.1 with the names of its embedding': ('t5-1.1', lambda t: t | dict.fromkeys(
@@ -171,10 +174,26 @@ def test_files_in_half_precision_are_read_without_loss(tmp_path, name, dtype, sh
       np.testing.assert_array_equal(exported[tensor].astype(np.float32), x.astype(np.float32), err_msg=tensor)
 
 
-def test_a_tensor_of_whole_numbers_is_refused(tmp_path):
-  tensors = drawn('llama')
+@pytest.mark.parametrize('dtype, says', [(b'I32', 'int32'), (b'U32', 'uint32')])
+def test_a_tensor_of_whole_numbers_is_refused(tmp_path, dtype, says):
   name = 'model.layers.1.mlp.up_proj.weight'
-  refused(write(tmp_path, ZOO['llama'], tensors | {name: tensors[name].view(np.int32)}), str(tmp_path), name, 'int32')
+  folder = write(tmp_path, ZOO['llama'], drawn('llama'))
+  file = folder / 'model.safetensors'
+  before, at, after = file.read_bytes().partition(name.encode() + b'":{"dtype":"')
+  file.write_bytes(before + at + after.replace(b'F32', dtype, 1))
+  refused(folder, str(file), name, f'holds {says}')
+
+
+def test_a_tensor_in_a_format_that_numpy_does_not_know_is_refused(tmp_path):
+  tensors = drawn('llama')
+  folder = write(tmp_path, ZOO['llama'], tensors | {'model.norm.weight': np.zeros(48, np.uint8)})
+  file = folder / 'model.safetensors'
+  before, at, after = file.read_bytes().partition(b'model.norm.weight":{"dtype":')
+  file.write_bytes(before + at + after.replace(b'"U8",', b'"F8_E4M3",', 1))
+  header = len(before + at + after) - len(file.read_bytes())
+  data = file.read_bytes()
+  file.write_bytes((int.from_bytes(data[:8], 'little') - header).to_bytes(8, 'little') + data[8:])
+  refused(folder, str(file), 'model.norm.weight cannot be read')
 
 
 @pytest.mark.parametrize('count', [1, 5, 7])
@@ -265,7 +284,8 @@ def test_fields_that_nobody_knows_are_ignored_unless_they_say_experts_or_quantiz
   assert of(num_experts=0, quantization_config=None, moe_layers=[]) == of()
 
 
-SIZES = {'llama': dict(vocab_size=270, hidden_size=64, intermediate_size=80, num_hidden_layers=4, num_attention_heads=16),
+SIZES = {'llama': dict(vocab_size=270, hidden_size=64, intermediate_size=80, num_hidden_layers=4, num_attention_heads=8,
+                       num_key_value_heads=4),
          'gpt2': {}, 't5': dict(vocab_size=270, d_model=40, d_ff=64, num_layers=2, num_heads=4)}
 
 
@@ -274,8 +294,6 @@ def test_an_absent_field_means_what_it_means_to_transformers(name):
   """The same config with every default written out, except for the context, which is only a limit."""
   from transformers import AutoConfig
   sizes = SIZES.get(name, SIZES['t5' if 't5' in name else 'llama'])
-  if name in ('qwen2', 'qwen3'):
-    sizes = {**sizes, 'num_attention_heads': 32}          # which the default number of key heads divides
   written = AutoConfig.for_model(name, **sizes).to_dict()
   short, full = (names.config_of(FAMILIES[name], fields, name, False) for fields in ({'model_type': name, **sizes}, written))
   assert {**vars(short), 'context': 0} == {**vars(full), 'context': 0}

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small import batch, documents, logits, start, take
+from small import batch, documents, logits, loud, start, take
 
 from research import tree
 from research.errors import InputError
@@ -15,32 +15,54 @@ STRATEGIES = {'lora': table.lora(dropout=0.1), 'adapter': table.adapter(dropout=
 
 
 @pytest.mark.parametrize('name', STRATEGIES)
-def test_at_step_0_a_delta_leaves_the_logits_unchanged(tiny, name):
-  state, frozen, _ = start(tiny, STRATEGIES[name])
-  one = batch(documents(tiny, 2), 512)
-  base = logits(tiny.model, {'params': tiny.params}, one)
+def test_at_step_0_a_delta_leaves_the_logits_unchanged(preset, name):
+  state, frozen, _ = start(preset, STRATEGIES[name])
+  one = batch(documents(preset, 2), 512)
+  base = logits(preset.model, {'params': preset.params}, one)
   assert base.std() > 0.1
-  np.testing.assert_array_equal(logits(tiny.model, tree.join(state.trainable, frozen), one), base)
+  np.testing.assert_array_equal(logits(preset.model, tree.join(state.trainable, frozen), one), base)
 
 
 @pytest.mark.parametrize('name', [*STRATEGIES, 'full'])
-def test_every_leaf_that_learns_has_moved_by_step_2(tiny, name):
-  state, frozen, tx = start(tiny, STRATEGIES.get(name) or table.full())
-  one = batch(documents(tiny, 2), 512)
-  after, _ = take(tiny, state, frozen, tx, [one, one])
+def test_every_leaf_that_learns_has_moved_by_step_2(preset, name):
+  state, frozen, tx = start(preset, STRATEGIES.get(name) or table.full())
+  one = batch(documents(preset, 2), 512)
+  after, _ = take(preset, state, frozen, tx, [one, one])
   before = tree.leaves(state.trainable)
   assert [n for n, x in tree.leaves(after.trainable).items() if not np.any(x != before[n])] == []
 
 
-def test_merged_lora_gives_the_logits_that_its_deltas_gave(tiny):
-  state, frozen, tx = start(tiny, table.lora(), learning_rate=1e-3)
-  one = batch(documents(tiny, 2), 512)
-  state, _ = take(tiny, state, frozen, tx, [one] * 4)
+def test_merged_lora_gives_the_logits_that_its_deltas_gave(preset):
+  state, frozen, tx = start(preset, table.lora(), learning_rate=1e-3)
+  one = batch(documents(preset, 2), 512)
+  state, _ = take(preset, state, frozen, tx, [one] * 4)
   variables = tree.join(state.trainable, frozen)
-  learned = logits(tiny.model, variables, one)
-  assert np.abs(learned - logits(tiny.model, {'params': tiny.params}, one)).max() > 0.1
-  np.testing.assert_allclose(logits(tiny.model, {'params': merge(variables)}, one), learned, atol=1e-5 * learned.std(),
+  learned = logits(preset.model, variables, one)
+  assert np.abs(learned - logits(preset.model, {'params': preset.params}, one)).max() > 0.1
+  np.testing.assert_allclose(logits(preset.model, {'params': merge(variables)}, one), learned, atol=1e-5 * learned.std(),
                              rtol=1e-5)
+
+
+ATTENTION, MLP = 'qkvo', ('down', 'gate', 'up')
+LAYERS = ({f'attn/{n}' for n in ATTENTION}, {f'mlp/{n}' for n in MLP}, {f'cross/{n}' for n in ATTENTION})
+T5 = [({f'encoder/layers/{n}' for n in of} if of is not LAYERS[2] else set()) | {f'layers/{n}' for n in of} for of in LAYERS]
+
+
+@pytest.mark.parametrize('targets, expected', [
+    ('all_linear', T5[0] | T5[1] | T5[2]), ('attention', T5[0] | T5[2]), ('mlp', T5[1]),
+    ('^encoder/.*mlp/.*/kernel', {n for n in T5[1] if n.startswith('encoder')}),
+    ('cross/[qv]/', {'layers/cross/q', 'layers/cross/v'})])
+def test_loras_targets_on_t5_are_in_the_encoder_the_decoder_and_between_them(targets, expected):
+  state, _, _ = start(loud('t5-tiny'), table.lora(targets=targets))
+  assert tree.leaves(state.trainable).keys() == {f'delta/{n}/kernel/{part}' for n in expected for part in 'ab'}
+
+
+def test_adapters_on_t5_follow_every_sublayer():
+  state, _, _ = start(loud('t5-tiny'), table.adapter())
+  parts = ('down', 'down_bias', 'up', 'up_bias')
+  assert tree.leaves(state.trainable).keys() == {
+      f'delta/{place}/output/{part}' for part in parts for place in (
+          'encoder/layers/attn', 'encoder/layers/mlp', 'layers/attn', 'layers/cross', 'layers/mlp')}
 
 
 def test_an_adapter_cannot_be_merged(tiny):

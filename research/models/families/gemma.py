@@ -21,8 +21,8 @@ from research.models.positions import rope_of
 def _base(family: str, f: Fields, **others: Any) -> dict[str, Any]:
   f.only('use_bidirectional_attention', False)
   return llama.base(
-      family, f, norm_offset=1.0, tied=f.take('tie_word_embeddings', True), embed_scale=f.size('hidden_size') ** 0.5,
-      biases=llama.ATTENTION if f.take('attention_bias') else (), head_dim=f.size('head_dim', 256), **others)
+      family, f, norm_offset=1.0, tied=f.flag('tie_word_embeddings', True), embed_scale=f.size('hidden_size') ** 0.5,
+      biases=llama.ATTENTION if f.flag('attention_bias') else (), head_dim=f.size('head_dim', 256), **others)
 
 
 def gemma(f: Fields) -> ModelConfig:
@@ -34,7 +34,7 @@ def gemma(f: Fields) -> ModelConfig:
 
 def _sandwiched(family: str, f: Fields, caps: tuple[float | None, float | None], **others: Any) -> dict[str, Any]:
   """`caps` of attention and logits hold where the config is silent; where it says null there are none."""
-  scale = f.number('query_pre_attn_scalar', 256) ** -0.5
+  scale = f.size('query_pre_attn_scalar', 256) ** -0.5
   act = f.one_of('hidden_activation', {'gelu_pytorch_tanh': 'gelu_tanh'}, 'gelu_pytorch_tanh')
   f.take('hidden_act')                                     # transformers reads the other one
   return _base(family, f, norms=('before', 'after'), query_scale=scale, activation=act,
@@ -52,13 +52,12 @@ def gemma2(f: Fields) -> ModelConfig:
 
 def gemma3(f: Fields) -> ModelConfig:
   head_dim, context = f.size('head_dim', 256), f.size('max_position_embeddings', 131_072)
-  given = f.take('rope_parameters') or {}
-  older = dict(f.take('rope_scaling') or {})
+  given, older = Fields(f.mapping('rope_parameters'), f'{f.where}: rope_parameters'), dict(f.mapping('rope_scaling'))
   if 'type' in older:
     older['rope_type'] = older.pop('type')
-  wide = {'rope_theta': f.number('rope_theta', 1e6), **older, **(given.get('full_attention') or {})}
-  near = {'rope_theta': f.number('rope_local_base_freq', 1e4), **(given.get('sliding_attention') or {})}
-  rope, near = rope_of(wide, head_dim, context), rope_of(near, head_dim, context)
+  wide = {'rope_theta': f.number('rope_theta', 1e6), **given.mapping('full_attention'), **older}
+  near = {'rope_theta': f.number('rope_local_base_freq', 1e4), **given.mapping('sliding_attention')}
+  rope, near = rope_of(wide, head_dim, context, f.where), rope_of(near, head_dim, context, f.where)
   found = _sandwiched('gemma3_text', f, (None, None), qk_norm='head', rope=rope)
   layers, every = found['layers'], f.size('sliding_window_pattern', 6)
   where = llama.windowed(f, layers, f.optional('sliding_window', 4096), [(n + 1) % every != 0 for n in range(layers)], rope)

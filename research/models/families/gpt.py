@@ -29,7 +29,7 @@ def gpt2(f: Fields) -> ModelConfig:
   return ModelConfig(
       family='gpt2', vocab=f.size('vocab_size', 50257), width=width, hidden=f.size('n_inner', 4 * width),
       layers=f.size('n_layer', 12), heads=heads, kv_heads=heads, head_dim=_head_dim(f, width, heads), context=context,
-      tied=f.take('tie_word_embeddings', True), norm='layer', norm_eps=f.number('layer_norm_epsilon', 1e-5), biases=BIASED,
+      tied=f.flag('tie_word_embeddings', True), norm='layer', norm_eps=f.number('layer_norm_epsilon', 1e-5), biases=BIASED,
       activation=f.one_of('activation_function', ACTIVATIONS, 'gelu_new'), gated=False, learned_positions=context)
 
 
@@ -72,9 +72,9 @@ def neox(f: Fields) -> ModelConfig:
   return ModelConfig(
       family='gpt_neox', vocab=f.size('vocab_size'), width=width, hidden=f.size('intermediate_size'),
       layers=f.size('num_hidden_layers'), heads=heads, kv_heads=heads, head_dim=head_dim, context=context,
-      tied=f.take('tie_word_embeddings', False), kinds=(Kind(rope=rope),), norm='layer',
-      norm_eps=f.number('layer_norm_eps', 1e-5), parallel=f.take('use_parallel_residual', True),
-      biases=BIASED if f.take('attention_bias', True) else ('mlp/up', 'mlp/down'),
+      tied=f.flag('tie_word_embeddings'), kinds=(Kind(rope=rope),), norm='layer',
+      norm_eps=f.number('layer_norm_eps', 1e-5), parallel=f.flag('use_parallel_residual', True),
+      biases=BIASED if f.flag('attention_bias', True) else ('mlp/up', 'mlp/down'),
       activation=f.one_of('hidden_act', ACTIVATIONS, 'gelu'), gated=False)
 
 

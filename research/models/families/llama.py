@@ -24,10 +24,10 @@ def base(family: str, f: Fields, theta: float = 10_000.0, **others: Any) -> dict
 
   Args:
     theta: the rope's base where the config names none.
-    others: further arguments, which win; `rope` in place of the config's.
+    others: further arguments, which win; `rope`, `head_dim` and `activation` in place of what the config says.
   """
   heads, kv_heads = f.heads()
-  head_dim = f.size('head_dim', f.size('hidden_size') // heads)
+  head_dim = others.pop('head_dim', None) or f.size('head_dim', f.size('hidden_size') // heads)
   context = f.size('max_position_embeddings', 2048)
   rope = others.pop('rope', None) or f.rope(head_dim, context, theta)
   if rope.dynamic:
@@ -55,8 +55,8 @@ def windowed(f: Fields, layers: int, window: int | None, local: list[bool], rope
 
 
 def config(f: Fields) -> ModelConfig:
-  biases = (ATTENTION if f.take('attention_bias') else ()) + (MLP if f.take('mlp_bias') else ())
-  return ModelConfig(**base('llama', f, tied=f.take('tie_word_embeddings', False), biases=biases))
+  biases = (ATTENTION if f.flag('attention_bias') else ()) + (MLP if f.flag('mlp_bias') else ())
+  return ModelConfig(**base('llama', f, tied=f.flag('tie_word_embeddings'), biases=biases))
 
 
 KERNELS = {'attn/q': 'self_attn.q_proj', 'attn/k': 'self_attn.k_proj', 'attn/v': 'self_attn.v_proj',

@@ -10,8 +10,8 @@ from research.models.names import Family
 
 def config(f: Fields) -> ModelConfig:
   return ModelConfig(**llama.base(
-      'olmo2', f, tied=f.take('tie_word_embeddings', False), norms=('after',), qk_norm='heads',
-      norm_eps=f.number('rms_norm_eps', 1e-5), biases=llama.ATTENTION if f.take('attention_bias') else ()))
+      'olmo2', f, tied=f.flag('tie_word_embeddings'), norms=('after',), qk_norm='heads',
+      norm_eps=f.number('rms_norm_eps', 1e-5), biases=llama.ATTENTION if f.flag('attention_bias') else ()))
 
 
 rows = partial(llama.rows, norms={'norm_attn_after': 'post_attention_layernorm',

@@ -10,12 +10,12 @@ from research.models.names import Family
 
 
 def config(f: Fields) -> ModelConfig:
-  given = f.take('rope_scaling') or f.take('rope_parameters') or {}
+  given = f.mapping('rope_scaling') or f.mapping('rope_parameters')
   kind = given.get('rope_type', given.get('type', 'default'))
   if kind != 'default':                        # in Phi-3's files 'su' and 'yarn' are older names of longrope
     raise InputError(f'{f.where}: rope_type={kind!r} (longrope) is not supported for phi3 (known: default)')
-  found = llama.base('phi3', f, tied=f.take('tie_word_embeddings', False), norm_eps=f.number('rms_norm_eps', 1e-5))
-  return ModelConfig(**found | dict(kinds=(Kind(f.take('sliding_window', 0), found['kinds'][0].rope),)))
+  found = llama.base('phi3', f, tied=f.flag('tie_word_embeddings'), norm_eps=f.number('rms_norm_eps', 1e-5))
+  return ModelConfig(**found | dict(kinds=(Kind(f.optional('sliding_window', None) or 0, found['kinds'][0].rope),)))
 
 
 rows = partial(llama.rows, kernels={

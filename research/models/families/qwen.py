@@ -10,21 +10,21 @@ from research.models.names import Family
 
 
 def _sliding(f: Fields, found: dict[str, Any]) -> dict[str, Any]:
-  uses = f.take('use_sliding_window')
+  uses = f.flag('use_sliding_window')
   window = f.optional('sliding_window', 4096)
-  first = f.take('max_window_layers', 28)
+  first = f.count('max_window_layers', 28)
   layers = found['layers']
   return llama.windowed(f, layers, window if uses else None, [n >= first for n in range(layers)], found['kinds'][0].rope)
 
 
 def qwen2(f: Fields) -> ModelConfig:
-  found = llama.base('qwen2', f, tied=f.take('tie_word_embeddings', False), biases=('attn/q', 'attn/k', 'attn/v'))
+  found = llama.base('qwen2', f, tied=f.flag('tie_word_embeddings'), biases=('attn/q', 'attn/k', 'attn/v'))
   return ModelConfig(**found | _sliding(f, found))
 
 
 def qwen3(f: Fields) -> ModelConfig:
-  found = llama.base('qwen3', f, tied=f.take('tie_word_embeddings', False), qk_norm='head', head_dim=f.size('head_dim', 128),
-                     biases=llama.ATTENTION if f.take('attention_bias') else ())
+  found = llama.base('qwen3', f, tied=f.flag('tie_word_embeddings'), qk_norm='head', head_dim=f.size('head_dim', 128),
+                     biases=llama.ATTENTION if f.flag('attention_bias') else ())
   return ModelConfig(**found | _sliding(f, found))
 
 

@@ -9,17 +9,17 @@ from research.models.positions import still
 
 
 def config(f: Fields) -> ModelConfig:
-  biases = (llama.ATTENTION if f.take('attention_bias') else ()) + (llama.MLP if f.take('mlp_bias') else ())
-  found = llama.base('smollm3', f, theta=2_000_000.0, tied=f.take('tie_word_embeddings', True), biases=biases)
+  biases = (llama.ATTENTION if f.flag('attention_bias') else ()) + (llama.MLP if f.flag('mlp_bias') else ())
+  found = llama.base('smollm3', f, theta=2_000_000.0, tied=f.flag('tie_word_embeddings', True), biases=biases)
   layers, rope = found['layers'], found['kinds'][0].rope
   every = f.size('no_rope_layer_interval', 4)
   turns = f.list_of('no_rope_layers', layers) or [(n + 1) % every != 0 for n in range(layers)]   # theirs: 1 is 'has rope'
-  window = f.take('sliding_window') if f.take('use_sliding_window') else 0
+  window, uses = f.optional('sliding_window', None) or 0, f.flag('use_sliding_window')
   types = f.list_of('layer_types', layers) or ['full_attention' if turn else 'sliding_attention' for turn in turns]
-  kinds = [Kind(window if one == 'sliding_attention' and window else 0, rope if turn else still(found['head_dim']))
-           for turn, one in zip(turns, types)]
-  if not set(types) <= {'full_attention', 'sliding_attention'}:
+  if any(one not in ('full_attention', 'sliding_attention') for one in types):
     raise InputError(f'{f.where}: layer_types={types} is not supported (known: full_attention, sliding_attention)')
+  kinds = [Kind(window if uses and one == 'sliding_attention' else 0, rope if turn else still(found['head_dim']))
+           for turn, one in zip(turns, types)]
   different = tuple(dict.fromkeys(kinds))
   return ModelConfig(**found | dict(kinds=different, pattern=tuple(different.index(kind) for kind in kinds)))
 

@@ -21,8 +21,8 @@ _FORWARD = {'relu': ('relu', False), 'gated-gelu': ('gelu_tanh', True), 'gated-s
 def config(f: Fields, family: str) -> ModelConfig:
   activation, gated = f.one_of('feed_forward_proj', _FORWARD, 'relu' if family == 't5' else 'gated-gelu')
   # Only T5's own files mean what they say here: mT5 and UMT5 write either and have a head of their own where one is there.
-  said = f.take('tie_word_embeddings', True)
-  scaled = {'t5': f.take('scale_decoder_outputs', said), 'mt5': False, 'umt5': True}[family]
+  said = f.flag('tie_word_embeddings', True)
+  scaled = {'t5': f.flag('scale_decoder_outputs', said), 'mt5': False, 'umt5': True}[family]
   layers, heads, width = f.size('num_layers'), f.size('num_heads'), f.size('d_model')
   for derived in ('dense_act_fn', 'is_gated_act'):
     f.take(derived)
@@ -32,7 +32,7 @@ def config(f: Fields, family: str) -> ModelConfig:
       context=f.size('n_positions', 512), tied=not f.separate_head,
       norm_eps=f.number('layer_norm_epsilon', 1e-6), activation=activation, gated=gated, query_scale=1.0,
       logit_scale=width ** -0.5 if scaled else 1.0, encoder_layers=layers,
-      start=f.take('decoder_start_token_id', f.take('pad_token_id', 0)),
+      start=f.count('decoder_start_token_id', f.count('pad_token_id', 0)),
       buckets=f.size('relative_attention_num_buckets', 32), max_distance=f.size('relative_attention_max_distance', 128),
       bias_per_layer=family == 'umt5', spread=None)
 
