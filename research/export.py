@@ -39,9 +39,10 @@ def run(workdir: Path, output: Path, dtype: str, shard_size: str) -> dict[str, A
   """Exports the run in `workdir` at its best step; gives what export.json says.
 
   Raises:
-    InputError: no finished run is there, its delta cannot be merged, or `output` is not empty.
+    InputError: no finished run is there, its delta cannot be merged, `output` is not empty, or `shard_size` is no size.
   """
   folder.check_output(output)
+  most = folder.size_of(shard_size)
   there = files.read_config(workdir)
   if not (workdir / files.RESULT).exists():
     raise InputError(f'{workdir}: the run is not finished; the same research.train command goes on with it')
@@ -60,7 +61,7 @@ def run(workdir: Path, output: Path, dtype: str, shard_size: str) -> dict[str, A
   texts = {'export.json': json.dumps(record, indent=2) + '\n',
            'README.md': card.card(output.name, exp.config, result, provenance, record, architecture, FEWER)}
   tensors = names.export_params(FAMILIES[exp.model.config.family], exp.model.config, stored)
-  folder.write(output, exp.hf, tensors, exp.tokenizer, np.dtype(DTYPES[dtype]), shard_size, texts)
+  folder.write(output, exp.hf, tensors, exp.tokenizer, np.dtype(DTYPES[dtype]), most, texts)
   say(f'export: {output}: {tree.size(params):,} parameters in {dtype}'
       + (f'; largest difference of a logit {record["largest_logit_difference"]:.3g}' if split else ''))
   return record

@@ -2,13 +2,11 @@
 
 import hashlib
 import json
-import math
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors
 from tokenizers import Tokenizer as RustTokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
@@ -53,186 +51,6 @@ class Tokenizer(NamedTuple):
     return hashlib.sha256(rules.encode()).hexdigest()[:16]
 
 
-def _words(digits: str) -> pre_tokenizers.PreTokenizer:
-  """Cuts as Llama 3 and Qwen do, but for how many digits stay together."""
-  return pre_tokenizers.Sequence([
-      pre_tokenizers.Split(Regex(r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|" + digits +
-                                 r'| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+'), behavior='isolated'),
-      pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
-
-
-class Pre(NamedTuple):
-  """How byte-level BPE prepares a text."""
-  cut: Callable[[], pre_tokenizers.PreTokenizer]
-  composed: bool = False        # Unicode's NFC first
-  whole: bool = False           # a part that is a token becomes it, whether or not merges lead there
-  bos: bool = False             # a text begins with BOS where the header does not say
-
-
-_LLAMA3 = Pre(partial(_words, r'\p{N}{1,3}'), whole=True, bos=True)
-# What llama.cpp calls `tokenizer.ggml.pre`.
-PRE_TOKENIZERS = {
-    'smollm': Pre(lambda: pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True),
-                                                   pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)])),
-    'gpt-2': Pre(lambda: pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)),
-    'llama-bpe': _LLAMA3, 'llama3': _LLAMA3, 'llama-v3': _LLAMA3,
-    'qwen2': Pre(partial(_words, r'\p{N}'), composed=True),
-}
-_NORMAL, _UNKNOWN, _CONTROL, _WRITTEN_OUT, _UNUSED, _BYTE = range(1, 7)   # tokenizer.ggml.token_type
-
-
-class _Given(NamedTuple):
-  """The tokenizer's fields in a GGUF header, each of the kind that it has to be."""
-  fields: dict[str, Any]
-  where: str
-  tokens: tuple[str, ...] = ()
-  types: tuple[int, ...] = ()
-
-  def get(self, name: str, kind: type, default: Any = None) -> Any:
-    value = self.fields.get(f'tokenizer.ggml.{name}', default)
-    if value is not None and type(value) is not kind:
-      raise InputError(f'{self.where}: tokenizer.ggml.{name}={value!r:.60}: must be {_KINDS[kind]}')
-    return value
-
-  def all(self, name: str, kind: type, length: int | None = None) -> list:
-    """A list whose entries are of this kind; with `length`, as many of them."""
-    found = self.get(name, list)
-    if found is None:
-      raise InputError(f'{self.where}: the GGUF header lacks tokenizer.ggml.{name}')
-    if not all(type(x) is kind for x in found) or length not in (None, len(found)):
-      number = '' if length is None else f'{length} '
-      raise InputError(f'{self.where}: tokenizer.ggml.{name}: must be {number}entries, each {_KINDS[kind]}')
-    return found
-
-  def token(self, name: str, default: int | None = None) -> int | None:
-    """The id of a special token."""
-    found = self.get(f'{name}_token_id', int, default)
-    if found is not None and not 0 <= found < len(self.tokens):
-      raise InputError(f'{self.where}: tokenizer.ggml.{name}_token_id={found}: there are {len(self.tokens)} tokens')
-    return found
-
-  def scores(self) -> list[float]:
-    found = self.all('scores', float, length=len(self.tokens))
-    if not all(map(math.isfinite, found)):
-      raise InputError(f'{self.where}: tokenizer.ggml.scores: must be finite')
-    return found
-
-  def unknown(self) -> int:
-    """The id of what the vocabulary cannot write."""
-    found = self.token('unknown', next((i for i, kind in enumerate(self.types) if kind == _UNKNOWN), None))
-    if found is None:
-      raise InputError(f'{self.where}: the GGUF header lacks tokenizer.ggml.unknown_token_id')
-    return found
-
-
-_KINDS = {str: 'a text', int: 'a whole number', float: 'a number', bool: 'true or false', list: 'a list'}
-
-
-def from_gguf(fields: dict[str, Any], where: str) -> Tokenizer:
-  """The tokenizer that a GGUF file carries: byte-level BPE, or SentencePiece's BPE or unigram model.
-
-  Raises:
-    InputError: the vocabulary is of another kind, lacks a part, or its `tokenizer.ggml.pre` is not in `PRE_TOKENIZERS`.
-  """
-  given = _Given(fields, where)
-  kind = given.get('model', str)
-  if kind not in _MODELS:
-    raise InputError(f'{where}: tokenizer.ggml.model={kind!r} is not supported (known: gpt2, byte-level BPE; llama and t5, '
-                     'SentencePiece\'s BPE and unigram model)')
-  tokens = given.all('tokens', str)
-  given = given._replace(tokens=tuple(tokens), types=tuple(given.all('token_type', int, length=len(tokens))))
-  eos, bos = given.token('eos'), given.token('bos')
-  if eos is None:
-    raise InputError(f'{where}: the GGUF header lacks tokenizer.ggml.eos_token_id')
-  template = fields.get('tokenizer.chat_template')
-  if template is not None and not isinstance(template, str):
-    raise InputError(f'{where}: tokenizer.chat_template={template!r:.60}: must be a text')
-  try:
-    rust, begins, ends = _MODELS[kind](given)
-    rust.add_tokens([AddedToken(token, special=one != _WRITTEN_OUT, normalized=False)
-                     for token, one in zip(tokens, given.types) if one in (_UNKNOWN, _CONTROL, _WRITTEN_OUT)])
-    begins = bos is not None and given.get('add_bos_token', bool, begins)
-    ends = given.get('add_eos_token', bool, ends)
-    if begins or ends:
-      rust.post_processor = _around((tokens[bos], bos) if begins else None, (tokens[eos], eos) if ends else None)
-  except InputError:
-    raise
-  except Exception as e:  # the library raises nothing more particular
-    raise InputError(f'{where}: the tokenizer is broken ({(str(e).splitlines() or [""])[0]})') from None
-  special = {'eos': eos, 'bos': bos, 'pad': given.token('padding', eos), 'unk': None if kind == 'gpt2' else given.unknown()}
-  hf = PreTrainedTokenizerFast(
-      tokenizer_object=rust, chat_template=template,
-      **{f'{name}_token': None if i is None else tokens[i] for name, i in special.items()})
-  return Tokenizer(hf, eos, bos if begins else None, len(tokens))
-
-
-def _byte_level(given: _Given) -> tuple[RustTokenizer, bool, bool]:
-  """Byte-level BPE, and whether a text begins with BOS and ends with EOS where the header does not say."""
-  name = given.get('pre', str, 'default')
-  if name not in PRE_TOKENIZERS:
-    raise InputError(f'{given.where}: tokenizer.ggml.pre={name!r} is not supported (known: {", ".join(PRE_TOKENIZERS)})')
-  pre, merges = PRE_TOKENIZERS[name], [tuple(merge.split(' ')) for merge in given.all('merges', str)]
-  if any(len(merge) != 2 for merge in merges):
-    raise InputError(f'{given.where}: tokenizer.ggml.merges: each must be two tokens with a blank between them')
-  rust = RustTokenizer(models.BPE(vocab=_vocabulary(given), merges=merges, ignore_merges=pre.whole))
-  if pre.composed:
-    rust.normalizer = normalizers.NFC()
-  rust.pre_tokenizer = pre.cut()
-  rust.decoder = decoders.ByteLevel()
-  return rust, pre.bos, False
-
-
-def _vocabulary(given: _Given) -> dict[str, int]:
-  """The tokens by text, without the names that fill up a vocabulary to the embedding's size."""
-  return {token: i for i, (token, kind) in enumerate(zip(given.tokens, given.types)) if kind != _UNUSED}
-
-
-def _sentencepiece_bpe(given: _Given) -> tuple[RustTokenizer, bool, bool]:
-  """As `_byte_level`, for SentencePiece's BPE (Kudo & Richardson 2018, arXiv 1808.06226)."""
-  rust = RustTokenizer(models.BPE(
-      vocab=_vocabulary(given), merges=_merges(given), fuse_unk=True, byte_fallback=True,
-      unk_token=given.tokens[given.unknown()]))
-  _spaces(rust, given)
-  return rust, True, False
-
-
-def _merges(given: _Given) -> list[tuple[str, str]]:
-  """SentencePiece joins the two neighbours that give the piece with the best score, wherever they are cut; so every way to
-  cut a piece in two is a merge, the best pieces' first."""
-  score = {t: s for t, s, kind in zip(given.tokens, given.scores(), given.types) if kind == _NORMAL}
-  if len(set(score.values())) < 2 < len(score):
-    raise InputError(f'{given.where}: tokenizer.ggml.scores: all are the same, and so do not say which tokens to join first '
-                     '(a converter without tokenizer.model writes such files); give the original folder')
-  return [(piece[:cut], piece[cut:]) for piece in sorted(score, key=score.get, reverse=True)
-          for cut in range(1, len(piece)) if piece[:cut] in score and piece[cut:] in score]
-
-
-def _unigram(given: _Given) -> tuple[RustTokenizer, bool, bool]:
-  """As `_byte_level`, for SentencePiece's unigram model (Kudo 2018, arXiv 1804.10959)."""
-  rust = RustTokenizer(models.Unigram(list(zip(given.tokens, given.scores())), given.unknown(), _BYTE in given.types))
-  _spaces(rust, given)
-  return rust, False, True
-
-
-def _spaces(rust: RustTokenizer, given: _Given) -> None:
-  """SentencePiece writes a blank as U+2581; most vocabularies also put one before each text, or cut off superfluous ones."""
-  steps, charsmap = [], given.fields.get('tokenizer.ggml.precompiled_charsmap')
-  if charsmap:
-    step = normalizers.Precompiled(bytes(given.all('precompiled_charsmap', int)))
-    # The library takes these two for one character, and what becomes of the first for what becomes of both.
-    steps += [normalizers.Replace('\r\n', step.normalize_str('\r') + step.normalize_str('\n')), step]
-  if given.get('remove_extra_whitespaces', bool, False):
-    steps += [normalizers.Replace(Regex(r'\A +| +\z'), ''), normalizers.Replace(Regex(' {2,}'), ' ')]
-  prefix = given.get('add_space_prefix', bool, True)
-  steps += [normalizers.Prepend('▁')] if prefix else []
-  rust.normalizer = normalizers.Sequence([*steps, normalizers.Replace(' ', '▁')])
-  rust.decoder = decoders.Sequence([decoders.Replace('▁', ' '), decoders.ByteFallback(), decoders.Fuse(),
-                                    *([decoders.Strip(' ', 1, 0)] if prefix else [])])
-
-
-_MODELS = {'gpt2': _byte_level, 'llama': _sentencepiece_bpe, 't5': _unigram}     # tokenizer.ggml.model
-
-
 def from_folder(folder: Path) -> Tokenizer:
   """The tokenizer of a Hugging Face folder; BOS is added where its own post-processor adds it."""
   try:
@@ -259,7 +77,7 @@ def of_bytes(sentinels: int = 0) -> Tokenizer:
   rust.decoder = decoders.ByteLevel()
   extra = [sentinel(i) for i in range(sentinels)]
   rust.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in ('<bos>', '<eos>', '<pad>', *extra)])
-  rust.post_processor = _around(bos=None if sentinels else ('<bos>', 256), eos=('<eos>', 257) if sentinels else None)
+  rust.post_processor = around(bos=None if sentinels else ('<bos>', 256), eos=('<eos>', 257) if sentinels else None)
   hf = PreTrainedTokenizerFast(tokenizer_object=rust, bos_token='<bos>', eos_token='<eos>', pad_token='<pad>')
   return Tokenizer(hf, eos=257, bos=None if sentinels else 256, size=BYTES + sentinels)
 
@@ -277,7 +95,7 @@ def sentinel(number: int) -> str:
   return f'<extra_id_{number}>'
 
 
-def _around(bos: tuple[str, int] | None, eos: tuple[str, int] | None) -> processors.TemplateProcessing:
+def around(bos: tuple[str, int] | None, eos: tuple[str, int] | None) -> processors.TemplateProcessing:
   """What puts special tokens, each (text, id), around a text that is tokenised as a whole."""
   single = ' '.join([*([bos[0]] if bos else []), '$A', *([eos[0]] if eos else [])])
   return processors.TemplateProcessing(single=single, special_tokens=[x for x in (bos, eos) if x])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,38 +21,63 @@ def check_output(output: Path) -> None:
   """Refuses to write where something is.
 
   Raises:
-    InputError: the folder exists and is not empty, or is a file.
+    InputError: the folder exists and is not empty, or is a file, or lies in one.
   """
   if output.exists() and (not output.is_dir() or any(output.iterdir())):
     raise InputError(f'--output={output}: exists and is not empty; give another folder')
+  if not next(parent for parent in output.absolute().parents if parent.exists()).is_dir():
+    raise InputError(f'--output={output}: lies in a file; give another folder')
+
+
+def size_of(text: str) -> int:
+  """The bytes that a size such as '5GB' stands for.
+
+  Raises:
+    InputError: it stands for none.
+  """
+  found = re.fullmatch(r'\s*(\d+(?:\.\d+)?)\s*([KMGT])B\s*', text, re.IGNORECASE | re.ASCII)
+  size = found and int(float(found[1]) * 1000 ** (1 + 'KMGT'.index(found[2].upper())))
+  if not size:
+    raise InputError(f'--shard_size={text}: must be a number above 0 with a unit (KB, MB, GB, TB), such as 5GB')
+  return size
 
 
 def write(output: Path, hf: dict[str, Any], tensors: Mapping[str, np.ndarray], tokenizer: Tokenizer, dtype: np.dtype,
-          shard_size: str, texts: dict[str, str]) -> None:
+          shard_size: int, texts: dict[str, str]) -> None:
   """Writes the whole folder or nothing.
 
   Args:
     hf: the config.json of the base; only what says how the weights are stored is changed.
     tensors: under the originals' names; cast to `dtype` as they are written.
-    shard_size: the most bytes in one file, such as '5GB'; one tensor is never cut.
+    shard_size: the most bytes in one file; one tensor is never cut.
     texts: further files, name -> content.
   """
   check_output(output)
+  output = output.resolve()
   unfinished = output.with_name(f'.{output.name}.unfinished')
   shutil.rmtree(unfinished, ignore_errors=True)
   unfinished.mkdir(parents=True)
+  try:
+    _fill(unfinished, hf, tensors, tokenizer, dtype, shard_size, texts)
+    if output.is_dir():
+      output.rmdir()
+    os.replace(unfinished, output)
+  except BaseException:
+    shutil.rmtree(unfinished, ignore_errors=True)
+    raise
+
+
+def _fill(folder: Path, hf: dict[str, Any], tensors: Mapping[str, np.ndarray], tokenizer: Tokenizer, dtype: np.dtype,
+          shard_size: int, texts: dict[str, str]) -> None:
   name = np.dtype(dtype).name
   config = {key: value for key, value in hf.items() if key != 'torch_dtype'} | {
       'architectures': [architecture(hf['model_type'])], 'dtype': name}
-  _text(unfinished / 'config.json', json.dumps(config, indent=2, ensure_ascii=False) + '\n')
-  _generation(hf, tokenizer).save_pretrained(unfinished)
-  tokenizer.hf.save_pretrained(unfinished)
-  _weights(unfinished, tensors, dtype, shard_size)
+  _text(folder / 'config.json', json.dumps(config, indent=2, ensure_ascii=False) + '\n')
+  _generation(hf, tokenizer).save_pretrained(folder)
+  tokenizer.hf.save_pretrained(folder)
+  _weights(folder, tensors, dtype, shard_size)
   for file, text in texts.items():
-    _text(unfinished / file, text)
-  if output.is_dir():
-    output.rmdir()
-  os.replace(unfinished, output)
+    _text(folder / file, text)
 
 
 def architecture(model_type: str) -> str:
@@ -71,14 +97,11 @@ def _generation(hf: dict[str, Any], tokenizer: Tokenizer) -> transformers.Genera
       **start)
 
 
-def _weights(folder: Path, tensors: Mapping[str, np.ndarray], dtype: np.dtype, shard_size: str) -> None:
+def _weights(folder: Path, tensors: Mapping[str, np.ndarray], dtype: np.dtype, shard_size: int) -> None:
   """model.safetensors, or its shards and their index."""
-  try:
-    split = huggingface_hub.split_state_dict_into_shards_factory(
-        dict(tensors), get_storage_size=lambda x: x.size * np.dtype(dtype).itemsize,
-        filename_pattern='model{suffix}.safetensors', max_shard_size=shard_size)
-  except ValueError as e:
-    raise InputError(f'--shard_size={shard_size}: {e}; give a number with a unit, such as 5GB') from None
+  split = huggingface_hub.split_state_dict_into_shards_factory(
+      dict(tensors), get_storage_size=lambda x: x.size * np.dtype(dtype).itemsize,
+      filename_pattern='model{suffix}.safetensors', max_shard_size=shard_size)
   for file, names in split.filename_to_tensors.items():
     safetensors.numpy.save_file({name: np.ascontiguousarray(tensors[name].astype(dtype)) for name in names},
                                 folder / file, metadata={'format': 'pt'})      # transformers asks for this word

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from research.data import gguf_tokenizer
 from research.data import tokenizer as tokenizers
 from research.data.tokenizer import Tokenizer
 from research.errors import InputError
@@ -72,7 +73,7 @@ def _fitting(tokenizer: Tokenizer, config: ModelConfig) -> Tokenizer:
 
 def _gguf(path: Path, execution: Execution) -> Loaded:
   family, config, tensors, fields, hf = gguf.read(path)
-  tokenizer = tokenizers.from_gguf(fields, str(path))
+  tokenizer = gguf_tokenizer.from_gguf(fields, str(path))
   return _finish(family, config, tensors, hf, tokenizer, _hash([path]), execution, str(path))
 
 

@@ -12,7 +12,7 @@ from test_tokenizer import BY_HAND
 from tokenizers import Tokenizer as RustTokenizer
 from tokenizers import models, pre_tokenizers, trainers
 
-from research.data import sources, tokenizer
+from research.data import gguf_tokenizer, sources, tokenizer
 from research.errors import InputError
 
 AWKWARD = [
@@ -46,7 +46,7 @@ def through_a_file(folder, fields):
 
 
 def loaded(folder, fields):
-  return tokenizer.from_gguf(through_a_file(folder, fields), 'FILE')
+  return gguf_tokenizer.from_gguf(through_a_file(folder, fields), 'FILE')
 
 
 # SentencePiece
@@ -251,7 +251,7 @@ def small(kind, **change):
     ('llama', {}, True, False), ('llama', dict(add_bos_token=False, add_eos_token=True), False, True),
     ('t5', {}, False, True), ('t5', dict(add_eos_token=False), False, False)])
 def test_a_text_begins_and_ends_as_the_header_says_or_its_kind_does(kind, change, begins, ends):
-  ours = tokenizer.from_gguf(small(kind, **change), 'FILE')
+  ours = gguf_tokenizer.from_gguf(small(kind, **change), 'FILE')
   inner = ours.encode('a')
   assert inner and not {0, 1} & {*inner}
   assert ours.hf('a')['input_ids'] == [0] * begins + inner + [1] * ends
@@ -265,7 +265,7 @@ def test_a_text_begins_and_ends_as_the_header_says_or_its_kind_does(kind, change
     ('llama', 'llama', {}), ('gemma', 'llama', dict(add_space_prefix=False)),
     ('gemma3_text', 'llama', dict(add_space_prefix=False)), ('t5', 't5', dict(remove_extra_whitespaces=True))])
 def test_a_saved_tokenizer_is_the_same_when_transformers_reads_it_again(tmp_path, model_type, kind, change):
-  ours = tokenizer.from_gguf(small(kind, **change), 'FILE')
+  ours = gguf_tokenizer.from_gguf(small(kind, **change), 'FILE')
   ours.hf.save_pretrained(tmp_path)
   (tmp_path / 'config.json').write_text(json.dumps({'model_type': model_type}))
   again = tokenizer.from_folder(tmp_path)
@@ -276,14 +276,14 @@ def test_a_saved_tokenizer_is_the_same_when_transformers_reads_it_again(tmp_path
 
 
 def test_digits_stand_alone_where_smollm_cuts_and_together_where_gpt2_does():
-  assert tokenizer.from_gguf(small('gpt2'), 'FILE').encode('ab12') == [4, 6, 7]
-  assert tokenizer.from_gguf(small('gpt2', pre='gpt-2'), 'FILE').encode('ab12') == [4, 8]
+  assert gguf_tokenizer.from_gguf(small('gpt2'), 'FILE').encode('ab12') == [4, 6, 7]
+  assert gguf_tokenizer.from_gguf(small('gpt2', pre='gpt-2'), 'FILE').encode('ab12') == [4, 8]
 
 
 def test_bos_begins_a_text_once():
-  with_bos = tokenizer.from_gguf(small('gpt2'), 'FILE')
+  with_bos = gguf_tokenizer.from_gguf(small('gpt2'), 'FILE')
   assert with_bos.prompt('ab') == [0, 4] and with_bos.prompt('<s>ab') == [0, 4] and with_bos.prompt('') == [0]
-  without = tokenizer.from_gguf(small('gpt2', add_bos_token=False), 'FILE')
+  without = gguf_tokenizer.from_gguf(small('gpt2', add_bos_token=False), 'FILE')
   assert without.prompt('ab') == [4] and without.prompt('<s>ab') == [0, 4]
 
 
@@ -291,7 +291,7 @@ def test_bos_begins_a_text_once():
 
 def refused(fields, *saying):
   with pytest.raises(InputError, match=r'^FILE: ') as e:
-    tokenizer.from_gguf(fields, 'FILE')
+    gguf_tokenizer.from_gguf(fields, 'FILE')
   assert len(str(e.value).splitlines()) == 1
   for words in saying:
     assert words in str(e.value)

@@ -6,7 +6,7 @@ import pytest
 from tokenizers import AddedToken, models, pre_tokenizers, processors
 from tokenizers import Tokenizer as RustTokenizer
 
-from research.data import sources, tokenizer
+from research.data import gguf_tokenizer, sources, tokenizer
 from research.errors import InputError
 
 BY_HAND = [
@@ -35,7 +35,7 @@ def fields(smollm2_file):
 
 @pytest.fixture(scope='session')
 def ours(fields):
-  return tokenizer.from_gguf(fields, 'SmolLM2')
+  return gguf_tokenizer.from_gguf(fields, 'SmolLM2')
 
 
 @pytest.mark.smollm2

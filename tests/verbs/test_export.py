@@ -49,7 +49,8 @@ def trained(tmp_path_factory, rows):
   def make(preset, strategy):
     if (preset, strategy) not in found:
       workdir = tmp_path_factory.mktemp('runs') / f'{preset}-{strategy}'
-      train.run(config(model__source=f'random:{preset}', strategy__name=strategy, training__learning_rate=1e-2, **rows), workdir)
+      train.run(config(model__source=f'random:{preset}', strategy__name=strategy, training__learning_rate=1e-2, **rows),
+                workdir)
       evaluate.run(workdir, 'test')
       found[preset, strategy] = workdir
     return found[preset, strategy]
@@ -210,7 +211,8 @@ def test_a_bfloat16_folder_is_bfloat16_to_transformers(trained, tmp_path):
   wide, _ = their_model(tmp_path / 'model', dtype=torch.float32)
   again = load.load(str(tmp_path / 'model'), FLOAT32)
   batch = line(again.model, again.tokenizer.prompt(TEXTS[0]), [])
-  np.testing.assert_allclose(their_logits(wide, batch), our_logits(again.model, {'params': again.params}, batch), rtol=0, atol=1e-4)
+  np.testing.assert_allclose(their_logits(wide, batch), our_logits(again.model, {'params': again.params}, batch),
+                             rtol=0, atol=1e-4)
 
 
 @pytest.mark.parity

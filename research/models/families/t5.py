@@ -26,6 +26,9 @@ def config(f: Fields, family: str) -> ModelConfig:
   layers, heads, width = f.size('num_layers'), f.size('num_heads'), f.size('d_model')
   for derived in ('dense_act_fn', 'is_gated_act'):
     f.take(derived)
+  buckets = f.size('relative_attention_num_buckets', 32)
+  if buckets < 4:
+    raise InputError(f'{f.where}: relative_attention_num_buckets={buckets}: must be 4 or more')
   return ModelConfig(
       family=family, vocab=f.size('vocab_size'), width=width, hidden=f.size('d_ff'),
       layers=f.size('num_decoder_layers', layers), heads=heads, kv_heads=heads, head_dim=f.size('d_kv', 64),
@@ -33,7 +36,7 @@ def config(f: Fields, family: str) -> ModelConfig:
       norm_eps=f.number('layer_norm_epsilon', 1e-6), activation=activation, gated=gated, query_scale=1.0,
       logit_scale=width ** -0.5 if scaled else 1.0, encoder_layers=layers,
       start=f.count('decoder_start_token_id', f.count('pad_token_id', 0)),
-      buckets=f.size('relative_attention_num_buckets', 32), max_distance=f.size('relative_attention_max_distance', 128),
+      buckets=buckets, max_distance=f.size('relative_attention_max_distance', 128),
       bias_per_layer=family == 'umt5', spread=None)
 
 
