@@ -22,7 +22,7 @@ def get_study(variant=''):
           'adapter': {'strategy': {'name': 'adapter', 'width': 64}, 'grid': {rate: [3e-3, 1e-2]}},
       },
       'seeds': (0,),
-      'budget': {'steps': 600, 'batch_size': 32},
+      'budget': {'steps': 400, 'batch_size': 32},
       'select': 'valid/loss',
       'report': 'test/chrf',
       'baseline': 'pretrained',

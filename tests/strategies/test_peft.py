@@ -35,7 +35,8 @@ def their_deltas(loaded, model):
     for ours, part in (('a', 'lora_A'), ('b', 'lora_B')):
       keys = [f'base_model.model.{m}.{part}.default.weight' for m in modules]
       if keys[0] in state:
-        found[f'delta/{row.ours}/{ours}'] = jnp.asarray(np.stack([state[key].numpy().T for key in keys]))
+        [path] = row.paths
+        found[f'delta/{path}/{ours}'] = jnp.asarray(np.stack([state[key].numpy().T for key in keys]))
   return found
 
 
@@ -81,7 +82,7 @@ def both_losses(loaded, of_steps, learning_rate, targets='all_linear', modules='
 # PEFT gives GPT-2's q, k and v one A, because there they are one matrix: another model, so they are left out here.
 @pytest.mark.parametrize('name, per_line, targets, modules', [
     ('llama-tiny', 2, 'all_linear', 'all-linear'), ('t5-tiny', 1, 'all_linear', 'all-linear'),
-    ('gpt2-tiny', 2, r'^layers/(attn/o|mlp/(up|down))/kernel$', ['c_proj', 'c_fc'])])
+    ('gpt2-tiny', 2, r'^layers/(attn/o|mlp/(up|down))/kernel$', ['c_proj', 'c_fc'])], ids=['llama', 't5', 'gpt2'])
 def test_twenty_losses_of_lora_equal_pefts(name, per_line, targets, modules):
   loaded = loud(name)
   docs = documents(loaded, 16, longest=100)

@@ -1,0 +1,96 @@
+"""What `research.deployment.folder` writes is, for every family, what transformers saved in the first place."""
+
+import json
+
+import numpy as np
+import pytest
+import zoo
+
+from research.data import tokenizer as tokenizers
+from research.deployment import folder
+from research.models import huggingface, names
+from research.models.config import Execution
+from research.models.families import FAMILIES
+from research.models.load import load
+
+FLOAT32 = Execution('float32', 'float32', True)
+TEMPLATE = ('{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}'
+            '{% if add_generation_prompt %}<assistant>{% endif %}')
+
+
+def write_again(loaded, output, dtype='float32', shard_size=10**9, tokenizer=None):
+  family = FAMILIES[loaded.model.config.family]
+  tensors = names.export_params(family, loaded.model.config, loaded.params)
+  folder.write(output, loaded.hf, tensors, tokenizer or loaded.tokenizer, np.dtype(dtype), shard_size, {'NOTES.md': 'Ünïcode'})
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize('name', zoo.CONFIGS)
+def test_transformers_loads_what_was_written_and_computes_the_same(tmp_path, name):
+  import torch
+  from test_families import batch_of, save, torch_logits
+  from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+  saved, written = tmp_path / 'saved', tmp_path / 'written'
+  theirs = zoo.torch_model(name)
+  saved.mkdir()
+  save(theirs, saved)
+  loaded = load(str(saved), FLOAT32)
+  write_again(loaded, written)
+  (_, config, before, _), (_, same, after, _) = huggingface.read(saved), huggingface.read(written)
+  assert config == same and before.keys() == after.keys()
+  for tensor, x in before.items():
+    np.testing.assert_array_equal(after[tensor], x, err_msg=tensor)
+
+  kind = AutoModelForSeq2SeqLM if zoo.is_seq2seq(config) else AutoModelForCausalLM
+  again, info = kind.from_pretrained(written, output_loading_info=True, attn_implementation='eager')
+  assert {what: list(found) for what, found in info.items() if found} == {}
+  assert json.loads((written / 'config.json').read_text())['architectures'] == [type(theirs).__name__] == [type(again).__name__]
+  batch = batch_of(config)
+  with torch.no_grad():
+    one, other = (torch_logits(model.eval(), config, batch).numpy() for model in (theirs, again))
+  np.testing.assert_allclose(other, one, rtol=0, atol=1e-5)
+  # transformers writes the same tensors and, apart from what they are kept in, the same config again
+  again.save_pretrained(tmp_path / 'again')
+  fields = [json.loads((at / 'config.json').read_text()) for at in (saved, tmp_path / 'again')]
+  for one in fields:
+    one.pop('dtype')
+  assert fields[0] == fields[1]
+
+
+@pytest.fixture
+def tiny_t5():
+  return load('random:t5-tiny', FLOAT32)
+
+
+def test_a_chat_template_goes_with_the_tokenizer(tmp_path, tiny_t5):
+  tokenizer = tokenizers.of_bytes(100)
+  tokenizer.hf.chat_template = TEMPLATE
+  write_again(tiny_t5, tmp_path / 'model', tokenizer=tokenizer)
+  assert (tmp_path / 'model' / 'chat_template.jinja').read_text() == TEMPLATE
+  again = tokenizers.from_folder(tmp_path / 'model')
+  messages = [{'role': 'user', 'content': 'Hi.'}]
+  assert again.chat(messages) == tokenizer.chat(messages) == '<user>Hi.\n<assistant>'
+
+
+def test_the_config_is_the_one_that_was_read_but_for_how_weights_are_kept(tmp_path, tiny_t5):
+  import ml_dtypes
+  hf = tiny_t5.hf | {'torch_dtype': 'float16', 'made_by': 'someone'}
+  write_again(tiny_t5._replace(hf=hf), tmp_path / 'model', ml_dtypes.bfloat16)
+  written = json.loads((tmp_path / 'model' / 'config.json').read_text())
+  assert written == tiny_t5.hf | {'made_by': 'someone', 'dtype': 'bfloat16', 'architectures': ['T5ForConditionalGeneration']}
+  assert (tmp_path / 'model' / 'NOTES.md').read_text(encoding='utf-8') == 'Ünïcode'
+  assert {x.dtype.name for x in huggingface.read(tmp_path / 'model')[2].values()} == {'bfloat16'}
+
+
+def test_every_file_of_a_folder_can_be_read_by_whoever_reads_its_config(tmp_path, tiny_t5):
+  write_again(tiny_t5, tmp_path / 'model', shard_size=200_000)
+  modes = {file.name: file.stat().st_mode for file in (tmp_path / 'model').iterdir()}
+  assert len([name for name in modes if name.endswith('.safetensors')]) > 1
+  assert set(modes.values()) == {modes['config.json']}
+
+
+def test_a_tensor_larger_than_a_shard_has_one_to_itself(tmp_path, tiny_t5):
+  write_again(tiny_t5, tmp_path / 'model', shard_size=1000)
+  where = json.loads((tmp_path / 'model' / 'model.safetensors.index.json').read_text())['weight_map']
+  assert list(where.values()).count(where['shared.weight']) == 1
+  assert huggingface.read(tmp_path / 'model')[2].keys() == where.keys()
