@@ -142,6 +142,8 @@ def _learned_tokenizer(model_fields: dict[str, Any], task: Task) -> Tokenizer | 
   """The vocabulary that `model.vocab` asks for: learned from the task's training rows, for random weights alone."""
   if not model_fields['vocab']:
     return None
+  if model_fields['vocab'] < 0:
+    raise InputError(f'model.vocab={model_fields["vocab"]}: must be 0 (bytes) or the size of a vocabulary')
   kind, _, name = model_fields['source'].partition(':')
   if kind != 'random':
     raise InputError(f'model.vocab={model_fields["vocab"]}: {model_fields["source"]} brings its own vocabulary; only '

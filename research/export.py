@@ -71,11 +71,13 @@ def measure(exp: experiment.Experiment, split: str, examples: list[Example], bef
   """What the export changes: logits at the targets of some examples, and every metric over all of them."""
   start, size = exp.model.config.start, exp.config['training']['eval_batch_size']
   documents = [batches.answered(e, start) for e in examples[:COMPARED]]
-  scores = [harness.evaluate(exp.model, variables, exp.tokenizer, exp.task, examples, size, label=f'export: {which}').scores
-            for which, variables in (('the run', before), ('exported', after))]
+  run, exported = (
+      harness.evaluate(exp.model, variables, exp.tokenizer, exp.task, examples, size, label=f'export: {which}')
+      for which, variables in (('the run', before), ('exported', after)))
   return {'split': split, 'examples': len(examples),
           'largest_logit_difference': largest_difference(exp.model, before, after, documents, size),
-          'before': scores[0], 'after': scores[1], 'change': {name: scores[1][name] - scores[0][name] for name in scores[0]}}
+          'before': run.scores, 'after': exported.scores, 'intervals': exported.intervals,
+          'change': {name: exported.scores[name] - run.scores[name] for name in run.scores}}
 
 
 def largest_difference(model: Model, before: Tree, after: Tree, documents: list[batches.Document], batch_size: int) -> float:

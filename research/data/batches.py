@@ -185,8 +185,8 @@ class TrainingBatches:
       batch_size: documents a step, divided evenly over the `microbatches` M.
       steps: of the run. Its batches (the first 2,000 at most) determine one shape for all, so that the step is compiled
         once; a later batch that needs more lines gets them, and a compilation of its own.
-      redraw: (number, epoch) -> the document as that epoch sees it, no longer than it stands in `documents`; without it
-        every epoch sees the same.
+      redraw: (number, epoch) -> the document as that epoch sees it, as long as it stands in `documents`; without it every
+        epoch sees the same.
     """
     self._documents, self._seed = documents, seed
     self._redraw = redraw or (lambda number, epoch: documents[number])
@@ -194,22 +194,22 @@ class TrainingBatches:
     self._room = room_for(documents, at_least=128)
     self._lines = self._targets = 1
     for step in range(min(steps, 2000)):
-      for chosen, lines in self._packed(step):
+      for chosen, lines in self._packed(step, lambda number, epoch: documents[number]):
         self._lines = max(self._lines, len(lines))
         self._targets = max(self._targets, most_targets(chosen, lines))
 
-  def _packed(self, step: int) -> list[tuple[list[Document], list[list[int]]]]:
+  def _packed(self, step: int, document: Callable[[int, int], Document]) -> list[tuple[list[Document], list[list[int]]]]:
     count, start = len(self._documents), step * self._part * self._parts
     draws = zip(order(count, self._seed, start), itertools.count(start))
     parts = []
     for _ in range(self._parts):
-      chosen = [self._redraw(number, draw // count) for number, draw in itertools.islice(draws, self._part)]
+      chosen = [document(number, draw // count) for number, draw in itertools.islice(draws, self._part)]
       parts.append((chosen, fit([(len(d.tokens), len(d.source)) for d in chosen], self._room)))
     return parts
 
   def __call__(self, step: int) -> dict[str, np.ndarray]:
     """The batch of one step: the arrays of `pack`, each with a leading axis of M microbatches."""
-    packed = self._packed(step)
+    packed = self._packed(step, self._redraw)
     lines = max(self._lines, *(len(lines) for _, lines in packed))
     targets = round_up(max(self._targets, *(most_targets(*part) for part in packed)), 8)
     parts = [pack(chosen, found + [[]] * (lines - len(found)), self._room, targets)[0] for chosen, found in packed]

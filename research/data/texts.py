@@ -25,10 +25,13 @@ def pieces(rows: Sequence[Row], tokenizer: Tokenizer, longest: int) -> list[tupl
 
 
 def continued(rows: Sequence[Row], tokenizer: Tokenizer, context: int) -> list[Example]:
-  """Every token of every text is predicted from those before it, the first from BOS (EOS where the model has none)."""
+  """Every token of every text is predicted from those before it in its piece, the first from BOS (EOS where the model has
+  none); EOS after the text."""
   first = tokenizer.eos if tokenizer.bos is None else tokenizer.bos
-  return [Example(number, row, '', tokenizer.decode(ids), [first], [*ids, tokenizer.eos], {})
-          for number, (row, ids) in enumerate(pieces(rows, tokenizer, context - 2))]
+  found = pieces(rows, tokenizer, context - 2)
+  ends = [number + 1 == len(found) or found[number + 1][0] is not row for number, (row, _) in enumerate(found)]
+  return [Example(number, row, '', tokenizer.decode(ids), [first], [*ids, tokenizer.eos] if last else ids, {})
+          for number, ((row, ids), last) in enumerate(zip(found, ends))]
 
 
 class Corrupted:

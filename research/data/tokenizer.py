@@ -22,8 +22,15 @@ class Tokenizer(NamedTuple):
   closes: bool = False          # prompts end with EOS too: an encoder reads them
 
   def encode(self, text: str) -> list[int]:
-    """Ids of `text` alone: no special token is added, but those written out in it are read as such."""
-    return self.hf.encode(text, add_special_tokens=False)
+    """Ids of `text` alone: no special token is added, but those written out in it are read as such.
+
+    Raises:
+      InputError: the text holds a special token that the model has no embedding for.
+    """
+    ids = self.hf.encode(text, add_special_tokens=False)
+    if ids and max(ids) >= self.size:
+      raise InputError(f'the model has no embedding for {self.hf.convert_ids_to_tokens(max(ids))!r}, which a text contains')
+    return ids
 
   def prompt(self, text: str) -> list[int]:
     """Ids of `text` as a model reads its prompts: with BOS where it has one, never with two; with EOS before an encoder."""

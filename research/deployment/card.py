@@ -14,8 +14,10 @@ def card(title: str, config: dict[str, Any], result: dict[str, Any], provenance:
     config, result, provenance: of the run; record: what the export measured (see `deployment.export`).
     fewer: test examples below which the card warns of wide intervals.
   """
+  source = config['model']['source']
+  from_hub = source.count('/') == 1 and not source.startswith(('.', '~', '/')) and not Path(source).exists()
   data = huggingface_hub.ModelCardData(
-      base_model=config['model']['source'] if '/' in config['model']['source'] else None, library_name='transformers',
+      base_model=source if from_hub else None, library_name='transformers',
       tags=['flaxtune', config['strategy']['name']])
   environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), undefined=jinja2.StrictUndefined,
                                    trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)

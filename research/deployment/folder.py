@@ -90,7 +90,8 @@ def architecture(model_type: str) -> str:
 
 
 def _generation(hf: dict[str, Any], tokenizer: Tokenizer) -> transformers.GenerationConfig:
-  start = {'decoder_start_token_id': hf.get('decoder_start_token_id', hf.get('pad_token_id'))} if tokenizer.closes else {}
+  first = hf.get('decoder_start_token_id')
+  start = {'decoder_start_token_id': hf.get('pad_token_id', 0) if first is None else first} if tokenizer.closes else {}
   pad = tokenizer.hf.pad_token_id
   return transformers.GenerationConfig(
       bos_token_id=tokenizer.hf.bos_token_id, eos_token_id=tokenizer.eos, pad_token_id=tokenizer.eos if pad is None else pad,

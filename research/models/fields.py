@@ -113,7 +113,8 @@ class Fields:
       theta, share: where the config says nothing: the base, and the share of a head's dimensions that turn.
     """
     newer, older = self.mapping('rope_parameters'), self.mapping('rope_scaling')
-    given = dict(older or newer)                              # where both stand, transformers reads the older
+    # Where both stand, transformers reads the older; null says as little as an absent field.
+    given = {name: value for name, value in (older or newer).items() if value is not None}
     kind = given.pop('type', None)
     parameters = {'rope_theta': self.number('rope_theta', theta), **({'rope_type': kind} if kind else {}), **given}
     parameters.setdefault('original_max_position_embeddings', self.size('original_max_position_embeddings', context))

@@ -28,7 +28,7 @@ class Tensors(Mapping):
       files = sorted(set(shards.values()))
     else:
       files = ['model.safetensors']
-    self._where = {}
+    self._where, self.files = {}, [folder / file for file in files]
     present = {file.name for file in folder.iterdir() if file.is_file()}
     for name in files:
       file = folder / name

@@ -60,7 +60,10 @@ def load(source: str, execution: Execution, tokenizer: Tokenizer | None = None) 
 
 def _finish(family, config, tensors, hf, tokenizer, fingerprint, execution, where) -> Loaded:
   if tokenizer.size > config.vocab:
-    raise InputError(f'{where}: the tokenizer has {tokenizer.size} tokens, the embedding only {config.vocab}')
+    special = set(tokenizer.hf.all_special_ids)        # Gemma 3's text models name one token for images, and have no row for it
+    if not special.issuperset(range(config.vocab, tokenizer.size)):
+      raise InputError(f'{where}: the tokenizer has {tokenizer.size} tokens, the embedding only {config.vocab}')
+    tokenizer = tokenizer._replace(size=config.vocab)
   config = dataclasses.replace(config, dtype=execution.dtype, scan=execution.scan)
   params = names.import_params(family, config, tensors, where, DTYPES[execution.param_dtype])
   return Loaded(transformer.build(config), params, _fitting(tokenizer, config), fingerprint, hf)
@@ -79,7 +82,7 @@ def _gguf(path: Path, execution: Execution) -> Loaded:
 
 def _folder(folder: Path, execution: Execution) -> Loaded:
   family, config, tensors, hf = huggingface.read(folder)
-  fingerprint = _hash([folder / 'config.json', *sorted(folder.glob('*.safetensors'))])
+  fingerprint = _hash([folder / 'config.json', *tensors.files])
   return _finish(family, config, tensors, hf, tokenizers.from_folder(folder), fingerprint, execution, str(folder))
 
 
@@ -125,7 +128,7 @@ def _hub(name: str) -> Path:
   import huggingface_hub
   from huggingface_hub import errors
   try:
-    wanted = ['*.json', '*.safetensors', '*.txt', '*.model', '*.jinja']
+    wanted = ['*.json', 'model*.safetensors', '*.txt', '*.model', '*.jinja']
     return Path(huggingface_hub.snapshot_download(name, allow_patterns=wanted))
   except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled,
           errors.HFValidationError, OSError) as e:

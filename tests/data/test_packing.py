@@ -60,6 +60,16 @@ def alone(loaded):
   return losses
 
 
+def test_an_encoder_reads_the_prompt_and_eos_and_the_decoder_goes_on_from_its_start(t5):
+  for example in made(t5, 'translation', 9):
+    assert example.prompt_ids == t5.tokenizer.hf(example.prompt)['input_ids'] == [*example.prompt.encode(), t5.tokenizer.eos]
+    document = answered(example, 258)
+    assert document.source == example.prompt_ids and document.targets == example.target_ids
+    assert document.tokens == [t5.tokenizer.hf.pad_token_id, *example.target_ids[:-1]]
+    assert document.index == document.positions == list(range(len(document.tokens)))
+    assert document.branches == [0] + [1] * (len(document.tokens) - 1)
+
+
 def test_packed_losses_equal_each_documents_alone(loaded, alone):
   found = made(loaded, 'translation', 40)
   documents = documents_of(loaded, found)

@@ -87,3 +87,12 @@ def test_prompts_that_are_too_long_are_counted_and_named():
     prompts.check_lengths(found, 40, 'valid')
   with pytest.raises(InputError, match=r'^4 of 4 test rows'):
     prompts.check_lengths(found, longest, 'test', answer=60)
+
+
+def test_prompt_and_answer_have_the_context_each_to_themselves_where_an_encoder_reads_the_prompt():
+  found = prompts.examples(TASK, [*ROWS[:2], {'text': 'x' * 50, 'label': 'no'}], BYTES)
+  longest = len(found[2].prompt_ids)
+  prompts.check_lengths(found, longest, 'test', answer=longest, apart=True)
+  for context, answer in ((longest - 1, 0), (longest, longest + 1)):
+    with pytest.raises(InputError, match=rf'of 3 test rows are longer than the context of {context} .*longest: {context + 1} '):
+      prompts.check_lengths(found, context, 'test', answer, apart=True)

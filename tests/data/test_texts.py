@@ -174,6 +174,7 @@ def test_pieces_of_a_long_text_are_together_the_text_and_fit_the_context(context
   for row in rows:
     own = [e for e in continued if e.row is row]
     assert ''.join(e.target for e in own) == row['text']
+    assert [i for e in own for i in e.target_ids] == [*row['text'].encode(), BYTES.eos]      # which ends the last piece
     assert len(own) == -(-len(row['text']) // (context - 2))
   made = Corrupted(rows, SENTINELS, context, 0.5, 1.0, seed=0)
   examples = [made.example(number) for number in range(len(made))]

@@ -161,9 +161,12 @@ def test_the_card_says_what_it_is_how_good_it_is_what_it_cost_and_where_it_ends(
   assert ('rank 8' in said) == ('the delta merged' in said) == (strategy == 'lora')
   assert PROMPT in text and 'train: 40 rows' in said and 'test: 12 rows' in said
   assert set(result['metrics']) == {f'{split}/{m}' for split in ('valid', 'test') for m in ('loss', 'accuracy', 'macro_f1')}
-  for name, value in result['metrics'].items():
-    low, high = result['intervals'][name]
-    assert f'| {name} | {value:.4f} | [{low:.4f}, {high:.4f}] |' in text
+  record = json.loads((output / 'export.json').read_text())
+  for metric in ('loss', 'accuracy', 'macro_f1'):
+    (low, high), value = record['intervals'][metric], record['after'][metric]
+    assert value == pytest.approx(result['metrics'][f'test/{metric}'], abs=1e-4) and low <= value <= high
+    assert f'| test/{metric} | {value:.4f} | [{low:.4f}, {high:.4f}] | {record["change"][metric]:+.4f} |' in text
+    assert f'valid/{metric} {result["metrics"][f"valid/{metric}"]:.4f}' in said
   cost = result['cost']
   assert f'{cost["trainable_params"]:,} of {cost["total_params"]:,} parameters learned, over 4 steps' in said
   assert f'{cost["train_flops"]:.3g} floating-point operations' in said
@@ -337,9 +340,9 @@ def test_smollm2_tuned_and_merged_says_in_transformers_what_the_run_says(tmp_pat
   assert len(prompts) == 20 and sum(a != b for a, b in zip(ours, base)) >= 5
   theirs, info = their_model(output)
   assert info == {} and (output / 'chat_template.jinja').read_text() == exp.tokenizer.hf.chat_template
-  for prompt, one, expected in zip(prompts, ids, ours):
-    out = theirs.generate(torch.tensor([one]), attention_mask=torch.ones(1, len(one), dtype=torch.long), max_new_tokens=24,
-                          do_sample=False)
-    found = out[0, len(one):].tolist()
-    found = found[:found.index(exp.tokenizer.eos)] if exp.tokenizer.eos in found else found
-    assert found == expected, prompt
+  longest = max(map(len, ids))
+  padded = torch.tensor([[exp.tokenizer.eos] * (longest - len(one)) + one for one in ids])
+  mask = torch.tensor([[0] * (longest - len(one)) + [1] * len(one) for one in ids])
+  out = theirs.generate(padded, attention_mask=mask, max_new_tokens=24, do_sample=False)[:, longest:].tolist()
+  for prompt, found, expected in zip(prompts, out, ours):
+    assert found[:found.index(exp.tokenizer.eos) if exp.tokenizer.eos in found else None] == expected, prompt

@@ -36,7 +36,8 @@ def rows(tmp_path_factory):
     short = [row for row in shipped[split] if len(row['text']) < 40][:count]
     assert len({row['label'] for row in short}) == 2
     (folder / f'{split}.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in short), encoding='utf-8')
-  return {'task__name': 'files', 'task__prompt': 'Review: {text}\nSentiment:', 'task__target': ' {label}', **{f'task__{split}': str(folder / f'{split}.jsonl') for split in SIZES}}
+  return {'task__name': 'files', 'task__prompt': 'Review: {text}\nSentiment:', 'task__target': ' {label}',
+          **{f'task__{split}': str(folder / f'{split}.jsonl') for split in SIZES}}
 
 
 def read_lines(path):

@@ -14,7 +14,7 @@ from research.models.header import Header
 from research.models.names import Family, Row
 
 ACTIVATIONS = {'silu': 'silu', 'swish': 'silu', 'gelu': 'gelu', 'relu': 'relu', 'gelu_new': 'gelu_tanh',
-               'gelu_pytorch_tanh': 'gelu_tanh'}      # their names -> ours
+               'gelu_pytorch_tanh': 'gelu_tanh', 'gelu_fast': 'gelu_tanh'}      # their names -> ours
 ATTENTION = ('attn/q', 'attn/k', 'attn/v', 'attn/o')
 MLP = ('mlp/gate', 'mlp/up', 'mlp/down')
 
