@@ -27,6 +27,6 @@ def get_study(variant=''):
       'seeds': size['seeds'],
       'budget': {'steps': 500, 'batch_size': 32},
       'select': 'valid/loss',
-      'report': 'test/chrf',
+      'report': 'test/bleu',
       'baseline': 'pretrained',
   }
