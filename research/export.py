@@ -57,10 +57,10 @@ def run(workdir: Path, output: Path, dtype: str, shard_size: str) -> dict[str, A
   split = next((s for s in ('test', 'valid') if s in exp.task.splits), None)
   if split:
     record |= measure(exp, split, exp.examples(split), variables, {'params': stored, 'delta': {}})
-  architecture = folder.architecture(exp.hf['model_type'])
+  family = FAMILIES[exp.model.config.family]
   texts = {'export.json': json.dumps(record, indent=2) + '\n',
-           'README.md': card.card(output.name, exp.config, result, provenance, record, architecture, FEWER)}
-  tensors = names.export_params(FAMILIES[exp.model.config.family], exp.model.config, stored)
+           'README.md': card.card(output.name, exp.config, result, provenance, record, family.architecture, FEWER)}
+  tensors = names.export_params(family, exp.model.config, stored)
   folder.write(output, exp.hf, tensors, exp.tokenizer, np.dtype(DTYPES[dtype]), most, texts)
   say(f'export: {output}: {tree.size(params):,} parameters in {dtype}'
       + (f'; largest difference of a logit {record["largest_logit_difference"]:.3g}' if split else ''))

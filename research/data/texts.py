@@ -73,12 +73,14 @@ class Corrupted:
     row, ids = self._pieces[number]
     rng = np.random.Generator(np.random.Philox(key=[self._seed, (epoch << 32) + number]))
     tokens, gaps = self._gaps(len(ids))
-    inside, outside = _parts(tokens, gaps, rng), _parts(len(ids) - tokens, gaps, rng)
+    inside, outside = _parts(tokens, gaps, rng), _parts(len(ids) - tokens + 2, gaps + 1, rng)
+    outside[0] -= 1                              # a text may begin and end in a gap
     source, target, at = [], [], 0
     for mark, kept, lost in zip(self._sentinels, outside, inside):
       source += [*ids[at:at + kept], mark]
       target += [mark, *ids[at + kept:at + kept + lost]]
       at += kept + lost
+    source += ids[at:]
     say = lambda ids: self._tokenizer.hf.decode(ids, clean_up_tokenization_spaces=False)
     eos = [self._tokenizer.eos]
     return Example(number, row, say(source), say(target), source + eos, target + eos, {})

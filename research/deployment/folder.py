@@ -15,6 +15,7 @@ import transformers
 
 from research.data.tokenizer import Tokenizer
 from research.errors import InputError
+from research.models.families import FAMILIES
 
 
 def check_output(output: Path) -> None:
@@ -71,22 +72,13 @@ def _fill(folder: Path, hf: dict[str, Any], tensors: Mapping[str, np.ndarray], t
           shard_size: int, texts: dict[str, str]) -> None:
   name = np.dtype(dtype).name
   config = {key: value for key, value in hf.items() if key != 'torch_dtype'} | {
-      'architectures': [architecture(hf['model_type'])], 'dtype': name}
+      'architectures': [FAMILIES[hf['model_type']].architecture], 'dtype': name}
   _text(folder / 'config.json', json.dumps(config, indent=2, ensure_ascii=False) + '\n')
   _generation(hf, tokenizer).save_pretrained(folder)
   tokenizer.hf.save_pretrained(folder)
   _weights(folder, tensors, dtype, shard_size)
   for file, text in texts.items():
     _text(folder / file, text)
-
-
-def architecture(model_type: str) -> str:
-  """The name of transformers' class for a model with a head."""
-  from transformers.models.auto import modeling_auto
-  for names in (modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES, modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES):
-    if model_type in names:
-      return names[model_type]
-  raise KeyError(model_type)
 
 
 def _generation(hf: dict[str, Any], tokenizer: Tokenizer) -> transformers.GenerationConfig:

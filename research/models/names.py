@@ -49,11 +49,15 @@ class Row(NamedTuple):
     return x.T if self.transposed else x
 
 
+FREQUENCIES = (r'rotary_emb.*inv_freq$',)      # tensors of older files that follow from the config
+
+
 class Family(NamedTuple):
   """A model family as data."""
   name: str                                                # its model_type
   config: Callable[[Fields], ModelConfig]                  # a Hugging Face config.json -> ours
   rows: Callable[[ModelConfig], tuple[Row, ...]]
+  architecture: str                                        # the class of transformers that has its head
   prefix: str = ''                                         # of all but the head; files saved without the head lack it
   embedding: str = 'model.embed_tokens.weight'
   head: str = 'lm_head.weight'                             # where it is not the embedding

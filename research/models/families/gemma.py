@@ -14,7 +14,7 @@ from research.models.config import Kind, ModelConfig
 from research.models.families import llama
 from research.models.fields import Fields
 from research.models.header import Header
-from research.models.names import Family
+from research.models.names import FREQUENCIES, Family
 from research.models.positions import rope_of
 
 
@@ -127,9 +127,9 @@ def ungguf(c: ModelConfig, name: str, x: np.ndarray) -> np.ndarray:
 AROUND = partial(llama.rows, norms={
     'norm_attn': 'input_layernorm', 'norm_attn_after': 'post_attention_layernorm',
     'norm_mlp': 'pre_feedforward_layernorm', 'norm_mlp_after': 'post_feedforward_layernorm'})
-GEMMA = Family('gemma', gemma, llama.rows, prefix='model.', ignored=(r'rotary_emb\.inv_freq$',), gguf=gguf,
+GEMMA = Family('gemma', gemma, llama.rows, 'GemmaForCausalLM', prefix='model.', ignored=FREQUENCIES, gguf=gguf,
                ungguf=ungguf)
-GEMMA2 = Family('gemma2', gemma2, AROUND, prefix='model.', ignored=(r'rotary_emb\.inv_freq$',), gguf=gguf2,
+GEMMA2 = Family('gemma2', gemma2, AROUND, 'Gemma2ForCausalLM', prefix='model.', ignored=FREQUENCIES, gguf=gguf2,
                 ungguf=ungguf)
-GEMMA3 = Family('gemma3_text', gemma3, AROUND, prefix='model.', ignored=(r'rotary_emb.*inv_freq$',), gguf=gguf3,
+GEMMA3 = Family('gemma3_text', gemma3, AROUND, 'Gemma3ForCausalLM', prefix='model.', ignored=FREQUENCIES, gguf=gguf3,
                 ungguf=ungguf)

@@ -9,7 +9,7 @@ from research.models.config import Kind, ModelConfig
 from research.models.families.llama import ACTIVATIONS, ATTENTION
 from research.models.fields import Fields
 from research.models.header import Header
-from research.models.names import Family, Row
+from research.models.names import FREQUENCIES, Family, Row
 
 QKV = ('attn/q', 'attn/k', 'attn/v')
 BIASED = (*ATTENTION, 'mlp/up', 'mlp/down')
@@ -97,7 +97,7 @@ def neox_rows(c: ModelConfig) -> tuple[Row, ...]:
       *(() if c.tied else (Row('head/kernel', 'embed_out.weight', transposed=True),)))
 
 
-GPT2 = Family('gpt2', gpt2, gpt2_rows, prefix='transformer.', embedding='transformer.wte.weight',
+GPT2 = Family('gpt2', gpt2, gpt2_rows, 'GPT2LMHeadModel', prefix='transformer.', embedding='transformer.wte.weight',
               ignored=(r'\.attn\.(masked_)?bias$',), gguf=gguf, ungguf=ungguf)
-NEOX = Family('gpt_neox', neox, neox_rows, prefix='gpt_neox.', embedding='gpt_neox.embed_in.weight', head='embed_out.weight',
-              ignored=(r'attention\.(masked_)?bias$', r'rotary_emb\.inv_freq$'))
+NEOX = Family('gpt_neox', neox, neox_rows, 'GPTNeoXForCausalLM', prefix='gpt_neox.', embedding='gpt_neox.embed_in.weight',
+              head='embed_out.weight', ignored=(r'attention\.(masked_)?bias$', *FREQUENCIES))

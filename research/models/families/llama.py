@@ -11,7 +11,7 @@ from research.errors import InputError
 from research.models.config import Kind, ModelConfig
 from research.models.fields import Fields
 from research.models.header import Header
-from research.models.names import Family, Row
+from research.models.names import FREQUENCIES, Family, Row
 
 ACTIVATIONS = {'silu': 'silu', 'swish': 'silu', 'gelu': 'gelu', 'relu': 'relu', 'gelu_new': 'gelu_tanh',
                'gelu_pytorch_tanh': 'gelu_tanh', 'gelu_fast': 'gelu_tanh'}      # their names -> ours
@@ -97,4 +97,4 @@ def ungguf(c: ModelConfig, name: str, x: np.ndarray) -> np.ndarray:
   return x.reshape(heads, out // heads // 2, 2, *rest).swapaxes(1, 2).reshape(out, *rest)
 
 
-FAMILY = Family('llama', config, rows, prefix='model.', ignored=(r'rotary_emb\.inv_freq$',), gguf=gguf, ungguf=ungguf)
+FAMILY = Family('llama', config, rows, 'LlamaForCausalLM', prefix='model.', ignored=FREQUENCIES, gguf=gguf, ungguf=ungguf)

@@ -3,7 +3,7 @@
 from research.models.config import Kind, ModelConfig
 from research.models.families import llama
 from research.models.fields import Fields
-from research.models.names import Family
+from research.models.names import FREQUENCIES, Family
 
 
 def config(f: Fields) -> ModelConfig:
@@ -12,4 +12,4 @@ def config(f: Fields) -> ModelConfig:
   return ModelConfig(**found | dict(kinds=(Kind(window, found['kinds'][0].rope),)))
 
 
-FAMILY = Family('mistral', config, llama.rows, prefix='model.', ignored=(r'rotary_emb\.inv_freq$',))
+FAMILY = Family('mistral', config, llama.rows, 'MistralForCausalLM', prefix='model.', ignored=FREQUENCIES)

@@ -5,7 +5,7 @@ from functools import partial
 from research.models.config import ModelConfig
 from research.models.families import llama
 from research.models.fields import Fields
-from research.models.names import Family
+from research.models.names import FREQUENCIES, Family
 
 
 def config(f: Fields) -> ModelConfig:
@@ -16,4 +16,4 @@ def config(f: Fields) -> ModelConfig:
 
 rows = partial(llama.rows, norms={'norm_attn_after': 'post_attention_layernorm',
                                   'norm_mlp_after': 'post_feedforward_layernorm'})
-FAMILY = Family('olmo2', config, rows, prefix='model.', ignored=(r'rotary_emb\.inv_freq$',))
+FAMILY = Family('olmo2', config, rows, 'Olmo2ForCausalLM', prefix='model.', ignored=FREQUENCIES)

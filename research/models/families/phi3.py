@@ -6,7 +6,7 @@ from research.errors import InputError
 from research.models.config import Kind, ModelConfig
 from research.models.families import llama
 from research.models.fields import Fields
-from research.models.names import Family
+from research.models.names import FREQUENCIES, Family
 
 
 def config(f: Fields) -> ModelConfig:
@@ -21,4 +21,4 @@ def config(f: Fields) -> ModelConfig:
 rows = partial(llama.rows, kernels={
     ('attn/q', 'attn/k', 'attn/v'): 'self_attn.qkv_proj', 'attn/o': 'self_attn.o_proj',
     ('mlp/gate', 'mlp/up'): 'mlp.gate_up_proj', 'mlp/down': 'mlp.down_proj'})
-FAMILY = Family('phi3', config, rows, prefix='model.', ignored=(r'rotary_emb\.inv_freq$',))
+FAMILY = Family('phi3', config, rows, 'Phi3ForCausalLM', prefix='model.', ignored=FREQUENCIES)

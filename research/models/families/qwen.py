@@ -6,7 +6,7 @@ from research.models.config import ModelConfig
 from research.models.families import llama
 from research.models.fields import Fields
 from research.models.header import Header
-from research.models.names import Family
+from research.models.names import FREQUENCIES, Family
 
 
 def _sliding(f: Fields, found: dict[str, Any]) -> dict[str, Any]:
@@ -33,5 +33,5 @@ def gguf(h: Header) -> dict[str, Any]:
   return {'model_type': h.architecture, **biases, **h.decoder()}
 
 
-QWEN2 = Family('qwen2', qwen2, llama.rows, prefix='model.', ignored=(r'rotary_emb\.inv_freq$',), gguf=gguf)
-QWEN3 = Family('qwen3', qwen3, llama.rows, prefix='model.', ignored=(r'rotary_emb\.inv_freq$',), gguf=gguf)
+QWEN2 = Family('qwen2', qwen2, llama.rows, 'Qwen2ForCausalLM', prefix='model.', ignored=FREQUENCIES, gguf=gguf)
+QWEN3 = Family('qwen3', qwen3, llama.rows, 'Qwen3ForCausalLM', prefix='model.', ignored=FREQUENCIES, gguf=gguf)

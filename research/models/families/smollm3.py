@@ -4,7 +4,7 @@ from research.errors import InputError
 from research.models.config import Kind, ModelConfig
 from research.models.families import llama
 from research.models.fields import Fields
-from research.models.names import Family
+from research.models.names import FREQUENCIES, Family
 from research.models.positions import still
 
 
@@ -24,4 +24,4 @@ def config(f: Fields) -> ModelConfig:
   return ModelConfig(**found | dict(kinds=different, pattern=tuple(different.index(kind) for kind in kinds)))
 
 
-FAMILY = Family('smollm3', config, llama.rows, prefix='model.', ignored=(r'rotary_emb\.inv_freq$',))
+FAMILY = Family('smollm3', config, llama.rows, 'SmolLM3ForCausalLM', prefix='model.', ignored=FREQUENCIES)

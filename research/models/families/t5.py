@@ -94,6 +94,6 @@ IGNORED = (r'^decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_b
 
 
 T5, MT5, UMT5 = (
-    Family(name, partial(config, family=name), rows, embedding='shared.weight', duplicates=DUPLICATES, ignored=IGNORED,
-           gguf=gguf if name == 't5' else None)
+    Family(name, partial(config, family=name), rows, f'{name.upper()}ForConditionalGeneration', embedding='shared.weight',
+           duplicates=DUPLICATES, ignored=IGNORED, gguf=gguf if name == 't5' else None)
     for name in ('t5', 'mt5', 'umt5'))
