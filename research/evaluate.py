@@ -33,9 +33,7 @@ def run(workdir: Path, split: str, config: dict[str, Any] | None = None) -> dict
     raise InputError(f'--split={split}: must be one of {", ".join(SPLITS)}')
   if config is None:
     there = files.read_config(workdir)
-    if not (workdir / files.RESULT).exists():
-      raise InputError(f'{workdir}: the run is not finished; the same research.train command goes on with it')
-    result = files.read_json(workdir / files.RESULT)
+    result = files.read_result(workdir)
     exp = experiment.assemble(there)
     variables = experiment.learned(workdir, exp)
   else:

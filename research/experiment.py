@@ -56,7 +56,7 @@ class Experiment(NamedTuple):
       return texts.continued(self.task.rows(split), self.tokenizer, self.context)
     found = prompts.examples(self.task, self.task.rows(split), self.tokenizer, self.demonstrations)
     answer = 0 if self.task.choices or split == 'train' else self.task.max_new_tokens
-    prompts.check_lengths(found, self.context, split, answer, apart=self.model.config.start is not None)
+    prompts.check_lengths(found, self.context, split, answer, apart=self.model.config.has_encoder)
     return found
 
   def count(self, split: str) -> int:
@@ -69,11 +69,12 @@ class Experiment(NamedTuple):
 
   def training_batches(self) -> batches.TrainingBatches:
     t, start = self.config['training'], self.model.config.start
-    redraw = None
     if self.task.objective == 'span_corruption':
       corrupted = self.corrupted('train')
       redraw = lambda number, epoch: batches.answered(corrupted.example(number, epoch), start)
-    documents = [batches.answered(e, start) for e in self.examples('train')]
+      documents = [redraw(number, 0) for number in range(len(corrupted))]
+    else:
+      redraw, documents = None, [batches.answered(e, start) for e in self.examples('train')]
     return batches.TrainingBatches(documents, t['batch_size'], t['microbatches'], t['seed'], t['steps'], redraw)
 
   def variables(self) -> tuple[Tree, Tree]:
@@ -113,10 +114,10 @@ def assemble(config: dict[str, Any]) -> Experiment:
   if context < 1 or (context > model.context and model.bounded):
     raise InputError(f'model.context={context}: must be between 1 and the model\'s own {model.context}')
   if task.objective is None:
-    task = task._replace(objective='continuation' if model.start is None else 'span_corruption')
-  elif task.objective == 'span_corruption' and model.start is None:
+    task = task._replace(objective='span_corruption' if model.has_encoder else 'continuation')
+  elif task.objective == 'span_corruption' and not model.has_encoder:
     raise InputError('task.objective=span_corruption: needs a model with an encoder, such as T5')
-  elif task.objective == 'continuation' and model.start is not None:
+  elif task.objective == 'continuation' and model.has_encoder:
     raise InputError('task.objective=continuation: a model with an encoder learns plain text by span_corruption')
   learns = strategy.trains != table.NOTHING
   if learns:
@@ -149,7 +150,7 @@ def _learned_tokenizer(model_fields: dict[str, Any], task: Task) -> Tokenizer | 
     raise InputError(f'model.vocab={model_fields["vocab"]}: {model_fields["source"]} brings its own vocabulary; only '
                      'random:NAME learns one')
   strings = (value for row in task.rows('train') for value in row.values() if isinstance(value, str))
-  return tokenizers.learned(strings, model_fields['vocab'], load.sentinels(load.preset(name)))
+  return tokenizers.learned(strings, model_fields['vocab'], load.sentinels(name))
 
 
 def _check_training(t: dict[str, Any]) -> None:

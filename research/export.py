@@ -44,13 +44,12 @@ def run(workdir: Path, output: Path, dtype: str, shard_size: str) -> dict[str, A
   folder.check_output(output)
   most = folder.size_of(shard_size)
   there = files.read_config(workdir)
-  if not (workdir / files.RESULT).exists():
-    raise InputError(f'{workdir}: the run is not finished; the same research.train command goes on with it')
+  result = files.read_result(workdir)
   there['model']['param_dtype'] = 'float32'       # nothing is rounded before the merged weights are
   exp = experiment.assemble(there)
   variables = experiment.learned(workdir, exp)
   params = merge(variables)
-  result, provenance = files.read_json(workdir / files.RESULT), files.read_json(workdir / files.PROVENANCE)
+  provenance = files.read_json(workdir / files.PROVENANCE)
 
   stored = jax.tree.map(lambda x: x.astype(DTYPES[dtype]).astype(jnp.float32), params)
   record = {'format': 'hf', 'dtype': dtype, 'merged': bool(jax.tree.leaves(variables['delta'])), 'split': None, 'examples': 0}

@@ -31,8 +31,7 @@ def run(exp: experiment.Experiment, variables, texts: list[str], max_new_tokens:
   for number, i in enumerate(ids, 1):
     if not i:
       raise InputError(f'prompt {number} is empty')
-    apart = exp.model.config.start is not None          # an encoder reads the prompt, and the answer begins anew
-    if (max(len(i), max_new_tokens) if apart else len(i) + max_new_tokens) > exp.context:
+    if prompts.taken(len(i), max_new_tokens, exp.model.config.has_encoder) > exp.context:
       raise InputError(f'prompt {number} has {len(i)} tokens; with {max_new_tokens} to come that is over the context of '
                        f'{exp.context}')
   found = decode.generate(exp.model, variables, ids, max_new_tokens, exp.tokenizer.eos, min(16, len(ids)), temperature,

@@ -54,6 +54,17 @@ def read_config(workdir: Path) -> dict[str, Any]:
   return found
 
 
+def read_result(workdir: Path) -> dict[str, Any]:
+  """The result of the finished run in `workdir`.
+
+  Raises:
+    InputError: it is not finished.
+  """
+  if not (workdir / RESULT).exists():
+    raise InputError(f'{workdir}: the run is not finished; the same research.train command goes on with it')
+  return read_json(workdir / RESULT)
+
+
 def flat(nested: dict[str, Any], prefix: str = '') -> dict[str, Any]:
   """Nested dicts as {'a.b': value}, tuples as lists, as JSON will hold them."""
   out = {}

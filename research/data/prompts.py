@@ -84,16 +84,21 @@ def _check_choices(choices: dict[str, list[int]]) -> None:
                          'one; end task.target with a full stop, or rename one')
 
 
+def taken(prompt: int, answer: int, apart: bool) -> int:
+  """Tokens of the context that a prompt and its answer need; `apart`: each has it to itself, as an encoder reads the prompt."""
+  return max(prompt, answer) if apart else prompt + answer
+
+
 def check_lengths(found: list[Example], context: int, split: str, answer: int = 0, apart: bool = False) -> None:
   """Refuses rows that do not fit, with their number; nothing is ever cut.
 
   Args:
     context: the most tokens that the model reads at one time.
     answer: room that a generated answer needs, where it is more than the target's.
-    apart: the prompt and the answer have the context each to themselves: an encoder reads the prompt.
+    apart: see `taken`.
   """
   answers = [max(len(e.target_ids), answer, *(len(c) + 1 for c in e.choices.values()), 0) for e in found]
-  lengths = [max(len(e.prompt_ids), n) if apart else len(e.prompt_ids) + n for e, n in zip(found, answers)]
+  lengths = [taken(len(e.prompt_ids), n, apart) for e, n in zip(found, answers)]
   long = [e.id for e, n in zip(found, lengths) if n > context]
   if long:
     raise InputError(f'{len(long)} of {len(found)} {split} rows are longer than the context of {context} tokens with '

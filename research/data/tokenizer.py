@@ -70,7 +70,7 @@ def from_folder(folder: Path) -> Tokenizer:
   return Tokenizer(hf, hf.eos_token_id, hf.bos_token_id if begins else None, len(hf))
 
 
-BYTES = 259   # ids of the byte tokenizer before its sentinels
+BOS, EOS, PAD, BYTES = 256, 257, 258, 259   # of the byte tokenizer: its special tokens, and its ids before the sentinels
 
 
 def of_bytes(sentinels: int = 0) -> Tokenizer:
@@ -84,9 +84,9 @@ def of_bytes(sentinels: int = 0) -> Tokenizer:
   rust.decoder = decoders.ByteLevel()
   extra = [sentinel(i) for i in range(sentinels)]
   rust.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in ('<bos>', '<eos>', '<pad>', *extra)])
-  rust.post_processor = around(bos=None if sentinels else ('<bos>', 256), eos=('<eos>', 257) if sentinels else None)
+  rust.post_processor = around(bos=None if sentinels else ('<bos>', BOS), eos=('<eos>', EOS) if sentinels else None)
   hf = PreTrainedTokenizerFast(tokenizer_object=rust, bos_token='<bos>', eos_token='<eos>', pad_token='<pad>')
-  return Tokenizer(hf, eos=257, bos=None if sentinels else 256, size=BYTES + sentinels)
+  return Tokenizer(hf, eos=EOS, bos=None if sentinels else BOS, size=BYTES + sentinels)
 
 
 def learned(texts: Iterable[str], size: int, sentinels: int = 0) -> Tokenizer:

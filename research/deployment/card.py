@@ -11,7 +11,7 @@ def card(title: str, config: dict[str, Any], result: dict[str, Any], provenance:
          architecture: str, fewer: int) -> str:
   """
   Args:
-    config, result, provenance: of the run; record: what the export measured (see `deployment.export`).
+    config, result, provenance: of the run; record: what the export measured (see `research.export.measure`).
     fewer: test examples below which the card warns of wide intervals.
   """
   source = config['model']['source']

@@ -67,6 +67,11 @@ class ModelConfig:
   scan: bool = True            # one compiled layer run N times, or N layers laid out one after the other
 
   @property
+  def has_encoder(self) -> bool:
+    """Whether an encoder reads the prompt, and the answer begins anew."""
+    return self.encoder_layers > 0
+
+  @property
   def bounded(self) -> bool:
     """Whether `context` is a limit: relative biases know no longest sequence."""
     return not self.buckets

@@ -56,11 +56,11 @@ class Fields:
     return value
 
   def mapping(self, name: str) -> dict[str, Any]:
-    """An object's fields, or none."""
+    """An object's fields that are not null, which says as little as an absent one; none where there is no object."""
     value = self.take(name, {})
     if not isinstance(value, dict):
       raise InputError(f'{self.where}: {name}={_short(value)}: must be an object')
-    return value
+    return {field: x for field, x in value.items() if x is not None}
 
   def size(self, name: str, default: int | None = None) -> int:
     """A field that is a whole number above 0 (and below what would fill the memory with a list of it)."""
@@ -98,6 +98,15 @@ class Fields:
       raise InputError(f'{self.where}: {name}: must be a list with an entry for each of the {length} layers')
     return value
 
+  def local_layers(self, layers: int, local: list[bool]) -> list[bool]:
+    """Which layers see only a window: as `layer_types` says, else as given."""
+    types = self.list_of('layer_types', layers)
+    for one in types or ():
+      if one not in ('full_attention', 'sliding_attention'):
+        raise InputError(f'{self.where}: layer_types: {one!r:.60} is not supported (known: full_attention, '
+                         'sliding_attention)')
+    return local if types is None else [one == 'sliding_attention' for one in types]
+
   def heads(self) -> tuple[int, int]:
     """Query heads and key heads, which must divide them."""
     heads = self.size('num_attention_heads')
@@ -113,8 +122,7 @@ class Fields:
       theta, share: where the config says nothing: the base, and the share of a head's dimensions that turn.
     """
     newer, older = self.mapping('rope_parameters'), self.mapping('rope_scaling')
-    # Where both stand, transformers reads the older; null says as little as an absent field.
-    given = {name: value for name, value in (older or newer).items() if value is not None}
+    given = dict(older or newer)                              # where both stand, transformers reads the older
     kind = given.pop('type', None)
     parameters = {'rope_theta': self.number('rope_theta', theta), **({'rope_type': kind} if kind else {}), **given}
     parameters.setdefault('original_max_position_embeddings', self.size('original_max_position_embeddings', context))

@@ -71,7 +71,7 @@ def _finish(family, config, tensors, hf, tokenizer, fingerprint, execution, wher
 
 def _fitting(tokenizer: Tokenizer, config: ModelConfig) -> Tokenizer:
   """An encoder reads its prompts with EOS after them, as T5 was trained to."""
-  return tokenizer._replace(closes=bool(config.encoder_layers))
+  return tokenizer._replace(closes=config.has_encoder)
 
 
 def _gguf(path: Path, execution: Execution) -> Loaded:
@@ -86,22 +86,22 @@ def _folder(folder: Path, execution: Execution) -> Loaded:
   return _finish(family, config, tensors, hf, tokenizers.from_folder(folder), fingerprint, execution, str(folder))
 
 
-def preset(name: str) -> dict[str, Any]:
+def _preset(name: str) -> dict[str, Any]:
   """The config.json of `random:NAME`."""
   if name not in PRESETS:
     raise InputError(f'model.source=random:{name}: no such preset (known: {", ".join(PRESETS)})')
   return PRESETS[name]
 
 
-def sentinels(hf: dict[str, Any]) -> int:
-  """How many sentinels the byte tokenizer of a preset has."""
-  return hf['vocab_size'] - tokenizers.BYTES
+def sentinels(name: str) -> int:
+  """How many sentinels the tokenizer of `random:NAME` has."""
+  return _preset(name)['vocab_size'] - tokenizers.BYTES
 
 
 def _random(name: str, execution: Execution, tokenizer: Tokenizer | None) -> Loaded:
-  hf, fingerprint = preset(name), f'random:{name}'
+  hf, fingerprint = _preset(name), f'random:{name}'
   if tokenizer is None:
-    tokenizer = tokenizers.of_bytes(sentinels(hf))
+    tokenizer = tokenizers.of_bytes(sentinels(name))
   else:
     ids = {f'{token}_token_id': tokenizer.hf.convert_tokens_to_ids(f'<{token}>') for token in ('bos', 'eos', 'pad')}
     start = {'decoder_start_token_id': ids['pad_token_id']} if 'decoder_start_token_id' in hf else {}

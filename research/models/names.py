@@ -5,6 +5,7 @@ A law holds for every family: `export_params(import_params(x)) == x`, bit for bi
 
 import re
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
@@ -52,6 +53,11 @@ class Row(NamedTuple):
 FREQUENCIES = (r'rotary_emb.*inv_freq$',)      # tensors of older files that follow from the config
 
 
+def in_layers(ours: str | tuple[str, ...], leaf: str) -> tuple[str, ...]:
+  """The paths of a leaf of one sublayer's part, such as 'attn/q', or of several."""
+  return tuple(f'layers/{name}/{leaf}' for name in ((ours,) if isinstance(ours, str) else ours))
+
+
 class Family(NamedTuple):
   """A model family as data."""
   name: str                                                # its model_type
@@ -86,11 +92,7 @@ def theirs(row: Row, shapes: dict[str, tuple[int, ...]]) -> list[str]:
   return [row.theirs.format(n=n) for n in range(shapes[row.paths[0]][0])] if '{n}' in row.theirs else [row.theirs]
 
 
-def all_theirs(family: Family, config: ModelConfig) -> list[str]:
-  expected = shapes(config)
-  return [name for row in family.rows(config) for name in theirs(row, expected)]
-
-
+@lru_cache(maxsize=64)
 def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
   """Path -> shape of every parameter, without making any."""
   return {path: x.shape for path, x in
@@ -101,7 +103,7 @@ def _named(family: Family, config: ModelConfig, tensors: Mapping[str, np.ndarray
   """The names that the family's rows use -> the names in the file; duplicates are compared, what is ignored is left out."""
   bare = family.prefix and not any(name.startswith(family.prefix) for name in tensors)
   present = {family.prefix + name if bare and name != family.head else name: name for name in tensors}
-  wanted = set(all_theirs(family, config))
+  wanted = {name for row in family.rows(config) for name in theirs(row, shapes(config))}
   twins = {**family.duplicates, **({family.head: family.embedding} if config.tied else {})}
   for name, original in twins.items():
     if name in present and original not in present:           # tied, and kept under its other name alone

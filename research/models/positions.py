@@ -49,7 +49,6 @@ def rope_of(parameters: dict[str, Any], head_dim: int, context: int, where: str 
   Raises:
     InputError: a `rope_type` that is not implemented, or one of its fields is missing or wrong.
   """
-  parameters = {name: value for name, value in parameters.items() if value is not None}
   for name in parameters.keys() & _NUMBERS:
     value = parameters[name]
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < math.inf:

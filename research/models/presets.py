@@ -1,29 +1,32 @@
 """Named small shapes with random weights and a byte tokenizer, for tests and laptops: `random:NAME`.
 
-Each is the config.json of its family; what it leaves out has the family's default. T5's vocabulary holds 100 sentinels
+Each is the config.json of its family; what it leaves out has the family's default. T5's vocabulary holds sentinels
 beside the bytes.
 """
 
 from typing import Any
 
-_TOKENS = {'bos_token_id': 256, 'eos_token_id': 257, 'pad_token_id': 258}
+from research.data.tokenizer import BOS, BYTES, EOS, PAD
+
+_TOKENS = {'bos_token_id': BOS, 'eos_token_id': EOS, 'pad_token_id': PAD}
+SENTINELS = 100
 
 
 def _llama(width: int, hidden: int, layers: int, heads: int, kv_heads: int, context: int) -> dict[str, Any]:
-  return {'model_type': 'llama', 'vocab_size': 259, 'hidden_size': width, 'intermediate_size': hidden,
+  return {'model_type': 'llama', 'vocab_size': BYTES, 'hidden_size': width, 'intermediate_size': hidden,
           'num_hidden_layers': layers, 'num_attention_heads': heads, 'num_key_value_heads': kv_heads,
           'max_position_embeddings': context, 'rms_norm_eps': 1e-5, 'tie_word_embeddings': True, **_TOKENS}
 
 
 def _gpt2(width: int, layers: int, heads: int, context: int) -> dict[str, Any]:
-  return {'model_type': 'gpt2', 'vocab_size': 259, 'n_embd': width, 'n_layer': layers, 'n_head': heads,
+  return {'model_type': 'gpt2', 'vocab_size': BYTES, 'n_embd': width, 'n_layer': layers, 'n_head': heads,
           'n_positions': context, 'tie_word_embeddings': True, **_TOKENS}
 
 
 def _t5(width: int, hidden: int, layers: int, heads: int) -> dict[str, Any]:
-  return {'model_type': 't5', 'vocab_size': 359, 'd_model': width, 'd_ff': hidden, 'd_kv': width // heads,
+  return {'model_type': 't5', 'vocab_size': BYTES + SENTINELS, 'd_model': width, 'd_ff': hidden, 'd_kv': width // heads,
           'num_layers': layers, 'num_heads': heads, 'feed_forward_proj': 'gated-gelu', 'tie_word_embeddings': True,
-          'is_encoder_decoder': True, 'decoder_start_token_id': 258, **_TOKENS}
+          'is_encoder_decoder': True, 'decoder_start_token_id': PAD, **_TOKENS}
 
 
 PRESETS = {

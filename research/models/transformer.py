@@ -51,6 +51,10 @@ def _relative(table: nn.Embed, buckets: Array) -> Array:
   return jnp.moveaxis(table(buckets), -1, 1).astype(jnp.float32)            # [B, H, L, S]
 
 
+def _heads(c: ModelConfig, y: Array) -> Array:
+  return y.reshape(*y.shape[:2], -1, c.head_dim)                            # [B, L, H or K, head_dim]
+
+
 class Attention(nn.Module):
   """Self-attention."""
   config: ModelConfig
@@ -58,13 +62,12 @@ class Attention(nn.Module):
   @nn.compact
   def __call__(self, x, kind, context: Context, cache):
     c = self.config
-    heads = lambda y: y.reshape(*y.shape[:2], -1, c.head_dim)
     dense = lambda name, features: Dense(features, f'attn/{name}' in c.biases, _spread(c, name), name=name)
     q = dense('q', c.heads * c.head_dim)(x)
     k, v = dense('k', c.kv_heads * c.head_dim)(x), dense('v', c.kv_heads * c.head_dim)(x)
     if c.qk_norm == 'heads':
       q, k = Norm(c, name='norm_q')(q), Norm(c, name='norm_k')(k)
-    q, k, v = heads(q), heads(k), heads(v)
+    q, k, v = (_heads(c, y) for y in (q, k, v))
     if c.qk_norm == 'head':
       q, k = Norm(c, name='norm_q')(q), Norm(c, name='norm_k')(k)
     mask, rope = context.of(kind)
@@ -88,11 +91,10 @@ class CrossAttention(nn.Module):
   @nn.compact
   def __call__(self, x, context: Context, cache):
     c = self.config
-    heads = lambda y: y.reshape(*y.shape[:2], -1, c.head_dim)
     dense = lambda name, features: Dense(features, False, _spread(c, name), name=name)
-    q = heads(dense('q', c.heads * c.head_dim)(x))
+    q = _heads(c, dense('q', c.heads * c.head_dim)(x))
     if not cache:
-      cache = tuple(heads(dense(name, c.kv_heads * c.head_dim)(context.source)) for name in ('k', 'v'))
+      cache = tuple(_heads(c, dense(name, c.kv_heads * c.head_dim)(context.source)) for name in ('k', 'v'))
     y = attend(q, *cache, context.source_mask, _scale(c))
     y = dense('o', c.width)(y.reshape(*y.shape[:2], -1))
     return output(self, y), cache
@@ -177,9 +179,9 @@ class Transformer(nn.Module):
     self.embed = nn.Embed(c.vocab, c.width, embedding_init=normal)
     if c.learned_positions:
       self.positions = nn.Embed(c.learned_positions, c.width, embedding_init=normal)
-    if c.encoder_layers:
+    if c.has_encoder:
       self.encoder = Stack(c, c.encoder_layers)
-    self.decoder = Stack(c, c.layers, bool(c.encoder_layers))
+    self.decoder = Stack(c, c.layers, c.has_encoder)
     nn.share_scope(self, self.decoder)
     if not c.tied:
       self.head = Dense(c.vocab, spread=c.spread)
@@ -256,7 +258,7 @@ def build(config: ModelConfig) -> Model:
 
   def encode(apply, batch):
     """(what the encoder made of the batch's prompts, their tokens), or nothing where there is no encoder."""
-    if not config.encoder_layers:
+    if not config.has_encoder:
       return None, None
     tokens = _source(batch)
     shared = Context(visible(tokens, tokens, both_ways=True)[None], None, distances(tokens, tokens, both_ways=True))

@@ -2,6 +2,7 @@
 
 import re
 import zlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +26,7 @@ def bind(key: jax.Array, strategy: Strategy, model: Model, params: Tree) -> tupl
   Raises:
     InputError: a pattern of the strategy matches no site, or a rank is too large for its matrix.
   """
-  delta: Tree = {}
+  delta: dict[str, Any] = {}
   places = sites(model.config, params)
   for pattern, make in strategy.deltas:
     try:
@@ -36,8 +37,8 @@ def bind(key: jax.Array, strategy: Strategy, model: Model, params: Tree) -> tupl
       raise InputError(f'strategy {strategy.name}: the pattern {pattern!r} matches no site; '
                        f'sites are {", ".join(p for p, site in places.items() if site.kind == make.kind)}')
     for path in found:
-      _put(delta, path, make(jax.random.fold_in(key, zlib.crc32(path.encode())), places[path]))
-  trainable, frozen = tree.split({'params': params, 'delta': delta}, strategy.trains)
+      delta[path] = make(jax.random.fold_in(key, zlib.crc32(path.encode())), places[path])
+  trainable, frozen = tree.split({'params': params, 'delta': tree.nested(delta)}, strategy.trains)
   # A copy, even where the base is float32 already: the step donates what learns, and the base may be used again.
   return jax.tree.map(lambda x: jnp.array(x, jnp.float32, copy=True), trainable), frozen
 
@@ -55,10 +56,3 @@ def merge(variables: Tree) -> Tree:
       raise InputError(f'{type(delta).__name__} at {path} cannot be merged: it is no change of a kernel')
   return tree.map_named(lambda path, x: changes[path].merge(x.astype(jnp.float32)) if path in changes else x,
                         variables['params'])
-
-
-def _put(nested: Tree, path: str, value) -> None:
-  *parents, last = path.split('/')
-  for parent in parents:
-    nested = nested.setdefault(parent, {})
-  nested[last] = value

@@ -12,16 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-from flax import traverse_util
 
 from research import tree
 from research.errors import InputError
 from research.training.steps import TrainState
 from research.tree import Tree
-
-
-def _nested(named: dict[str, Any]) -> dict:
-  return traverse_util.unflatten_dict(named, sep='/')
 
 
 def _describe(named: dict[str, Any]) -> dict[str, list]:
@@ -66,7 +61,7 @@ class Checkpoints:
         manager.wait_until_finished()
         manager.delete(reached)
     manager.save(step, args=ocp.args.Composite(
-        arrays=ocp.args.StandardSave(_nested(named)),
+        arrays=ocp.args.StandardSave(tree.nested(named)),
         record=ocp.args.JsonSave({'base': self._base, 'arrays': _describe(named)})))
 
   def restore_latest(self, state: TrainState) -> TrainState | None:
@@ -94,8 +89,8 @@ class Checkpoints:
     check_shapes(record['arrays'], _describe(like), str(where))
     abstract = {n: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=jax.sharding.SingleDeviceSharding(jax.devices()[0]))
                 for n, x in like.items()}
-    restored = manager.restore(step, args=ocp.args.Composite(arrays=ocp.args.StandardRestore(_nested(abstract))))
-    return traverse_util.flatten_dict(restored['arrays'], sep='/')
+    restored = manager.restore(step, args=ocp.args.Composite(arrays=ocp.args.StandardRestore(tree.nested(abstract))))
+    return tree.leaves(restored['arrays'])
 
   def wait(self) -> None:
     """Until everything saved is whole on disk."""

@@ -131,7 +131,7 @@ def test_transformers_reads_the_same_model_from_a_folder_as_the_hub_has_it(tmp_p
   name, change = AS_ON_THE_HUB[what]
   folder = write(tmp_path, ZOO[name], change(drawn(name)))
   loaded = read(folder)
-  kind = AutoModelForSeq2SeqLM if zoo.is_seq2seq(loaded.model.config) else AutoModelForCausalLM
+  kind = AutoModelForSeq2SeqLM if loaded.model.config.has_encoder else AutoModelForCausalLM
   theirs = kind.from_pretrained(folder, attn_implementation='eager').eval()
   batch = batch_of(loaded.model.config)
   with torch.no_grad():

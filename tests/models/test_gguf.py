@@ -264,14 +264,14 @@ def test_transformers_computes_the_same_with_the_config_of_a_file(pair, tmp_path
   tensors = names.export_params(family, config, loaded.params)
   safetensors.numpy.save_file({n: np.ascontiguousarray(x) for n, x in tensors.items()}, tmp_path / 'model.safetensors',
                               {'format': 'pt'})
-  kind = AutoModelForSeq2SeqLM if zoo.is_seq2seq(config) else AutoModelForCausalLM
+  kind = AutoModelForSeq2SeqLM if config.has_encoder else AutoModelForCausalLM
   again = kind.from_pretrained(tmp_path, attn_implementation='eager').eval()
   inputs = {'input_ids': torch.tensor(IDS)}
-  if zoo.is_seq2seq(config):
+  if config.has_encoder:
     inputs = {'input_ids': torch.tensor(SOURCE), 'decoder_input_ids': torch.tensor(IDS)}
     assert again.config.decoder_start_token_id == pair.hf['decoder_start_token_id'] and again.config.is_encoder_decoder
   assert (again.config.eos_token_id, again.config.pad_token_id) == (257, 0)
-  if zoo.is_seq2seq(config) and not config.tied:
+  if config.has_encoder and not config.tied:
     with torch.no_grad():              # transformers ties it while it loads, whatever the config says of mT5 and UMT5
       again.lm_head.weight = torch.nn.Parameter(torch.tensor(tensors['lm_head.weight']))
   with torch.no_grad():

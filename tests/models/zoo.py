@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from research.models.config import Kind, ModelConfig
+from research.models.config import Kind
 from research.models.positions import still
 
 
@@ -134,7 +134,3 @@ def torch_model(name, seed=0):
         gain = 0.7 if config.is_encoder_decoder and path.split('.')[-2] in ('q', 'k') else 1.5
         x.copy_(draw(x) * gain / inputs ** 0.5)
   return model
-
-
-def is_seq2seq(config: ModelConfig) -> bool:
-  return bool(config.encoder_layers)

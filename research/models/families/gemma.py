@@ -50,17 +50,13 @@ def gemma2(f: Fields) -> ModelConfig:
   return ModelConfig(**found | llama.windowed(f, layers, f.optional('sliding_window', 4096), local, found['kinds'][0].rope))
 
 
-def _known(parameters: dict[str, Any]) -> dict[str, Any]:
-  return {name: value for name, value in parameters.items() if value is not None}
-
-
 def gemma3(f: Fields) -> ModelConfig:
   head_dim, context = f.size('head_dim', 256), f.size('max_position_embeddings', 131_072)
-  given, older = Fields(f.mapping('rope_parameters'), f'{f.where}: rope_parameters'), dict(f.mapping('rope_scaling'))
+  given, older = Fields(f.mapping('rope_parameters'), f'{f.where}: rope_parameters'), f.mapping('rope_scaling')
   if 'type' in older:
     older['rope_type'] = older.pop('type')
-  wide = {'rope_theta': f.number('rope_theta', 1e6), **_known(given.mapping('full_attention')), **_known(older)}
-  near = {'rope_theta': f.number('rope_local_base_freq', 1e4), **_known(given.mapping('sliding_attention'))}
+  wide = {'rope_theta': f.number('rope_theta', 1e6), **given.mapping('full_attention'), **older}
+  near = {'rope_theta': f.number('rope_local_base_freq', 1e4), **given.mapping('sliding_attention')}
   rope, near = rope_of(wide, head_dim, context, f.where), rope_of(near, head_dim, context, f.where)
   found = _sandwiched('gemma3_text', f, (None, None), qk_norm='head', rope=rope)
   layers, every = found['layers'], f.size('sliding_window_pattern', 6)

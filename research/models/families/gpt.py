@@ -9,7 +9,7 @@ from research.models.config import Kind, ModelConfig
 from research.models.families.llama import ACTIVATIONS, ATTENTION
 from research.models.fields import Fields
 from research.models.header import Header
-from research.models.names import FREQUENCIES, Family, Row
+from research.models.names import FREQUENCIES, Family, Row, in_layers
 
 QKV = ('attn/q', 'attn/k', 'attn/v')
 BIASED = (*ATTENTION, 'mlp/up', 'mlp/down')
@@ -33,18 +33,14 @@ def gpt2(f: Fields) -> ModelConfig:
       activation=f.one_of('activation_function', ACTIVATIONS, 'gelu_new'), gated=False, learned_positions=context)
 
 
-def _layer(names, leaf: str) -> tuple[str, ...]:
-  return tuple(f'layers/{name}/{leaf}' for name in ((names,) if isinstance(names, str) else names))
-
-
 def gpt2_rows(c: ModelConfig) -> tuple[Row, ...]:
   """GPT-2 keeps its kernels [I, O], as we do, and q, k, v in one tensor."""
   kernels = {QKV: 'attn.c_attn', 'attn/o': 'attn.c_proj', 'mlp/up': 'mlp.c_fc', 'mlp/down': 'mlp.c_proj'}
   layer = 'transformer.h.{n}.'
   return (
       Row('embed/embedding', 'transformer.wte.weight'), Row('positions/embedding', 'transformer.wpe.weight'),
-      *(Row(_layer(ours, 'kernel'), f'{layer}{theirs}.weight') for ours, theirs in kernels.items()),
-      *(Row(_layer(ours, 'bias'), f'{layer}{theirs}.bias') for ours, theirs in kernels.items()),
+      *(Row(in_layers(ours, 'kernel'), f'{layer}{theirs}.weight') for ours, theirs in kernels.items()),
+      *(Row(in_layers(ours, 'bias'), f'{layer}{theirs}.bias') for ours, theirs in kernels.items()),
       *(Row(f'{ours}/{leaf}', f'{theirs}.{stored}') for leaf, stored in (('scale', 'weight'), ('bias', 'bias'))
         for ours, theirs in (('layers/norm_attn', layer + 'ln_1'), ('layers/norm_mlp', layer + 'ln_2'),
                              ('norm', 'transformer.ln_f'))),
@@ -86,9 +82,9 @@ def neox_rows(c: ModelConfig) -> tuple[Row, ...]:
   heads = lambda ours: c.heads if ours == QKV else 0
   return (
       Row('embed/embedding', 'gpt_neox.embed_in.weight'),
-      *(Row(_layer(ours, 'kernel'), f'{layer}{theirs}.weight', transposed=True, heads=heads(ours))
+      *(Row(in_layers(ours, 'kernel'), f'{layer}{theirs}.weight', transposed=True, heads=heads(ours))
         for ours, theirs in kernels.items()),
-      *(Row(_layer(ours, 'bias'), f'{layer}{theirs}.bias', heads=heads(ours)) for ours, theirs in kernels.items()
+      *(Row(in_layers(ours, 'bias'), f'{layer}{theirs}.bias', heads=heads(ours)) for ours, theirs in kernels.items()
         if (ours[0] if ours == QKV else ours) in c.biases),
       *(Row(f'{ours}/{leaf}', f'{theirs}.{stored}') for leaf, stored in (('scale', 'weight'), ('bias', 'bias'))
         for ours, theirs in (('layers/norm_attn', layer + 'input_layernorm'),

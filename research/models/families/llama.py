@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from research.errors import InputError
 from research.models.config import Kind, ModelConfig
 from research.models.fields import Fields
 from research.models.header import Header
-from research.models.names import FREQUENCIES, Family, Row
+from research.models.names import FREQUENCIES, Family, Row, in_layers
 
 ACTIVATIONS = {'silu': 'silu', 'swish': 'silu', 'gelu': 'gelu', 'relu': 'relu', 'gelu_new': 'gelu_tanh',
                'gelu_pytorch_tanh': 'gelu_tanh', 'gelu_fast': 'gelu_tanh'}      # their names -> ours
@@ -41,12 +40,7 @@ def base(family: str, f: Fields, theta: float = 10_000.0, **others: Any) -> dict
 
 def windowed(f: Fields, layers: int, window: int | None, local: list[bool], rope) -> dict[str, Any]:
   """`kinds` and `pattern` of a decoder some of whose layers see only a window; `layer_types` wins over `local`."""
-  types = f.list_of('layer_types', layers)
-  if types is not None:
-    for one in types:
-      if one not in ('full_attention', 'sliding_attention'):
-        raise InputError(f'{f.where}: layer_types: {one!r} is not supported (known: full_attention, sliding_attention)')
-    local = [one == 'sliding_attention' for one in types]
+  local = f.local_layers(layers, local)
   if not window or not any(local):
     return dict(kinds=(Kind(rope=rope),), pattern=())
   if all(local):
@@ -72,13 +66,12 @@ def rows(c: ModelConfig, kernels: dict = KERNELS, norms: dict[str, str] = NORMS)
     norms: ours -> theirs.
   """
   layer = 'model.layers.{n}.'
-  ours = lambda names, leaf: tuple(f'layers/{name}/{leaf}' for name in ((names,) if isinstance(names, str) else names))
   qk_norms = {'attn/norm_q': 'self_attn.q_norm', 'attn/norm_k': 'self_attn.k_norm'} if c.qk_norm != 'none' else {}
   return (
       Row('embed/embedding', 'model.embed_tokens.weight'),
-      *(Row(ours(names, 'kernel'), f'{layer}{theirs}.weight', transposed=True) for names, theirs in kernels.items()),
-      *(Row(ours(name, 'bias'), f'{layer}{theirs}.bias') for name, theirs in kernels.items() if name in c.biases),
-      *(Row(ours(name, 'scale'), f'{layer}{theirs}.weight') for name, theirs in (norms | qk_norms).items()),
+      *(Row(in_layers(names, 'kernel'), f'{layer}{theirs}.weight', transposed=True) for names, theirs in kernels.items()),
+      *(Row(in_layers(name, 'bias'), f'{layer}{theirs}.bias') for name, theirs in kernels.items() if name in c.biases),
+      *(Row(in_layers(name, 'scale'), f'{layer}{theirs}.weight') for name, theirs in (norms | qk_norms).items()),
       Row('norm/scale', 'model.norm.weight'),
       *(() if c.tied else (Row('head/kernel', 'lm_head.weight', transposed=True),)))
 

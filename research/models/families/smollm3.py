@@ -1,6 +1,5 @@
 """SmolLM3: Llama whose every fourth layer knows no positions (NoPE; Kazemnejad et al. 2023, arXiv 2305.19466)."""
 
-from research.errors import InputError
 from research.models.config import Kind, ModelConfig
 from research.models.families import llama
 from research.models.fields import Fields
@@ -15,11 +14,8 @@ def config(f: Fields) -> ModelConfig:
   every = f.size('no_rope_layer_interval', 4)
   turns = f.list_of('no_rope_layers', layers) or [(n + 1) % every != 0 for n in range(layers)]   # theirs: 1 is 'has rope'
   window, uses = f.optional('sliding_window', None) or 0, f.flag('use_sliding_window')
-  types = f.list_of('layer_types', layers) or ['full_attention' if turn else 'sliding_attention' for turn in turns]
-  if any(one not in ('full_attention', 'sliding_attention') for one in types):
-    raise InputError(f'{f.where}: layer_types={types} is not supported (known: full_attention, sliding_attention)')
-  kinds = [Kind(window if uses and one == 'sliding_attention' else 0, rope if turn else still(found['head_dim']))
-           for turn, one in zip(turns, types)]
+  kinds = [Kind(window if uses and local else 0, rope if turn else still(found['head_dim']))
+           for turn, local in zip(turns, f.local_layers(layers, [not turn for turn in turns]))]
   different = tuple(dict.fromkeys(kinds))
   return ModelConfig(**found | dict(kinds=different, pattern=tuple(different.index(kind) for kind in kinds)))
 
