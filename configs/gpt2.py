@@ -4,7 +4,7 @@
     python -m research.train --config=configs/gpt2.py:openai-community/gpt2 --workdir=runs/gpt2-124m
 
 The variant is the model's source. Without one it is random:gpt2-small, which shows that everything runs (a minute on two cores)
-and learns little; `configs/pretrain.py:random:gpt2-small` gives it something to start from.
+and learns little; `configs/pretrain.py:random:gpt2-small` gives it something to start from. Another strategy: `--config.strategy.name=full`.
 """
 
 import importlib.util
@@ -18,6 +18,5 @@ _spec.loader.exec_module(_default)
 def get_config(source='random:gpt2-small'):
   config = _default.get_config()
   config.model.source = source
-  config.strategy.update({'name': 'lora', 'rank': 8, 'alpha': 16.0, 'targets': 'all_linear'})
   config.training.update({'learning_rate': 5e-4, 'steps': 100})
   return config

@@ -4,7 +4,7 @@
     python -m research.train --config=configs/llama.py:meta-llama/Llama-3.2-1B --workdir=runs/llama-1b
 
 The variant is the model's source: a folder, a .gguf file, a hub id, or random:NAME. Without one it is random:llama-small, which
-shows that everything runs (a minute on two cores) and learns little; SmolLM2 is `configs/default.py`.
+shows that everything runs (a minute on two cores) and learns little; SmolLM2 is `configs/default.py`. Another strategy: `--config.strategy.name=full`.
 """
 
 import importlib.util
@@ -18,6 +18,5 @@ _spec.loader.exec_module(_default)
 def get_config(source='random:llama-small'):
   config = _default.get_config()
   config.model.source = source
-  config.strategy.update({'name': 'lora', 'rank': 16, 'alpha': 32.0, 'targets': 'all_linear'})
   config.training.update({'learning_rate': 2e-4, 'steps': 100})
   return config

@@ -4,7 +4,7 @@
     python -m research.train --config=configs/t5.py:google/flan-t5-small --workdir=runs/flan
 
 The encoder reads the prompt, the decoder learns the target. The variant is the model's source; `configs/pretrain.py` says how
-models/t5-hass is made. Without a variant it is random:t5-small, which shows that everything runs, and learns little.
+models/t5-hass is made. Without a variant it is random:t5-small, which shows that everything runs, and learns little. Another strategy: `--config.strategy.name=full`.
 """
 
 import importlib.util
@@ -19,7 +19,6 @@ def get_config(source='random:t5-small'):
   config = _default.get_config()
   config.model.update({'source': source, 'scan': False})
   config.task.update({'name': 'translation', 'prompt': '{source}', 'target': '{target}'})
-  config.strategy.update({'name': 'lora', 'rank': 32, 'alpha': 64.0, 'targets': 'all_linear'})
   config.training.update({'learning_rate': 3e-3, 'steps': 600, 'batch_size': 32, 'eval_every': 100, 'log_every': 20,
                           'eval_batch_size': 16})
   return config
