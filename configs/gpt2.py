@@ -4,7 +4,8 @@
     python -m research.train --config=configs/gpt2.py:openai-community/gpt2 --workdir=runs/gpt2-124m
 
 The variant is the model's source. Without one it is random:gpt2-small, which shows that everything runs (a minute on two cores)
-and learns little; `configs/pretrain.py:random:gpt2-small` gives it something to start from. Another strategy: `--config.strategy.name=full`.
+and learns little; `configs/pretrain.py:random:gpt2-small` gives it something to start from.
+Another strategy: `--config.strategy.name=full`.
 """
 
 import importlib.util

@@ -4,7 +4,8 @@
     python -m research.train --config=configs/llama.py:meta-llama/Llama-3.2-1B --workdir=runs/llama-1b
 
 The variant is the model's source: a folder, a .gguf file, a hub id, or random:NAME. Without one it is random:llama-small, which
-shows that everything runs (a minute on two cores) and learns little; SmolLM2 is `configs/default.py`. Another strategy: `--config.strategy.name=full`.
+shows that everything runs (a minute on two cores) and learns little; SmolLM2 is `configs/default.py`.
+Another strategy: `--config.strategy.name=full`.
 """
 
 import importlib.util

@@ -4,7 +4,8 @@
     python -m research.train --config=configs/t5.py:google/flan-t5-small --workdir=runs/flan
 
 The encoder reads the prompt, the decoder learns the target. The variant is the model's source; `configs/pretrain.py` says how
-models/t5-hass is made. Without a variant it is random:t5-small, which shows that everything runs, and learns little. Another strategy: `--config.strategy.name=full`.
+models/t5-hass is made. Without a variant it is random:t5-small, which shows that everything runs, and learns little.
+Another strategy: `--config.strategy.name=full`.
 """
 
 import importlib.util
