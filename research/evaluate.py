@@ -18,7 +18,6 @@ from research import workdir as files
 from research.data.sources import SPLITS
 from research.errors import InputError
 from research.evaluation import harness
-from research.strategies import table
 from research.training.loop import Outcome
 from research.training.monitor import say
 
@@ -32,17 +31,17 @@ def run(workdir: Path, split: str, config: dict[str, Any] | None = None) -> dict
   if split not in SPLITS:
     raise InputError(f'--split={split}: must be one of {", ".join(SPLITS)}')
   if config is None:
-    there = files.read_config(workdir)
+    files.read_config(workdir)
     result = files.read_result(workdir)
-    exp = experiment.assemble(there)
-    variables = experiment.learned(workdir, exp)
+    exp = experiment.of_run(workdir)
+    variables = tree.join(*experiment.learned(workdir, exp))
   else:
     exp = experiment.assemble(config)
-    if exp.strategy.trains != table.NOTHING:
+    if exp.strategy.learns and not exp.config['strategy']['init_from']:
       raise InputError(f'strategy {exp.strategy.name} has to learn first: run research.train, then evaluate its workdir; '
                        'a base model is evaluated with --config.strategy.name=few_shot')
     files.check(workdir, exp.config)
-    _, variables = exp.variables()
+    variables = tree.join(*exp.variables())
     if (workdir / files.RESULT).exists():
       result = files.read_json(workdir / files.RESULT)
     else:

@@ -2,35 +2,40 @@
 
 import hashlib
 import importlib.metadata
+import json
 import math
 import platform
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
 from ml_collections import ConfigDict
 
 from research import tree
 from research import workdir as files
-from research.data import batches, prompts, sources, tasks, texts
+from research.data import batches, demonstrations, prompts, sources, tasks, texts
 from research.data import tokenizer as tokenizers
+from research.data.demonstrations import Shown
 from research.data.prompts import Example
-from research.data.sources import Row
 from research.data.tasks import Task
 from research.data.tokenizer import Tokenizer
 from research.errors import InputError
 from research.evaluation import metrics
-from research.models import load
+from research.models import load, names, transformer
 from research.models.config import execution
 from research.models.transformer import Model
-from research.strategies import table
+from research.strategies import peft, table
 from research.strategies.bind import bind
 from research.strategies.table import Strategy
 from research.training import optim
 from research.training.checkpoint import Checkpoints
+from research.training.monitor import say
 from research.tree import Tree
 
 
@@ -44,43 +49,57 @@ class Experiment(NamedTuple):
   hf: dict[str, Any]                   # the base's config.json
   task: Task
   strategy: Strategy
-  demonstrations: list[Row]
+  demonstrations: Shown
   context: int
 
   def examples(self, split: str) -> list[Example]:
     """The split's rows, rendered and tokenised; rows that do not fit the context are an error (plain text is cut)."""
     if self.task.objective == 'span_corruption':
       corrupted = self.corrupted(split)
-      return [corrupted.example(number) for number in range(len(corrupted))]
+      return [self.prepared(corrupted.example(number)) for number in range(len(corrupted))]
     if self.task.objective == 'continuation':
-      return texts.continued(self.task.rows(split), self.tokenizer, self.context)
-    found = prompts.examples(self.task, self.task.rows(split), self.tokenizer, self.demonstrations)
+      return [self.prepared(e) for e in texts.continued(self.task.rows(split), self.tokenizer, self.text_context)]
+    found = [self.prepared(e) for e in prompts.examples(self.task, self.task.rows(split), self.tokenizer,
+                                                        self.demonstrations, self.strategy.calibrate)]
     answer = 0 if self.task.choices or split == 'train' else self.task.max_new_tokens
-    prompts.check_lengths(found, self.context, split, answer, apart=self.model.config.has_encoder)
+    prompts.check_lengths(found, self.context - self.strategy.before, split, answer, apart=self.model.config.has_encoder)
     return found
+
+  def prepared(self, example: Example) -> Example:
+    """An example with the places of the strategy's soft prompt before its prompt."""
+    places = prompts.placeholders(self.strategy.slots)
+    return example._replace(prompt_ids=[*places, *example.prompt_ids], blank=tuple([*places, *ids] for ids in example.blank))
+
+  @property
+  def text_context(self) -> int:
+    """Tokens that a piece of plain text may have."""
+    return self.context - self.strategy.before - self.strategy.slots
 
   def count(self, split: str) -> int:
     """Documents in one pass over a split: its rows, or the pieces of its texts."""
     return len(self.examples(split) if self.task.name == tasks.TEXT else self.task.rows(split))
 
   def corrupted(self, split: str) -> texts.Corrupted:
-    return texts.Corrupted(self.task.rows(split), self.tokenizer, self.context, self.task.noise, self.task.span,
+    return texts.Corrupted(self.task.rows(split), self.tokenizer, self.text_context, self.task.noise, self.task.span,
                            self.config['training']['seed'])
 
   def training_batches(self) -> batches.TrainingBatches:
     t, start = self.config['training'], self.model.config.start
     if self.task.objective == 'span_corruption':
       corrupted = self.corrupted('train')
-      redraw = lambda number, epoch: batches.answered(corrupted.example(number, epoch), start)
+      redraw = lambda number, epoch: batches.answered(self.prepared(corrupted.example(number, epoch)), start)
       documents = [redraw(number, 0) for number in range(len(corrupted))]
     else:
       redraw, documents = None, [batches.answered(e, start) for e in self.examples('train')]
     return batches.TrainingBatches(documents, t['batch_size'], t['microbatches'], t['seed'], t['steps'], redraw)
 
   def variables(self) -> tuple[Tree, Tree]:
-    """(trainable, frozen), at step 0."""
+    """(trainable, frozen), at step 0: new deltas, or those of `strategy.init_from`."""
     key = jax.random.fold_in(jax.random.key(self.config['training']['seed']), 1)
-    return bind(key, self.strategy, self.model, self.params)
+    trainable, frozen = bind(key, self.strategy, self.model, self.params, self.tokenizer.encode)
+    if self.config['strategy']['init_from']:
+      return _start_from(self, trainable, frozen)
+    return trainable, frozen
 
 
 def plain(config: ConfigDict) -> dict[str, Any]:
@@ -97,29 +116,38 @@ def assemble(config: dict[str, Any]) -> Experiment:
   """
   model_fields, training = config['model'], config['training']
   _check_training(training)
-  strategy = table.make(config['strategy']['name'], {k: v for k, v in config['strategy'].items() if k != 'name'})
   task = tasks.make(config['task']['name'], {k: tuple(v) if isinstance(v, list) else v
                                              for k, v in config['task'].items() if k != 'name'})
   for name in task.metrics:
     metrics.get(name)
-  run_as = execution(model_fields['dtype'], model_fields['param_dtype'], model_fields['scan'])
-  if strategy.trains == table.WEIGHTS:
+  run_as = execution(model_fields['dtype'], model_fields['param_dtype'], model_fields['scan'], model_fields['quantize'])
+  base = lambda: load.load(model_fields['source'], run_as, _learned_tokenizer(model_fields, task))
+  strategy, own = _strategy(config['strategy'], base)
+  if strategy.kernels:
+    if run_as.quantize != 'none':
+      raise InputError(f'model.quantize={run_as.quantize}: strategy {strategy.name} changes the kernels, and needs none')
     run_as = run_as._replace(param_dtype='float32')      # masters of what learns are not rounded on the way in
   if task.name == tasks.TEXT and strategy.shots:
     raise InputError(f'strategy.shots={strategy.shots}: task text has no answers to demonstrate')
-  demonstrations = prompts.draw_demonstrations(task, strategy.shots, training['seed'])
-  loaded = load.load(model_fields['source'], run_as, _learned_tokenizer(model_fields, task))
+  if strategy.calibrate and not task.choices:
+    raise InputError('strategy.calibrate=True: needs a task with choices to weigh')
+  shown = demonstrations.choose(task, strategy.shots, strategy.selection, training['seed'])
+  loaded = base()
+  if strategy.apart:
+    loaded = _set_apart(loaded, strategy.apart)
   model = loaded.model.config
   context = model_fields['context'] or model.context
   if context < 1 or (context > model.context and model.bounded):
     raise InputError(f'model.context={context}: must be between 1 and the model\'s own {model.context}')
+  if strategy.slots + strategy.before >= context:
+    raise InputError(f'strategy.slots: {strategy.slots + strategy.before} leave no room in the context of {context} tokens')
   if task.objective is None:
     task = task._replace(objective='span_corruption' if model.has_encoder else 'continuation')
   elif task.objective == 'span_corruption' and not model.has_encoder:
     raise InputError('task.objective=span_corruption: needs a model with an encoder, such as T5')
   elif task.objective == 'continuation' and model.has_encoder:
     raise InputError('task.objective=continuation: a model with an encoder learns plain text by span_corruption')
-  learns = strategy.trains != table.NOTHING
+  learns = strategy.learns
   if learns:
     task.rows('train')
     if not training['epochs'] and training['steps'] < 1:
@@ -129,14 +157,53 @@ def assemble(config: dict[str, Any]) -> Experiment:
       'task': {**config['task'], 'prompt': task.prompt, 'target': task.target, 'choices': list(task.choices),
                'metrics': list(task.metrics), 'separator': task.separator, 'max_new_tokens': task.max_new_tokens,
                'chat': task.chat, 'objective': task.objective, 'noise': task.noise, 'span': task.span},
-      'strategy': {'name': strategy.name, **strategy.fields},
+      'strategy': {'name': strategy.name, **strategy.fields, **own},
       'training': {**training, 'steps': training['steps'] if learns else 0},
   }
   exp = Experiment(resolved, loaded.model, loaded.params, loaded.fingerprint, loaded.tokenizer, loaded.hf, task, strategy,
-                   demonstrations, context)
+                   shown, context)
   if learns and training['epochs']:
     resolved['training']['steps'] = math.ceil(training['epochs'] * exp.count('train') / training['batch_size'])
   return exp
+
+
+OWN = ('init_from', 'allow_other_base')      # fields of config.strategy that are no row's
+
+
+def _strategy(fields: dict[str, Any], base: Callable[[], load.Loaded]) -> tuple[Strategy, dict[str, Any]]:
+  """The row that a config names, and the fields that are no row's own.
+
+  With `init_from` the row's settings come from there; what the config says beside that must agree.
+
+  Args:
+    base: loads the model, whose modules an adapter folder names.
+  """
+  name, given = fields['name'], {k: v for k, v in fields.items() if k not in ('name', *OWN) and v is not None}
+  own = {'init_from': fields.get('init_from'), 'allow_other_base': bool(fields.get('allow_other_base'))}
+  if not own['init_from']:
+    return table.make(name, given), own
+  folder = Path(own['init_from'])
+  if peft.is_folder(folder):
+    model = base().model.config
+    found = peft.read(folder, model, names.shapes(model))
+    there, settings = found.name, found.fields
+  else:
+    settings = {k: v for k, v in files.read_config(folder)['strategy'].items() if k not in OWN}
+    there = settings.pop('name')
+  if there != name and (there, name) != ('lora', 'lora_plus'):
+    raise InputError(f'strategy.init_from={folder}: is of strategy {there}, not {name}; set strategy.name={there}')
+  for field, value in given.items():
+    if field in settings and settings[field] != value:
+      raise InputError(f'strategy.{field}={value!r}: {folder} says {settings[field]!r}; leave the field out')
+  return table.make(name, {**settings, **given}), own
+
+
+def _set_apart(loaded: load.Loaded, layers: int) -> load.Loaded:
+  config = loaded.model.config
+  if layers > config.layers:
+    raise InputError(f'strategy.layers={layers}: the model has only {config.layers}')
+  config, params = transformer.set_apart(config, loaded.params, layers)
+  return loaded._replace(model=transformer.build(config), params=params)
 
 
 def _learned_tokenizer(model_fields: dict[str, Any], task: Task) -> Tokenizer | None:
@@ -171,37 +238,78 @@ def _check_training(t: dict[str, Any]) -> None:
     require(t[field] >= 1, f'{field}={t[field]}: must be 1 or more')
 
 
-def optimizer(config: dict[str, Any], steps: int):
-  """The optimiser that a resolved config names, and its number of warm-up steps."""
-  t = config['training']
+def optimizer(experiment: Experiment, steps: int):
+  """The optimiser that an experiment names, and its number of warm-up steps."""
+  t = experiment.config['training']
   warmup = math.ceil(t['warmup'] * steps)
-  return optim.make(t['optimizer'], t['schedule'], steps, warmup, t['clip'], t['b1'], t['b2'], t['eps']), warmup
+  return optim.make(t['optimizer'], t['schedule'], steps, warmup, t['clip'], t['b1'], t['b2'], t['eps'],
+                    experiment.strategy.rates), warmup
 
 
-def learned(workdir: Path, experiment: Experiment) -> Tree:
-  """The variables of a run at its best step."""
+def of_run(workdir: Path, **model_fields: Any) -> Experiment:
+  """The experiment of the run in `workdir`, to use what it learned (see `learned`).
+
+  Args:
+    model_fields: fields of `config.model` that shall differ.
+  Raises:
+    InputError: there is no run.
+  """
+  config = files.read_config(workdir)
+  config['model'] = {'quantize': 'none', **config['model'], **model_fields}
+  config['strategy'] |= {'init_from': None, 'allow_other_base': False}      # what it began with is in its own files
+  return assemble(config)
+
+
+def learned(workdir: Path, experiment: Experiment) -> tuple[Tree, Tree]:
+  """(trainable, frozen) of a run at its best step."""
   trainable, frozen = experiment.variables()
   if not jax.tree.leaves(trainable):
-    return frozen
+    return trainable, frozen
   checkpoints = Checkpoints(workdir / files.CHECKPOINTS, experiment.fingerprint)
   try:
-    return tree.join(checkpoints.restore_best(trainable), frozen)
+    best = checkpoints.restore_best(trainable)
   finally:
     checkpoints.close()
+  fixed = {}
+  if (workdir / files.FIXED).exists():
+    fixed = safetensors.numpy.load_file(workdir / files.FIXED)
+  return peft.placed_in(best, frozen, tree.leaves(best) | fixed, str(workdir))
 
 
-def start_from(workdir: str, experiment: Experiment, trainable: Tree, frozen: Tree) -> Tree:
+def keep_fixed(workdir: Path, frozen: Tree) -> None:
+  """Saves the parts of deltas that do not learn, where they come from a file and not from the seed and the base."""
+  fixed = {n: np.asarray(x) for n, x in tree.leaves(frozen).items() if '/fixed_' in n}
+  if fixed:
+    safetensors.numpy.save_file(fixed, workdir / files.FIXED)
+
+
+def _start_from(experiment: Experiment, trainable: Tree, frozen: Tree) -> tuple[Tree, Tree]:
+  """The variables with what `strategy.init_from` holds: an adapter folder, or a run at its best step."""
+  own = experiment.config['strategy']
+  folder, any_base = Path(own['init_from']), own['allow_other_base']
+  if not peft.is_folder(folder):
+    return continued(folder, experiment, trainable, any_base), frozen
+  model = experiment.model.config
+  found = peft.read(folder, model, names.shapes(model))
+  if found.base is None:
+    say(f'warning: {folder} does not say which base model it belongs to; its shapes fit this one')
+  elif found.base != experiment.fingerprint and not any_base:
+    raise InputError(f'strategy.init_from={folder}: belongs to another base model ({found.base}, not '
+                     f'{experiment.fingerprint}); --config.strategy.allow_other_base=True takes it all the same')
+  return peft.placed_in(trainable, frozen, found.values, f'strategy.init_from={folder}')
+
+
+def continued(workdir: Path, experiment: Experiment, trainable: Tree, any_base: bool = False) -> Tree:
   """What an earlier run had learned at its best step, to go on from with a new optimiser and new data.
 
   Raises:
     InputError: the run is of another base model, or of a strategy whose arrays differ.
   """
-  path = Path(workdir)
-  earlier = files.read_config(path)['strategy']
-  if earlier != experiment.config['strategy']:
-    raise InputError(f'training.init_from={workdir}: was trained with strategy {earlier}, '
-                     f'not {experiment.config["strategy"]}')
-  checkpoints = Checkpoints(path / files.CHECKPOINTS, experiment.fingerprint)
+  drop = lambda fields: {k: v for k, v in fields.items() if k not in OWN}
+  earlier, here = drop(files.read_config(workdir)['strategy']), drop(experiment.config['strategy'])
+  if earlier != json.loads(json.dumps(here)):
+    raise InputError(f'{workdir}: was trained with strategy {earlier}, not {here}')
+  checkpoints = Checkpoints(workdir / files.CHECKPOINTS, None if any_base else experiment.fingerprint)
   try:
     return jax.tree.map(jnp.asarray, checkpoints.restore_best(trainable))
   finally:

@@ -1,9 +1,10 @@
-"""Writes what a run learned as a model folder that transformers loads as it is.
+"""Writes what a run learned as a folder that transformers, or PEFT, loads as it is.
 
     python -m research.export --workdir=runs/lora --output=models/sentiment --dtype=bfloat16
+    python -m research.export --workdir=runs/lora --output=adapters/sentiment --format=peft
 
-A delta is merged into the weights, in float32; what the export changed (the largest difference of a logit, the change of each
-test metric) is measured and stands in export.json and in the README, the model's card.
+hf: a whole model, a delta merged into the weights in float32; what the export changed (the largest difference of a logit, the
+change of each test metric) is measured and stands in export.json and in the README, the model's card. peft: the delta alone.
 """
 
 import json
@@ -22,10 +23,11 @@ from research.data.prompts import Example
 from research.deployment import card, folder
 from research.errors import InputError
 from research.evaluation import harness
-from research.models import names
+from research.models import names, transformer
 from research.models.config import DTYPES
 from research.models.families import FAMILIES
 from research.models.transformer import Model
+from research.strategies import peft
 from research.strategies.bind import merge
 from research.training.losses import target_logits
 from research.training.monitor import say
@@ -43,15 +45,14 @@ def run(workdir: Path, output: Path, dtype: str, shard_size: str) -> dict[str, A
   """
   folder.check_output(output)
   most = folder.size_of(shard_size)
-  there = files.read_config(workdir)
+  files.read_config(workdir)
   result = files.read_result(workdir)
-  there['model']['param_dtype'] = 'float32'       # nothing is rounded before the merged weights are
-  exp = experiment.assemble(there)
-  variables = experiment.learned(workdir, exp)
-  params = merge(variables)
+  exp = experiment.of_run(workdir, param_dtype='float32')       # nothing is rounded before the merged weights are
+  variables = tree.join(*experiment.learned(workdir, exp))
+  merged = merge(variables)
   provenance = files.read_json(workdir / files.PROVENANCE)
 
-  stored = jax.tree.map(lambda x: x.astype(DTYPES[dtype]).astype(jnp.float32), params)
+  stored = jax.tree.map(lambda x: x.astype(DTYPES[dtype]).astype(jnp.float32), merged)
   record = {'format': 'hf', 'dtype': dtype, 'merged': bool(jax.tree.leaves(variables['delta'])), 'split': None, 'examples': 0}
   split = next((s for s in ('test', 'valid') if s in exp.task.splits), None)
   if split:
@@ -59,10 +60,34 @@ def run(workdir: Path, output: Path, dtype: str, shard_size: str) -> dict[str, A
   family = FAMILIES[exp.model.config.family]
   texts = {'export.json': json.dumps(record, indent=2) + '\n',
            'README.md': card.card(output.name, exp.config, result, provenance, record, family.architecture, FEWER)}
-  tensors = names.export_params(family, exp.model.config, stored)
-  folder.write(output, exp.hf, tensors, exp.tokenizer, np.dtype(DTYPES[dtype]), most, texts)
-  say(f'export: {output}: {tree.size(params):,} parameters in {dtype}'
+  tensors = names.export_params(family, *transformer.set_apart(exp.model.config, stored, 0))
+  folder.write(output, lambda into: folder.model(into, exp.hf, tensors, exp.tokenizer, np.dtype(DTYPES[dtype]), most, texts))
+  say(f'export: {output}: {tree.size(stored):,} parameters in {dtype}'
       + (f'; largest difference of a logit {record["largest_logit_difference"]:.3g}' if split else ''))
+  return record
+
+
+def run_peft(workdir: Path, output: Path) -> dict[str, Any]:
+  """Exports what the run in `workdir` added to its base, at its best step; gives what flaxtune.json says.
+
+  Raises:
+    InputError: no finished run is there, what it learned is no addition, or `output` is not empty.
+  """
+  folder.check_output(output)
+  files.read_config(workdir)
+  result = files.read_result(workdir)
+  exp = experiment.of_run(workdir)
+  trainable, frozen = experiment.learned(workdir, exp)
+  learned = {n: np.asarray(x) for n, x in tree.leaves(trainable).items()}
+  config, tensors, row = peft.write(tree.join(trainable, frozen), exp.strategy, exp.model.config,
+                                    exp.config['model']['source'], learned)
+  record = {'strategy': row, 'trained_as': exp.config['strategy'],
+            'base': {'source': exp.config['model']['source'], 'sha256': exp.fingerprint},
+            'metrics': result['metrics'], 'intervals': result['intervals'], 'cost': result['cost']}
+  texts = {peft.RECORD: json.dumps(record, indent=2, ensure_ascii=False) + '\n',
+           'README.md': card.adapter(output.name, exp.config, result, config['peft_type'])}
+  folder.write(output, lambda into: folder.adapter(into, config, tensors, texts))
+  say(f'export: {output}: {sum(x.size for x in tensors.values()):,} numbers, peft_type {config["peft_type"]}')
   return record
 
 
@@ -89,17 +114,20 @@ def largest_difference(model: Model, before: Tree, after: Tree, documents: list[
 def main() -> None:
   cli.required('workdir', 'output')
   f = flags.FLAGS
-  if f.format != 'hf':
-    raise InputError(f'--format={f.format}: not supported (known: hf)')
+  if f.format not in ('hf', 'peft'):
+    raise InputError(f'--format={f.format}: not supported (known: hf, peft)')
   if f.dtype not in DTYPES:
     raise InputError(f'--dtype={f.dtype}: must be one of {", ".join(DTYPES)}')
-  run(Path(f.workdir), Path(f.output), f.dtype, f.shard_size)
+  if f.format == 'peft':
+    run_peft(Path(f.workdir), Path(f.output))
+  else:
+    run(Path(f.workdir), Path(f.output), f.dtype, f.shard_size)
 
 
 if __name__ == '__main__':
   flags.DEFINE_string('workdir', None, 'a run; its best step is exported')
   flags.DEFINE_string('output', None, 'the folder to write; it must not exist, or be empty')
-  flags.DEFINE_string('format', 'hf', 'hf: a whole model, deltas merged')
+  flags.DEFINE_string('format', 'hf', 'hf: a whole model, deltas merged; peft: the delta alone')
   flags.DEFINE_string('dtype', 'float32', 'of the weights: float32 or bfloat16')
   flags.DEFINE_string('shard_size', '5GB', 'the most bytes in one safetensors file')
   cli.run(main, __doc__)

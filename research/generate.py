@@ -13,7 +13,7 @@ from typing import Any
 
 from absl import flags
 
-from research import cli, experiment
+from research import cli, experiment, tree
 from research import workdir as files
 from research.data import prompts, sources, tasks
 from research.errors import InputError
@@ -28,10 +28,12 @@ def run(exp: experiment.Experiment, variables, texts: list[str], max_new_tokens:
     InputError: a prompt and its answer would not fit the context.
   """
   ids = [exp.tokenizer.prompt(text) for text in texts]
+  places = prompts.placeholders(exp.strategy.slots)
   for number, i in enumerate(ids, 1):
     if not i:
       raise InputError(f'prompt {number} is empty')
-    if prompts.taken(len(i), max_new_tokens, exp.model.config.has_encoder) > exp.context:
+    i[:0] = places
+    if prompts.taken(len(i), max_new_tokens, exp.model.config.has_encoder) + exp.strategy.before > exp.context:
       raise InputError(f'prompt {number} has {len(i)} tokens; with {max_new_tokens} to come that is over the context of '
                        f'{exp.context}')
   found = decode.generate(exp.model, variables, ids, max_new_tokens, exp.tokenizer.eos, min(16, len(ids)), temperature,
@@ -49,7 +51,7 @@ def rendered(exp: experiment.Experiment, rows: list[dict[str, Any]]) -> list[str
     if missing and not {'prompt', 'messages'} & row.keys():
       raise InputError(f'--input line {number}: has neither `prompt` nor the column {missing[0]!r} of the task\'s prompt')
     texts.append(row['prompt'] if 'prompt' in row else
-                 prompts.render(exp.task, row, exp.tokenizer, exp.demonstrations))
+                 prompts.render(exp.task, row, exp.tokenizer, exp.demonstrations(row)))
   return texts
 
 
@@ -60,15 +62,15 @@ def main() -> None:
   if f.input:
     cli.required('output')
   if f.workdir:
-    exp = experiment.assemble(files.read_config(Path(f.workdir)))
-    variables = experiment.learned(Path(f.workdir), exp)
+    exp = experiment.of_run(Path(f.workdir))
+    variables = tree.join(*experiment.learned(Path(f.workdir), exp))
   else:
     cli.required('config')
     exp = experiment.assemble(experiment.plain(f.config))
-    if exp.config['training']['steps']:
-      raise InputError(f'strategy {exp.strategy.name} has to learn first: give --workdir of a run, or '
-                       '--config.strategy.name=few_shot for the base model')
-    _, variables = exp.variables()
+    if exp.strategy.learns and not exp.config['strategy']['init_from']:
+      raise InputError(f'strategy {exp.strategy.name} has to learn first: give --workdir of a run, '
+                       '--config.strategy.init_from=FOLDER, or --config.strategy.name=few_shot for the base model')
+    variables = tree.join(*exp.variables())
   limit = f.max_new_tokens or exp.task.max_new_tokens
   if f.prompt is not None:
     print(run(exp, variables, [f.prompt.replace('\\n', '\n')], limit, f.temperature, f.seed)[0])

@@ -18,6 +18,7 @@ from absl import flags
 from research import cli, experiment, tree
 from research import workdir as files
 from research.evaluation import harness
+from research.strategies import bind
 from research.training import flops, loop, optim
 from research.training.checkpoint import Checkpoints
 from research.training.monitor import Monitor, say
@@ -40,15 +41,21 @@ def run(config: dict[str, Any], workdir: Path, label: str = 'train') -> dict[str
   held_out = exp.examples('valid') if 'valid' in exp.task.splits else []
   trainable, frozen = exp.variables()
   if t['init_from']:
-    trainable = experiment.start_from(t['init_from'], exp, trainable, frozen)
-  tx, warmup = experiment.optimizer(exp.config, steps)
+    trainable = experiment.continued(Path(t['init_from']), exp, trainable)
+  tx, warmup = experiment.optimizer(exp, steps)
   files.claim(workdir, exp.config)
+  if exp.config['strategy']['init_from']:
+    experiment.keep_fixed(workdir, frozen)
+  lines = bind.table(trainable, frozen)
+  files.write_json(workdir / files.SITES, [line._asdict() for line in lines])
   if not held_out:
     say(f'{label}: no validation split: the last step is kept')
   files.write_json(workdir / files.PROVENANCE, experiment.provenance(exp))
   trainable_params = tree.size(trainable)
   say(f'{label}: {exp.strategy.name} on {exp.task.name}, {trainable_params:,} of '
       f'{tree.size(trainable) + tree.size(frozen):,} parameters learn')
+  for line in lines:
+    say(f'  {line}')
 
   seen: dict[int, harness.Evaluation] = {}      # step -> what validation found, where it left nothing to be done later
 
@@ -95,7 +102,7 @@ def predict(config: dict[str, Any]) -> dict[str, Any]:
   trainable, frozen = exp.variables()
   predicted = {'trainable_params': tree.size(trainable), 'train_flops': 0.0}
   if steps:
-    tx, _ = experiment.optimizer(exp.config, steps)
+    tx, _ = experiment.optimizer(exp, steps)
     state = TrainState(jnp.int32(0), jax.random.key(t['seed']), trainable, tx.init(trainable))
     batch_of = exp.training_batches()
     step = functools.partial(train_step, model=exp.model, tx=tx, label_smoothing=t['label_smoothing'])

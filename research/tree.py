@@ -20,13 +20,13 @@ def name(path) -> str:
   return '/'.join(str(getattr(k, 'key', getattr(k, 'name', getattr(k, 'idx', k)))) for k in path)
 
 
-def leaves(tree: Tree) -> dict[str, Any]:
-  """All leaves by name, in tree order.
+def leaves(tree: Tree, is_leaf=None) -> dict[str, Any]:
+  """All leaves by name, in tree order; `is_leaf` tells what else to take whole.
 
   >>> leaves({'params': {'norm': {'scale': 1}, 'gone': None}})
   {'params/norm/scale': 1}
   """
-  return {name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+  return {name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree, is_leaf)}
 
 
 def nested(named: dict[str, Any]) -> Tree:
@@ -38,9 +38,9 @@ def nested(named: dict[str, Any]) -> Tree:
   return traverse_util.unflatten_dict(named, sep='/')
 
 
-def map_named(f, tree: Tree, *rest: Tree) -> Tree:
+def map_named(f, tree: Tree, *rest: Tree, is_leaf=None) -> Tree:
   """`jax.tree.map` whose function takes the leaf's name first."""
-  return jax.tree_util.tree_map_with_path(lambda path, *xs: f(name(path), *xs), tree, *rest)
+  return jax.tree_util.tree_map_with_path(lambda path, *xs: f(name(path), *xs), tree, *rest, is_leaf=is_leaf)
 
 
 def split(tree: Tree, pattern: str) -> tuple[Tree, Tree]:
@@ -74,8 +74,8 @@ def replace(tree: Tree, named: dict[str, Any]) -> Tree:
 
 
 def size(tree: Tree) -> int:
-  """Number of scalars in all leaves."""
-  return sum(x.size for x in jax.tree.leaves(tree))
+  """Number of scalars in all leaves; a quantised kernel counts as the kernel that it stands for."""
+  return sum(x.size for x in jax.tree.leaves(tree, is_leaf=lambda x: hasattr(x, 'size')))
 
 
 def nbytes(tree: Tree) -> int:

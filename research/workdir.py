@@ -10,6 +10,7 @@ from research.errors import InputError
 CONFIG, PROVENANCE, RESULT, METRICS = 'config.json', 'provenance.json', 'result.json', 'metrics.jsonl'
 _LINE_ENDS = {code: f'\\u{code:04x}' for code in (0x85, 0x2028, 0x2029)}
 CHECKPOINTS, PREDICTIONS, TENSORBOARD = 'checkpoints', 'predictions', 'tensorboard'
+SITES, FIXED = 'sites.json', 'fixed.safetensors'
 
 
 def write_text(path: Path, text: str) -> None:

@@ -53,10 +53,11 @@ def torch_twin(loaded):
   return twin
 
 
-def documents(loaded, count, task='translation', longest=10_000):
-  """The first `count` training rows of a built-in task that are no longer than `longest` tokens."""
+def documents(loaded, count, task='translation', longest=10_000, slots=0):
+  """The first `count` training rows of a built-in task that are no longer than `longest` tokens, after a soft prompt's slots."""
   task = tasks.make(task, {})
   found = prompts.examples(task, task.rows('train')[:10 * count], loaded.tokenizer)
+  found = [e._replace(prompt_ids=[*prompts.placeholders(slots), *e.prompt_ids]) for e in found]
   found = [batches.answered(e, loaded.model.config.start) for e in found]
   return [d for d in found if max(len(d.tokens), len(d.source)) <= longest][:count]
 
@@ -75,7 +76,7 @@ def batch(documents, length, per_line=1):
 def start(loaded, strategy, learning_rate=1e-2, weight_decay=0.0, optimizer='adamw', clip=0.0, seed=0):
   """(state, frozen, tx) of a run at step 0, at a constant rate."""
   trainable, frozen = bind(jax.random.key(seed), strategy, loaded.model, loaded.params)
-  tx = optim.make(optimizer, 'constant', 100, 0, clip, 0.9, 0.999, 1e-8)
+  tx = optim.make(optimizer, 'constant', 100, 0, clip, 0.9, 0.999, 1e-8, strategy.rates)
   opt_state = optim.init(tx, trainable, learning_rate, weight_decay)
   return TrainState(jnp.int32(0), jax.random.key(seed), trainable, opt_state), frozen, tx
 

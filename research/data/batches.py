@@ -13,7 +13,6 @@ from typing import NamedTuple
 import numpy as np
 
 from research.data.prompts import Example
-from research.models.layers import SHARED
 
 
 class Document(NamedTuple):
@@ -62,13 +61,6 @@ def _document(prompt: list[int], answers: Sequence[list[int]], start: int | None
   return Document(tokens, positions, branches, index, targets, source)
 
 
-def common_beginning(documents: Sequence[Document]) -> int:
-  """How many trunk tokens all documents begin with, each keeping at least one of its own."""
-  trunks = [[t for t, b in zip(d.tokens, d.branches) if b == 0][:-1] for d in documents]
-  first, last = min(trunks), max(trunks)
-  return next((i for i, (a, b) in enumerate(zip(first, last)) if a != b), min(len(first), len(last)))
-
-
 def round_up(n: int, multiple: int) -> int:
   return -(-n // multiple) * multiple
 
@@ -85,9 +77,9 @@ class Room(NamedTuple):
     return max(tokens / self.tokens, source / self.source if self.source else 0)
 
 
-def room_for(documents: Sequence[Document], at_least: int, shared: int = 0) -> Room:
+def room_for(documents: Sequence[Document], at_least: int) -> Room:
   """Lines that hold every document and as many short ones as fit on `at_least` tokens."""
-  tokens = max(len(d.tokens) - shared for d in documents)
+  tokens = max(len(d.tokens) for d in documents)
   source = max(len(d.source) for d in documents)
   if not source:
     return Room(round_up(max(at_least, tokens), 32))
@@ -114,14 +106,13 @@ def fit(sizes: Sequence[tuple[int, int]], room: Room) -> list[list[int]]:
   return lines
 
 
-def pack(documents: Sequence[Document], lines: list[list[int]], room: Room, targets: int,
-         shared: int = 0) -> tuple[dict[str, np.ndarray], list[Layout]]:
+def pack(documents: Sequence[Document], lines: list[list[int]], room: Room,
+         targets: int) -> tuple[dict[str, np.ndarray], list[Layout]]:
   """Lays documents out in lines.
 
   Args:
     lines: document numbers per line, as `fit` gives them; an empty line is padding.
     room: L and S of every line; targets: T of every line.
-    shared: the first tokens of every document, kept once at the beginning of each line where all documents see them.
   Returns:
     A batch of int32 arrays `tokens`, `positions`, `segments`, `branches` [B, L] and `index`, `targets` [B, T], float32
     `weights` [B, T], with an encoder also `source_tokens`, `source_positions`, `source_segments` [B, S]; and where each
@@ -136,20 +127,14 @@ def pack(documents: Sequence[Document], lines: list[list[int]], room: Room, targ
   layout = []
   for b, line in enumerate(lines):
     at = used = read = 0
-    if line and shared:
-      first = documents[line[0]]
-      batch['tokens'][b, :shared] = first.tokens[:shared]
-      batch['positions'][b, :shared] = range(shared)
-      batch['segments'][b, :shared] = SHARED
-      at = shared
     for segment, number in enumerate(line, 1):
       d = documents[number]
-      end = at + len(d.tokens) - shared
+      end = at + len(d.tokens)
       for field in ('tokens', 'positions', 'branches'):
-        batch[field][b, at:end] = getattr(d, field)[shared:]
+        batch[field][b, at:end] = getattr(d, field)
       batch['segments'][b, at:end] = segment
       stop = used + len(d.targets)
-      batch['index'][b, used:stop] = np.asarray(d.index) + (at - shared)
+      batch['index'][b, used:stop] = np.asarray(d.index) + at
       batch['targets'][b, used:stop] = d.targets
       batch['weights'][b, used:stop] = 1
       layout.append(Layout(number, b, used, len(d.targets)))
@@ -223,16 +208,12 @@ def most_targets(documents: Sequence[Document], lines: list[list[int]]) -> int:
 
 def evaluation_batches(documents: Sequence[Document],
                        batch_size: int) -> Iterator[tuple[dict[str, np.ndarray], list[Layout]]]:
-  """All documents once, in batches of at most `batch_size` lines, all of one shape.
-
-  What all documents begin with (an instruction, demonstrations) is read once a line, not once a document.
-  """
-  shared = common_beginning(documents)
-  room = room_for(documents, max(256, 2 * shared), shared)
-  lines = fit([(len(d.tokens) - shared, len(d.source)) for d in documents], room)
+  """All documents once, in batches of at most `batch_size` lines, all of one shape."""
+  room = room_for(documents, 256)
+  lines = fit([(len(d.tokens), len(d.source)) for d in documents], room)
   targets = round_up(most_targets(documents, lines), 8)
   count = -(-len(lines) // batch_size)
   each = -(-len(lines) // count)               # evenly, so that little of the last batch is padding
   for i in range(0, len(lines), each):
     some = lines[i:i + each]
-    yield pack(documents, some + [[]] * (each - len(some)), room._replace(tokens=shared + room.tokens), targets, shared)
+    yield pack(documents, some + [[]] * (each - len(some)), room, targets)

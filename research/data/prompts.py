@@ -1,12 +1,10 @@
 """From rows to token ids: prompts, targets, demonstrations, choices."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import numpy as np
-
 from research.data.sources import Row
-from research.data.tasks import Task, label_column
+from research.data.tasks import Task, fields_of, label_column
 from research.data.tokenizer import Tokenizer
 from research.errors import InputError
 
@@ -20,21 +18,7 @@ class Example(NamedTuple):
   prompt_ids: list[int]                # BOS included where the model has one
   target_ids: list[int]                # EOS included: ending the answer is learned too
   choices: dict[str, list[int]]        # the choice -> its ids without EOS; empty for free text
-
-
-def draw_demonstrations(task: Task, shots: int, seed: int) -> list[Row]:
-  """`shots` rows of the training split, at random by `seed`; more shots extend fewer, with the same seed.
-
-  Raises:
-    InputError: more shots than training rows.
-  """
-  if not shots:
-    return []
-  rows = task.rows('train')
-  if shots > len(rows):
-    raise InputError(f'strategy.shots={shots}: the training split has only {len(rows)} rows')
-  order = np.random.Generator(np.random.Philox(key=[seed, 0])).permutation(len(rows))
-  return [rows[i] for i in order[:shots]]
+  blank: tuple[list[int], ...] = ()    # the same prompt without content, in the ways of `CONTENT_FREE`; empty: not asked for
 
 
 def render(task: Task, row: Row, tokenizer: Tokenizer, demonstrations: Sequence[Row] = ()) -> str:
@@ -55,18 +39,42 @@ def answer(task: Task, row: Row) -> str:
   return text.strip() if task.chat or 'messages' in row else text
 
 
-def examples(task: Task, rows: Sequence[Row], tokenizer: Tokenizer, demonstrations: Sequence[Row] = ()) -> list[Example]:
-  """Renders and tokenises rows, each after the same demonstrations."""
+CONTENT_FREE = ('N/A', '', '[MASK]')     # what stands for a row's columns where a prompt shall say nothing (Zhao et al. 2021)
+
+
+def examples(task: Task, rows: Sequence[Row], tokenizer: Tokenizer,
+             demonstrations: Callable[[Row], Sequence[Row]] = lambda row: (), blank: bool = False) -> list[Example]:
+  """Renders and tokenises rows, each after its demonstrations.
+
+  Args:
+    blank: also each prompt without content, to calibrate by.
+  """
   label = label_column(task) if task.choices else None
-  found = []
+  found, known = [], {}
   for number, row in enumerate(rows):
-    prompt, target = render(task, row, tokenizer, demonstrations), answer(task, row)
+    shown = demonstrations(row)
+    prompt, target = render(task, row, tokenizer, shown), answer(task, row)
     choices = {c: tokenizer.encode(answer(task, {**row, label: c})) for c in task.choices}
     if number == 0:
       _check_choices(choices)
+    blanks = ()
+    if blank:
+      texts = tuple(render(task, _emptied(task, row, word), tokenizer, shown) for word in CONTENT_FREE)
+      blanks = known[texts] = known.get(texts) or tuple(map(tokenizer.prompt, texts))
     found.append(Example(number, row, prompt, target, tokenizer.prompt(prompt),
-                         [*tokenizer.encode(target), tokenizer.eos], choices))
+                         [*tokenizer.encode(target), tokenizer.eos], choices, blanks))
   return found
+
+
+def _emptied(task: Task, row: Row, word: str) -> Row:
+  """A row that says `word` wherever the prompt would say something of it."""
+  said = {'messages': [*row['messages'][:-1], {**row['messages'][-1], 'content': word}]} if 'messages' in row else {}
+  return {**row, **dict.fromkeys(fields_of(task.prompt), word), **said}
+
+
+def placeholders(slots: int) -> list[int]:
+  """What stands in a prompt's ids for the vectors of a soft prompt, before all else (see `models.layers.Embedding`)."""
+  return [-1 - slot for slot in range(slots)]
 
 
 def _turns(task: Task, row: Row, answered: bool) -> list[dict[str, str]]:

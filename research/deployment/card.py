@@ -25,3 +25,16 @@ def card(title: str, config: dict[str, Any], result: dict[str, Any], provenance:
   return environment.get_template('card.md.jinja').render(
       front=data.to_yaml(), title=title, config=config, result=result, provenance=provenance, record=record, auto=auto,
       fewer=fewer)
+
+
+def adapter(title: str, config: dict[str, Any], result: dict[str, Any], peft_type: str) -> str:
+  """The README of an adapter's folder; arguments as for `card`."""
+  metrics = ''.join(f'| {name} | {value:.4f} | [{low:.4f}, {high:.4f}] |\n' for name, value in result['metrics'].items()
+                    for low, high in [result['intervals'].get(name, (float('nan'),) * 2)])
+  loads = ('`peft.PeftModel.from_pretrained` loads it.' if peft_type != 'FLAXTUNE' else
+           "PEFT has no type for it: its tensors are named by the paths of flaxtune's variables, layers stacked on the first "
+           'axis, kernels [inputs, outputs].')
+  return (f'# {title}\n\nAn adapter for `{config["model"]["source"]}`, trained as `{config["strategy"]["name"]}` on the task '
+          f'`{config["task"]["name"]}` with flaxtune. {loads} `strategy.init_from=FOLDER` goes on from it; flaxtune.json holds '
+          'its settings, the hash of its base and what it cost.\n\n| metric | value | 95 % interval |\n|---|---|---|\n'
+          f'{metrics}')

@@ -1,10 +1,10 @@
-"""A model folder in Hugging Face's layout, written so that transformers loads it as it is."""
+"""Folders as others load them: a model in Hugging Face's layout for transformers, an adapter for PEFT."""
 
 import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import transformers
 from research.data.tokenizer import Tokenizer
 from research.errors import InputError
 from research.models.families import FAMILIES
+from research.strategies import peft
 
 
 def check_output(output: Path) -> None:
@@ -43,23 +44,15 @@ def size_of(text: str) -> int:
   return size
 
 
-def write(output: Path, hf: dict[str, Any], tensors: Mapping[str, np.ndarray], tokenizer: Tokenizer, dtype: np.dtype,
-          shard_size: int, texts: dict[str, str]) -> None:
-  """Writes the whole folder or nothing.
-
-  Args:
-    hf: the config.json of the base; only what says how the weights are stored is changed.
-    tensors: under the originals' names; cast to `dtype` as they are written.
-    shard_size: the most bytes in one file; one tensor is never cut.
-    texts: further files, name -> content.
-  """
+def write(output: Path, fill: Callable[[Path], None]) -> None:
+  """Writes the whole folder or nothing; `fill` puts into it what it holds."""
   check_output(output)
   output = output.resolve()
   unfinished = output.with_name(f'.{output.name}.unfinished')
   shutil.rmtree(unfinished, ignore_errors=True)
   unfinished.mkdir(parents=True)
   try:
-    _fill(unfinished, hf, tensors, tokenizer, dtype, shard_size, texts)
+    fill(unfinished)
     if output.is_dir():
       output.rmdir()
     os.replace(unfinished, output)
@@ -68,8 +61,16 @@ def write(output: Path, hf: dict[str, Any], tensors: Mapping[str, np.ndarray], t
     raise
 
 
-def _fill(folder: Path, hf: dict[str, Any], tensors: Mapping[str, np.ndarray], tokenizer: Tokenizer, dtype: np.dtype,
+def model(folder: Path, hf: dict[str, Any], tensors: Mapping[str, np.ndarray], tokenizer: Tokenizer, dtype: np.dtype,
           shard_size: int, texts: dict[str, str]) -> None:
+  """What a model's folder holds.
+
+  Args:
+    hf: the config.json of the base; only what says how the weights are stored is changed.
+    tensors: under the originals' names; cast to `dtype` as they are written.
+    shard_size: the most bytes in one file; one tensor is never cut.
+    texts: further files, name -> content.
+  """
   name = np.dtype(dtype).name
   config = {key: value for key, value in hf.items() if key != 'torch_dtype'} | {
       'architectures': [FAMILIES[hf['model_type']].architecture], 'dtype': name}
@@ -102,6 +103,15 @@ def _weights(folder: Path, tensors: Mapping[str, np.ndarray], dtype: np.dtype, s
   if split.is_sharded:
     index = {'metadata': split.metadata, 'weight_map': split.tensor_to_filename}
     _text(folder / 'model.safetensors.index.json', json.dumps(index, indent=2) + '\n')
+
+
+def adapter(folder: Path, config: dict[str, Any], tensors: Mapping[str, np.ndarray], texts: dict[str, str]) -> None:
+  """What an adapter's folder holds (see `strategies.peft`); `texts`: further files, name -> content."""
+  _text(folder / peft.CONFIG, json.dumps(config, indent=2, sort_keys=True) + '\n')
+  safetensors.numpy.save_file({n: np.ascontiguousarray(x) for n, x in tensors.items()}, folder / peft.TENSORS, {'format': 'pt'})
+  shutil.copymode(folder / peft.CONFIG, folder / peft.TENSORS)
+  for file, text in texts.items():
+    _text(folder / file, text)
 
 
 def _text(file: Path, text: str) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from research.data.prompts import Example
 from research.data.tasks import Task, label_column
 from research.data.tokenizer import Tokenizer
-from research.evaluation import decode, intervals, metrics
+from research.evaluation import beginning, decode, intervals, metrics
 from research.evaluation.metrics import Scored
 from research.evaluation.score import score
 from research.models.transformer import Model
@@ -32,11 +32,13 @@ def evaluate(model: Model, variables: Tree, tokenizer: Tokenizer, task: Task, ex
     generate: False leaves out free text, which takes much longer than its loss, and the metrics that need it; so does a
       task without metrics.
   """
+  variables, cut = beginning.read(model, variables, [ids for e in examples for ids in (e.prompt_ids, *e.blank)])
+  examples = [e._replace(prompt_ids=e.prompt_ids[cut:], blank=tuple(ids[cut:] for ids in e.blank)) for e in examples]
   scores = score(model, variables, examples, tokenizer.eos, batch_size, label)
   names = ('loss', *task.metrics)
   if task.choices:
     column = label_column(task)
-    answers = [max(s.choices, key=s.choices.get) for s in scores]
+    answers = [max(s.ranked, key=s.ranked.get) for s in scores]
     targets = [str(e.row[column]) for e in examples]
   elif not (generate and task.metrics):
     answers, targets, names = [''] * len(examples), [e.target.strip() for e in examples], ('loss',)
@@ -47,7 +49,8 @@ def evaluate(model: Model, variables: Tree, tokenizer: Tokenizer, task: Task, ex
     targets = [e.target.strip() for e in examples]
   scored = [Scored(a, t, s.loss, s.tokens, task.choices) for a, t, s in zip(answers, targets, scores)]
   predictions = [{'id': e.id, 'row': e.row, 'prompt': e.prompt, 'target': s.target, 'prediction': s.prediction,
-                  'loss': s.loss, 'tokens': s.tokens, **({'choices': c.choices} if task.choices else {})}
+                  'loss': s.loss, 'tokens': s.tokens, **({'choices': c.choices} if task.choices else {}),
+                  **({'calibrated': c.ranked} if c.blank else {})}
                  for e, s, c in zip(examples, scored, scores)]
   values, ranges = {}, {}
   for name in names:

@@ -20,6 +20,12 @@ class Scores(NamedTuple):
   loss: float                       # nats, summed over the target's tokens, EOS with them
   tokens: int                       # the target's, EOS with them
   choices: dict[str, float]         # log-likelihood of each choice's tokens, without EOS; empty for free text
+  blank: dict[str, float]           # each choice's log-probability among the choices, where the prompt says nothing, or empty
+
+  @property
+  def ranked(self) -> dict[str, float]:
+    """What the choices are ranked by: their log-likelihoods, less what they have without content (Zhao et al. 2021)."""
+    return {choice: value - self.blank.get(choice, 0.0) for choice, value in self.choices.items()}
 
 
 def document_losses(model: Model, variables: Tree, documents: Sequence[Document], batch_size: int,
@@ -38,18 +44,37 @@ def score(model: Model, variables: Tree, examples: Sequence[Example], eos: int, 
   """Scores every example. Where there are choices they share their prompt, and the target is one of them."""
   ranked = bool(examples[0].choices)
   start = model.config.start
-  documents = [batches.compared(e, eos, start) if ranked else batches.answered(e, start) for e in examples]
+  blanks = _blanks(examples)
+  asked = [*examples, *blanks.values()]
+  documents = [batches.compared(e, eos, start) if ranked else batches.answered(e, start) for e in asked]
+  losses = document_losses(model, variables, documents, batch_size, label)
+  if not ranked:
+    return [Scores(float(one.sum()), len(one), {}, {}) for one in losses]
+  without = {prompt: _likelihoods(e, one) for (prompt, e), one in zip(blanks.items(), losses[len(examples):])}
   found = []
-  for example, losses in zip(examples, document_losses(model, variables, documents, batch_size, label)):
-    if not ranked:
-      found.append(Scores(float(losses.sum()), len(losses), {}))
-      continue
-    likelihoods, at, own = {}, 0, None
-    for choice, ids in example.choices.items():
-      part = losses[at:at + len(ids) + 1]
-      at += len(ids) + 1
-      likelihoods[choice] = -float(part[:-1].sum())
-      if [*ids, eos] == example.target_ids:
-        own = part
-    found.append(Scores(float(own.sum()), len(own), likelihoods))
+  for example, one in zip(examples, losses):
+    at = [*example.choices.values()].index(example.target_ids[:-1])
+    own = np.split(one, np.cumsum([len(ids) + 1 for ids in example.choices.values()])[:-1])[at]
+    found.append(Scores(float(own.sum()), len(own), _likelihoods(example, one),
+                        _mean_share([without[tuple(ids)] for ids in example.blank])))
   return found
+
+
+def _likelihoods(example: Example, losses: np.ndarray) -> dict[str, float]:
+  """Each choice's log-likelihood without its EOS, from the losses of all choices' tokens in their order."""
+  ends = np.cumsum([len(ids) + 1 for ids in example.choices.values()])
+  return {choice: -float(part[:-1].sum()) for choice, part in zip(example.choices, np.split(losses, ends[:-1]))}
+
+
+def _blanks(examples: Sequence[Example]) -> dict[tuple[int, ...], Example]:
+  """The prompts without content, each once; most examples share theirs."""
+  return {tuple(ids): e._replace(prompt_ids=list(ids)) for e in examples for ids in e.blank}
+
+
+def _mean_share(likelihoods: Sequence[dict[str, float]]) -> dict[str, float]:
+  """The log of each choice's share of probability among the choices, on average over several prompts."""
+  if not likelihoods:
+    return {}
+  logs = np.array([[*one.values()] for one in likelihoods])
+  shares = np.exp(logs - np.logaddexp.reduce(logs, axis=1, keepdims=True)).mean(axis=0)
+  return {choice: float(np.log(share)) for choice, share in zip(likelihoods[0], shares)}

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from research.errors import InputError
 from research.models.positions import Rope
+from research.models.quantized import KINDS
 
 DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 
@@ -55,6 +56,8 @@ class ModelConfig:
   embed_scale: float = 1.0              # of the embedded tokens
   learned_positions: int = 0            # rows of a table of position embeddings; 0: there is none
 
+  apart: int = 0                        # the last layers of the decoder, kept in a stack of their own (`transformer.set_apart`)
+
   encoder_layers: int = 0               # above 0: an encoder reads the prompt, and the decoder attends to it
   start: int | None = None              # where there is an encoder: the token before the decoder's first
   buckets: int = 0                      # of relative distances, each with a bias per head; 0: there are none
@@ -82,6 +85,7 @@ class Execution(NamedTuple):
   dtype: str             # of activations and products
   param_dtype: str       # of frozen weights; what learns is always float32
   scan: bool
+  quantize: str = 'none'     # how frozen kernels of the layers are kept: a key of `quantized.KINDS`
 
 
 def native_dtype() -> str:
@@ -89,10 +93,12 @@ def native_dtype() -> str:
   return 'float32' if jax.default_backend() == 'cpu' else 'bfloat16'
 
 
-def execution(dtype: str, param_dtype: str, scan: bool) -> Execution:
+def execution(dtype: str, param_dtype: str, scan: bool, quantize: str) -> Execution:
   """Resolves `auto` to what this machine does well; `param_dtype=auto` keeps frozen weights in the compute dtype."""
+  if quantize not in KINDS:
+    raise InputError(f'model.quantize={quantize!r}: must be one of {", ".join(KINDS)}')
   for field, value in (('dtype', dtype), ('param_dtype', param_dtype)):
     if value not in (*DTYPES, 'auto'):
       raise InputError(f'model.{field}={value!r}: must be one of {", ".join(DTYPES)}, auto')
   dtype = native_dtype() if dtype == 'auto' else dtype
-  return Execution(dtype, dtype if param_dtype == 'auto' else param_dtype, scan)
+  return Execution(dtype, dtype if param_dtype == 'auto' else param_dtype, scan, quantize)

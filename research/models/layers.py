@@ -1,11 +1,15 @@
-"""Layers that the families share. Each reads the `delta` collection at its own sites and never writes it."""
+"""Layers that the families share. Each asks for the deltas at its own sites (`delta_at`), and never who put them there."""
+
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from research import tree
 from research.models.config import ModelConfig
-from research.models.products import contract, dot
+from research.models.products import affine, contract
+from research.models.quantized import is_quantized
 
 Array = jax.Array
 
@@ -19,25 +23,58 @@ ACTIVATIONS = {
 }
 
 
-def _dropout_key(module: nn.Module):
+def delta_at(module: nn.Module, site: str):
+  """What a strategy put at a site of this module, or None.
+
+  The collection `delta` holds it, and `shared` those of its leaves that are the same in all layers of a stack.
+  """
+  delta, shared = module.get_variable('delta', site), module.get_variable('shared', site)
+  return delta if shared is None else tree.join(delta, shared)
+
+
+def dropout_key(module: nn.Module):
+  """A key while training, and None otherwise."""
   return module.make_rng('dropout') if module.has_rng('dropout') else None
 
 
 class Dense(nn.Module):
-  """x @ kernel, as the kernel's delta changes it, + bias where there is one."""
+  """x @ kernel + bias where there is one, as the deltas at `kernel` and `bias` change it."""
   features: int
   bias: bool = False
   spread: float | None = None      # standard deviation of the kernel's initial values; None: 1 / √I
 
   @nn.compact
-  def __call__(self, x: Array) -> Array:                             # [B, L, I] -> [B, L, O]
+  def __call__(self, x: Array, delta: Any = None) -> Array:          # [B, L, I] -> [B, L, O]
     draw = nn.initializers.normal(x.shape[-1] ** -0.5 if self.spread is None else self.spread)
-    kernel = self.param('kernel', draw, (x.shape[-1], self.features))
-    delta = self.get_variable('delta', 'kernel')                     # None unless the strategy put one here
-    y = dot(x, kernel) if delta is None else delta(x, kernel, _dropout_key(self))
-    if self.bias:
-      y = y + self.param('bias', nn.initializers.zeros, (self.features,)).astype(y.dtype)
-    return y
+    kernel = self.get_variable('params', 'kernel')
+    if not is_quantized(kernel):
+      kernel = self.param('kernel', draw, (x.shape[-1], self.features))
+    bias = self.param('bias', nn.initializers.zeros, (self.features,)) if self.bias else delta_at(self, 'bias')
+    if delta is None:                                                # else the part of one that several kernels share
+      delta = delta_at(self, 'kernel')
+    return affine(x, kernel, bias) if delta is None else delta(x, kernel, bias, dropout_key(self))
+
+
+class Embedding(nn.Module):
+  """Tokens to vectors, times `scale`. Tokens below 0 are the places of a soft prompt: -1 its first vector, -2 its second."""
+  vocab: int
+  width: int
+  spread: float
+  dtype: Any
+  scale: float = 1.0
+
+  def setup(self):
+    self.embedding = self.param('embedding', nn.initializers.normal(self.spread), (self.vocab, self.width))
+
+  def __call__(self, tokens: Array) -> Array:                        # [B, L] -> [B, L, D]
+    words = jnp.maximum(tokens, 0)
+    x = jnp.take(self.embedding, words, axis=0).astype(self.dtype)
+    delta, prompt = delta_at(self, 'embedding'), delta_at(self, 'prompt')
+    if delta is not None:
+      x = x + delta(words, dropout_key(self)).astype(x.dtype)
+    if self.scale != 1:
+      x = x * jnp.asarray(self.scale, x.dtype)
+    return x if prompt is None else prompt(tokens, x)
 
 
 class Norm(nn.Module):
@@ -62,10 +99,10 @@ class Norm(nn.Module):
     return y.astype(x.dtype)
 
 
-def output(module: nn.Module, y: Array) -> Array:
-  """A sublayer's result before the residual sum, as the delta at the sublayer's `output` site changes it."""
-  delta = module.get_variable('delta', 'output')
-  return y if delta is None else delta(y, _dropout_key(module))
+def output(module: nn.Module, x: Array, y: Array) -> Array:
+  """A sublayer's result y from its input x, before the residual sum, as the delta at `output` changes it."""
+  delta = delta_at(module, 'output')
+  return y if delta is None else delta(x, y, dropout_key(module))
 
 
 def visible(query: dict[str, Array], key: dict[str, Array], both_ways: bool = False) -> Array:

@@ -3,12 +3,14 @@
 import dataclasses
 import hashlib
 import importlib.util
+import re
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 
+from research import tree
 from research.data import gguf_tokenizer
 from research.data import tokenizer as tokenizers
 from research.data.tokenizer import Tokenizer
@@ -17,13 +19,14 @@ from research.models import gguf, huggingface, names, transformer
 from research.models.config import DTYPES, Execution, ModelConfig
 from research.models.families import FAMILIES
 from research.models.presets import PRESETS
+from research.models.quantized import KINDS
 from research.models.transformer import Model
 from research.tree import Tree
 
 
 class Loaded(NamedTuple):
   model: Model
-  params: Tree              # in float32 or bfloat16, as the execution says
+  params: Tree              # in float32 or bfloat16, or quantised, as the execution says
   tokenizer: Tokenizer
   fingerprint: str          # of the weights: a delta trained on it belongs to no other base
   hf: dict[str, Any]        # the config.json that the originals read
@@ -65,8 +68,14 @@ def _finish(family, config, tensors, hf, tokenizer, fingerprint, execution, wher
       raise InputError(f'{where}: the tokenizer has {tokenizer.size} tokens, the embedding only {config.vocab}')
     tokenizer = tokenizer._replace(size=config.vocab)
   config = dataclasses.replace(config, dtype=execution.dtype, scan=execution.scan)
-  params = names.import_params(family, config, tensors, where, DTYPES[execution.param_dtype])
+  params = names.import_params(family, config, tensors, where, DTYPES[execution.param_dtype], _keep(execution))
   return Loaded(transformer.build(config), params, _fitting(tokenizer, config), fingerprint, hf)
+
+
+def _keep(execution: Execution):
+  """How parameters are kept: the kernels of layers quantised where the execution says so."""
+  quantize = KINDS[execution.quantize]
+  return lambda path, x: quantize(x) if quantize and re.search(r'layers/.*/kernel$', path) else x
 
 
 def _fitting(tokenizer: Tokenizer, config: ModelConfig) -> Tokenizer:
@@ -109,7 +118,8 @@ def _random(name: str, execution: Execution, tokenizer: Tokenizer | None) -> Loa
   config = names.config_of(FAMILIES[hf['model_type']], hf, f'random:{name}', not hf['tie_word_embeddings'])
   model = transformer.build(dataclasses.replace(config, dtype=execution.dtype, scan=execution.scan))
   params = jax.jit(model.init)(jax.random.key(0))
-  params = jax.tree.map(lambda x: x.astype(DTYPES[execution.param_dtype]), params)
+  keep = _keep(execution)
+  params = tree.map_named(lambda path, x: keep(path, x.astype(DTYPES[execution.param_dtype])), params)
   return Loaded(model, params, _fitting(tokenizer, config), fingerprint, hf)
 
 

@@ -122,7 +122,7 @@ def _named(family: Family, config: ModelConfig, tensors: Mapping[str, np.ndarray
 
 
 def import_params(family: Family, config: ModelConfig, tensors: Mapping[str, np.ndarray], where: str,
-                  dtype=jnp.float32) -> Tree:
+                  dtype=jnp.float32, keep: Callable[[str, jax.Array], Any] = lambda path, x: x) -> Tree:
   """Their tensors as our parameters, layers stacked on axis 0.
 
   Beside what is kept, at most one tensor is in memory at a time; the largest are read first.
@@ -131,6 +131,7 @@ def import_params(family: Family, config: ModelConfig, tensors: Mapping[str, np.
     tensors: name -> array; each is read when it is asked for.
     where: what to call the source in an error.
     dtype: in which the parameters are kept.
+    keep: (path, array) -> what is kept of it, such as the quantised kernel.
   Raises:
     InputError: a tensor is missing, unexpected or of another shape than the config says.
   """
@@ -150,7 +151,7 @@ def import_params(family: Family, config: ModelConfig, tensors: Mapping[str, np.
       for array, part in zip(kept, row.apart(x, [part[-1] for part in parts])):
         (array[n] if stacked else array)[...] = part
       del x
-    found |= {path: jnp.asarray(array) for path, array in zip(row.paths, kept)}
+    found |= {path: keep(path, jnp.asarray(array)) for path, array in zip(row.paths, kept)}
   return tree.nested(found)
 
 

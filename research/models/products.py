@@ -1,14 +1,17 @@
 """The product that every layer and every delta is made of.
 
-Two facts shape it. Processors multiply bfloat16 fast only when asked for a float32 result, so every product accumulates
-in float32 (and its backward pass casts the float32 cotangent to the operand's dtype, which autodiff would not). And an
+Three facts shape it. Processors multiply bfloat16 fast only when asked for a float32 result, so every product accumulates
+in float32 (and its backward pass casts the float32 cotangent to the operand's dtype, which autodiff would not). An
 operand that does not learn needs no gradient: its cotangent is not computed and the other operand is not kept for it.
+And a quantised kernel is written out where it is read, once on the way forward and once on the way back, and never kept so.
 """
 
 from functools import partial
 
 import jax
 import jax.numpy as jnp
+
+from research.models.quantized import dense
 
 Array = jax.Array
 
@@ -18,7 +21,7 @@ def _multiply(spec: str, a: Array, b: Array) -> Array:
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def contract(spec: str, a: Array, b: Array) -> Array:
+def contract(spec: str, a: Array, b) -> Array:
   """`jnp.einsum(spec, a, b)` of two operands, summed in float32.
 
   `b` is cast to `a`'s dtype before the product, and its gradient comes back in its own: a float32 master kernel under
@@ -26,31 +29,34 @@ def contract(spec: str, a: Array, b: Array) -> Array:
 
   Args:
     spec: two-operand einsum without repeated or summed-alone letters, such as 'bld,df->blf'.
-    a: activations; b: activations or a kernel.
+    a: activations; b: activations or a kernel, which may be `quantized`.
   Returns:
     float32, whatever the operands.
   """
-  return _multiply(spec, a, b.astype(a.dtype))
+  return _multiply(spec, a, dense(b, a.dtype))
+
+
+def _is_primal(x) -> bool:
+  return isinstance(x, jax.custom_derivatives.CustomVJPPrimal)
 
 
 def _forward(spec, a, b):
-  keep_a = a.value if b.perturbed else None      # a frozen kernel: nothing is kept for its gradient
-  keep_b = b.value if a.perturbed else None
-  return contract(spec, a.value, b.value), (keep_a, keep_b, _like(a.value), _like(b.value))
-
-
-def _like(x):
-  return jnp.zeros((0,), x.dtype)                # carries the dtype through the residuals
+  perturbed = any(x.perturbed for x in jax.tree.leaves(b, is_leaf=_is_primal))
+  b = jax.tree.map(lambda x: x.value, b, is_leaf=_is_primal)
+  keep_a = a.value if perturbed else None        # a frozen kernel: nothing is kept for its gradient
+  keep_b = b if a.perturbed else None
+  like_b = jnp.zeros((0,), b.dtype) if perturbed else None
+  return contract(spec, a.value, b), (keep_a, keep_b, jnp.zeros((0,), a.value.dtype), like_b)
 
 
 def _backward(spec, residuals, g):
-  a, b, like_a, like_b = residuals
+  a, b, like_a, like_b = residuals               # the last two carry dtypes
   operands, out = spec.split('->')
   letters_a, letters_b = operands.split(',')
   g = g.astype(like_a.dtype)
   grad_a = grad_b = None
   if b is not None:
-    grad_a = _multiply(f'{out},{letters_b}->{letters_a}', g, b.astype(like_a.dtype)).astype(like_a.dtype)
+    grad_a = _multiply(f'{out},{letters_b}->{letters_a}', g, dense(b, like_a.dtype)).astype(like_a.dtype)
   if a is not None:
     if jax.default_backend() == 'cpu':
       # XLA's CPU backend has no bfloat16 product with a transposed left operand (UNIMPLEMENTED as of jax 0.10).
@@ -62,7 +68,13 @@ def _backward(spec, residuals, g):
 contract.defvjp(_forward, _backward, symbolic_zeros=True)
 
 
-def dot(x: Array, kernel: Array) -> Array:
+def dot(x: Array, kernel) -> Array:
   """x [..., I] times kernel [I, O], in x's dtype with float32 sums."""
   batch = 'abc'[:x.ndim - 1]
   return contract(f'{batch}i,io->{batch}o', x, kernel).astype(x.dtype)
+
+
+def affine(x: Array, kernel, bias: Array | None) -> Array:
+  """x [..., I] times kernel [I, O], + bias [O] where there is one, in x's dtype."""
+  y = dot(x, kernel)
+  return y if bias is None else y + bias.astype(y.dtype)

@@ -5,9 +5,11 @@ Flax ends here: outside this folder a model is the NamedTuple `Model`, and its v
 under `encoder`.
 """
 
+import dataclasses
 from collections.abc import Callable
 from functools import lru_cache
-from typing import NamedTuple
+from operator import itemgetter
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -15,9 +17,23 @@ import jax.numpy as jnp
 
 from research import tree
 from research.models.config import DTYPES, ModelConfig
-from research.models.layers import ACTIVATIONS, Dense, Norm, attend, capped, output, same_document, visible, within
+from research.models.layers import (
+  ACTIVATIONS,
+  SHARED,
+  Dense,
+  Embedding,
+  Norm,
+  attend,
+  capped,
+  delta_at,
+  output,
+  same_document,
+  visible,
+  within,
+)
 from research.models.positions import angles, buckets, rotate
 from research.models.products import contract
+from research.models.quantized import is_quantized
 from research.tree import Tree
 
 Array = jax.Array
@@ -55,6 +71,9 @@ def _heads(c: ModelConfig, y: Array) -> Array:
   return y.reshape(*y.shape[:2], -1, c.head_dim)                            # [B, L, H or K, head_dim]
 
 
+QKV, FUSED = ('q', 'k', 'v'), 'qkv'      # the kernels that read one input, and the site where one delta changes all three
+
+
 class Attention(nn.Module):
   """Self-attention."""
   config: ModelConfig
@@ -63,8 +82,10 @@ class Attention(nn.Module):
   def __call__(self, x, kind, context: Context, cache):
     c = self.config
     dense = lambda name, features: Dense(features, f'attn/{name}' in c.biases, _spread(c, name), name=name)
-    q = dense('q', c.heads * c.head_dim)(x)
-    k, v = dense('k', c.kv_heads * c.head_dim)(x), dense('v', c.kv_heads * c.head_dim)(x)
+    widths = {name: (c.heads if name == 'q' else c.kv_heads) * c.head_dim for name in QKV}
+    together = delta_at(self, FUSED)                                       # one delta of three kernels
+    parts = (None,) * 3 if together is None else together.apart(tuple(widths.values()))
+    q, k, v = (dense(name, width)(x, part) for (name, width), part in zip(widths.items(), parts))
     if c.qk_norm == 'heads':
       q, k = Norm(c, name='norm_q')(q), Norm(c, name='norm_k')(k)
     q, k, v = (_heads(c, y) for y in (q, k, v))
@@ -76,12 +97,16 @@ class Attention(nn.Module):
     if cache is not None:
       k, v = cache = tuple(jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), context.write, 1)
                            for old, new in zip(cache, (k, v)))
+    prefix = delta_at(self, 'prefix')
+    if prefix is not None:                                                 # keys and values that stand before the line
+      before = (jnp.broadcast_to(_heads(c, y[None].astype(k.dtype)), (k.shape[0], len(y), *k.shape[2:])) for y in prefix())
+      k, v = (jnp.concatenate(pair, axis=1) for pair in zip(before, (k, v)))
     bias = context.bias
     if c.bias_per_layer:
       bias = _relative(nn.Embed(c.buckets, c.heads, name='relative'), context.buckets)
     y = attend(q, k, v, mask, _scale(c), bias, c.attention_cap)
     y = dense('o', c.width)(y.reshape(*y.shape[:2], -1))
-    return output(self, y), cache
+    return output(self, x, y), cache
 
 
 class CrossAttention(nn.Module):
@@ -97,7 +122,7 @@ class CrossAttention(nn.Module):
       cache = tuple(_heads(c, dense(name, c.kv_heads * c.head_dim)(context.source)) for name in ('k', 'v'))
     y = attend(q, *cache, context.source_mask, _scale(c))
     y = dense('o', c.width)(y.reshape(*y.shape[:2], -1))
-    return output(self, y), cache
+    return output(self, x, y), cache
 
 
 def _scale(c: ModelConfig) -> float:
@@ -119,7 +144,7 @@ class MLP(nn.Module):
     dense = lambda name, features: Dense(features, f'mlp/{name}' in c.biases, c.spread, name=name)
     act, up = ACTIVATIONS[c.activation], dense('up', c.hidden)(x)
     y = act(dense('gate', c.hidden)(x)) * up if c.gated else act(up)
-    return output(self, dense('down', c.width)(y))
+    return output(self, x, dense('down', c.width)(y))
 
 
 class Block(nn.Module):
@@ -151,22 +176,38 @@ class Block(nn.Module):
     return x, None if own is None else (*own, *(others or ()))
 
 
+APART = 'last_layers'      # the name of the stack of `ModelConfig.apart`
+
+
+def stacks(layers: int, apart: int) -> dict[str, slice]:
+  """The stacks that a decoder's layers are kept in, and which of the layers each holds."""
+  found = {'layers': slice(0, layers - apart), APART: slice(layers - apart, layers)}
+  return {name: of for name, of in found.items() if of.stop > of.start}
+
+
 class Stack(nn.Module):
   """Layers of one shape, the table of relative biases that they share, and the norm after the last."""
   config: ModelConfig
   length: int
   crosses: bool = False
+  apart: int = 0      # of the layers, the last ones, whose parameters stand in a stack of their own
 
   @nn.compact
   def __call__(self, x, context: Context, cache=None):
     c = self.config
     if c.buckets and not c.bias_per_layer:
       context = context._replace(bias=_relative(nn.Embed(c.buckets, c.heads, name='relative'), context.buckets))
-    layers = nn.scan(
-        Block, variable_axes={'params': 0, 'delta': 0}, split_rngs={'params': True, 'dropout': True},
-        in_axes=(0, nn.broadcast), length=self.length, unroll=1 if c.scan else self.length)(c, self.crosses, name='layers')
     kinds = jnp.asarray(c.pattern, jnp.int32) if context.masks.shape[0] > 1 else None
-    x, cache = layers(x, (cache, kinds), context)
+    caches = []
+    for name, of in stacks(self.length, self.apart).items():
+      length = len(range(self.length)[of])
+      layers = nn.scan(
+          Block, variable_axes={'params': 0, 'delta': 0}, variable_broadcast='shared',
+          split_rngs={'params': True, 'dropout': True}, in_axes=(0, nn.broadcast), length=length,
+          unroll=1 if c.scan else length)(c, self.crosses, name=name)
+      x, written = layers(x, jax.tree.map(itemgetter(of), (cache, kinds)), context)
+      caches.append(written)
+    cache = caches[0] if len(caches) == 1 else jax.tree.map(lambda *ys: jnp.concatenate(ys), *caches)
     return Norm(c, name='norm')(x), cache
 
 
@@ -175,23 +216,20 @@ class Transformer(nn.Module):
 
   def setup(self):
     c = self.config
-    normal = nn.initializers.normal(1.0 if c.spread is None else c.spread)
-    self.embed = nn.Embed(c.vocab, c.width, embedding_init=normal)
+    spread = 1.0 if c.spread is None else c.spread
+    self.embed = Embedding(c.vocab, c.width, spread, DTYPES[c.dtype], c.embed_scale)
     if c.learned_positions:
-      self.positions = nn.Embed(c.learned_positions, c.width, embedding_init=normal)
+      self.positions = nn.Embed(c.learned_positions, c.width, embedding_init=nn.initializers.normal(spread))
     if c.has_encoder:
       self.encoder = Stack(c, c.encoder_layers)
-    self.decoder = Stack(c, c.layers, c.has_encoder)
+    self.decoder = Stack(c, c.layers, c.has_encoder, c.apart)
     nn.share_scope(self, self.decoder)
     if not c.tied:
       self.head = Dense(c.vocab, spread=c.spread)
 
   def embedded(self, tokens, positions):
-    c, dtype = self.config, DTYPES[self.config.dtype]
-    x = self.embed(tokens).astype(dtype)
-    if c.embed_scale != 1:
-      x = x * jnp.asarray(c.embed_scale, dtype)
-    return x + self.positions(positions).astype(dtype) if c.learned_positions else x
+    x = self.embed(tokens)
+    return x + self.positions(positions).astype(x.dtype) if self.config.learned_positions else x
 
   def encode(self, tokens, positions, context: Context):
     """The prompt [B, S'] -> [B, S', D]."""
@@ -215,7 +253,7 @@ class Transformer(nn.Module):
 
 
 class Model(NamedTuple):
-  """A model as pure functions of its variables `{'params': …, 'delta': …}`.
+  """A model as pure functions of its variables `{'params': …, 'delta': …, 'shared': …}` (see `layers.delta_at`).
 
   A batch holds `tokens`, `positions`, `segments` and `branches`, each int32 [B, L] (see `layers.visible`). Where there is
   an encoder it reads `source_tokens`, `source_positions` and `source_segments`, each int32 [B, S'].
@@ -228,9 +266,30 @@ class Model(NamedTuple):
   step: Callable[..., tuple[Array, Cache]]           # (variables, cache, tokens [B]) -> hidden [B, D], cache
 
 
-def _tokens(batch: Batch) -> Batch:
+def _prefix(variables: Tree) -> int:
+  """How many keys and values of a prefix stand before every line."""
+  for stack in ('layers', APART):
+    prefix = variables.get('delta', {}).get(stack, {}).get('attn', {}).get('prefix')
+    if prefix is not None:
+      return prefix.slots
+  return 0
+
+
+def _tokens(batch: Batch, prefix: int = 0) -> Batch:
+  """What attention knows of each token; positions count from the prefix's first."""
   slots = jnp.broadcast_to(jnp.arange(batch['tokens'].shape[1]), batch['tokens'].shape)
-  return {'slots': slots, **{n: jnp.asarray(batch[n]) for n in ('segments', 'branches', 'positions')}}
+  return {'slots': slots, **{n: jnp.asarray(batch[n]) for n in ('segments', 'branches')},
+          'positions': jnp.asarray(batch['positions']) + prefix}
+
+
+def _behind(prefix: int, tokens: Batch) -> Batch:
+  """The tokens that queries see: the prefix's slots, which all documents of the line share, and the line's own."""
+  if not prefix:
+    return tokens
+  numbers = jnp.arange(prefix)
+  before = {'slots': numbers - prefix, 'segments': jnp.full_like(numbers, SHARED), 'branches': 0 * numbers,
+            'positions': numbers}
+  return {n: jnp.concatenate([jnp.broadcast_to(before[n], (x.shape[0], prefix)), x], axis=1) for n, x in tokens.items()}
 
 
 def _source(batch: Batch) -> Batch:
@@ -247,7 +306,8 @@ def build(config: ModelConfig) -> Model:
       return None
     return buckets(query['positions'], key['positions'], config.buckets, config.max_distance, both_ways)
 
-  def context(query, key, write=None, source=None, source_tokens=None) -> Context:
+  def context(query, key, prefix=0, write=None, source=None, source_tokens=None) -> Context:
+    key = _behind(prefix, key)
     mask, kinds = visible(query, key), config.kinds
     stacked = lambda *x: jnp.stack(x)
     return Context(
@@ -272,7 +332,7 @@ def build(config: ModelConfig) -> Model:
     def everything(module):
       apply = lambda *args, method: getattr(module, method)(*args)
       tokens = _tokens(batch)
-      return module.logits(module.hidden(one, 0 * one, context(tokens, tokens, None, *encode(apply, batch)))[0])
+      return module.logits(module.hidden(one, 0 * one, context(tokens, tokens, 0, None, *encode(apply, batch)))[0])
     return module.init(key, method=everything)['params']
 
   def applying(variables, key=None):
@@ -282,9 +342,10 @@ def build(config: ModelConfig) -> Model:
   def hidden(variables, batch, key=None):
     keys = (None, None) if key is None else jax.random.split(key)
     source = encode(applying(variables, keys[0]), batch)
-    tokens = _tokens(batch)
-    x, _ = applying(variables, keys[1])(batch['tokens'], batch['positions'], context(tokens, tokens, None, *source),
-                                        method='hidden')
+    prefix = _prefix(variables)
+    tokens = _tokens(batch, prefix)
+    x, _ = applying(variables, keys[1])(batch['tokens'], tokens['positions'],
+                                        context(tokens, tokens, prefix, None, *source), method='hidden')
     return x
 
   def logits(variables, x):
@@ -299,11 +360,12 @@ def build(config: ModelConfig) -> Model:
     apply = applying(variables)
     source, source_tokens = encode(apply, batch)
     pad = lambda x: jnp.pad(x, ((0, 0), (0, slots - L)))
-    query = _tokens(batch)
+    prefix = _prefix(variables)
+    query = _tokens(batch, prefix)
     key = {n: pad(x) for n, x in query.items()} | {'slots': jnp.broadcast_to(jnp.arange(slots), (B, slots))}
     empty = jnp.zeros((config.layers, B, slots, config.kv_heads, config.head_dim), DTYPES[config.dtype])
-    x, layers = apply(batch['tokens'], batch['positions'],
-                      context(query, key, jnp.int32(0), source, source_tokens), (empty, empty), method='hidden')
+    x, layers = apply(batch['tokens'], query['positions'],
+                      context(query, key, prefix, jnp.int32(0), source, source_tokens), (empty, empty), method='hidden')
     return x[:, -1], Cache(layers, key, source_tokens, jnp.int32(L))
 
   def step(variables, cache, tokens):
@@ -313,28 +375,58 @@ def build(config: ModelConfig) -> Model:
            'positions': cache.tokens['positions'].at[:, at].set(position)}
     query = {n: jax.lax.dynamic_slice_in_dim(x, at, 1, 1) for n, x in key.items()}
     x, layers = applying(variables)(tokens[:, None], query['positions'],
-                                    context(query, key, at, None, cache.source), cache.layers, method='hidden')
+                                    context(query, key, _prefix(variables), at, None, cache.source), cache.layers,
+                                    method='hidden')
     return x[:, 0], Cache(layers, key, cache.source, at + 1)
 
   return Model(config, init, hidden, logits, prefill, step)
 
 
+def set_apart(config: ModelConfig, params: Tree, count: int) -> tuple[ModelConfig, Tree]:
+  """The same model with its last `count` layers in a stack of their own, so that those alone can learn; 0 undoes it."""
+  parts = [params[name] for name in stacks(config.layers, config.apart)]
+  whole = parts[0] if len(parts) == 1 else jax.tree.map(lambda *xs: jnp.concatenate(xs), *parts)
+  rest = {name: x for name, x in params.items() if name not in ('layers', APART)}
+  split = {name: jax.tree.map(itemgetter(of), whole) if count else whole for name, of in stacks(config.layers, count).items()}
+  return dataclasses.replace(config, apart=count), rest | split
+
+
 class Site(NamedTuple):
   """A place where a delta can stand."""
-  kind: str                   # 'kernel' (a matrix) or 'output' (a sublayer's result)
-  stack: tuple[int, ...]      # leading axes: (N,) in the layer stack, () elsewhere
-  inputs: int                 # I; the width for an output
-  outputs: int                # O
+  kind: str                        # kernel, bias, output (a sublayer's result), prefix, embedding, prompt
+  stack: tuple[int, ...]           # leading axes: (N,) in a layer stack, () elsewhere
+  inputs: int                      # I; the width for an output, K · head_dim for a prefix, V for an embedding
+  outputs: int                     # O
+  values: tuple[Any, ...] = ()     # the parameters that it changes: several where they are changed as one
+  parts: tuple[str, ...] = ()      # their paths
 
 
 def sites(config: ModelConfig, params: Tree) -> dict[str, Site]:
-  """All sites of a model by path: every kernel at its parameter's path, every sublayer's result at `…/output`."""
-  found = {}
-  for path, x in tree.leaves(params).items():
+  """All sites of a model by path.
+
+  Every kernel is one, at its parameter's path; so is a bias that a kernel does not have, every sublayer's result
+  (`…/output`), the prefix of the decoder's attention (`…/attn/prefix`), the embedding and the soft prompt beside it
+  (`embed/prompt`). Beside q, k and v stands `qkv`, where one delta changes the three as one kernel [D, outputs of q, k, v].
+  """
+  found, named = {}, tree.leaves(params, is_leaf=is_quantized)
+  for path, x in named.items():
     if path.endswith('/kernel'):
       *stack, inputs, outputs = x.shape
-      found[path] = Site('kernel', tuple(stack), inputs, outputs)
-      sublayer, name = path.removesuffix('/kernel').rpartition('/')[::2]
+      layer, stack = path.removesuffix('/kernel'), tuple(stack)
+      sublayer, name = layer.rpartition('/')[::2]
+      found[path] = Site('kernel', stack, inputs, outputs, (x,), (path,))
+      if f'{layer}/bias' not in named:
+        found[f'{layer}/bias'] = Site('bias', stack, inputs, outputs)
       if name in ('o', 'down'):
-        found[f'{sublayer}/output'] = Site('output', tuple(stack), config.width, config.width)
+        found[f'{sublayer}/output'] = Site('output', stack, config.width, config.width)
+      if name == 'q' and sublayer.endswith('attn'):
+        parts = tuple(f'{sublayer}/{n}/kernel' for n in QKV)
+        kernels = tuple(named[part] for part in parts)
+        found[f'{sublayer}/{FUSED}'] = Site('kernel', stack, inputs, sum(k.shape[-1] for k in kernels), kernels, parts)
+        if not sublayer.startswith('encoder'):
+          width = config.kv_heads * config.head_dim
+          found[f'{sublayer}/prefix'] = Site('prefix', stack, width, width)
+  table = named['embed/embedding']
+  found['embed/embedding'] = Site('embedding', (), *table.shape, (table,), ('embed/embedding',))
+  found['embed/prompt'] = Site('prompt', (), *table.shape, (table,))
   return found

@@ -1,58 +1,139 @@
 """Where a strategy meets a model: from a row and a base to what learns and what stays."""
 
-import re
-import zlib
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from research import tree
 from research.errors import InputError
+from research.models.quantized import dense, is_quantized
 from research.models.transformer import Model, sites
+from research.strategies import targets
+from research.strategies.deltas import Delta
+from research.strategies.initial import Base
 from research.strategies.table import Strategy
 from research.tree import Tree
 
 
-def bind(key: jax.Array, strategy: Strategy, model: Model, params: Tree) -> tuple[Tree, Tree]:
+def bind(key: jax.Array, strategy: Strategy, model: Model, params: Tree,
+         encode: Callable[[str], list[int]] | None = None) -> tuple[Tree, Tree]:
   """Adds the strategy's deltas and divides the variables.
 
   Args:
     key: for the deltas' initial values; each site's depends on the key and its own path alone.
     params: the base model's parameters; they are not copied.
+    encode: text -> token ids, for a prompt that begins as a text.
   Returns:
     (trainable, frozen): two trees of the variables' shape, None where the leaf is in the other one. What learns is
     float32 whatever the base is kept in.
   Raises:
-    InputError: a pattern of the strategy matches no site, or a rank is too large for its matrix.
+    InputError: a pattern of the strategy matches no site, two deltas meet at one, or a rank is too large for its matrix.
   """
-  delta: dict[str, Any] = {}
-  places = sites(model.config, params)
-  for pattern, make in strategy.deltas:
-    try:
-      found = [path for path, site in places.items() if site.kind == make.kind and re.search(pattern, path)]
-    except re.error as e:
-      raise InputError(f'strategy.targets={pattern!r}: not a regular expression ({e})') from None
-    if not found:
-      raise InputError(f'strategy {strategy.name}: the pattern {pattern!r} matches no site; '
-                       f'sites are {", ".join(p for p, site in places.items() if site.kind == make.kind)}')
-    for path in found:
-      delta[path] = make(jax.random.fold_in(key, zlib.crc32(path.encode())), places[path])
-  trainable, frozen = tree.split({'params': params, 'delta': tree.nested(delta)}, strategy.trains)
+  trainable, frozen = tree.split({'params': params, **deltas(key, strategy, model, params, encode)}, strategy.trains)
   # A copy, even where the base is float32 already: the step donates what learns, and the base may be used again.
   return jax.tree.map(lambda x: jnp.array(x, jnp.float32, copy=True), trainable), frozen
 
 
+def deltas(key: jax.Array, strategy: Strategy, model: Model, params: Tree, encode=None) -> dict[str, Tree]:
+  """The collections `delta` and `shared` of a strategy at step 0; as for `bind`."""
+  found: dict[str, Delta] = {}
+  places = sites(model.config, params)
+  for placement in strategy.deltas:
+    paths = targets.find(placement.targets, placement.kinds, places, model.config.family, strategy.fused, strategy.name,
+                         placement.required)
+    taken = [path for path in paths if path in found]
+    if taken:
+      raise InputError(f'strategy {strategy.name}: two deltas meet at {taken[0]}; give them different targets')
+    found |= placement.make(key, {path: places[path] for path in paths}, Base(model.config, encode))
+  return stored(found)
+
+
+def stored(deltas: dict[str, Delta]) -> dict[str, Tree]:
+  """The collections `delta` and `shared` that hold these deltas: the inverse of `placed`."""
+  return {'delta': tree.nested({path: delta.own() for path, delta in deltas.items()}),
+          'shared': tree.nested({path: delta.alike() for path, delta in deltas.items() if delta.shared})}
+
+
+def is_delta(x: Any) -> bool:
+  return isinstance(x, Delta)
+
+
+def placed(variables: Tree) -> dict[str, Delta]:
+  """All deltas by path, each with all its leaves."""
+  shared = tree.leaves(variables.get('shared', {}), is_leaf=is_delta)
+  return {path: tree.join(delta, shared[path]) if path in shared else delta
+          for path, delta in tree.leaves(variables.get('delta', {}), is_leaf=is_delta).items()}
+
+
 def merge(variables: Tree) -> Tree:
-  """The parameters with every kernel delta folded in, in float32: the same model without deltas.
+  """The parameters with every delta folded in, in float32: the same model without deltas, and nothing quantised.
 
   Raises:
-    InputError: a delta that is no change of a kernel, such as an adapter.
+    InputError: a delta that cannot be folded in, with the name of its row.
   """
-  deltas = jax.tree_util.tree_leaves_with_path(variables['delta'], is_leaf=callable)
-  changes = {tree.name(path): delta for path, delta in deltas}
-  for path, delta in changes.items():
-    if not hasattr(delta, 'merge'):
-      raise InputError(f'{type(delta).__name__} at {path} cannot be merged: it is no change of a kernel')
-  return tree.map_named(lambda path, x: changes[path].merge(x.astype(jnp.float32)) if path in changes else x,
-                        variables['params'])
+  params = {path: dense(x, jnp.float32) if is_quantized(x) else x
+            for path, x in tree.leaves(variables['params'], is_leaf=is_quantized).items()}
+  for path, delta in placed(variables).items():
+    if delta.unmergeable:
+      raise InputError(f'strategy {delta.unmergeable} ({path})')
+    if path == 'embed/embedding' and 'head/kernel' not in params:
+      raise InputError('strategy lora on the embedding cannot be merged: this model\'s head is the embedding too, which its '
+                       'delta does not change')
+    kernels = _kernels(path, params)
+    parts = [delta] if kernels == [path] else delta.apart(tuple(params[k].shape[-1] for k in kernels))
+    for kernel, part in zip(kernels, parts):
+      bias = f'{kernel.removesuffix("/kernel")}/bias'
+      changed, shifted = part.merge(params[kernel].astype(jnp.float32), params.get(bias))
+      params[kernel] = changed.astype(jnp.float32)
+      if shifted is not None:
+        params[bias] = shifted
+  return tree.nested(params)
+
+
+def _kernels(path: str, params: dict[str, Any]) -> list[str]:
+  """The parameters that a delta at `path` changes: one, or q, k and v."""
+  if path in params:
+    return [path]
+  sublayer = path.removesuffix(f'/{targets.FUSED}')
+  return [f'{sublayer}/{name}/kernel' for name in targets.QKV]
+
+
+class Line(NamedTuple):
+  """One line of a run's table: what stands at a site, or what of the base learns."""
+  site: str
+  kind: str                    # the delta's name, or 'params'
+  changes: str                 # shape and dtype of what is there
+  shapes: dict[str, list]      # leaf -> [shape, dtype, learns]
+  trainable: int
+
+  def __str__(self) -> str:
+    leaves = ', '.join(f'{name} {shape} {dtype}{"" if learns else " (fixed)"}'.strip()
+                       for name, (shape, dtype, learns) in self.shapes.items())
+    on = f' on {self.changes}' if self.changes and self.kind != 'params' else ''
+    return f'{self.site}: {self.kind}{on}: {leaves}; {self.trainable:,} learn'
+
+
+def table(trainable: Tree, frozen: Tree) -> list[Line]:
+  """What was added where, and what learns: all that a config left open."""
+  learning, staying = tree.leaves(trainable), tree.leaves(frozen)
+  params = tree.leaves(tree.join(trainable['params'], frozen['params']), is_leaf=is_quantized)
+  lines = []
+  for path, delta in placed(trainable).items():
+    leaves = {name: x for of in (learning, staying) for name, x in of.items()
+              if name.startswith((f'delta/{path}/', f'shared/{path}/'))}
+    changed = [params[p] for p in _kernels(path, params) if p in params]
+    lines.append(Line(path, type(delta).__name__, ' + '.join(map(described, changed)),
+                      {name.rpartition('/')[2]: [list(x.shape), str(x.dtype), name in learning] for name, x in leaves.items()},
+                      sum(x.size for name, x in leaves.items() if name in learning)))
+  for name, x in learning.items():
+    if name.startswith('params/'):
+      shapes = {'': [list(x.shape), str(x.dtype), True]}
+      lines.append(Line(name.removeprefix('params/'), 'params', described(x), shapes, x.size))
+  return lines
+
+
+def described(x: Any) -> str:
+  """Shape and type: 'float32 [30, 576, 192]'."""
+  return f'{x.label if is_quantized(x) else x.dtype} {list(x.shape)}'

@@ -1,19 +1,23 @@
 """Deltas: small pytrees that stand at the path of what they change.
 
-A kernel delta takes the layer's input and its kernel and gives the layer's output; an output delta takes a sublayer's
-result. At step 0 every one of them changes nothing. `key` is given while training only: without it there is no dropout.
-Leading axes N are the layer stack's; inside the scan a delta is one layer's. What makes deltas has a `kind`: that of the
-sites where they can stand.
+A kernel delta takes a layer's input, its kernel and its bias and gives the layer's output; other kinds of sites take what
+stands there (see `models.layers` and `models.transformer.sites`). Where the algebra allows it `merge` folds a delta into the
+parameters that it changes; where it does not, `unmergeable` says why. `key` is given while training only: without it there
+is no dropout.
+
+Leading axes N are the layer stack's; inside the scan a delta is one layer's. Leaves named in `shared` are the same in all
+layers and have no such axis; leaves whose names begin with `fixed` never learn. `outputs` names the leaves that have an entry
+for each of the kernel's outputs: by them a delta of several kernels is taken apart.
 """
 
-import math
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
-from research.errors import InputError
-from research.models.products import dot
+from research.models.products import affine, contract, dot
+from research.models.quantized import dense
 
 Array = jax.Array
 
@@ -25,55 +29,263 @@ def dropout(x: Array, rate: float, key: Array | None) -> Array:
   return jnp.where(jax.random.bernoulli(key, 1 - rate, x.shape), x / (1 - rate), 0).astype(x.dtype)
 
 
+class Delta:
+  """What all deltas have; a reader of the rows can skip it."""
+  shared: ClassVar[tuple[str, ...]] = ()
+  outputs: ClassVar[tuple[str, ...]] = ()
+  unmergeable: ClassVar[str] = ''
+
+  def own(self):
+    """This delta without what is the same in all layers: None stands for it."""
+    return self.replace(**dict.fromkeys(self.shared))
+
+  def alike(self):
+    """This delta with None for what every layer has its own of."""
+    leaves = {name for name, field in self.__dataclass_fields__.items() if field.metadata.get('pytree_node', True)}
+    return self.replace(**dict.fromkeys(leaves - set(self.shared)))
+
+  def apart(self, widths: tuple[int, ...]) -> list:
+    """The deltas of kernels that stand side by side, from that of all; `widths`: their outputs."""
+    starts = [sum(widths[:i]) for i in range(len(widths))]
+    return [self.replace(**{name: getattr(self, name)[..., at:at + width] for name in self.outputs})
+            for at, width in zip(starts, widths)]
+
+
+def _product(a: Array, b: Array) -> Array:
+  return jnp.einsum('...ir,...ro->...io', a, b, precision='highest')
+
+
 @struct.dataclass
-class LowRank:
-  """LoRA (Hu et al. 2021, arXiv 2106.09685): x W + s · drop(x) A B, with PEFT's scale s = alpha / rank."""
+class LowRank(Delta):
+  """LoRA (Hu et al. 2021, arXiv 2106.09685): x W + s · drop(x) A B.
+
+  s is alpha / R, or alpha / √R (rsLoRA, Kalajdzievski 2023, arXiv 2312.03732).
+  """
   a: Array       # [N, I, R]
   b: Array       # [N, R, O]
   scale: float = struct.field(pytree_node=False)
   rate: float = struct.field(pytree_node=False)
 
-  def __call__(self, x: Array, kernel: Array, key: Array | None = None) -> Array:
-    return dot(x, kernel) + dot(dot(dropout(x, self.rate, key), self.a), self.b) * self.scale
+  outputs = ('b',)
 
-  def merge(self, kernel: Array) -> Array:
-    """W + s A B, computed in float32."""
-    product = jnp.einsum('...ir,...ro->...io', self.a, self.b, precision='highest')
-    return (kernel.astype(jnp.float32) + self.scale * product).astype(kernel.dtype)
+  def __call__(self, x: Array, kernel, bias: Array | None, key: Array | None = None) -> Array:
+    return affine(x, kernel, bias) + dot(dot(dropout(x, self.rate, key), self.a), self.b) * self.scale
 
-
-def low_rank(rank: int, alpha: float, rate: float):
-  """Makes LoRA deltas as PEFT does by default: A ~ U(-1/√I, 1/√I), B = 0."""
-  def make(key, site) -> LowRank:
-    if rank > min(site.inputs, site.outputs):
-      raise InputError(f'strategy.rank={rank}: above the smaller side of a {site.inputs} x {site.outputs} kernel')
-    bound = 1 / math.sqrt(site.inputs)
-    a = jax.random.uniform(key, (*site.stack, site.inputs, rank), jnp.float32, -bound, bound)
-    return LowRank(a, jnp.zeros((*site.stack, rank, site.outputs)), alpha / rank, rate)
-  make.kind = 'kernel'
-  return make
+  def merge(self, kernel: Array, bias: Array | None):
+    """W + s A B, in float32."""
+    return kernel + self.scale * _product(self.a, self.b), bias
 
 
 @struct.dataclass
-class Bottleneck:
-  """An adapter (Houlsby et al. 2019, arXiv 1902.00751): y + gelu(y D + d) U + u, on a sublayer's result y."""
+class Principal(Delta):
+  """PiSSA (Meng et al. 2024, arXiv 2404.02948): LoRA that begins at the kernel's R largest singular directions.
+
+  The paper freezes W - s A₀ B₀; here W stays as it is, and its beginning is taken off: x W + s (drop(x) A B - x A₀ B₀).
+  """
+  a: Array             # [N, I, R]
+  b: Array             # [N, R, O]
+  fixed_a: Array       # where a and b began
+  fixed_b: Array
+  scale: float = struct.field(pytree_node=False)
+  rate: float = struct.field(pytree_node=False)
+
+  outputs = ('b', 'fixed_b')
+
+  def __call__(self, x: Array, kernel, bias: Array | None, key: Array | None = None) -> Array:
+    change = dot(dot(dropout(x, self.rate, key), self.a), self.b) - dot(dot(x, self.fixed_a), self.fixed_b)
+    return affine(x, kernel, bias) + change * self.scale
+
+  def merge(self, kernel: Array, bias: Array | None):
+    """W + s (A B - A₀ B₀), in float32."""
+    return kernel + self.scale * (_product(self.a, self.b) - _product(self.fixed_a, self.fixed_b)), bias
+
+
+@struct.dataclass
+class Dora(Delta):
+  """DoRA (Liu et al. 2024, arXiv 2402.09353): m / ‖W + s A B‖ · (x W + s · drop(x) A B), the norm over each output's weights.
+
+  W + s A B is never formed: ‖W + s A B‖² = ‖W‖² + 2 s diag(Wᵀ A B) + s² diag(Bᵀ Aᵀ A B). The backward pass takes the norm for
+  a constant (section 4.3 of the paper).
+  """
+  a: Array                 # [N, I, R]
+  b: Array                 # [N, R, O]
+  magnitude: Array         # m [N, O]
+  fixed_square: Array      # ‖W‖² [N, O]
+  scale: float = struct.field(pytree_node=False)
+  rate: float = struct.field(pytree_node=False)
+
+  outputs = ('b', 'magnitude', 'fixed_square')
+
+  def norm(self, kernel) -> Array:
+    """‖W + s A B‖ of one layer's kernel, [O]."""
+    a, b = jax.lax.stop_gradient((self.a, self.b))
+    cross = jnp.sum(contract('ri,io->ro', a.T, kernel) * b, axis=0)
+    own = jnp.sum(dot(a.T @ a, b) * b, axis=0)
+    square = self.fixed_square + 2 * self.scale * cross + self.scale ** 2 * own
+    return jnp.sqrt(jnp.maximum(square, jnp.finfo(jnp.float32).tiny))
+
+  def __call__(self, x: Array, kernel, bias: Array | None, key: Array | None = None) -> Array:
+    changed = dot(x, kernel) + dot(dot(dropout(x, self.rate, key), self.a), self.b) * self.scale
+    y = (self.magnitude / self.norm(kernel) * changed).astype(x.dtype)
+    return y if bias is None else y + bias.astype(y.dtype)
+
+  def merge(self, kernel: Array, bias: Array | None):
+    changed = kernel + self.scale * _product(self.a, self.b)
+    return self.magnitude[..., None, :] * changed / jnp.linalg.norm(changed, axis=-2, keepdims=True), bias
+
+
+@struct.dataclass
+class Vera(Delta):
+  """VeRA (Kopiczko et al. 2023, arXiv 2310.11454): x W + drop(x) A diag(d) B diag(o), with random A and B for all layers."""
+  d: Array             # [N, R]
+  o: Array             # [N, O]
+  fixed_a: Array       # [I, R]
+  fixed_b: Array       # [R, O]
+  rate: float = struct.field(pytree_node=False)
+
+  shared, outputs = ('fixed_a', 'fixed_b'), ('o', 'fixed_b')
+
+  def __call__(self, x: Array, kernel, bias: Array | None, key: Array | None = None) -> Array:
+    inner = dot(dropout(x, self.rate, key), self.fixed_a) * self.d.astype(x.dtype)
+    return affine(x, kernel, bias) + dot(inner, self.fixed_b) * self.o.astype(x.dtype)
+
+  def merge(self, kernel: Array, bias: Array | None):
+    return kernel + _product(self.fixed_a * self.d[..., None, :], self.fixed_b * self.o[..., None, :]), bias
+
+
+@struct.dataclass
+class ScaleOut(Delta):
+  """(IA)³ on a layer's outputs (Liu et al. 2022, arXiv 2205.05638): l · (x W + bias)."""
+  l: Array       # [N, O]
+
+  outputs = ('l',)
+
+  def __call__(self, x: Array, kernel, bias: Array | None, key: Array | None = None) -> Array:
+    return affine(x, kernel, bias) * self.l.astype(x.dtype)
+
+  def merge(self, kernel: Array, bias: Array | None):
+    return kernel * self.l[..., None, :], None if bias is None else bias * self.l
+
+
+@struct.dataclass
+class ScaleIn(Delta):
+  """(IA)³ on a layer's inputs, which are an MLP's activations: (l · x) W + bias."""
+  l: Array       # [N, I]
+
+  def __call__(self, x: Array, kernel, bias: Array | None, key: Array | None = None) -> Array:
+    return affine(x * self.l.astype(x.dtype), kernel, bias)
+
+  def merge(self, kernel: Array, bias: Array | None):
+    return kernel * self.l[..., None], bias
+
+
+@struct.dataclass
+class LowRankEmbedding(Delta):
+  """LoRA on the embedding of the tokens: E[t] + s · A[t] B. A head that is tied to the embedding does not see it."""
+  a: Array       # [V, R]
+  b: Array       # [R, D]
+  scale: float = struct.field(pytree_node=False)
+
+  def __call__(self, tokens: Array, key: Array | None = None) -> Array:
+    return dot(jnp.take(self.a, tokens, axis=0), self.b) * self.scale
+
+  def merge(self, table: Array, bias: None):
+    return table + self.scale * _product(self.a, self.b), bias
+
+
+@struct.dataclass
+class Bottleneck(Delta):
+  """An adapter: y + s · (act(z D + d) U + u), on a sublayer's result y.
+
+  z is y itself (Houlsby et al. 2019, arXiv 1902.00751; Pfeiffer et al. 2020, arXiv 2005.00247) or, beside the sublayer, its
+  input x (He et al. 2021, arXiv 2110.04366).
+  """
   down: Array           # [N, D, W]
   down_bias: Array      # [N, W]
   up: Array             # [N, W, D]
   up_bias: Array        # [N, D]
   rate: float = struct.field(pytree_node=False)
+  scale: float = struct.field(pytree_node=False)
+  parallel: bool = struct.field(pytree_node=False)
+  activation: str = struct.field(pytree_node=False)
 
-  def __call__(self, y: Array, key: Array | None = None) -> Array:
-    inner = jax.nn.gelu(dot(y, self.down) + self.down_bias.astype(y.dtype))
-    return y + dropout(dot(inner, self.up) + self.up_bias.astype(y.dtype), self.rate, key)
+  unmergeable = 'adapter cannot be merged: a nonlinearity stands between its matrices'
+
+  def __call__(self, x: Array, y: Array, key: Array | None = None) -> Array:
+    act = {'gelu': jax.nn.gelu, 'relu': jax.nn.relu}[self.activation]
+    inner = act(affine(x if self.parallel else y, self.down, self.down_bias))
+    return y + dropout(affine(inner, self.up, self.up_bias), self.rate, key) * self.scale
 
 
-def bottleneck(width: int, rate: float):
-  """Makes adapters whose U and biases are 0 and D ~ U(-1/√I, 1/√I): the identity, exactly (the paper's is nearly so)."""
-  def make(key, site) -> Bottleneck:
-    bound = 1 / math.sqrt(site.inputs)
-    down = jax.random.uniform(key, (*site.stack, site.inputs, width), jnp.float32, -bound, bound)
-    return Bottleneck(down, jnp.zeros((*site.stack, width)), jnp.zeros((*site.stack, width, site.outputs)),
-                      jnp.zeros((*site.stack, site.outputs)), rate)
-  make.kind = 'output'
-  return make
+@struct.dataclass
+class Prompt(Delta):
+  """Prompt tuning (Lester et al. 2021, arXiv 2104.08691): vectors that stand before the prompt's tokens, in their place."""
+  table: Array      # [P, D]
+
+  unmergeable = 'prompt cannot be merged: its vectors are part of the input'
+
+  def __call__(self, tokens: Array, x: Array) -> Array:
+    return jnp.where((tokens < 0)[..., None], jnp.take(self.table, jnp.maximum(-1 - tokens, 0), axis=0).astype(x.dtype), x)
+
+
+@struct.dataclass
+class Prefix(Delta):
+  """Prefix tuning (Li & Liang 2021, arXiv 2101.00190): keys and values that attention finds before every line."""
+  keys: Array        # [N, P, K · head_dim]
+  values: Array
+  slots: int = struct.field(pytree_node=False)      # P
+
+  unmergeable = 'prefix cannot be merged: its keys and values are part of the input'
+
+  def __call__(self) -> tuple[Array, Array]:
+    return self.keys, self.values
+
+  def projected(self) -> 'Prefix':
+    """Itself: what a prefix that an MLP makes comes to."""
+    return self
+
+  def table(self) -> Array:
+    """All layers' keys and values [P, N · 2 · K · head_dim], as PEFT keeps them."""
+    both = jnp.stack([self.keys, self.values], axis=1)                 # [N, 2, P, K · head_dim]
+    return jnp.moveaxis(both, 2, 0).reshape(self.slots, -1)
+
+
+@struct.dataclass
+class ProjectedPrefix(Delta):
+  """A prefix that an MLP makes while it learns (section 4.3 of Li & Liang 2021): tanh(E H + h) Z + z, keys and then values."""
+  table_in: Array            # E [P, W]
+  hidden: Array              # H [W, W']
+  hidden_bias: Array         # h [W']
+  out: Array                 # Z [N, W', 2 · K · head_dim]
+  out_bias: Array            # z [N, 2 · K · head_dim]
+  slots: int = struct.field(pytree_node=False)
+
+  shared = ('table_in', 'hidden', 'hidden_bias')
+  unmergeable = Prefix.unmergeable
+
+  def __call__(self) -> tuple[Array, Array]:
+    inner = jnp.tanh(affine(self.table_in, self.hidden, self.hidden_bias))
+    return tuple(jnp.split(affine(inner, self.out, self.out_bias), 2, axis=-1))
+
+  def projected(self) -> Prefix:
+    """The prefix of all layers that the MLP has come to."""
+    inner = jnp.tanh(affine(self.table_in, self.hidden, self.hidden_bias))
+    both = jnp.einsum('pw,nwo->npo', inner, self.out, precision='highest') + self.out_bias[:, None]
+    return Prefix(*jnp.split(both, 2, axis=-1), self.slots)
+
+
+@struct.dataclass
+class Shift(Delta):
+  """A bias where the model has none (BitFit, Ben Zaken et al. 2021, arXiv 2106.10199)."""
+  value: Array      # [N, O]
+
+  unmergeable = 'bitfit cannot be merged: this model has no bias there'
+
+  def astype(self, dtype) -> Array:
+    return self.value.astype(dtype)
+
+
+def column_squares(kernel) -> Array:
+  """‖W‖² of every output of a kernel [N, I, O], in float32."""
+  x: Any = dense(kernel, jnp.float32)
+  return jnp.sum(x * x, axis=-2)

@@ -1,82 +1,230 @@
-"""The strategies: each is a row that says which deltas are added, where, and which leaves learn."""
+"""The strategies: each is a row that says which deltas are added, where, and which leaves learn.
+
+`strategy.name` is a row's name, or several with `+` between them: `prefix+lora+adapter`. A field then goes to all of them that
+take it.
+"""
 
 import inspect
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from research.errors import InputError
-from research.strategies import deltas
+from research.strategies import initial
+from research.strategies.initial import Make, Ranks
 
-# Named sets of kernel sites, in an encoder's layers as in a decoder's; any other pattern is a regex over the sites' paths.
-TARGETS = {
-    'attention': r'layers/(attn|cross)/.*kernel$',
-    'mlp': r'layers/mlp/.*kernel$',
-    'all_linear': r'layers/.*kernel$',
-}
-
-
-WEIGHTS = r'^params/'   # patterns of what learns: all of the base, or nothing
+WEIGHTS = r'^params/'                                  # patterns of what learns: all of the base
+DELTAS = r'^(delta|shared)/(?!.*/fixed_)'              # what was added, except what `deltas` calls fixed
 NOTHING = r'(?!)'
+
+
+class Placement(NamedTuple):
+  """What is added, and where."""
+  targets: str                 # see `targets`
+  kinds: tuple[str, ...]       # of sites (see `transformer.Site`)
+  make: Make
+  required: bool = True        # whether it is an error where no site matches
 
 
 class Strategy(NamedTuple):
   """A way of adapting a model, as data."""
   name: str
   fields: dict[str, Any]                               # the row's own settings, none left open
-  deltas: tuple[tuple[str, Callable], ...] = ()        # (regex over sites, what makes the delta there)
-  trains: str = r'^delta/'                             # which variables learn
+  deltas: tuple[Placement, ...] = ()
+  trains: str = DELTAS                                 # which variables learn
+  fused: bool = False                                  # q, k and v are changed as one kernel, by one delta
+  rates: tuple[tuple[str, float], ...] = ()            # (pattern of variables, times the learning rate)
+  apart: int = 0                                       # the last layers, which alone learn
+  slots: int = 0                                       # places of a soft prompt, before the prompt's tokens
+  before: int = 0                                      # positions that a prefix takes before them
   shots: int = 0                                       # demonstrations written into the prompt
+  selection: str = 'random'                            # how they are chosen: a key of `demonstrations.SELECTIONS`
+  calibrate: bool = False                              # contextual calibration of the choices
+
+  kernels: bool = False                                # kernels of the base learn: it is kept in float32, and never quantised
+
+  @property
+  def learns(self) -> bool:
+    return self.trains != NOTHING
 
 
 def full() -> Strategy:
   """Full fine-tuning: every parameter learns."""
-  return Strategy('full', {}, trains=WEIGHTS)
+  return Strategy('full', {}, trains=WEIGHTS, kernels=True)
 
 
-def lora(rank: int = 8, alpha: float = 16.0, dropout: float = 0.0, targets: str = 'all_linear') -> Strategy:
-  """LoRA (Hu et al. 2021): a low-rank delta on the kernels that `targets` names."""
+def last_layers(layers: int = 2) -> Strategy:
+  """The decoder's last layers learn, and nothing else (as in Hu et al. 2021, table 3: "FT-top2")."""
+  _require(layers >= 1, f'layers={layers}: must be 1 or more')
+  return Strategy('last_layers', {'layers': layers}, trains=r'^params/last_layers/', apart=layers, kernels=True)
+
+
+def bitfit() -> Strategy:
+  """Biases learn (Ben Zaken et al. 2021, arXiv 2106.10199); a layer that has none gets one."""
+  return Strategy('bitfit', {}, (Placement(r'layers/.*bias$', ('bias',), initial.shift(), required=False),),
+                  trains=rf'{WEIGHTS}.*bias$|{DELTAS}')
+
+
+def _ranked(name: str, make, fields: dict[str, Any], root: bool = False, kinds=('kernel',), **rest) -> Strategy:
+  """A row of LoRA's kind."""
+  f = fields
+  f['rank_pattern'], f['alpha_pattern'] = (_pattern(f[n], n) for n in ('rank_pattern', 'alpha_pattern'))
+  for rank in (f['rank'], *f['rank_pattern'].values()):
+    _require(isinstance(rank, int) and rank >= 1, f'rank={rank}: must be 1 or more')
+  for alpha in (f['alpha'], *f['alpha_pattern'].values()):
+    _require(alpha > 0, f'alpha={alpha}: must be above 0')
+  _rate(f['dropout'])
+  ranks = Ranks(f['rank'], f['alpha'], f['rank_pattern'], f['alpha_pattern'], root)
+  return Strategy(name, f, (Placement(f['targets'], kinds, make(ranks, f['dropout'])),), fused=f['fused'], **rest)
+
+
+def lora(rank: int = 8, alpha: float = 16.0, dropout: float = 0.0, targets: str = 'all_linear', fused: bool = False,
+         rank_pattern: Any = (), alpha_pattern: Any = ()) -> Strategy:
+  """LoRA (Hu et al. 2021, arXiv 2106.09685): a low-rank delta on the kernels that `targets` names."""
+  return _ranked('lora', initial.low_rank, locals(), kinds=('kernel', 'embedding'))
+
+
+def rslora(rank: int = 8, alpha: float = 16.0, dropout: float = 0.0, targets: str = 'all_linear', fused: bool = False,
+           rank_pattern: Any = (), alpha_pattern: Any = ()) -> Strategy:
+  """rsLoRA (Kalajdzievski 2023, arXiv 2312.03732): LoRA scaled by alpha / √rank, so that high ranks learn too."""
+  return _ranked('rslora', initial.low_rank, locals(), root=True, kinds=('kernel', 'embedding'))
+
+
+def lora_plus(rank: int = 8, alpha: float = 16.0, dropout: float = 0.0, targets: str = 'all_linear', fused: bool = False,
+              rank_pattern: Any = (), alpha_pattern: Any = (), ratio: float = 16.0) -> Strategy:
+  """LoRA+ (Hayou et al. 2024, arXiv 2402.12354): B learns at `ratio` times the rate of A."""
+  fields = locals()
+  _require(ratio > 0, f'ratio={ratio}: must be above 0')
+  return _ranked('lora_plus', initial.low_rank, fields, kinds=('kernel', 'embedding'), rates=((r'^delta/.*/b$', ratio),))
+
+
+def pissa(rank: int = 8, alpha: float = 16.0, dropout: float = 0.0, targets: str = 'all_linear', fused: bool = False,
+          rank_pattern: Any = (), alpha_pattern: Any = ()) -> Strategy:
+  """PiSSA (Meng et al. 2024, arXiv 2404.02948): LoRA that begins at the kernel's largest singular directions."""
+  return _ranked('pissa', initial.principal, locals())
+
+
+def dora(rank: int = 8, alpha: float = 16.0, dropout: float = 0.0, targets: str = 'all_linear', fused: bool = False,
+         rank_pattern: Any = (), alpha_pattern: Any = ()) -> Strategy:
+  """DoRA (Liu et al. 2024, arXiv 2402.09353): LoRA for the direction of each output's weights, and a magnitude."""
+  return _ranked('dora', initial.dora, locals())
+
+
+def vera(rank: int = 256, dropout: float = 0.0, targets: str = 'all_linear', fused: bool = False,
+         initial_d: float = 0.1) -> Strategy:
+  """VeRA (Kopiczko et al. 2023, arXiv 2310.11454): two learned vectors around random matrices that all layers share."""
   _require(rank >= 1, f'rank={rank}: must be 1 or more')
-  _require(alpha > 0, f'alpha={alpha}: must be above 0')
   _rate(dropout)
-  return Strategy('lora', {'rank': rank, 'alpha': alpha, 'dropout': dropout, 'targets': targets},
-                  deltas=((TARGETS.get(targets, targets), deltas.low_rank(rank, alpha, dropout)),))
+  return Strategy('vera', locals(), (Placement(targets, ('kernel',), initial.vera(rank, initial_d, dropout)),), fused=fused)
 
 
-def adapter(width: int = 32, dropout: float = 0.0) -> Strategy:
-  """Bottleneck adapters after every attention and MLP of every layer (Houlsby et al. 2019).
+def ia3(targets: str = r'layers/(attn|cross)/[kv]/kernel$', feedforward: str = r'layers/mlp/down/kernel$',
+        fused: bool = False) -> Strategy:
+  """(IA)³ (Liu et al. 2022, arXiv 2205.05638): scales of keys, values and the MLP's activations.
 
-  The paper trains the layer norms too; here nothing but the adapters learns.
+  `targets` are the layers whose outputs are scaled, `feedforward` those whose inputs are; '' for none.
+  """
+  fields = locals()
+  _require(bool(targets or feedforward), 'targets and feedforward are both empty')
+  placements = ((targets, initial.scale_out()), (feedforward, initial.scale_in()))
+  return Strategy('ia3', fields, tuple(Placement(where, ('kernel',), make) for where, make in placements if where), fused=fused)
+
+
+PLACES = {   # where an adapter stands, and its form
+    'houlsby': (r'layers/.*/output$', {'scale': 1.0, 'parallel': False, 'activation': 'gelu'}),
+    'pfeiffer': (r'layers/mlp/output$', {'scale': 1.0, 'parallel': False, 'activation': 'relu'}),
+    'parallel': (r'layers/mlp/output$', {'scale': 4.0, 'parallel': True, 'activation': 'relu'}),
+}
+
+
+def adapter(width: int = 32, dropout: float = 0.0, placement: str = 'houlsby') -> Strategy:
+  """Bottleneck adapters: after every attention and MLP (Houlsby et al. 2019, arXiv 1902.00751), after every MLP (`pfeiffer`,
+  Pfeiffer et al. 2020, arXiv 2005.00247), or beside it, scaled by 4 (`parallel`, He et al. 2021, arXiv 2110.04366).
+
+  Houlsby et al. train the layer norms too; here nothing but the adapters learns.
   """
   _require(width >= 1, f'width={width}: must be 1 or more')
+  _require(placement in PLACES, f'placement={placement!r}: must be one of {", ".join(PLACES)}')
   _rate(dropout)
-  return Strategy('adapter', {'width': width, 'dropout': dropout},
-                  deltas=((r'layers/.*/output$', deltas.bottleneck(width, dropout)),))
+  fields = {'width': width, 'dropout': dropout, 'placement': placement}
+  where, form = PLACES[placement]
+  return Strategy('adapter', fields, (Placement(where, ('output',), initial.bottleneck(width, dropout, **form)),))
 
 
-def few_shot(shots: int = 4) -> Strategy:
-  """In-context learning (Brown et al. 2020, arXiv 2005.14165): demonstrations in the prompt, and nothing learns."""
+def prefix(slots: int = 16, hidden: int = 0) -> Strategy:
+  """Prefix tuning (Li & Liang 2021, arXiv 2101.00190): keys and values before every line, in every layer of the decoder.
+
+  `hidden` above 0: while they learn, an MLP of that width makes them.
+  """
+  _slots(slots)
+  _require(hidden >= 0, f'hidden={hidden}: must be 0 (no MLP) or more')
+  make = initial.projected_prefix(slots, hidden) if hidden else initial.prefix(slots)
+  return Strategy('prefix', {'slots': slots, 'hidden': hidden}, (Placement(r'layers/attn/prefix$', ('prefix',), make),),
+                  before=slots)
+
+
+INITS = ('random', 'vocab', 'text')
+
+
+def prompt(slots: int = 16, init: str = 'vocab', init_text: str = '') -> Strategy:
+  """Prompt tuning (Lester et al. 2021, arXiv 2104.08691): vectors before the prompt's tokens, or the encoder's."""
+  _slots(slots)
+  _require(init in INITS, f'init={init!r}: must be one of {", ".join(INITS)}')
+  _require(bool(init_text) == (init == 'text'), 'init_text: is given with init=text, and only then')
+  return Strategy('prompt', {'slots': slots, 'init': init, 'init_text': init_text},
+                  (Placement(r'^embed/prompt$', ('prompt',), initial.prompt(slots, init, init_text)),), slots=slots)
+
+
+SELECTIONS = ('random', 'balanced', 'nearest')
+
+
+def few_shot(shots: int = 4, selection: str = 'random', calibrate: bool = False) -> Strategy:
+  """In-context learning (Brown et al. 2020, arXiv 2005.14165): demonstrations in the prompt, and nothing learns.
+
+  `selection`: `random`; `balanced`, as many of each choice; `nearest`, each row's own by TF-IDF (Liu et al. 2021, arXiv
+  2101.06804). `calibrate`: choices are weighed against what they score without content (Zhao et al. 2021, arXiv 2102.09690).
+  """
   _require(shots >= 0, f'shots={shots}: must be 0 or more')
-  return Strategy('few_shot', {'shots': shots}, trains=NOTHING, shots=shots)
+  _require(selection in SELECTIONS, f'selection={selection!r}: must be one of {", ".join(SELECTIONS)}')
+  return Strategy('few_shot', locals(), trains=NOTHING, shots=shots, selection=selection, calibrate=calibrate)
 
 
-STRATEGIES = {'full': full, 'lora': lora, 'adapter': adapter, 'few_shot': few_shot}
+STRATEGIES = {row.__name__: row for row in (
+    full, last_layers, bitfit, lora, rslora, lora_plus, pissa, dora, vera, ia3, adapter, prefix, prompt, few_shot)}
+ALONE = ('full', 'last_layers', 'few_shot')      # rows that no other can be added to
 
 
 def make(name: str, fields: dict[str, Any]) -> Strategy:
-  """The row `name` with its settings; a field that is None takes the row's own default.
+  """The row `name`, or several, with its settings; a field that is None takes the row's own default.
 
   Raises:
     InputError: no such row, a field that the row does not have, or a value out of range.
   """
-  if name not in STRATEGIES:
-    raise InputError(f'strategy.name={name!r}: no such strategy (known: {", ".join(STRATEGIES)})')
+  names = name.split('+')
+  for one in names:
+    if one not in STRATEGIES:
+      raise InputError(f'strategy.name={name!r}: no such strategy (known: {", ".join(STRATEGIES)}, and several with +)')
+  if len(names) > 1 and (set(names) & set(ALONE) or len(set(names)) < len(names)):
+    raise InputError(f'strategy.name={name!r}: {", ".join(ALONE)} stand alone, and no row twice')
   given = {field: value for field, value in fields.items() if value is not None}
-  known = inspect.signature(STRATEGIES[name]).parameters
+  takes = {one: inspect.signature(STRATEGIES[one]).parameters for one in names}
   for field in given:
-    if field not in known:
-      takes = ', '.join(known) or 'no field of its own'
-      raise InputError(f'strategy.{field}: strategy {name} does not take it (it takes {takes})')
-  return STRATEGIES[name](**given)
+    if not any(field in known for known in takes.values()):
+      known = ', '.join(dict.fromkeys(f for one in takes.values() for f in one)) or 'no field of its own'
+      raise InputError(f'strategy.{field}: strategy {name} does not take it (it takes {known})')
+  rows = [STRATEGIES[one](**{f: v for f, v in given.items() if f in takes[one]}) for one in names]
+  return rows[0] if len(rows) == 1 else _together(name, rows)
+
+
+def _together(name: str, rows: list[Strategy]) -> Strategy:
+  """Several rows as one. Where two take a field it has one value for both, so a default that differs must be given."""
+  fields: dict[str, Any] = {}
+  for row in rows:
+    for field, value in row.fields.items():
+      _require(fields.setdefault(field, value) == value,
+               f'{field}: {name} take it with different defaults; give one value for both')
+  total = lambda field: sum(getattr(row, field) for row in rows)
+  return Strategy(name, fields, tuple(p for row in rows for p in row.deltas),
+                  trains='|'.join(dict.fromkeys(row.trains for row in rows)), fused=any(row.fused for row in rows),
+                  rates=tuple(r for row in rows for r in row.rates), slots=total('slots'), before=total('before'))
 
 
 def _require(holds: bool, message: str) -> None:
@@ -86,3 +234,16 @@ def _require(holds: bool, message: str) -> None:
 
 def _rate(dropout: float) -> None:
   _require(0 <= dropout < 1, f'dropout={dropout}: must be at least 0 and below 1')
+
+
+def _slots(slots: int) -> None:
+  _require(slots >= 1, f'slots={slots}: must be 1 or more')
+
+
+def _pattern(given: Any, field: str) -> dict[str, Any]:
+  """`{pattern: value}` from that, or from pairs as a command line gives them: "(('mlp/down', 16),)"."""
+  try:
+    return dict(given)
+  except (TypeError, ValueError):
+    raise InputError(f'strategy.{field}={given!r}: must be pairs of a pattern and a value, such as '
+                     "\"(('mlp/down',16),)\"") from None

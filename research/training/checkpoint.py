@@ -26,10 +26,10 @@ def _describe(named: dict[str, Any]) -> dict[str, list]:
 class Checkpoints:
   """The two checkpoints of a run; a new one replaces the old one once it is whole."""
 
-  def __init__(self, folder: Path, base: str):
+  def __init__(self, folder: Path, base: str | None):
     """
     Args:
-      base: the fingerprint of the model that the trainables belong to.
+      base: the fingerprint of the model that the trainables belong to; None: of any, to restore alone.
     """
     self._folder, self._base = folder, base
     self._managers: dict[str, ocp.CheckpointManager] = {}
@@ -84,7 +84,7 @@ class Checkpoints:
     manager = self._manager(kind)
     record = manager.restore(step, args=ocp.args.Composite(record=ocp.args.JsonRestore()))['record']
     where = self._folder / kind / str(step)
-    if record['base'] != self._base:
+    if self._base not in (None, record['base']):
       raise InputError(f'{where}: was trained on another base model ({record["base"]}, not {self._base})')
     check_shapes(record['arrays'], _describe(like), str(where))
     abstract = {n: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=jax.sharding.SingleDeviceSharding(jax.devices()[0]))

@@ -4,11 +4,13 @@ Learning rate and weight decay are arrays in the optimiser's state, not constant
 in nothing else share one compilation.
 """
 
+import re
 from functools import lru_cache
 
 import jax.numpy as jnp
 import optax
 
+from research import tree
 from research.errors import InputError
 from research.tree import Tree
 
@@ -36,13 +38,14 @@ def shape(schedule: str, warmup: int, steps: int) -> optax.Schedule:
 
 @lru_cache(maxsize=64)
 def make(name: str, schedule: str, steps: int, warmup: int, clip: float, b1: float, b2: float,
-         eps: float) -> optax.GradientTransformation:
+         eps: float, rates: tuple[tuple[str, float], ...] = ()) -> optax.GradientTransformation:
   """The optimiser as a pure pair of functions; the same arguments give the same object.
 
   Args:
     name: a key of `OPTIMIZERS`; `schedule`: a key of `SCHEDULES`.
     steps: of the whole run, where the decay ends; warmup: of them, the first ones.
     clip: the gradients' largest global norm; 0 for no limit.
+    rates: (pattern over leaves, factor of their learning rate); the first pattern that matches counts.
   """
   for field, value, known in (('optimizer', name, OPTIMIZERS), ('schedule', schedule, SCHEDULES)):
     if value not in known:
@@ -52,7 +55,13 @@ def make(name: str, schedule: str, steps: int, warmup: int, clip: float, b1: flo
       OPTIMIZERS[name](b1, b2, eps),
       optax.inject_hyperparams(optax.add_decayed_weights)(weight_decay=0.0),
       optax.inject_hyperparams(optax.scale_by_learning_rate)(learning_rate=0.0),
-      optax.scale_by_schedule(shape(schedule, warmup, steps)))
+      optax.scale_by_schedule(shape(schedule, warmup, steps)),
+      optax.stateless(lambda updates, _: tree.map_named(lambda name, u: u * _factor(rates, name), updates))
+      if rates else optax.identity())
+
+
+def _factor(rates: tuple[tuple[str, float], ...], name: str) -> float:
+  return next((factor for pattern, factor in rates if re.search(pattern, name)), 1.0)
 
 
 def init(tx: optax.GradientTransformation, trainable: Tree, learning_rate: float, weight_decay: float) -> Tree:

@@ -1,4 +1,4 @@
-"""LoRA against PEFT, the implementation that most people run."""
+"""Every method that PEFT has too, against PEFT: the same logits, the same losses while it learns, and the same files."""
 
 import math
 
@@ -6,62 +6,92 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small import batch, documents, loud, start, take, torch_twin
+import safetensors.numpy
+from small import batch, documents, logits, loud, start, take, torch_twin
 
 from research import tree
+from research.deployment import folder as folders
 from research.models import names
-from research.models.families import FAMILIES
-from research.strategies import deltas, table
+from research.strategies import deltas, peft, table
+from research.strategies.bind import bind
 
 pytestmark = pytest.mark.parity
 
+SLOTS = 5
+GPT2_MODULES = ['c_attn', 'c_proj', 'c_fc']
+RANKED = {'r': 4, 'lora_alpha': 6, 'target_modules': 'all-linear'}
 
-def with_peft(loaded, rank, alpha, modules='all-linear'):
-  """The same base in transformers, with PEFT's LoRA on these modules as PEFT initialises it."""
-  import peft
+# method -> (PEFT's config class, its arguments)
+METHODS = {
+    'lora': ('LoraConfig', RANKED),
+    'lora by default': ('LoraConfig', {'r': 4, 'lora_alpha': 6}),
+    'lora with ranks': ('LoraConfig', RANKED | {'rank_pattern': {r'.*(o|o_proj|attn\.c_proj)': 2},
+                                                'alpha_pattern': {r'.*(wo|down_proj|mlp\.c_proj)': 3}}),
+    'rslora': ('LoraConfig', RANKED | {'use_rslora': True}),
+    'dora': ('LoraConfig', RANKED | {'use_dora': True}),
+    'pissa': ('LoraConfig', RANKED | {'init_lora_weights': 'pissa'}),
+    'vera': ('VeraConfig', {'r': 6, 'target_modules': 'all-linear'}),
+    'ia3': ('IA3Config', {}),
+    'prompt': ('PromptTuningConfig', {'num_virtual_tokens': SLOTS}),
+    'prefix': ('PrefixTuningConfig', {'num_virtual_tokens': SLOTS}),
+    'prefix with mlp': ('PrefixTuningConfig', {'num_virtual_tokens': SLOTS, 'prefix_projection': True, 'encoder_hidden_size': 24}),
+}
+
+
+def with_peft(loaded, kind='LoraConfig', seed=0, **fields):
+  """The same base in transformers, with an adapter as PEFT initialises it."""
+  import peft as theirs
   import torch
-  torch.manual_seed(0)
+  torch.manual_seed(seed)
   twin = torch_twin(loaded)
-  kind = 'SEQ_2_SEQ_LM' if twin.config.is_encoder_decoder else 'CAUSAL_LM'
-  return peft.get_peft_model(twin, peft.LoraConfig(
-      r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=modules, bias='none', task_type=kind)).eval()
+  task = 'SEQ_2_SEQ_LM' if twin.config.is_encoder_decoder else 'CAUSAL_LM'
+  return theirs.get_peft_model(twin, getattr(theirs, kind)(task_type=task, **fields)).eval()
 
 
-def their_deltas(loaded, model):
-  """PEFT's A and B under our names, in our layout."""
-  state, c, found = model.state_dict(), loaded.model.config, {}
-  for row in FAMILIES[c.family].rows(c):
-    modules = [name.removesuffix('.weight') for name in names.theirs(row, names.shapes(c))]
-    for ours, part in (('a', 'lora_A'), ('b', 'lora_B')):
-      keys = [f'base_model.model.{m}.{part}.default.weight' for m in modules]
-      if keys[0] in state:
-        [path] = row.paths
-        found[f'delta/{path}/{ours}'] = jnp.asarray(np.stack([state[key].numpy().T for key in keys]))
-  return found
+def shaken(model, seed=1):
+  """Its trainable parameters moved away from where they began, so that each is seen in the logits."""
+  import torch
+  generator = torch.Generator().manual_seed(seed)
+  with torch.no_grad():
+    for name, x in model.named_parameters():
+      if x.requires_grad:
+        size = 0.3 if 'prompt_encoder' in name else 0.1
+        x += size * torch.randn(x.shape, generator=generator)
+  return model
 
 
-def their_logits(model, b):
-  """Of every position: a decoder reads packed lines, an encoder one document a line."""
+def ours_from(loaded, folder):
+  """(strategy, trainable, frozen) of an adapter folder."""
+  found = peft.read(folder, loaded.model.config, names.shapes(loaded.model.config))
+  strategy = table.make(found.name, found.fields)
+  return strategy, *peft.placed_in(*bind(jax.random.key(0), strategy, loaded.model, loaded.params), found.values, str(folder))
+
+
+def their_logits(model, b, slots=0):
+  """Of every position: a decoder reads packed lines, an encoder one document a line; `slots` of the first are a soft prompt's."""
   import torch
   if 'source_tokens' in b:
-    return model(input_ids=b['source_tokens'], attention_mask=b['source_segments'], decoder_input_ids=b['tokens']).logits
+    return model(input_ids=b['source_tokens'][:, slots:], attention_mask=(b['source_segments'][:, slots:] > 0).long(),
+                 decoder_input_ids=b['tokens']).logits
+  if model.active_peft_config.is_prompt_learning:
+    return model(input_ids=b['tokens'][:, slots:], attention_mask=(b['segments'][:, slots:] > 0).long()).logits
   earlier = torch.ones(2 * b['tokens'].shape[1:]).tril().bool()
   sees = earlier & (b['segments'][:, None, :, None] == b['segments'][:, None, None, :])
   mask = torch.zeros(sees.shape).masked_fill(~sees, torch.finfo(torch.float32).min)
   return model(input_ids=b['tokens'], attention_mask=mask, position_ids=b['positions']).logits
 
 
-def their_losses(model, of_steps, learning_rate, weight_decay):
+def their_losses(model, of_steps, learning_rate, weight_decay, slots=0, groups=None):
   import torch
   from torch.nn.functional import cross_entropy
-  learn = [p for p in model.parameters() if p.requires_grad]
+  learn = groups(model) if groups else [p for p in model.parameters() if p.requires_grad]
   tx = torch.optim.AdamW(learn, lr=learning_rate, betas=(0.9, 0.999), eps=1e-8, weight_decay=weight_decay)
   losses = []
   for one in of_steps:
     b = {name: torch.tensor(x[0]) for name, x in one.items()}
-    logits = their_logits(model, b)
-    logits = logits.gather(1, b['index'].long()[..., None].expand(-1, -1, logits.shape[-1]))
-    each = cross_entropy(logits.flatten(0, 1), b['targets'].long().flatten(), reduction='none')
+    found = their_logits(model, b, slots)
+    found = found.gather(1, b['index'].long()[..., None].expand(-1, -1, found.shape[-1]))
+    each = cross_entropy(found.flatten(0, 1), b['targets'].long().flatten(), reduction='none')
     loss = (each * b['weights'].flatten()).sum() / b['weights'].sum()
     tx.zero_grad()
     loss.backward()
@@ -70,46 +100,140 @@ def their_losses(model, of_steps, learning_rate, weight_decay):
   return losses
 
 
-def both_losses(loaded, of_steps, learning_rate, targets='all_linear', modules='all-linear'):
-  model = with_peft(loaded, 8, 16, modules)
-  state, frozen, tx = start(loaded, table.lora(rank=8, alpha=16.0, targets=targets), learning_rate, weight_decay=0.01)
-  theirs = their_deltas(loaded, model)
-  assert theirs.keys() == tree.leaves(state.trainable).keys()
-  _, ours = take(loaded, state._replace(trainable=tree.replace(state.trainable, theirs)), frozen, tx, of_steps)
-  return ours, their_losses(model, of_steps, learning_rate, 0.01)
+def batches_for(loaded, per_line, slots=0):
+  """Two batches of one shape."""
+  docs = documents(loaded, 8, longest=100 + slots, slots=slots)
+  of_steps = [batch(docs[i:i + 4], 200, per_line) for i in (0, 4)]
+  wide = max(one['targets'].shape[-1] for one in of_steps)
+  return [one | {n: np.pad(one[n], ((0, 0), (0, 0), (0, wide - one[n].shape[-1]))) for n in ('index', 'targets', 'weights')}
+          for one in of_steps]
 
 
-# PEFT gives GPT-2's q, k and v one A, because there they are one matrix: another model, so they are left out here.
-@pytest.mark.parametrize('name, per_line, targets, modules', [
-    ('llama-tiny', 2, 'all_linear', 'all-linear'), ('t5-tiny', 1, 'all_linear', 'all-linear'),
-    ('gpt2-tiny', 2, r'^layers/(attn/o|mlp/(up|down))/kernel$', ['c_proj', 'c_fc'])], ids=['llama', 't5', 'gpt2'])
-def test_twenty_losses_of_lora_equal_pefts(name, per_line, targets, modules):
+def written(loaded, strategy, trainable, frozen, folder):
+  """The folder as the export writes it."""
+  learned = {n: np.asarray(x) for n, x in tree.leaves(trainable).items()}
+  config, tensors, row = peft.write(tree.join(trainable, frozen), strategy, loaded.model.config, 'base', learned)
+  folder.mkdir()
+  folders.adapter(folder, config, tensors, {peft.RECORD: '{"strategy": {}, "base": {"sha256": "1"}}'})
+  return row
+
+
+def differences(loaded, model, variables, one, slots):
+  """The largest difference between a position's logits in PEFT and here, and PEFT's standard deviation."""
+  import torch
+  b = {name: torch.tensor(x[0]) for name, x in one.items()}
+  with torch.no_grad():
+    theirs = their_logits(model, b, slots).numpy()
+  ours, real = logits(loaded.model, variables, one), one['segments'][0] > 0
+  return np.abs(ours - theirs)[real].max(), theirs[real].std()
+
+
+@pytest.mark.parametrize('name', ['llama-tiny', 'gpt2-tiny', 't5-tiny'])
+@pytest.mark.parametrize('method', METHODS)
+def test_logits_losses_and_files_are_pefts(method, name, tmp_path):
+  import peft as theirs
   loaded = loud(name)
-  docs = documents(loaded, 16, longest=100)
-  of_steps = [batch(docs[i:i + 4], 200, per_line) for i in (0, 4, 8, 12)]
-  targets_a_line = max(one['targets'].shape[-1] for one in of_steps)
-  of_steps = [one | {n: np.pad(one[n], ((0, 0), (0, 0), (0, targets_a_line - one[n].shape[-1])))
-                     for n in ('index', 'targets', 'weights')} for one in of_steps] * 5
-  ours, theirs = both_losses(loaded, of_steps, 1e-2, targets, modules)
-  assert ours[-1] < 0.9 * ours[0]
-  np.testing.assert_allclose(ours, theirs, rtol=1e-3)
+  kind, fields = METHODS[method]
+  if name == 'gpt2-tiny' and fields.get('target_modules'):
+    fields = fields | {'target_modules': GPT2_MODULES}      # PEFT's own all-linear takes the tied head with it
+  slots = SLOTS if method == 'prompt' else 0
+  soft = 'num_virtual_tokens' in fields
+  of_steps = batches_for(loaded, 1 if soft or name == 't5-tiny' else 2, slots)
+
+  # What PEFT wrote, read here.
+  model = with_peft(loaded, kind, **fields)
+  if method != 'pissa':                    # whose base is another once it has moved
+    shaken(model)
+  model.save_pretrained(tmp_path / 'theirs')
+  strategy, trainable, frozen = ours_from(loaded, tmp_path / 'theirs')
+  assert strategy.name == method.split()[0]
+  variables = tree.join(trainable, frozen)
+  largest, spread = differences(loaded, model, variables, of_steps[0], slots)
+  assert spread > 0.5 and largest < 1e-4
+  base = logits(loaded.model, {'params': loaded.params}, of_steps[0]) if method != 'prompt' else None
+  if base is not None and method != 'pissa':
+    assert np.abs(logits(loaded.model, variables, of_steps[0]) - base).max() > 1e-2      # so the adapter is seen
+
+  # Learning from there.
+  if method != 'prefix with mlp':          # its file has no MLP any more
+    state, _, tx = start(loaded, strategy, 3e-3, weight_decay=0.01)
+    _, ours = take(loaded, state._replace(trainable=trainable), frozen, tx, of_steps * 5)
+    np.testing.assert_allclose(ours, their_losses(model, of_steps * 5, 3e-3, 0.01, slots), rtol=1e-3)
+    assert ours[-1] < ours[0]
+
+  # What is written here, read by PEFT.
+  row = written(loaded, strategy, trainable, frozen, tmp_path / 'ours')
+  assert row['name'] == {'pissa': 'lora'}.get(strategy.name, strategy.name)
+  again = theirs.PeftModel.from_pretrained(torch_twin(loaded), str(tmp_path / 'ours')).eval()
+  expected = {n for n in theirs.get_peft_model_state_dict(again) if 'vera_A' not in n and 'vera_B' not in n}
+  stored = safetensors.numpy.load_file(tmp_path / 'ours' / peft.TENSORS)
+  assert expected == {n for n in stored if 'vera_A' not in n and 'vera_B' not in n}
+  largest, _ = differences(loaded, again, variables, of_steps[0], slots)
+  assert largest < 1e-4
+
+
+def test_lora_plus_learns_at_pefts_two_rates(tiny, tmp_path):
+  from peft.optimizers import create_loraplus_optimizer
+  model = with_peft(tiny, **RANKED)
+  model.save_pretrained(tmp_path / 'theirs')
+  _, trainable, _ = ours_from(tiny, tmp_path / 'theirs')
+  of_steps = batches_for(tiny, 2) * 5
+  state, frozen, tx = start(tiny, table.lora_plus(rank=4, alpha=6.0, ratio=8.0), 1e-3)
+  _, ours = take(tiny, state._replace(trainable=trainable), frozen, tx, of_steps)
+
+  def groups(model):
+    import torch
+    tx = create_loraplus_optimizer(model, torch.optim.AdamW, lr=1e-3, loraplus_lr_ratio=8.0)
+    return [{'params': g['params'], 'lr': g['lr']} for g in tx.param_groups if g['params']]
+  np.testing.assert_allclose(ours, their_losses(model, of_steps, 1e-3, 0.0, groups=groups), rtol=1e-3)
+  state, frozen, tx = start(tiny, table.lora(rank=4, alpha=6.0), 1e-3)
+  _, plain = take(tiny, state._replace(trainable=trainable), frozen, tx, of_steps)
+  assert abs(plain[-1] / ours[-1] - 1) > 1e-2      # so the ratio is seen
+
+
+@pytest.mark.parametrize('name, modules', [('llama-tiny', ['embed_tokens']), ('t5-tiny', ['shared', 'q'])])
+def test_lora_on_the_embedding_is_pefts(name, modules, tmp_path):
+  loaded = loud(name)
+  model = shaken(with_peft(loaded, r=4, lora_alpha=6, target_modules=modules))
+  model.save_pretrained(tmp_path / 'theirs', save_embedding_layers=False)
+  strategy, trainable, frozen = ours_from(loaded, tmp_path / 'theirs')
+  assert 'embed/embedding' in strategy.fields['targets']
+  [one, _] = batches_for(loaded, 1)
+  largest, _ = differences(loaded, model, tree.join(trainable, frozen), one, 0)
+  assert largest < 1e-4
+
+
+def test_gpt2s_own_q_k_and_v_become_one_module_of_pefts(tmp_path):
+  import peft as theirs
+  loaded = loud('gpt2-tiny')
+  strategy = table.lora(rank=3, targets='attn/[qv]/kernel,mlp')
+  trainable, frozen = bind(jax.random.key(0), strategy, loaded.model, loaded.params)
+  trainable = tree.map_named(lambda n, x: x + 0.1 * jax.random.normal(jax.random.key(len(n)), x.shape), trainable)
+  written(loaded, strategy, trainable, frozen, tmp_path / 'ours')
+  again = theirs.PeftModel.from_pretrained(torch_twin(loaded), str(tmp_path / 'ours')).eval()
+  largest, _ = differences(loaded, again, tree.join(trainable, frozen), batches_for(loaded, 2)[0], 0)
+  assert largest < 1e-4
 
 
 @pytest.mark.slow
 @pytest.mark.smollm2
-def test_twenty_losses_of_lora_equal_pefts_on_smollm2(smollm2):
+def test_twenty_losses_of_lora_equal_pefts_on_smollm2(smollm2, tmp_path):
   docs = documents(smollm2, 8, 'sentiment', longest=32)
   of_steps = [batch(docs[i:i + 2], 32) for i in (0, 2, 4, 6)] * 5
-  ours, theirs = both_losses(smollm2, of_steps, 5e-4)
+  model = with_peft(smollm2, r=8, lora_alpha=16, target_modules='all-linear')
+  model.save_pretrained(tmp_path / 'theirs', save_embedding_layers=False)
+  strategy, trainable, _ = ours_from(smollm2, tmp_path / 'theirs')
+  state, frozen, tx = start(smollm2, strategy, 5e-4, weight_decay=0.01)
+  _, ours = take(smollm2, state._replace(trainable=trainable), frozen, tx, of_steps)
   assert ours[-1] < 0.9 * ours[0]
-  np.testing.assert_allclose(ours, theirs, rtol=1e-3)
+  np.testing.assert_allclose(ours, their_losses(model, of_steps, 5e-4, 0.01), rtol=1e-3)
 
 
-def test_a_new_delta_is_distributed_as_pefts(tiny):
-  theirs = their_deltas(tiny, with_peft(tiny, rank=32, alpha=16))
-  state, _, _ = start(tiny, table.lora(rank=32))
+def test_a_new_delta_is_distributed_as_pefts(tiny, tmp_path):
+  with_peft(tiny, r=32, lora_alpha=16, target_modules='all-linear').save_pretrained(tmp_path / 'theirs')
+  strategy, trainable, _ = ours_from(tiny, tmp_path / 'theirs')
+  theirs, (state, _, _) = tree.leaves(trainable), start(tiny, strategy)
   for name, ours in tree.leaves(state.trainable).items():
-    assert ours.shape == theirs[name].shape
     if name.endswith('/b'):
       assert not np.any(ours) and not np.any(theirs[name])
     else:
@@ -120,15 +244,15 @@ def test_a_new_delta_is_distributed_as_pefts(tiny):
 
 
 def test_lora_without_a_key_equals_pefts_layer_in_evaluation():
-  import peft
+  import peft as theirs
   import torch
   base = torch.nn.Sequential(torch.nn.Linear(24, 40, bias=False))
-  theirs = peft.get_peft_model(base, peft.LoraConfig(r=4, lora_alpha=12, lora_dropout=0.5, target_modules=['0'],
-                                                     init_lora_weights=False)).eval()
-  weights = [theirs.state_dict()[f'base_model.model.0.{n}.weight'].numpy().T
+  model = theirs.get_peft_model(base, theirs.LoraConfig(r=4, lora_alpha=12, lora_dropout=0.5, target_modules=['0'],
+                                                        init_lora_weights=False)).eval()
+  weights = [model.state_dict()[f'base_model.model.0.{n}.weight'].numpy().T
              for n in ('base_layer', 'lora_A.default', 'lora_B.default')]
   kernel, a, b = map(jnp.asarray, weights)
   x = np.random.default_rng(0).normal(size=(2, 3, 24)).astype(np.float32)
   delta = deltas.LowRank(a, b, 12 / 4, 0.5)
-  np.testing.assert_allclose(delta(jnp.asarray(x), kernel), theirs(torch.tensor(x)).detach(), rtol=1e-4, atol=1e-5)
-  assert np.abs(delta(jnp.asarray(x), kernel, jax.random.key(0)) - delta(jnp.asarray(x), kernel)).max() > 0.1
+  np.testing.assert_allclose(delta(jnp.asarray(x), kernel, None), model(torch.tensor(x)).detach(), rtol=1e-4, atol=1e-5)
+  assert np.abs(delta(jnp.asarray(x), kernel, None, jax.random.key(0)) - delta(jnp.asarray(x), kernel, None)).max() > 0.1

@@ -1,0 +1,58 @@
+"""What all prompts begin with (demonstrations, an instruction, a soft prompt), read once for all of them.
+
+The keys and values of those tokens are what a prefix is: where a learned prefix would stand, every prompt that lacks its
+beginning sees it as if it had been read in place.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from research.models.transformer import APART, Model
+from research.strategies.bind import placed, stored
+from research.strategies.deltas import Prefix
+from research.tree import Tree
+
+WORTH = 16      # tokens below which a beginning is simply read again
+
+
+def common(prompts: Sequence[Sequence[int]]) -> int:
+  """How many tokens all prompts begin with, each keeping at least one of its own."""
+  first, last = min(prompts), max(prompts)
+  most = min(map(len, prompts)) - 1
+  return next((i for i, (a, b) in enumerate(zip(first[:most], last)) if a != b), most)
+
+
+@partial(jax.jit, static_argnames='model')
+def _read(variables: Tree, tokens: jax.Array, *, model: Model) -> Tree:
+  one = jnp.ones_like(tokens)
+  batch = {'tokens': tokens, 'positions': jnp.arange(tokens.shape[1])[None], 'segments': one, 'branches': 0 * one}
+  _, cache = model.prefill(variables, batch, tokens.shape[1])
+  return jax.tree.map(lambda x: x[:, 0].reshape(*x.shape[:1], x.shape[2], -1), cache.layers)      # [N, S, K · head_dim]
+
+
+def read(model: Model, variables: Tree, prompts: Sequence[Sequence[int]]) -> tuple[Tree, int]:
+  """Variables that have read what all prompts begin with, and how many tokens that is: to be cut off every prompt.
+
+  An encoder reads every prompt anew: what it makes of a beginning depends on what follows.
+  """
+  cut = 0 if model.config.has_encoder else common(prompts)
+  if cut < WORTH:
+    return variables, 0
+  new = _read(variables, np.asarray([prompts[0][:cut]], np.int32), model=model)
+  deltas, first = placed(variables), model.config.layers - model.config.apart
+  for stack, at in (('layers', slice(first)), (APART, slice(first, None))):
+    keys, values = (x[at] for x in new)
+    if not len(keys):
+      continue
+    path, slots = f'{stack}/attn/prefix', cut
+    if path in deltas:
+      learned = deltas[path].projected()
+      keys, values = (jnp.concatenate(pair, axis=1) for pair in
+                      zip((x.astype(keys.dtype) for x in (learned.keys, learned.values)), (keys, values)))
+      slots += learned.slots
+    deltas[path] = Prefix(keys, values, slots)
+  return {**variables, **stored(deltas)}, cut

@@ -1,0 +1,140 @@
+"""Frozen kernels in 8 or 4 bits, written out again inside the product that reads them, a layer at a time.
+
+A quantised kernel is a small pytree that stands where the array would; `products.contract` and the deltas take either.
+Leading axes N are the layer stack's. Nothing quantised learns.
+"""
+
+from functools import lru_cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+Array = jax.Array
+
+# The 16 values of NormalFloat4 (Dettmers et al. 2023, arXiv 2305.14314, appendix E): quantiles of N(0, 1), scaled to [-1, 1].
+NORMAL_FLOAT_4 = (
+    -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
+    -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
+    0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0)
+BLOCK, OUTER = 64, 256       # weights that share a scale; scales that share a scale
+
+
+class Quantized:
+  """What the two kinds have in common: they pass for an array of the kernel's own shape where sizes are asked."""
+
+  @property
+  def size(self) -> int:
+    return int(np.prod(self.shape))
+
+  @property
+  def ndim(self) -> int:
+    return len(self.shape)
+
+
+@struct.dataclass
+class Int8(Quantized):
+  """One scale for each output: the largest weight that it reads is 127."""
+  values: Array      # int8 [N, I, O]
+  scale: Array       # float32 [N, 1, O]
+
+  label = 'int8'
+
+  @property
+  def shape(self) -> tuple[int, ...]:
+    return self.values.shape
+
+  def dense(self, dtype) -> Array:
+    return (self.values.astype(jnp.float32) * self.scale).astype(dtype)
+
+
+@struct.dataclass
+class NF4(Quantized):
+  """NormalFloat4 with double quantisation (QLoRA, Dettmers et al. 2023), in bitsandbytes' order.
+
+  A layer's kernel is read as [O, I], row by row, in blocks of 64 weights: of each the largest is kept as a scale, and every
+  weight as the nearest of 16 values. The scales, less their mean, are kept in 8 bits in blocks of 256.
+  """
+  codes: Array       # uint8 [N, weights / 2], the earlier weight in the upper four bits
+  scales: Array      # uint8 [N, weights / 64]
+  outer: Array       # float32 [N, weights / 64 / 256]
+  mean: Array        # float32 [N]
+  inputs: int = struct.field(pytree_node=False)
+  outputs: int = struct.field(pytree_node=False)
+
+  label = 'nf4'
+
+  @property
+  def shape(self) -> tuple[int, ...]:
+    return (*self.mean.shape, self.inputs, self.outputs)
+
+  def dense(self, dtype) -> Array:
+    lead, blocks = self.mean.shape, self.scales.shape[-1]
+    scale = jnp.take(jnp.asarray(dynamic_map()), self.scales.astype(jnp.int32))
+    scale = scale * jnp.repeat(self.outer, OUTER, axis=-1)[..., :blocks] + self.mean[..., None]
+    halves = jnp.stack([self.codes >> 4, self.codes & 15], axis=-1).astype(jnp.int32)
+    weights = jnp.take(jnp.asarray(NORMAL_FLOAT_4, jnp.float32), halves).reshape(*lead, blocks, BLOCK)
+    weights = (weights * scale[..., None]).astype(dtype).reshape(*lead, -1)[..., :self.inputs * self.outputs]
+    return weights.reshape(*lead, self.outputs, self.inputs).swapaxes(-1, -2)
+
+
+@lru_cache(maxsize=1)
+def dynamic_map() -> np.ndarray:
+  """The 256 values of the signed dynamic 8-bit type (Dettmers 2016, arXiv 1511.04561), ascending.
+
+  Seven decades: a number of decade e has 2^e steps between 0.1 and 1 of it, each represented by its middle.
+  """
+  positive = []
+  for e in range(7):
+    ends = np.linspace(0.1, 1, 2 ** e + 1)
+    positive.append(10.0 ** (e - 6) * (ends[:-1] + ends[1:]) / 2)
+  positive = np.concatenate(positive)
+  return np.sort(np.concatenate([-positive, [0.0], positive, [1.0]])).astype(np.float32)
+
+
+def _nearest(x: np.ndarray, values: np.ndarray) -> np.ndarray:
+  return np.searchsorted((values[:-1] + values[1:]) / 2, x).astype(np.uint8)
+
+
+def _blocks(x: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+  """x [n] in rows of `size`, the last one filled up with 0, and the largest magnitude of each row."""
+  rows = np.pad(x, (0, -x.size % size)).reshape(-1, size)
+  return rows, np.abs(rows).max(axis=1)
+
+
+def _nf4_layer(kernel: np.ndarray) -> tuple[np.ndarray, ...]:
+  rows, largest = _blocks(np.ascontiguousarray(kernel.T).reshape(-1), BLOCK)
+  codes = _nearest(rows / np.where(largest == 0, 1, largest)[:, None], np.asarray(NORMAL_FLOAT_4, np.float32)).reshape(-1, 2)
+  mean = largest.mean(dtype=np.float32)
+  groups, outer = _blocks(largest - mean, OUTER)
+  scales = _nearest(groups / np.where(outer == 0, 1, outer)[:, None], dynamic_map()).reshape(-1)[:largest.size]
+  return codes[:, 0] << 4 | codes[:, 1], scales, outer, mean
+
+
+def int8(kernel: Array) -> Int8:
+  """A kernel [N, I, O] rounded to 8 bits."""
+  x = np.asarray(kernel, np.float32)
+  scale = np.abs(x).max(axis=-2, keepdims=True) / 127
+  values = np.rint(x / np.where(scale == 0, 1, scale)).astype(np.int8)
+  return Int8(jnp.asarray(values), jnp.asarray(scale))
+
+
+def nf4(kernel: Array) -> NF4:
+  """A kernel [N, I, O] rounded to NormalFloat4."""
+  *lead, inputs, outputs = kernel.shape
+  layers = [_nf4_layer(np.asarray(x, np.float32)) for x in kernel.reshape(-1, inputs, outputs)]
+  parts = [jnp.asarray(np.stack(part).reshape(*lead, *np.shape(part[0]))) for part in zip(*layers)]
+  return NF4(*parts, inputs, outputs)
+
+
+KINDS = {'none': None, 'int8': int8, 'nf4': nf4}
+
+
+def is_quantized(x) -> bool:
+  return isinstance(x, Quantized)
+
+
+def dense(kernel, dtype) -> Array:
+  """A kernel as an array, whichever way it is kept."""
+  return kernel.dense(dtype) if isinstance(kernel, Quantized) else kernel.astype(dtype)

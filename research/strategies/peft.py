@@ -1,0 +1,506 @@
+"""Adapter folders: PEFT's, read and written, and one of the same kind for what PEFT does not have.
+
+A folder holds adapter_config.json and adapter_model.safetensors. Tensors are named by the original's modules, which the
+family's rows know: `base_model.model.` + module + `.lora_A.weight`. Ours also holds flaxtune.json: the row and its
+settings, what it was trained as, and the hash of the base model.
+
+What PEFT has no type for (`adapter`, `bitfit`, several rows at once) is written with `peft_type` FLAXTUNE, its tensors named by
+our paths and stacked over layers as they stand in the variables.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from research import tree
+from research.errors import InputError
+from research.models.config import ModelConfig
+from research.models.families import FAMILIES
+from research.models.names import Family, Row
+from research.models.transformer import FUSED, QKV
+from research.strategies import deltas, table
+from research.strategies.bind import placed
+from research.strategies.deltas import Delta
+from research.tree import Tree
+
+CONFIG, TENSORS, RECORD = 'adapter_config.json', 'adapter_model.safetensors', 'flaxtune.json'
+OWN_TYPE = 'FLAXTUNE'
+ROOT = 'base_model.model.'
+SOFT = 'prompt_embeddings'
+
+# Their types -> the settings that change what is computed and are read; every other setting that is switched on is refused.
+_READ = {
+    'LORA': {'r', 'lora_alpha', 'lora_dropout', 'use_rslora', 'use_dora', 'rank_pattern', 'alpha_pattern', 'init_lora_weights'},
+    'IA3': set(),
+    'VERA': {'r', 'vera_dropout', 'd_initial', 'save_projection'},
+    'PROMPT_TUNING': {'num_virtual_tokens', 'num_transformer_submodules'},
+    'PREFIX_TUNING': {'num_virtual_tokens', 'num_transformer_submodules'},
+}
+# Settings that say where the adapter came from, how it began, or what its tensors' names and shapes say too.
+_HARMLESS = {
+    'peft_type', 'task_type', 'auto_mapping', 'peft_version', 'base_model_name_or_path', 'revision', 'inference_mode',
+    'target_modules', 'exclude_modules', 'feedforward_modules', 'fan_in_fan_out', 'megatron_core', 'qalora_group_size',
+    'init_ia3_weights', 'init_weights', 'projection_prng_key', 'token_dim', 'num_attention_heads', 'num_layers',
+    'encoder_hidden_size', 'prefix_projection', 'prompt_tuning_init', 'prompt_tuning_init_text', 'tokenizer_name_or_path',
+    'tokenizer_kwargs', 'layers_to_transform', 'layers_pattern'}
+_OFF = (None, False, 0, 0.0, 'none', [], {}, '')
+
+
+class Adapter(NamedTuple):
+  """What a folder holds, in our terms."""
+  name: str                          # the row
+  fields: dict[str, Any]             # its settings, as far as the folder says
+  values: dict[str, np.ndarray]      # variable's name -> value, layers stacked
+  base: str | None                   # the base model's hash, where the folder says it
+
+
+class Module(NamedTuple):
+  """One of their modules: where it stands in our tree, and how its outputs are ordered."""
+  site: str
+  layer: int | None        # None outside of the stacks
+  row: Row
+  widths: tuple[int, ...]  # outputs of the kernels in it
+
+
+def is_folder(folder: Path) -> bool:
+  return (folder / CONFIG).is_file()
+
+
+def _site(paths: tuple[str, ...]) -> str | None:
+  """The site of a tensor's parameters: a path, or `…/qkv` for q, k and v; None where several others stand in one tensor."""
+  if len(paths) == 1:
+    return paths[0]
+  sublayer = paths[0].removesuffix('/q/kernel')
+  return f'{sublayer}/{FUSED}' if paths == tuple(f'{sublayer}/{n}/kernel' for n in QKV) else None
+
+
+def _rows(family: Family, config: ModelConfig) -> dict[str, Row]:
+  """Site -> the row of the tensor that stands there, for all kernels and the embedding."""
+  found = {}
+  for row in family.rows(config):
+    site = _site(row.paths)
+    if site and (row.paths[0].endswith('/kernel') or site == 'embed/embedding'):
+      found[site] = row
+  return found
+
+
+def _modules(family: Family, config: ModelConfig, shapes: dict[str, tuple[int, ...]]) -> dict[str, Module]:
+  """Their module's name -> what it is here."""
+  found = {}
+  for site, row in _rows(family, config).items():
+    widths = tuple(shapes[path][-1] for path in row.paths)
+    base = row.theirs.removesuffix('.weight')
+    if '{n}' in base:
+      found |= {base.format(n=n): Module(site, n, row, widths) for n in range(shapes[row.paths[0]][0])}
+    else:
+      found[base] = Module(site, None, row, widths)
+  return found
+
+
+def _to_theirs(module: Module, x: np.ndarray) -> np.ndarray:
+  """An array [..., O] with outputs in our order (q, then k, then v) -> in theirs."""
+  row = module.row._replace(transposed=False)
+  return row.together(np.split(x, np.cumsum(module.widths)[:-1], axis=-1))
+
+
+def _to_ours(module: Module, x: np.ndarray) -> np.ndarray:
+  row = module.row._replace(transposed=False)
+  return np.concatenate(row.apart(x, list(module.widths)), axis=-1)
+
+
+class _Leaf(NamedTuple):
+  """A leaf of a delta, and the tensor that holds it for one layer."""
+  suffix: str
+  write: Callable[[np.ndarray], np.ndarray]
+  read: Callable[[np.ndarray], np.ndarray]
+  outputs: bool        # its last axis, as we keep it, are the layer's outputs
+
+
+_T = np.transpose
+_A = _Leaf('.lora_A.weight', _T, _T, False)
+_B = _Leaf('.lora_B.weight', _T, _T, True)
+_same = lambda x: x
+_FLAT = np.ravel
+LEAVES: dict[type[Delta], dict[str, _Leaf]] = {
+    deltas.LowRank: {'a': _A, 'b': _B},
+    deltas.Principal: {'a': _A, 'b': _B},
+    deltas.Dora: {'a': _A, 'b': _B, 'magnitude': _Leaf('.lora_magnitude_vector', _same, _FLAT, True)},
+    deltas.LowRankEmbedding: {'a': _Leaf('.lora_embedding_A', _T, _T, False), 'b': _Leaf('.lora_embedding_B', _T, _T, False)},
+    deltas.Vera: {'d': _Leaf('.vera_lambda_d', _same, _FLAT, False), 'o': _Leaf('.vera_lambda_b', _same, _FLAT, True)},
+    deltas.ScaleOut: {'l': _Leaf('.ia3_l', lambda x: x[:, None], _FLAT, True)},
+    deltas.ScaleIn: {'l': _Leaf('.ia3_l', lambda x: x[None], _FLAT, False)},
+}
+
+
+# ---------------------------------------------------------------- reading
+
+def read(folder: Path, config: ModelConfig, shapes: dict[str, tuple[int, ...]]) -> Adapter:
+  """An adapter folder.
+
+  Args:
+    config, shapes: of the base model, and of its parameters.
+  Raises:
+    InputError: it is broken, of an unsupported type or setting, or of a model of other shapes.
+  """
+  said = _json(folder / CONFIG)
+  record = _json(folder / RECORD) if (folder / RECORD).is_file() else {}
+  tensors = _tensors(folder)
+  base = record.get('base', {}).get('sha256')
+  kind = said.get('peft_type')
+  if kind == OWN_TYPE:
+    strategy = dict(record.get('strategy') or said.get('strategy') or {})
+    if 'name' not in strategy:
+      raise InputError(f'{folder}: {RECORD} does not say which strategy it is of')
+    return Adapter(strategy.pop('name'), strategy, tensors, base)
+  if kind not in _READ:
+    raise InputError(f'{folder}: peft_type={kind!r} is not supported (known: {", ".join((*_READ, OWN_TYPE))})')
+  if kind == 'LORA' and said.get('megatron_config') is None:
+    said.pop('megatron_config', None)
+  for field, value in said.items():
+    if field not in _READ[kind] and field not in _HARMLESS and value not in _OFF:
+      raise InputError(f'{folder}: {field}={value!r:.60} is not supported')
+  name, fields, values = _KINDS[kind](folder, said, tensors, config, shapes)
+  return Adapter(name, fields, values, base)
+
+
+def _json(file: Path) -> dict[str, Any]:
+  try:
+    found = json.loads(file.read_text(encoding='utf-8'))
+  except (OSError, json.JSONDecodeError, UnicodeDecodeError) as e:
+    raise InputError(f'{file}: cannot be read ({e})') from None
+  if not isinstance(found, dict):
+    raise InputError(f'{file}: holds no object')
+  return found
+
+
+def _tensors(folder: Path) -> dict[str, np.ndarray]:
+  file = folder / TENSORS
+  if not file.is_file():
+    pickled = ' (adapter_model.bin is a pickle, which is not opened: save it as safetensors)' * (
+        folder / 'adapter_model.bin').is_file()
+    raise InputError(f'{file}: no such file{pickled}')
+  try:
+    found = safetensors.numpy.load_file(file)
+  except (safetensors.SafetensorError, OSError, KeyError, TypeError) as e:
+    raise InputError(f'{file}: cannot be read ({e})') from None
+  return {name: np.asarray(x, np.float32) for name, x in found.items()}
+
+
+def _stacked(folder: Path, tensors: dict[str, np.ndarray], modules: dict[str, Module],
+             types: Callable[[dict[str, np.ndarray]], type[Delta]]) -> dict[str, tuple[type[Delta], dict[str, np.ndarray]]]:
+  """Site -> its delta's type and leaves, layers stacked, from tensors named by their modules.
+
+  Args:
+    types: the tensors of one module by suffix -> the delta's type.
+  """
+  by_module: dict[str, dict[str, np.ndarray]] = {}
+  for name, x in tensors.items():
+    module, suffix = _cut(name)
+    if module not in modules:
+      raise InputError(f'{folder}: tensor {name} belongs to no module of this model (a module is, for example, '
+                       f'{next(iter(modules))})')
+    by_module.setdefault(module, {})[suffix] = x
+  by_site: dict[str, dict[int | None, tuple[Module, dict]]] = {}
+  for name, parts in by_module.items():
+    by_site.setdefault(modules[name].site, {})[modules[name].layer] = (modules[name], parts)
+  counts = {m.site: 0 for m in modules.values()}
+  for m in modules.values():
+    counts[m.site] += 1
+  found = {}
+  for site, layers in by_site.items():
+    if len(layers) < counts[site]:
+      raise InputError(f'{folder}: holds {len(layers)} of the {counts[site]} layers of {site}; an adapter of some layers '
+                       'alone is not supported')
+    rows = []
+    for layer in sorted(layers, key=lambda n: -1 if n is None else n):
+      module, parts = layers[layer]
+      kind = types(parts)
+      leaves = LEAVES[kind]
+      if parts.keys() != {leaf.suffix for leaf in leaves.values()}:
+        raise InputError(f'{folder}: at {site} stand the tensors {", ".join(sorted(parts))}, not '
+                         f'{", ".join(leaf.suffix for leaf in leaves.values())}')
+      values = {}
+      for name, leaf in leaves.items():
+        x = leaf.read(parts[leaf.suffix])
+        if leaf.outputs and x.shape[-1] != sum(module.widths):
+          raise InputError(f'{folder}: {leaf.suffix} at {site} is for {x.shape[-1]} outputs; this model has '
+                           f'{sum(module.widths)}')
+        values[name] = _to_ours(module, x) if leaf.outputs else x
+      rows.append((kind, values, layer))
+    shapes = {str({n: x.shape for n, x in values.items()}) for _, values, _ in rows}
+    if len(shapes) > 1:
+      raise InputError(f'{folder}: the layers of {site} differ in shape ({"; ".join(sorted(shapes)[:2])}); all layers of a '
+                       'site must have one rank')
+    kind, first, layer = rows[0]
+    found[site] = (kind, first if layer is None else {n: np.stack([values[n] for _, values, _ in rows]) for n in first})
+  return found
+
+
+def _cut(name: str) -> tuple[str, str]:
+  """A tensor's name -> (module, suffix)."""
+  bare = name.removeprefix(ROOT)
+  suffix = next((s for s in dict.fromkeys(leaf.suffix for of in LEAVES.values() for leaf in of.values())
+                 if bare.endswith(s)), None)
+  return (bare.removesuffix(suffix), suffix) if suffix and name.startswith(ROOT) else (bare, '')
+
+
+def _values(found: dict[str, tuple[type[Delta], dict[str, np.ndarray]]]) -> dict[str, np.ndarray]:
+  return {f'delta/{site}/{leaf}': x for site, (_, leaves) in found.items() for leaf, x in leaves.items()}
+
+
+def _targets(sites: Iterable[str]) -> str:
+  return ','.join(f'^{site}$' for site in sites)
+
+
+def _lora(folder, said, tensors, config, shapes):
+  modules = _modules(FAMILIES[config.family], config, shapes)
+  dora, init = bool(said.get('use_dora')), said.get('init_lora_weights', True)
+  pissa = isinstance(init, str) and init.startswith('pissa')
+  if isinstance(init, str) and not pissa and init not in ('gaussian', 'orthogonal'):
+    raise InputError(f'{folder}: init_lora_weights={init!r} is not supported: it belongs to a base that was changed with it')
+  if dora and (pissa or said.get('use_rslora')):
+    raise InputError(f'{folder}: use_dora together with {"pissa" if pissa else "use_rslora"} is not supported')
+
+  def kind(parts):
+    if '.lora_embedding_A' in parts:
+      return deltas.LowRankEmbedding
+    return deltas.Dora if dora else deltas.Principal if pissa else deltas.LowRank
+  found = _stacked(folder, tensors, modules, kind)
+  rank, alpha = said.get('r', 8), float(said.get('lora_alpha', 8))
+  root = bool(said.get('use_rslora'))
+  ranks, alphas = {}, {}
+  for site, (_, leaves) in found.items():
+    if leaves['a'].shape[-1] != rank:
+      ranks[f'^{site}$'] = leaves['a'].shape[-1]
+    theirs = {_first(said.get('alpha_pattern') or {}, name, alpha) for name, module in modules.items() if module.site == site}
+    if len(theirs) > 1:
+      raise InputError(f'{folder}: alpha_pattern differs between the layers of {site}, which is not supported')
+    if theirs != {alpha}:
+      alphas[f'^{site}$'] = float(theirs.pop())
+  name = 'dora' if dora else 'pissa' if pissa else 'rslora' if root else 'lora'
+  return name, {'rank': rank, 'alpha': alpha, 'dropout': float(said.get('lora_dropout') or 0), 'targets': _targets(found),
+                'fused': any(site.endswith(FUSED) for site in found), 'rank_pattern': ranks,
+                'alpha_pattern': alphas}, _values(found)
+
+
+def _first(patterns: dict[str, Any], name: str, default: Any) -> Any:
+  """PEFT's rule: a pattern matches a module's whole name, or the end of it after a dot."""
+  return next((value for pattern, value in patterns.items() if re.match(rf'(.*\.)?({pattern})$', name)), default)
+
+
+def _ia3(folder, said, tensors, config, shapes):
+  kind = lambda parts: deltas.ScaleIn if next(iter(parts.values())).shape[0] == 1 else deltas.ScaleOut
+  found = _stacked(folder, tensors, _modules(FAMILIES[config.family], config, shapes), kind)
+  of = lambda kind: _targets(site for site, (which, _) in found.items() if which is kind)
+  return 'ia3', {'targets': of(deltas.ScaleOut), 'feedforward': of(deltas.ScaleIn),
+                 'fused': any(site.endswith(FUSED) for site in found)}, _values(found)
+
+
+def _vera(folder, said, tensors, config, shapes):
+  projections = [tensors.pop(f'base_model.vera_{letter}', None) for letter in 'AB']
+  if projections[0] is None or projections[1] is None:
+    raise InputError(f'{folder}: has no vera_A and vera_B; they are drawn by torch\'s generator, so the adapter must be saved '
+                     'with save_projection=True')
+  modules = _modules(FAMILIES[config.family], config, shapes)
+  found = _stacked(folder, tensors, modules, lambda parts: deltas.Vera)
+  values = _values(found)
+  for site in found:
+    module = next(m for m in modules.values() if m.site == site)
+    inputs, outputs = shapes[module.row.paths[0]][-2], sum(module.widths)
+    if projections[0].shape[1] < inputs or projections[1].shape[0] < outputs:
+      raise InputError(f'{folder}: vera_A and vera_B are too small for {site} ({inputs} x {outputs})')
+    values[f'shared/{site}/fixed_a'] = projections[0][:, :inputs].T
+    values[f'shared/{site}/fixed_b'] = _to_ours(module, projections[1][:outputs].T)
+  return 'vera', {'rank': said.get('r', 256), 'dropout': float(said.get('vera_dropout') or 0), 'targets': _targets(found),
+                  'fused': any(site.endswith(FUSED) for site in found), 'initial_d': float(said.get('d_initial', 0.1))}, values
+
+
+def _soft(folder, said, tensors) -> tuple[int, np.ndarray]:
+  if tensors.keys() != {SOFT}:
+    raise InputError(f'{folder}: holds the tensors {", ".join(sorted(tensors)[:5])}, not {SOFT} alone')
+  return said['num_virtual_tokens'], tensors[SOFT]
+
+
+def _prompt(folder, said, tensors, config, shapes):
+  slots, x = _soft(folder, said, tensors)
+  if x.shape not in ((slots, config.width), (2 * slots, config.width)):
+    raise InputError(f'{folder}: {SOFT} is {list(x.shape)}; this model needs {[slots, config.width]}')
+  return 'prompt', {'slots': slots, 'init': 'random'}, {'delta/embed/prompt/table': x[:slots]}    # PEFT reads no second half
+
+
+def _prefix(folder, said, tensors, config, shapes):
+  slots, x = _soft(folder, said, tensors)
+  width = config.kv_heads * config.head_dim
+  if x.shape != (slots, config.layers * 2 * width):
+    raise InputError(f'{folder}: {SOFT} is {list(x.shape)}; this model needs {[slots, config.layers * 2 * width]}')
+  both = x.reshape(slots, config.layers, 2, width).transpose(2, 1, 0, 3)
+  path = 'delta/layers/attn/prefix'
+  return 'prefix', {'slots': slots, 'hidden': 0}, {f'{path}/keys': both[0], f'{path}/values': both[1]}
+
+
+_KINDS = {'LORA': _lora, 'IA3': _ia3, 'VERA': _vera, 'PROMPT_TUNING': _prompt, 'PREFIX_TUNING': _prefix}
+
+
+def placed_in(trainable: Tree, frozen: Tree, values: dict[str, np.ndarray], where: str) -> tuple[Tree, Tree]:
+  """Variables, in their two parts, with these values.
+
+  Args:
+    values: variable's name -> value; all that learns must be there, what is fixed in deltas may be.
+  Raises:
+    InputError: one is missing, unexpected, or of another shape.
+  """
+  learning = tree.leaves(trainable)
+  here = learning | {n: x for n, x in tree.leaves(frozen).items() if '/fixed_' in n}
+  for what, names in (('lacks', learning.keys() - values.keys()), ('holds unexpected', values.keys() - here.keys())):
+    if names:
+      raise InputError(f'{where}: {what} arrays: {", ".join(sorted(names)[:5])}')
+  for n, x in values.items():
+    if x.shape != here[n].shape:
+      raise InputError(f'{where}: {n} has shape {list(x.shape)}; this model and strategy need {list(here[n].shape)}')
+  put = lambda of: tree.map_named(lambda n, x: jnp.asarray(values[n], x.dtype) if n in values else x, of)
+  return put(trainable), put(frozen)
+
+
+# ---------------------------------------------------------------- writing
+
+def write(variables: Tree, strategy: table.Strategy, config: ModelConfig, source: str,
+          learned: dict[str, np.ndarray]) -> tuple[dict[str, Any], dict[str, np.ndarray], dict[str, Any]]:
+  """What a folder holds.
+
+  Args:
+    source: of the base model; learned: variable's name -> what learned.
+  Returns:
+    adapter_config.json, the tensors, and the row that they are: its name and settings.
+  Raises:
+    InputError: the strategy changes the base's own weights, or leaves nothing to save.
+  """
+  if strategy.kernels or not learned:
+    raise InputError(f'--format=peft: strategy {strategy.name} adds nothing to the model; use --format=hf')
+  said = {'task_type': 'SEQ_2_SEQ_LM' if config.has_encoder else 'CAUSAL_LM', 'base_model_name_or_path': source,
+          'inference_mode': True}
+  row = {'name': strategy.name, **strategy.fields}
+  found = placed(variables)
+  types = {type(delta) for delta in found.values()}
+  if len(strategy.name.split('+')) > 1 or not types <= {*LEAVES, deltas.Prompt, deltas.Prefix, deltas.ProjectedPrefix}:
+    return said | {'peft_type': OWN_TYPE}, learned, row
+  if deltas.Prompt in types:
+    [delta] = found.values()
+    return said | _soft_config('PROMPT_TUNING', delta.table.shape[0], config, config.width, config.heads) | {
+        'prompt_tuning_init': 'RANDOM'}, {SOFT: np.asarray(delta.table)}, row
+  if types & {deltas.Prefix, deltas.ProjectedPrefix}:
+    [delta] = found.values()
+    width = config.kv_heads * config.head_dim
+    said |= _soft_config('PREFIX_TUNING', delta.slots, config, width, config.kv_heads)
+    said |= {'prefix_projection': False, 'encoder_hidden_size': width}      # what an MLP made is written as it came out
+    return said, {SOFT: np.asarray(delta.projected().table())}, row | {'hidden': 0}
+  return _by_module(said, found, strategy, row, config, variables)
+
+
+def _soft_config(kind: str, slots: int, config: ModelConfig, width: int, heads: int) -> dict[str, Any]:
+  submodules = 2 if config.has_encoder and kind == 'PREFIX_TUNING' else 1      # 2 tells PEFT that there is a decoder
+  return {'peft_type': kind, 'num_virtual_tokens': slots, 'token_dim': width, 'num_attention_heads': heads,
+          'num_layers': config.layers, 'num_transformer_submodules': submodules}
+
+
+def _by_module(said, found, strategy, row, config, variables):
+  shapes = {n: x.shape for n, x in tree.leaves(variables['params'], is_leaf=lambda x: hasattr(x, 'shape')).items()}
+  modules = _modules(FAMILIES[config.family], config, shapes)
+  found = {path: _doubled(delta) for path, delta in found.items()}
+  found = _fused(found, modules)
+  tensors = {}
+  for name, module in modules.items():
+    if module.site not in found:
+      continue
+    delta = found[module.site]
+    for leaf, how in LEAVES[type(delta)].items():
+      x = np.asarray(getattr(delta, leaf))
+      x = x if module.layer is None else x[module.layer]
+      tensors[f'{ROOT}{name}{how.suffix}'] = np.ascontiguousarray(how.write(_to_theirs(module, x) if how.outputs else x))
+  rows = _rows(FAMILIES[config.family], config)
+  pattern = lambda site: re.escape(rows[site].theirs.removesuffix('.weight')).replace(r'\{n\}', r'\d+')
+  said |= {'target_modules': '|'.join(map(pattern, found)) if len(found) > 1 else pattern(next(iter(found))),
+           'fan_in_fan_out': not next(iter(rows.values() if not found else (rows[s] for s in found))).transposed,
+           'bias': 'none', 'modules_to_save': None}
+  kinds = {type(delta) for delta in found.values()}
+  if deltas.ScaleOut in kinds or deltas.ScaleIn in kinds:
+    into = [pattern(site) for site, delta in found.items() if isinstance(delta, deltas.ScaleIn)]
+    return said | {'peft_type': 'IA3', 'feedforward_modules': '|'.join(into) or []}, tensors, row
+  if deltas.Vera in kinds:
+    return said | {'peft_type': 'VERA', 'r': row['rank'], 'vera_dropout': row['dropout'], 'd_initial': row['initial_d'],
+                   'save_projection': True, 'projection_prng_key': 0}, tensors | _projections(found, modules), row
+  ranks = {site: delta.a.shape[-1] for site, delta in found.items()}
+  root = strategy.name == 'rslora'
+  alphas = {site: delta.scale * (ranks[site] ** 0.5 if root else ranks[site]) for site, delta in found.items()}
+  rank, alpha = max(ranks.values()), max(alphas.values())
+  name = {'lora_plus': 'lora', 'pissa': 'lora'}.get(strategy.name, strategy.name)
+  fields = {'rank': rank, 'alpha': alpha, 'dropout': row['dropout'], 'targets': _targets(found),
+            'fused': any(site.endswith(FUSED) for site in found),
+            'rank_pattern': {f'^{site}$': r for site, r in ranks.items() if r != rank},
+            'alpha_pattern': {f'^{site}$': a for site, a in alphas.items() if a != alpha}}
+  return said | {
+      'peft_type': 'LORA', 'r': rank, 'lora_alpha': int(alpha) if alpha == int(alpha) else alpha,
+      'lora_dropout': row['dropout'], 'use_rslora': root, 'use_dora': strategy.name == 'dora', 'init_lora_weights': True,
+      'rank_pattern': {pattern(site): r for site, r in ranks.items() if r != rank},
+      'alpha_pattern': {pattern(site): a for site, a in alphas.items() if a != alpha}}, tensors, {'name': name, **fields}
+
+
+def _doubled(delta: Delta) -> Delta:
+  """PiSSA as what PEFT calls its conversion: LoRA of twice the rank on the kernel as it was, s [A A₀] [B; -B₀]."""
+  if not isinstance(delta, deltas.Principal):
+    return delta
+  join = lambda x, y, axis: np.concatenate([np.asarray(x), np.asarray(y)], axis)
+  return deltas.LowRank(join(delta.a, delta.fixed_a, -1), join(delta.b, -delta.fixed_b, -2), delta.scale, delta.rate)
+
+
+def _fused(found: dict[str, Delta], modules: dict[str, Module]) -> dict[str, Delta]:
+  """Deltas at the sites that the originals have modules for.
+
+  Where they keep q, k and v in one, deltas of each become one delta of all: A side by side, B block by block.
+  """
+  wanted = {m.site: m for m in modules.values()}
+  out = {path: delta for path, delta in found.items() if path in wanted}
+  for site, module in wanted.items():
+    parts = [found.get(path) for path in module.row.paths] if site.endswith(FUSED) else []
+    if site in out or not any(part is not None for part in parts):
+      continue
+    if any(part is not None and not isinstance(part, deltas.LowRank) for part in parts):
+      raise InputError('--format=peft: the original keeps q, k and v in one module, where a delta of this kind for each of '
+                       'them has no form; train with strategy.fused=True')
+    present = [part for part in parts if part is not None]
+    if len({part.scale for part in present}) > 1:
+      raise InputError(f'--format=peft: q, k and v at {site} have different scales, but share one module')
+    rank = sum(part.a.shape[-1] for part in present)
+    b = np.zeros((*present[0].b.shape[:-2], rank, sum(module.widths)), np.float32)
+    row = column = 0
+    for part, width in zip(parts, module.widths):
+      if part is not None:
+        b[..., row:row + part.b.shape[-2], column:column + width] = part.b
+        row += part.b.shape[-2]
+      column += width
+    out[site] = deltas.LowRank(np.concatenate([np.asarray(part.a) for part in present], -1), b, present[0].scale,
+                               present[0].rate)
+  homeless = [path for path in found if path not in out
+              and not any(path in m.row.paths and m.site in out for m in wanted.values())]
+  if homeless:
+    raise InputError(f'--format=peft: the original has no module of its own for {homeless[0]}; use --format=hf')
+  return out
+
+
+def _projections(found: dict[str, Delta], modules: dict[str, Module]) -> dict[str, np.ndarray]:
+  """A and B as large as the largest site: every other site has a corner of them."""
+  delta_of = {m.site: m for m in modules.values() if m.site in found}
+  a = max((np.asarray(found[site].fixed_a) for site in delta_of), key=len)
+  all_b = {site: _to_theirs(module, np.asarray(found[site].fixed_b)) for site, module in delta_of.items()}
+  b = max(all_b.values(), key=lambda x: x.shape[1])
+  for site, x in all_b.items():
+    if not np.array_equal(x, b[:, :x.shape[1]]):
+      raise InputError(f'--format=peft: the original keeps the outputs of {site} in another order, in which VeRA\'s random '
+                       'matrices are no longer the same for all sites; train with targets of one shape')
+  return {'base_model.vera_A': np.ascontiguousarray(a.T), 'base_model.vera_B': np.ascontiguousarray(b.T)}
