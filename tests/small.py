@@ -11,7 +11,7 @@ import numpy as np
 from research import experiment, tree
 from research.data import batches, prompts, tasks
 from research.data.batches import Room
-from research.models import load, names
+from research.models import load, names, presets
 from research.models.config import Execution
 from research.models.families import FAMILIES
 from research.strategies.bind import bind
@@ -23,8 +23,12 @@ ROOT = Path(__file__).parent.parent
 
 
 @functools.cache
-def loud(name):
-  """A preset with weights so large that whatever it reads otherwise is seen in its loss; its logits deviate by about 1."""
+def loud(name, quantize='none'):
+  """A preset with weights so large that whatever it reads otherwise is seen in its loss; its logits deviate by about 1.
+
+  `t5-odd` is t5-tiny with three layers.
+  """
+  presets.PRESETS.setdefault('t5-odd', presets.PRESETS['t5-tiny'] | {'num_layers': 3})
   loaded = load.load(f'random:{name}', Execution('float32', 'float32', True))
   c = loaded.model.config
   # T5 scales what the head reads, so that what comes before is larger by as much; and it does not scale its scores.
@@ -35,7 +39,8 @@ def loud(name):
     if x.ndim < 2 or x.std() == 0 or kind == 'relative':
       return x
     return x * (sizes.get(kind, 0.12 * c.logit_scale ** -0.5) / x.std())
-  return loaded._replace(params=tree.map_named(size, loaded.params))
+  keep = load.keep(Execution('float32', 'float32', True, quantize))
+  return loaded._replace(params=tree.map_named(lambda path, x: keep(path, size(path, x)), loaded.params))
 
 
 def torch_twin(loaded):

@@ -68,11 +68,11 @@ def _finish(family, config, tensors, hf, tokenizer, fingerprint, execution, wher
       raise InputError(f'{where}: the tokenizer has {tokenizer.size} tokens, the embedding only {config.vocab}')
     tokenizer = tokenizer._replace(size=config.vocab)
   config = dataclasses.replace(config, dtype=execution.dtype, scan=execution.scan)
-  params = names.import_params(family, config, tensors, where, DTYPES[execution.param_dtype], _keep(execution))
+  params = names.import_params(family, config, tensors, where, DTYPES[execution.param_dtype], keep(execution))
   return Loaded(transformer.build(config), params, _fitting(tokenizer, config), fingerprint, hf)
 
 
-def _keep(execution: Execution):
+def keep(execution: Execution):
   """How parameters are kept: the kernels of layers quantised where the execution says so."""
   quantize = KINDS[execution.quantize]
   return lambda path, x: quantize(x) if quantize and re.search(r'layers/.*/kernel$', path) else x
@@ -118,8 +118,8 @@ def _random(name: str, execution: Execution, tokenizer: Tokenizer | None) -> Loa
   config = names.config_of(FAMILIES[hf['model_type']], hf, f'random:{name}', not hf['tie_word_embeddings'])
   model = transformer.build(dataclasses.replace(config, dtype=execution.dtype, scan=execution.scan))
   params = jax.jit(model.init)(jax.random.key(0))
-  keep = _keep(execution)
-  params = tree.map_named(lambda path, x: keep(path, x.astype(DTYPES[execution.param_dtype])), params)
+  kept = keep(execution)
+  params = tree.map_named(lambda path, x: kept(path, x.astype(DTYPES[execution.param_dtype])), params)
   return Loaded(model, params, _fitting(tokenizer, config), fingerprint, hf)
 
 

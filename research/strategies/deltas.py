@@ -244,11 +244,6 @@ class Prefix(Delta):
     """Itself: what a prefix that an MLP makes comes to."""
     return self
 
-  def table(self) -> Array:
-    """All layers' keys and values [P, N · 2 · K · head_dim], as PEFT keeps them."""
-    both = jnp.stack([self.keys, self.values], axis=1)                 # [N, 2, P, K · head_dim]
-    return jnp.moveaxis(both, 2, 0).reshape(self.slots, -1)
-
 
 @struct.dataclass
 class ProjectedPrefix(Delta):

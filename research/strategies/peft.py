@@ -86,7 +86,8 @@ def _rows(family: Family, config: ModelConfig) -> dict[str, Row]:
   found = {}
   for row in family.rows(config):
     site = _site(row.paths)
-    if site and (row.paths[0].endswith('/kernel') or site == 'embed/embedding'):
+    # An encoder-decoder looks its words up in other modules than the one that holds them, where PEFT puts nothing.
+    if site and (row.paths[0].endswith('/kernel') or (site == 'embed/embedding' and not config.has_encoder)):
       found[site] = row
   return found
 
@@ -340,9 +341,29 @@ def _prefix(folder, said, tensors, config, shapes):
   width = config.kv_heads * config.head_dim
   if x.shape != (slots, config.layers * 2 * width):
     raise InputError(f'{folder}: {SOFT} is {list(x.shape)}; this model needs {[slots, config.layers * 2 * width]}')
-  both = x.reshape(slots, config.layers, 2, width).transpose(2, 1, 0, 3)
-  path = 'delta/layers/attn/prefix'
-  return 'prefix', {'slots': slots, 'hidden': 0}, {f'{path}/keys': both[0], f'{path}/values': both[1]}
+  entries = x.reshape(slots, 2 * config.layers, width).swapaxes(0, 1)
+  at, path = _prefix_entries(config), 'delta/layers/attn/prefix'
+  return 'prefix', {'slots': slots, 'hidden': 0}, {f'{path}/keys': entries[at], f'{path}/values': entries[at + 1]}
+
+
+def _prefix_entries(config: ModelConfig) -> np.ndarray:
+  """Which of a prefix's 2 N entries holds each layer's keys; its values stand in the next one.
+
+  Of an encoder-decoder PEFT doubles the entries and deals them out by fours (keys and values of self- and of cross-attention, the
+  latter unused): then two layers share an entry where N is even, and every second entry is read by none (peft 0.21).
+  """
+  return np.arange(config.layers) * 4 % (2 * config.layers) if config.has_encoder else np.arange(config.layers) * 2
+
+
+def _prefix_table(prefix: deltas.Prefix, config: ModelConfig) -> np.ndarray:
+  """All layers' keys and values [P, N · 2 · K · head_dim], as PEFT keeps them."""
+  keys, values, at = np.asarray(prefix.keys), np.asarray(prefix.values), _prefix_entries(config)
+  entries = np.zeros((2 * config.layers, *keys.shape[1:]), np.float32)
+  entries[at], entries[at + 1] = keys, values
+  if not (np.array_equal(entries[at], keys) and np.array_equal(entries[at + 1], values)):
+    raise InputError('--format=peft: PEFT gives two decoder layers of an encoder-decoder with an even number of them the same '
+                     'prefix, and these have each their own')
+  return entries.swapaxes(0, 1).reshape(prefix.slots, -1)
 
 
 _KINDS = {'LORA': _lora, 'IA3': _ia3, 'VERA': _vera, 'PROMPT_TUNING': _prompt, 'PREFIX_TUNING': _prefix}
@@ -399,7 +420,7 @@ def write(variables: Tree, strategy: table.Strategy, config: ModelConfig, source
     width = config.kv_heads * config.head_dim
     said |= _soft_config('PREFIX_TUNING', delta.slots, config, width, config.kv_heads)
     said |= {'prefix_projection': False, 'encoder_hidden_size': width}      # what an MLP made is written as it came out
-    return said, {SOFT: np.asarray(delta.projected().table())}, row | {'hidden': 0}
+    return said, {SOFT: _prefix_table(delta.projected(), config)}, row | {'hidden': 0}
   return _by_module(said, found, strategy, row, config, variables)
 
 
