@@ -6,8 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from research.data import batches, prompts, tasks
-from research.data.batches import Document, Room, TrainingBatches, answered, compared, fit, order, pack
+from research.data import batches, demonstrations, prompts, tasks
+from research.data.batches import Room, TrainingBatches, answered, compared, fit, order, pack
+from research.evaluation import beginning
 from research.evaluation.score import document_losses, score
 from research.training.steps import eval_step
 
@@ -34,25 +35,25 @@ def naive(tiny):
 
 def made(tiny, name, count, shots=0, split='test'):
   task = tasks.make(name, {})
-  demonstrations = prompts.draw_demonstrations(task, shots, seed=0)
-  found = prompts.examples(task, task.rows(split), tiny.tokenizer, demonstrations)
+  shown = demonstrations.choose(task, shots, 'random', seed=0)
+  found = prompts.examples(task, task.rows(split), tiny.tokenizer, shown)
   return [e for e in found if len(e.prompt_ids) + len(e.target_ids) < LENGTH - 20][:count]
 
 
 @pytest.mark.parametrize('shots', [0, 2], ids=['apart', 'after shared demonstrations'])
 def test_packed_losses_equal_one_by_one_losses(tiny, naive, shots):
   found = made(tiny, 'translation', 24, shots)
-  documents = [answered(e) for e in found]
+  variables, cut = beginning.read(tiny.model, {'params': tiny.params}, [e.prompt_ids for e in found])
+  assert (cut > 50) == (shots > 0)                                               # the demonstrations are read once
+  documents = [answered(e._replace(prompt_ids=e.prompt_ids[cut:])) for e in found]
   [batch, *_] = (batch for batch, _ in batches.evaluation_batches(documents, 4))
   assert batch['segments'].max() > 1                                             # documents do share lines
-  assert ((batch['segments'] == -1).sum(1).max() > 50) == (shots > 0)            # and their beginning is read once
-  for example, losses in zip(found, document_losses(tiny.model, {'params': tiny.params}, documents, 4)):
+  for example, losses in zip(found, document_losses(tiny.model, variables, documents, 4)):
     np.testing.assert_allclose(losses, naive(example.prompt_ids, example.target_ids), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize('shots', [0, 2], ids=['apart', 'after shared demonstrations'])
-def test_choices_side_by_side_equal_each_choice_alone(tiny, naive, shots):
-  found = made(tiny, 'domain', 12, shots)
+def test_choices_side_by_side_equal_each_choice_alone(tiny, naive):
+  found = made(tiny, 'domain', 12)
   eos = tiny.tokenizer.eos
   for example, scores in zip(found, score(tiny.model, {'params': tiny.params}, found, eos, 4)):
     assert list(scores.choices) == ['amazon', 'imdb', 'yelp']
@@ -64,31 +65,14 @@ def test_choices_side_by_side_equal_each_choice_alone(tiny, naive, shots):
         assert scores.tokens == len(ids) + 1
 
 
-def test_a_shared_beginning_changes_no_loss(tiny):
-  documents = [compared(e, tiny.tokenizer.eos) for e in made(tiny, 'sentiment', 6, shots=1)]
-  shared = batches.common_beginning(documents)
-  assert shared > 50
-  losses = lines_losses(tiny, documents, [[i] for i in range(6)], shared=0)
-  for one, other in zip(losses, lines_losses(tiny, documents, [[0, 1, 2], [3, 4, 5], [], [], [], []], shared)):
-    np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
-
-
-def test_the_common_beginning_leaves_every_document_a_token_of_its_own():
-  trunk = lambda *tokens: Document([*tokens, 9], [], [0] * len(tokens) + [1], [], [])
-  assert batches.common_beginning([trunk(1, 2, 3), trunk(1, 2, 4, 5)]) == 2
-  assert batches.common_beginning([trunk(1, 2), trunk(1, 2, 3)]) == 1
-  assert batches.common_beginning([trunk(1, 2, 3)] * 2) == 2
-  assert batches.common_beginning([trunk(1, 2), trunk(3, 2)]) == 0
-
-
 @pytest.fixture(scope='module')
 def compiled(tiny):
   return jax.jit(lambda batch: eval_step({'params': tiny.params}, batch, model=tiny.model))
 
 
-def lines_losses(tiny, documents, lines, shared=0, step=None):
+def lines_losses(tiny, documents, lines, step=None):
   """The losses of every document, laid out in these lines."""
-  batch, layout = pack(documents, lines, Room(LENGTH), 256, shared)
+  batch, layout = pack(documents, lines, Room(LENGTH), 256)
   step = step or jax.jit(lambda batch: eval_step({'params': tiny.params}, batch, model=tiny.model))
   losses, found = np.asarray(step(batch)), [None] * len(documents)
   for place in layout:
@@ -122,15 +106,6 @@ def test_changing_one_choice_cannot_change_another_choices_loss_by_a_bit(tiny, c
   parts = {1: slice(0, first), 2: slice(first, None)}
   np.testing.assert_array_equal(after[parts[kept]], before[parts[kept]])
   assert (np.abs(after[parts[changed]] - before[parts[changed]]) > 1e-3).any()
-
-
-def test_the_shared_beginning_is_seen(tiny):
-  documents = [answered(e) for e in made(tiny, 'translation', 2, shots=1)]
-  shared = batches.common_beginning(documents)
-  before = lines_losses(tiny, documents, [[0, 1]], shared)
-  changed = [other_tokens(d, [i == 3 for i in range(len(d.tokens))]) for d in documents]
-  for one, other in zip(before, lines_losses(tiny, changed, [[0, 1]], shared)):
-    assert (np.abs(one - other) > 1e-4).any()
 
 
 def test_loss_is_on_target_tokens_alone_and_every_one_of_them(tiny):

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from research.data import prompts, tasks, tokenizer
+from research.data import demonstrations, prompts, tasks, tokenizer
 from research.errors import InputError
 
 BYTES = tokenizer.of_bytes()
@@ -29,29 +29,29 @@ def test_every_target_of_a_built_in_task_ends_with_eos_and_nothing_else_does(nam
 
 
 def test_demonstrations_are_answered_training_rows_before_the_prompt():
-  shown = prompts.draw_demonstrations(TASK, 2, seed=5)
-  [example] = prompts.examples(TASK, ROWS[:1], BYTES, shown)
+  shown = demonstrations.choose(TASK, 2, 'random', seed=5)({})
+  [example] = prompts.examples(TASK, ROWS[:1], BYTES, lambda row: shown)
   assert example.prompt == (f'Q: {shown[0]["text"]}\nA: {shown[0]["label"]}\n\n'
                             f'Q: {shown[1]["text"]}\nA: {shown[1]["label"]}\n\nQ: text 0\nA:')
   assert example.prompt_ids.count(BYTES.bos) == 1 and BYTES.eos not in example.prompt_ids
 
 
 def test_more_demonstrations_extend_fewer():
-  drawn = [prompts.draw_demonstrations(TASK, shots, seed=5) for shots in range(10)]
+  drawn = [[*demonstrations.choose(TASK, shots, 'random', seed=5)({})] for shots in range(10)]
   for fewer, more in itertools.pairwise(drawn):
     assert more[:-1] == fewer
   assert sorted(row['text'] for row in drawn[9]) == [row['text'] for row in ROWS]
-  assert drawn[4] != prompts.draw_demonstrations(TASK, 4, seed=6)
+  assert drawn[4] != demonstrations.choose(TASK, 4, 'random', seed=6)({})
 
 
 def test_more_demonstrations_than_training_rows_are_refused():
   with pytest.raises(InputError, match=r'strategy.shots=10: the training split has only 9 rows'):
-    prompts.draw_demonstrations(TASK, 10, seed=0)
+    demonstrations.choose(TASK, 10, 'random', seed=0)
 
 
 def test_demonstrations_without_a_training_split_are_refused():
   with pytest.raises(InputError, match='task own has no train split'):
-    prompts.draw_demonstrations(TASK._replace(splits={'test': ROWS}), 1, seed=0)
+    demonstrations.choose(TASK._replace(splits={'test': ROWS}), 1, 'random', seed=0)
 
 
 def test_a_choice_that_begins_another_is_refused():
@@ -70,7 +70,7 @@ def test_messages_go_through_the_chat_template_with_demonstrations_as_turns():
                       '{% if add_generation_prompt %}[assistant]{% endif %}')
   row = {'messages': [{'role': 'system', 'content': 'Brief.'}, {'role': 'user', 'content': 'Hi?'}], 'answer': 'Hi!'}
   task = TASK._replace(target=' {answer}', choices=(), prompt='')
-  [example] = prompts.examples(task, [row], BYTES._replace(hf=hf), [row])
+  [example] = prompts.examples(task, [row], BYTES._replace(hf=hf), lambda _: [row])
   turns = '[system] Brief.\n[user] Hi?\n'
   assert example.prompt == f'{turns}[assistant] Hi!\n{turns}[assistant]'
   assert example.target == 'Hi!'

@@ -31,7 +31,7 @@ def everything(folder):
     (['strategy.nam=lora'], ["'strategy.nam'", 'did you mean strategy.name?']),
     (['training.batchsize=4'], ['did you mean training.batch_size?']),
     (['training.steps=many'], ['training.steps', 'many']),
-    (['strategy.name=lorra'], ["'lorra'", 'full, lora, adapter, few_shot']),
+    (['strategy.name=lorra'], ["'lorra'", 'full, last_layers, bitfit, lora']),
     (['strategy.name=full', 'strategy.rank=4'], ['strategy.rank', 'full does not take it']),
     (['strategy.targets=attn/qq'], ["'attn/qq'", 'matches no site', 'layers/attn/q/kernel']),
     (['strategy.name=few_shot', 'strategy.shots=2201'], ['strategy.shots=2201', 'only 2200 rows']),
