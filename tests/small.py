@@ -59,7 +59,7 @@ def torch_twin(loaded):
 
 
 def documents(loaded, count, task='translation', longest=10_000, slots=0):
-  """The first `count` training rows of a built-in task that are no longer than `longest` tokens, after a soft prompt's slots."""
+  """The first `count` training rows of a built-in task that are no longer than `longest` tokens, after a soft prompt."""
   task = tasks.make(task, {})
   found = prompts.examples(task, task.rows('train')[:10 * count], loaded.tokenizer)
   found = [e._replace(prompt_ids=[*prompts.placeholders(slots), *e.prompt_ids]) for e in found]

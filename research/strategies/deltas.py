@@ -80,7 +80,8 @@ class LowRank(Delta):
 class Principal(Delta):
   """PiSSA (Meng et al. 2024, arXiv 2404.02948): LoRA that begins at the kernel's R largest singular directions.
 
-  The paper freezes W - s A₀ B₀; here W stays as it is, and its beginning is taken off: x W + s (drop(x) A B - x A₀ B₀).
+  The paper freezes W - s A₀ B₀; here W stays as it is, and what is added is s · drop(x) (A B - A₀ B₀), as (A - A₀) B + A₀ (B - B₀):
+  differences of float32 masters, so that a bfloat16 product rounds what was learned and not what W holds already.
   """
   a: Array             # [N, I, R]
   b: Array             # [N, R, O]
@@ -92,7 +93,8 @@ class Principal(Delta):
   outputs = ('b', 'fixed_b')
 
   def __call__(self, x: Array, kernel, bias: Array | None, key: Array | None = None) -> Array:
-    change = dot(dot(dropout(x, self.rate, key), self.a), self.b) - dot(dot(x, self.fixed_a), self.fixed_b)
+    read = dropout(x, self.rate, key)
+    change = dot(dot(read, self.a - self.fixed_a), self.b) + dot(dot(read, self.fixed_a), self.b - self.fixed_b)
     return affine(x, kernel, bias) + change * self.scale
 
   def merge(self, kernel: Array, bias: Array | None):

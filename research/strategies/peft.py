@@ -349,8 +349,8 @@ def _prefix(folder, said, tensors, config, shapes):
 def _prefix_entries(config: ModelConfig) -> np.ndarray:
   """Which of a prefix's 2 N entries holds each layer's keys; its values stand in the next one.
 
-  Of an encoder-decoder PEFT doubles the entries and deals them out by fours (keys and values of self- and of cross-attention, the
-  latter unused): then two layers share an entry where N is even, and every second entry is read by none (peft 0.21).
+  Of an encoder-decoder PEFT doubles the entries and deals them out by fours (keys and values of self- and of
+  cross-attention, the latter unused): two layers share an entry where N is even, and some are read by none (peft 0.21).
   """
   return np.arange(config.layers) * 4 % (2 * config.layers) if config.has_encoder else np.arange(config.layers) * 2
 

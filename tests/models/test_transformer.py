@@ -10,6 +10,7 @@ import pytest
 from llamas import CONFIGS, FLOAT32, lone
 
 from research import tree
+from research.data.prompts import placeholders
 from research.models import load, transformer
 from research.models.config import Execution
 from research.models.transformer import build
@@ -57,23 +58,35 @@ def test_step_by_step_with_a_cache_equals_the_full_forward_also_where_prompts_ar
     hidden, cache = step(variables, cache, jnp.asarray(IDS[range(3), [n + i for n in starts]], jnp.int32))
 
 
-def test_sites_are_the_kernels_and_the_sublayers_outputs(loaded):
+def test_sites_are_the_places_where_deltas_can_stand(loaded):
   c, found = loaded.model.config, transformer.sites(loaded.model.config, loaded.params)
-  kernels = {f'layers/{k}/kernel' for k in ('attn/q', 'attn/k', 'attn/v', 'attn/o', 'mlp/gate', 'mlp/up', 'mlp/down')}
-  assert found.keys() == kernels | {'layers/attn/output', 'layers/mlp/output'} | (set() if c.tied else {'head/kernel'})
-  assert found['layers/attn/k/kernel'] == ('kernel', (c.layers,), c.width, c.kv_heads * c.head_dim)
-  assert found['layers/mlp/output'] == ('output', (c.layers,), c.width, c.width)
+  layers = [f'layers/{k}' for k in ('attn/q', 'attn/k', 'attn/v', 'attn/o', 'mlp/gate', 'mlp/up', 'mlp/down')]
+  layers += [] if c.tied else ['head']
+  assert found.keys() == {f'{k}/{leaf}' for k in layers for leaf in ('kernel', 'bias')} | {
+      'layers/attn/output', 'layers/mlp/output', 'layers/attn/qkv', 'layers/attn/prefix', 'embed/embedding', 'embed/prompt'}
+  outputs = c.kv_heads * c.head_dim
+  assert found['layers/attn/k/kernel'][:4] == ('kernel', (c.layers,), c.width, outputs)
+  assert found['layers/attn/qkv'][:4] == ('kernel', (c.layers,), c.width, c.heads * c.head_dim + 2 * outputs)
+  assert found['layers/mlp/output'][:4] == ('output', (c.layers,), c.width, c.width)
+  assert found['layers/attn/prefix'][:4] == ('prefix', (c.layers,), outputs, outputs)
+
+
+FIELDS = {'rslora': {'alpha': 4.0}, 'pissa': {'alpha': 4.0}, 'prompt': {'slots': 3}}      # which stay near where they begin
 
 
 def loss_and_gradient(name, model, params):
   """Of the learning variables, after every delta was moved away from where it changes nothing."""
-  trainable, frozen = bind(jax.random.key(0), table.make(name, {}), model, params)
+  strategy = table.make(name, FIELDS.get(name, {}))
+  config, params = transformer.set_apart(model.config, params, strategy.apart)
+  model = build(config)
+  trainable, frozen = bind(jax.random.key(0), strategy, model, params)
   noise = iter(jax.random.split(jax.random.key(1), 99))
   trainable = tree.map_named(
       lambda path, x: x + 0.1 * jax.random.normal(next(noise), x.shape) if path.startswith('delta') else x, trainable)
   batch = lone(IDS[:, :-1]) | {'index': np.broadcast_to(np.arange(22), (3, 22)), 'targets': IDS[:, 1:],
                                'weights': np.ones((3, 22), np.float32)}
   batch = {n: jnp.asarray(x, jnp.float32 if n == 'weights' else jnp.int32) for n, x in batch.items()}
+  batch['tokens'] = batch['tokens'].at[:, :strategy.slots].set(jnp.asarray(placeholders(strategy.slots), jnp.int32))
   mean = lambda trainable: cross_entropy(model, tree.join(frozen, trainable), batch)[0] / 66
   loss, gradient = jax.jit(jax.value_and_grad(mean))(trainable)
   return float(loss), tree.leaves(gradient)

@@ -67,7 +67,7 @@ def test_adapters_on_t5_follow_every_sublayer():
 
 def test_an_adapter_cannot_be_merged(tiny):
   state, frozen, _ = start(tiny, table.adapter())
-  with pytest.raises(InputError, match='adapter cannot be merged: .*layers/attn/output'):
+  with pytest.raises(InputError, match=r'adapter cannot be merged: .*layers/attn/output'):
     merge(tree.join(state.trainable, frozen))
 
 

@@ -35,7 +35,8 @@ METHODS = {
     'ia3': ('IA3Config', {}),
     'prompt': ('PromptTuningConfig', {'num_virtual_tokens': SLOTS}),
     'prefix': ('PrefixTuningConfig', {'num_virtual_tokens': SLOTS}),
-    'prefix with mlp': ('PrefixTuningConfig', {'num_virtual_tokens': SLOTS, 'prefix_projection': True, 'encoder_hidden_size': 24}),
+    'prefix with mlp': ('PrefixTuningConfig', {'num_virtual_tokens': SLOTS, 'prefix_projection': True,
+                                               'encoder_hidden_size': 24}),
 }
 
 
@@ -71,7 +72,7 @@ def ours_from(loaded, folder):
 
 
 def their_logits(model, b, slots=0):
-  """Of every position: a decoder reads packed lines, an encoder one document a line; `slots` of the first are a soft prompt's."""
+  """Of every position: a decoder reads packed lines, an encoder one document a line; the first `slots` are a soft prompt."""
   import torch
   if 'source_tokens' in b:
     return model(input_ids=b['source_tokens'][:, slots:], attention_mask=(b['source_segments'][:, slots:] > 0).long(),
