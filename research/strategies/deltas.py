@@ -80,8 +80,8 @@ class LowRank(Delta):
 class Principal(Delta):
   """PiSSA (Meng et al. 2024, arXiv 2404.02948): LoRA that begins at the kernel's R largest singular directions.
 
-  The paper freezes W - s A₀ B₀; here W stays as it is, and what is added is s · drop(x) (A B - A₀ B₀), as (A - A₀) B + A₀ (B - B₀):
-  differences of float32 masters, so that a bfloat16 product rounds what was learned and not what W holds already.
+  The paper freezes W - s A₀ B₀; here W stays as it is, and what is added is s · drop(x) (A B - A₀ B₀), computed as
+  (A - A₀) B + A₀ (B - B₀): a bfloat16 product then rounds what was learned, and not what W holds already.
   """
   a: Array             # [N, I, R]
   b: Array             # [N, R, O]
