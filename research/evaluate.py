@@ -34,7 +34,7 @@ def run(workdir: Path, split: str, config: dict[str, Any] | None = None) -> dict
     files.read_config(workdir)
     result = files.read_result(workdir)
     exp = experiment.of_run(workdir)
-    variables = tree.join(*experiment.learned(workdir, exp))
+    variables = experiment.learned(workdir, exp)
   else:
     exp = experiment.assemble(config)
     if exp.strategy.learns and not exp.config['strategy']['init_from']:

@@ -260,7 +260,12 @@ def of_run(workdir: Path, **model_fields: Any) -> Experiment:
   return assemble(config)
 
 
-def learned(workdir: Path, experiment: Experiment) -> tuple[Tree, Tree]:
+def learned(workdir: Path, experiment: Experiment) -> Tree:
+  """The variables of a run at its best step."""
+  return tree.join(*learned_and_frozen(workdir, experiment))
+
+
+def learned_and_frozen(workdir: Path, experiment: Experiment) -> tuple[Tree, Tree]:
   """(trainable, frozen) of a run at its best step."""
   trainable, frozen = experiment.variables()
   if not jax.tree.leaves(trainable):

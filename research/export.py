@@ -48,7 +48,7 @@ def run(workdir: Path, output: Path, dtype: str, shard_size: str) -> dict[str, A
   files.read_config(workdir)
   result = files.read_result(workdir)
   exp = experiment.of_run(workdir, param_dtype='float32')       # nothing is rounded before the merged weights are
-  variables = tree.join(*experiment.learned(workdir, exp))
+  variables = experiment.learned(workdir, exp)
   merged = merge(variables)
   provenance = files.read_json(workdir / files.PROVENANCE)
 
@@ -77,7 +77,7 @@ def run_peft(workdir: Path, output: Path) -> dict[str, Any]:
   files.read_config(workdir)
   result = files.read_result(workdir)
   exp = experiment.of_run(workdir)
-  trainable, frozen = experiment.learned(workdir, exp)
+  trainable, frozen = experiment.learned_and_frozen(workdir, exp)
   learned = {n: np.asarray(x) for n, x in tree.leaves(trainable).items()}
   config, tensors, row = peft.write(tree.join(trainable, frozen), exp.strategy, exp.model.config,
                                     exp.config['model']['source'], learned)

@@ -63,7 +63,7 @@ def main() -> None:
     cli.required('output')
   if f.workdir:
     exp = experiment.of_run(Path(f.workdir))
-    variables = tree.join(*experiment.learned(Path(f.workdir), exp))
+    variables = experiment.learned(Path(f.workdir), exp)
   else:
     cli.required('config')
     exp = experiment.assemble(experiment.plain(f.config))

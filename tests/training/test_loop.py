@@ -37,7 +37,7 @@ def lines(workdir):
 
 
 def learned(made, workdir):
-  return tree.leaves(experiment.learned(workdir, experiment.assemble(made))[0])
+  return tree.leaves(experiment.learned(workdir, experiment.assemble(made))['delta'])
 
 
 def test_a_run_ends_once_validation_stops_to_improve(overfit):

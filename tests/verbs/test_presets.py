@@ -52,7 +52,7 @@ def test_a_run_ends_with_finite_metrics_and_whole_files_and_evaluate_finds_them_
                 **STRATEGIES[strategy])
   workdir, learns = tmp_path / 'run', strategy != 'few_shot'
   result = train.run(made, workdir)
-  assert {p.name for p in workdir.iterdir()} == {'config.json', 'provenance.json', 'result.json', 'metrics.jsonl',
+  assert {p.name for p in workdir.iterdir()} == {'config.json', 'provenance.json', 'result.json', 'metrics.jsonl', 'sites.json',
                                                  'predictions', 'tensorboard', *(['checkpoints'] if learns else [])}
   assert result == json.loads((workdir / 'result.json').read_text())
   assert result['metrics'].keys() == result['intervals'].keys() == {f'valid/{name}' for name in METRICS[task]}
