@@ -124,7 +124,7 @@ def nf4(kernel: Array) -> NF4:
   """A kernel [N, I, O] rounded to NormalFloat4."""
   *lead, inputs, outputs = kernel.shape
   layers = [_nf4_layer(np.asarray(x, np.float32)) for x in kernel.reshape(-1, inputs, outputs)]
-  parts = [jnp.asarray(np.stack(part).reshape(*lead, *np.shape(part[0]))) for part in zip(*layers)]
+  parts = [jnp.asarray(np.stack(part).reshape((*lead, *np.shape(part[0])))) for part in zip(*layers)]
   return NF4(*parts, inputs, outputs)
 
 

@@ -186,7 +186,7 @@ def test_a_truncated_smollm2_is_refused(tmp_path, smollm2_file, size):
 
 def test_a_dtype_that_is_none():
   with pytest.raises(InputError, match=r"model.dtype='float8'.*float32, bfloat16, auto"):
-    execution('float8', 'auto', True)
+    execution('float8', 'auto', True, 'none')
 
 
 @pytest.mark.parametrize('field, value', [('hidden_size', '54'), ('num_attention_heads', 0),

@@ -56,7 +56,7 @@ CONFIGS = {
     't5': dict(model_type='t5', feed_forward_proj='relu', tie_word_embeddings=True) | _T5,
     't5-1.1': dict(model_type='t5', feed_forward_proj='gated-gelu', tie_word_embeddings=False) | _T5,
     'mt5': dict(model_type='mt5', feed_forward_proj='gated-gelu') | _T5,
-    'umt5': dict(model_type='umt5', feed_forward_proj='gated-gelu') | _T5,
+    'umt5': dict(model_type='umt5', feed_forward_proj='gated-gelu', tie_word_embeddings=False) | _T5,
 }
 SEPARATE_HEADS = ('t5-1.1', 'mt5', 'umt5')    # transformers ties them all; files on the hub hold two tensors
 
@@ -129,7 +129,7 @@ def torch_model(name, seed=0):
         x.copy_(draw(x))
       else:
         inputs = x.shape[0] if 'gpt2' in name and '.h.' in path else x.shape[1]
-        scaled = name in ('t5', 'umt5') and path in ('shared.weight', 'lm_head.weight')    # what the head divides by √D
+        scaled = name == 't5' and path in ('shared.weight', 'lm_head.weight')    # what the head divides by √D
         inputs = 1 if scaled else inputs
         gain = 0.7 if config.is_encoder_decoder and path.split('.')[-2] in ('q', 'k') else 1.5
         x.copy_(draw(x) * gain / inputs ** 0.5)

@@ -20,9 +20,9 @@ _FORWARD = {'relu': ('relu', False), 'gated-gelu': ('gelu_tanh', True), 'gated-s
 
 def config(f: Fields, family: str) -> ModelConfig:
   activation, gated = f.one_of('feed_forward_proj', _FORWARD, 'relu' if family == 't5' else 'gated-gelu')
-  # Only T5's own files mean what they say here: mT5 and UMT5 write either and have a head of their own where one is there.
+  # That the embeddings are tied says whether the head's input is scaled; a head of their own has every file that holds one.
   said = f.flag('tie_word_embeddings', True)
-  scaled = {'t5': f.flag('scale_decoder_outputs', said), 'mt5': False, 'umt5': True}[family]
+  scaled = family != 'mt5' and f.flag('scale_decoder_outputs', said)
   layers, heads, width = f.size('num_layers'), f.size('num_heads'), f.size('d_model')
   for derived in ('dense_act_fn', 'is_gated_act'):
     f.take(derived)
