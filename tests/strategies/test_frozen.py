@@ -1,22 +1,30 @@
 """What does not learn is never differentiated, optimised or saved."""
 
+import dataclasses
 import functools
 import json
 import math
 
 import jax
+import optax
 import pytest
 from small import batch, config, documents, start
 
 from research import train, tree
-from research.models import load
+from research.models import load, names
 from research.models.config import Execution
+from research.models.families import FAMILIES
+from research.models.presets import PRESETS
+from research.models.transformer import build, set_apart
 from research.strategies import table
+from research.strategies.bind import bind
 from research.training import flops
-from research.training.steps import train_step
+from research.training.steps import TrainState, train_step
 
 # Widths that no activation has, so that a shape in the program tells what it belongs to.
-STRATEGIES = {'full': table.full(), 'lora': table.lora(rank=5), 'adapter': table.adapter(width=24)}
+FIELDS = {'vera': {'rank': 5}, 'adapter': {'width': 24}, 'prefix': {'slots': 6}, 'prompt': {'slots': 6}, 'bitfit': {},
+          'ia3': {}, **{name: {'rank': 5} for name in ('lora', 'rslora', 'lora_plus', 'pissa', 'dora')}}
+STRATEGIES = {'full': table.full(), **{name: table.make(name, fields) for name, fields in FIELDS.items()}}
 
 
 def weight_shapes(params):
@@ -28,7 +36,7 @@ def weight_shapes(params):
 def products(loaded, strategy):
   """Shapes of the results of all matrix products of a step, the smaller side first."""
   state, frozen, tx = start(loaded, strategy)
-  one = batch(documents(loaded, 2), 512)
+  one = batch(documents(loaded, 2, slots=strategy.slots), 512)
   jaxpr = jax.make_jaxpr(functools.partial(train_step, model=loaded.model, tx=tx))(state, frozen, one)
   return {tuple(sorted(eqn.outvars[0].aval.shape)) for eqn, _ in flops.equations(jaxpr.jaxpr)
           if eqn.primitive.name == 'dot_general'}
@@ -39,7 +47,7 @@ KINDS = {'llama-tiny': 4,    # q and o; k and v; the MLP's; the embedding
 
 
 @pytest.mark.parametrize('scan', [True, False])
-@pytest.mark.parametrize('name', ['lora', 'adapter'])
+@pytest.mark.parametrize('name', FIELDS)
 @pytest.mark.parametrize('model', KINDS)
 def test_no_product_of_a_step_has_a_frozen_weights_shape(model, name, scan):
   loaded = load.load(f'random:{model}', Execution('float32', 'float32', scan))
@@ -55,7 +63,55 @@ def test_the_optimiser_has_slots_for_what_learns_alone(tiny, name):
   moments = sorted(x.shape for x in jax.tree.leaves(state.opt_state) if x.ndim)
   assert moments == sorted(2 * [x.shape for x in jax.tree.leaves(state.trainable)])
   assert tree.leaves(state.trainable).keys().isdisjoint(tree.leaves(frozen))
-  assert all(n.startswith('params/' if name == 'full' else 'delta/') for n in tree.leaves(state.trainable))
+  assert all(n.startswith('params/' if name == 'full' else 'delta/') and 'fixed' not in n
+             for n in tree.leaves(state.trainable))
+
+
+def test_the_last_layers_alone_are_differentiated():
+  """Of gate, up and down, gradients are computed in the layers that learn and in no other."""
+  loaded = load.load('random:llama-tiny', Execution('float32', 'float32', False))
+  strategy = table.last_layers(layers=1)
+  config, params = set_apart(loaded.model.config, loaded.params, 1)
+  apart = loaded._replace(model=build(config), params=params)
+  shape = loaded.params['layers']['mlp']['up']['kernel'].shape[1:]
+
+  def gradients(loaded, strategy):
+    state, frozen, tx = start(loaded, strategy)
+    one = batch(documents(loaded, 2), 512)
+    jaxpr = jax.make_jaxpr(functools.partial(train_step, model=loaded.model, tx=tx))(state, frozen, one)
+    return sum(times for eqn, times in flops.equations(jaxpr.jaxpr)
+               if eqn.primitive.name == 'dot_general' and sorted(eqn.outvars[0].aval.shape) == sorted(shape))
+  assert gradients(loaded, table.full()) == 3 * 3        # gate, up and down of three layers
+  assert gradients(apart, strategy) == 3
+
+
+@pytest.mark.parametrize('name, most', [('lora', 0.72), ('dora', 0.76), ('full', 1.0)])
+def test_flops_of_a_step_on_smollm2s_shape(name, most):
+  """Unrolled, 256 tokens, rank 8 on all linear layers; counted over the dot_generals."""
+  hf = PRESETS['llama-tiny'] | {'vocab_size': 49152, 'hidden_size': 576, 'intermediate_size': 1536, 'num_hidden_layers': 30,
+                                'num_attention_heads': 9, 'num_key_value_heads': 3, 'max_position_embeddings': 2048}
+  config = dataclasses.replace(names.config_of(FAMILIES['llama'], hf, 'SmolLM2', False), scan=False)
+  model = build(config)
+  kernels = {tuple(sorted(shape[-2:])) for path, shape in names.shapes(config).items() if path.endswith('/kernel')}
+
+  def count(strategy):
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    trainable, frozen = jax.eval_shape(lambda params: bind(jax.random.key(0), strategy, model, params), params)
+    tx = optax.adam(1e-3)
+    state = TrainState(jax.ShapeDtypeStruct((), 'int32'), jax.eval_shape(lambda: jax.random.key(0)), trainable,
+                       jax.eval_shape(tx.init, trainable))
+    shapes = {'tokens': 256, 'positions': 256, 'segments': 256, 'branches': 256, 'index': 256, 'targets': 256}
+    one = {n: jax.ShapeDtypeStruct((1, 1, size), 'int32') for n, size in shapes.items()}
+    one['weights'] = jax.ShapeDtypeStruct((1, 1, 256), 'float32')
+    jaxpr = jax.make_jaxpr(functools.partial(train_step, model=model, tx=tx))(state, frozen, one)
+    found = {tuple(sorted(eqn.outvars[0].aval.shape)) for eqn, _ in flops.equations(jaxpr.jaxpr)
+             if eqn.primitive.name == 'dot_general'}
+    return flops.count(jaxpr), found
+  whole, found = count(table.full())
+  assert kernels <= found
+  part, found = count(table.make(name, {'rank': 8} if name != 'full' else {}))
+  print(f'{name}: {part / whole:.4f} of full')
+  assert part <= most * whole and (name == 'full' or not kernels & found)
 
 
 def test_a_checkpoint_of_lora_holds_no_weight_of_the_base(tmp_path):
