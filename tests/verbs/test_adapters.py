@@ -1,0 +1,174 @@
+"""Adapters go out of a run and into another, and what does not fit is refused by name."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from small import config
+
+from research import evaluate, experiment, export, train, tree
+from research.errors import InputError
+from research.strategies import peft
+
+ROWS = {'lora': {'rank': 2}, 'pissa': {'rank': 2}, 'vera': {'rank': 4}, 'adapter': {'width': 4}, 'bitfit': {}, 'prompt': {'slots': 3},
+        'prefix': {'slots': 3, 'hidden': 4}, 'prefix+lora': {'slots': 3, 'rank': 2}}
+
+
+def fields(name, model='gpt2-tiny', **more):
+  given = {f'strategy__{field}': value for field, value in ROWS[name].items()}
+  if name in ('pissa', 'vera') and model == 'gpt2-tiny':
+    given['strategy__fused'] = True
+  return {'model__source': f'random:{model}', 'strategy__name': name, 'training__steps': 2, 'training__learning_rate': 1e-2,
+          'task__name': 'domain', 'model__context': 512, **given, **more}
+
+
+@pytest.fixture(scope='module')
+def folders(tmp_path_factory):
+  """name -> (a run, the adapter exported from it)"""
+  root, found = tmp_path_factory.mktemp('adapters'), {}
+
+  def of(name):
+    if name not in found:
+      train.run(config(**fields(name)), root / f'{name}-run')
+      export.run_peft(root / f'{name}-run', root / name)
+      found[name] = root / f'{name}-run', root / name
+    return found[name]
+  return of
+
+
+@pytest.mark.parametrize('name', ROWS)
+def test_a_run_goes_on_from_an_exported_adapter_and_from_a_run(folders, name, tmp_path):
+  run, folder = folders(name)
+  record = json.loads((folder / peft.RECORD).read_text())
+  assert record['base']['sha256'] == 'random:gpt2-tiny' and record['trained_as']['name'] == name
+  there = experiment.learned(run, experiment.of_run(run))
+  sites = json.loads((run / 'sites.json').read_text())
+  result = json.loads((run / 'result.json').read_text())
+  assert sum(line['trainable'] for line in sites) == result['cost']['trainable_params'] > 0
+  row = record['strategy']['name']
+  made = config(**{k: v for k, v in fields(name).items() if not k.startswith('strategy')}, strategy__name=row,
+                strategy__init_from=str(folder))
+  # The same predictions from the folder alone, without a step.
+  found = evaluate.run(tmp_path / 'evaluated', 'valid', made)
+  assert found['metrics']['valid/loss'] == pytest.approx(result['metrics']['valid/loss'], abs=1e-4)
+  # Learning goes on from either, and what it came to is found again.
+  for source in [folder] if row != name or name == 'prefix' else [folder, run]:
+    made['strategy']['init_from'] = str(source)
+    first = experiment.assemble(made).variables()[0]
+    for path, x in tree.leaves(first).items():
+      if path in tree.leaves(there) and row == name:
+        np.testing.assert_allclose(x, tree.leaves(there)[path], atol=1e-6)
+    on = train.run(made, tmp_path / f'on-{source.name}')
+    again = evaluate.run(tmp_path / f'on-{source.name}', 'valid')
+    assert again['metrics']['valid/loss'] == pytest.approx(on['metrics']['valid/loss'], abs=1e-6)
+    assert on['metrics']['valid/loss'] < result['metrics']['valid/loss'] + 0.05
+
+
+def starting(folder, name='lora', **more):
+  given = {k: v for k, v in fields(name).items() if not k.startswith('strategy')}
+  return experiment.assemble(config(**{**given, 'strategy__name': name, 'strategy__init_from': str(folder), **more})).variables()
+
+
+@pytest.fixture
+def folder(folders, tmp_path):
+  return shutil.copytree(folders('lora')[1], tmp_path / 'adapter')
+
+
+def change(folder, **said):
+  file = folder / peft.CONFIG
+  file.write_text(json.dumps(json.loads(file.read_text()) | said))
+
+
+@pytest.mark.parametrize('said, says', [
+    ({'peft_type': 'LOHA'}, "peft_type='LOHA' is not supported"), ({'use_qalora': True}, 'use_qalora=True is not supported'),
+    ({'lora_bias': True}, 'lora_bias=True'), ({'modules_to_save': ['lm_head']}, "modules_to_save=\\['lm_head'\\]"),
+    ({'bias': 'all'}, "bias='all'"), ({'layer_replication': [[0, 2]]}, 'layer_replication'), ({'eva_config': {'rho': 2}}, 'eva_config'),
+    ({'init_lora_weights': 'corda'}, "init_lora_weights='corda' is not supported"),
+    ({'use_dora': True}, 'stand the tensors .lora_A.weight, .lora_B.weight, not')])
+def test_a_setting_that_is_not_implemented_is_refused_by_name(folder, said, says):
+  change(folder, **said)
+  with pytest.raises(InputError, match=says):
+    starting(folder)
+
+
+def test_another_base_is_refused_until_it_is_allowed_and_none_is_a_warning(folder, capsys):
+  record = json.loads((folder / peft.RECORD).read_text())
+  (folder / peft.RECORD).write_text(json.dumps(record | {'base': {'sha256': 'another'}}))
+  with pytest.raises(InputError, match='belongs to another base model \\(another, not random:gpt2-tiny\\).*allow_other_base=True'):
+    starting(folder)
+  starting(folder, strategy__allow_other_base=True)
+  (folder / peft.RECORD).unlink()
+  starting(folder)
+  assert 'does not say which base model' in ''.join(capsys.readouterr())
+
+
+def test_a_run_of_another_base_is_refused_until_it_is_allowed(folders):
+  run, _ = folders('lora')
+  with pytest.raises(InputError, match='another base model'):
+    starting(run, model__vocab=300)
+  with pytest.raises(InputError, match='set strategy.name=lora'):
+    starting(run, 'adapter')
+
+
+def test_an_adapter_of_other_shapes_or_modules_is_refused(folder, tmp_path):
+  with pytest.raises(InputError, match='belongs to no module of this model'):
+    starting(folder, model__source='random:llama-tiny')
+  tensors = safetensors.numpy.load_file(folder / peft.TENSORS)
+  name = next(n for n in tensors if 'mlp.c_fc.lora_B' in n)
+  for changed, says in (({name: tensors[name][:-1]}, 'is for 255 outputs; this model has 256'),
+                        ({name.replace('h.0', 'h.7'): tensors[name]}, 'belongs to no module')):
+    safetensors.numpy.save_file(tensors | changed, folder / peft.TENSORS)
+    with pytest.raises(InputError, match=says):
+      starting(folder)
+  safetensors.numpy.save_file({n: x for n, x in tensors.items() if '.h.2.' not in n}, folder / peft.TENSORS)
+  with pytest.raises(InputError, match='holds 2 of the 3 layers'):
+    starting(folder)
+  (folder / peft.TENSORS).write_bytes(b'nonsense')
+  with pytest.raises(InputError, match='cannot be read'):
+    starting(folder)
+  (folder / peft.TENSORS).unlink()
+  (folder / 'adapter_model.bin').write_bytes(b'')
+  with pytest.raises(InputError, match='a pickle, which is not opened'):
+    starting(folder)
+
+
+def test_a_setting_that_contradicts_the_folder_is_refused(folder):
+  with pytest.raises(InputError, match='strategy.rank=3: .* says'):
+    starting(folder, strategy__rank=3)
+
+
+def test_what_adds_nothing_to_the_model_has_no_adapter(tmp_path):
+  train.run(config(strategy__name='full', training__steps=1, strategy__rank=None), tmp_path / 'run')
+  with pytest.raises(InputError, match='strategy full adds nothing to the model; use --format=hf'):
+    export.run_peft(tmp_path / 'run', tmp_path / 'adapter')
+  assert not (tmp_path / 'adapter').exists()
+
+
+@pytest.mark.parametrize('given, says', [
+    ({'strategy__name': 'lora', 'strategy__targets': 'attention,mpl'}, "'mpl' matches no site"),
+    ({'strategy__name': 'lora', 'strategy__targets': 'head'}, 'the head is the embedding'),
+    ({'strategy__name': 'lora', 'strategy__rank': 65}, 'rank=65: above the smaller side of a 64 x'),
+    ({'strategy__name': 'lora', 'strategy__rank_pattern': (('down', 200),)}, 'rank=200: above the smaller side'),
+    ({'strategy__name': 'lora', 'strategy__rank_pattern': ('down',)}, 'must be pairs'),
+    ({'strategy__name': 'lora', 'strategy__alpha': -1.0}, 'alpha=-1.0: must be above 0'),
+    ({'strategy__name': 'dora', 'strategy__dropout': 1.0}, 'dropout=1.0: must be at least 0 and below 1'),
+    ({'strategy__name': 'lora_plus', 'strategy__ratio': 0.0}, 'ratio=0.0'),
+    ({'strategy__name': 'prefix', 'strategy__slots': 0}, 'slots=0: must be 1 or more'),
+    ({'strategy__name': 'prompt', 'strategy__slots': 600}, 'leave no room in the context of 512'),
+    ({'strategy__name': 'prompt', 'strategy__slots': 450}, 'rows are longer than the context of 512'),
+    ({'strategy__name': 'prefix', 'strategy__slots': 450}, 'rows are longer than the context of 62'),
+    ({'strategy__name': 'prompt', 'strategy__init': 'text'}, 'init_text: is given with init=text'),
+    ({'strategy__name': 'adapter', 'strategy__placement': 'under'}, "placement='under'"),
+    ({'strategy__name': 'last_layers', 'strategy__layers': 4}, 'layers=4: the model has only 3'),
+    ({'strategy__name': 'lora+ia3'}, 'two deltas meet at layers/attn/k/kernel'),
+    ({'strategy__name': 'full+lora'}, 'stand alone'), ({'strategy__name': 'lora+lora'}, 'no row twice'),
+    ({'strategy__name': 'few_shot', 'strategy__selection': 'best'}, "selection='best'"),
+    ({'strategy__name': 'few_shot', 'strategy__calibrate': True, 'task__name': 'translation'}, 'needs a task with choices'),
+    ({'strategy__name': 'lora', 'model__quantize': 'int3'}, "model.quantize='int3': must be one of none, int8, nf4")])
+def test_a_strategy_that_cannot_be_is_refused(given, says):
+  with pytest.raises(InputError, match=says):
+    made = experiment.assemble(config(**given))
+    made.variables()
+    made.examples('train')
