@@ -409,7 +409,8 @@ def write(variables: Tree, strategy: table.Strategy, config: ModelConfig, source
   row = {'name': strategy.name, **strategy.fields}
   found = placed(variables)
   types = {type(delta) for delta in found.values()}
-  if len(strategy.name.split('+')) > 1 or not types <= {*LEAVES, deltas.Prompt, deltas.Prefix, deltas.ProjectedPrefix}:
+  known = {*LEAVES, deltas.Prompt, deltas.Prefix, deltas.ProjectedPrefix}
+  if len(strategy.name.split('+')) > 1 or not types or not types <= known:
     return said | {'peft_type': OWN_TYPE}, learned, row
   if deltas.Prompt in types:
     [delta] = found.values()

