@@ -14,7 +14,8 @@ from research.strategies import table
 from research.strategies.bind import bind, placed
 
 SETTINGS = {'base': ('few_shot', {}), 'prefix': ('prefix', {'slots': 4}),
-            'prefix by an mlp': ('prefix', {'slots': 4, 'hidden': 8}), 'prompt': ('prompt', {'slots': 4}), 'last layers': ('last_layers', {'layers': 1})}
+            'prefix by an mlp': ('prefix', {'slots': 4, 'hidden': 8}), 'prompt': ('prompt', {'slots': 4}),
+            'last layers': ('last_layers', {'layers': 1})}
 
 
 def examples_of(loaded, task, shots, slots=0, blank=False):
