@@ -40,6 +40,7 @@ def run(workdir: Path, split: str, config: dict[str, Any] | None = None) -> dict
     if exp.strategy.learns and not exp.config['strategy']['init_from']:
       raise InputError(f'strategy {exp.strategy.name} has to learn first: run research.train, then evaluate its workdir; '
                        'a base model is evaluated with --config.strategy.name=few_shot')
+    exp.config['training'] |= {'steps': 0, 'epochs': 0.0}       # a workdir that holds no training
     files.check(workdir, exp.config)
     variables = tree.join(*exp.variables())
     if (workdir / files.RESULT).exists():

@@ -2,7 +2,6 @@
 
 import hashlib
 import importlib.metadata
-import json
 import math
 import platform
 import subprocess
@@ -13,7 +12,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import safetensors.numpy
 from ml_collections import ConfigDict
 
@@ -150,7 +148,7 @@ def assemble(config: dict[str, Any]) -> Experiment:
   learns = strategy.learns
   if learns:
     task.rows('train')
-    if not training['epochs'] and training['steps'] < 1:
+    if not training['epochs'] and training['steps'] < 1 and not own['init_from']:
       raise InputError(f'training.steps={training["steps"]}: must be 1 or more')
   resolved = {
       'model': {**model_fields, **run_as._asdict(), 'context': context},
@@ -170,7 +168,7 @@ def assemble(config: dict[str, Any]) -> Experiment:
 OWN = ('init_from', 'allow_other_base')      # fields of config.strategy that are no row's
 
 
-def _strategy(fields: dict[str, Any], base: Callable[[], load.Loaded]) -> tuple[Strategy, dict[str, Any]]:
+def _strategy(fields: dict[str, Any], base: Callable[[], load.Loaded] | None) -> tuple[Strategy, dict[str, Any]]:
   """The row that a config names, and the fields that are no row's own.
 
   With `init_from` the row's settings come from there; what the config says beside that must agree.
@@ -192,10 +190,12 @@ def _strategy(fields: dict[str, Any], base: Callable[[], load.Loaded]) -> tuple[
     there = settings.pop('name')
   if there != name and (there, name) != ('lora', 'lora_plus'):
     raise InputError(f'strategy.init_from={folder}: is of strategy {there}, not {name}; set strategy.name={there}')
-  for field, value in given.items():
-    if field in settings and settings[field] != value:
-      raise InputError(f'strategy.{field}={value!r}: {folder} says {settings[field]!r}; leave the field out')
-  return table.make(name, {**settings, **given}), own
+  strategy = table.make(name, {**settings, **given})
+  said = table.make(there, settings).fields
+  for field in given:
+    if field in settings and strategy.fields[field] != said[field]:
+      raise InputError(f'strategy.{field}={given[field]!r}: {folder} says {settings[field]!r}; leave the field out')
+  return strategy, own
 
 
 def _set_apart(loaded: load.Loaded, layers: int) -> load.Loaded:
@@ -256,7 +256,8 @@ def of_run(workdir: Path, **model_fields: Any) -> Experiment:
   """
   config = files.read_config(workdir)
   config['model'] = {'quantize': 'none', **config['model'], **model_fields}
-  config['strategy'] |= {'init_from': None, 'allow_other_base': False}      # what it began with is in its own files
+  if (workdir / files.CHECKPOINTS).exists():      # what it began with is in its own files
+    config['strategy'] |= {'init_from': None, 'allow_other_base': False}
   return assemble(config)
 
 
@@ -268,22 +269,25 @@ def learned(workdir: Path, experiment: Experiment) -> Tree:
 def learned_and_frozen(workdir: Path, experiment: Experiment) -> tuple[Tree, Tree]:
   """(trainable, frozen) of a run at its best step."""
   trainable, frozen = experiment.variables()
-  if not jax.tree.leaves(trainable):
+  if not jax.tree.leaves(trainable) or experiment.config['strategy']['init_from']:      # nothing has learned here
     return trainable, frozen
-  checkpoints = Checkpoints(workdir / files.CHECKPOINTS, experiment.fingerprint)
+  return _restored(workdir, trainable, frozen, experiment.fingerprint)
+
+
+def _restored(workdir: Path, trainable: Tree, frozen: Tree, base: str | None) -> tuple[Tree, Tree]:
+  """The variables with what the run in `workdir` learned up to its best step, and with what its deltas have that is fixed."""
+  checkpoints = Checkpoints(workdir / files.CHECKPOINTS, base)
   try:
-    best = checkpoints.restore_best(trainable)
+    best = jax.tree.map(jnp.asarray, checkpoints.restore_best(trainable))
   finally:
     checkpoints.close()
-  fixed = {}
-  if (workdir / files.FIXED).exists():
-    fixed = safetensors.numpy.load_file(workdir / files.FIXED)
+  fixed = safetensors.numpy.load_file(workdir / files.FIXED) if (workdir / files.FIXED).exists() else {}
   return peft.placed_in(best, frozen, tree.leaves(best) | fixed, str(workdir))
 
 
 def keep_fixed(workdir: Path, frozen: Tree) -> None:
-  """Saves the parts of deltas that do not learn, where they come from a file and not from the seed and the base."""
-  fixed = {n: np.asarray(x) for n, x in tree.leaves(frozen).items() if '/fixed_' in n}
+  """Saves what of the deltas does not learn and is part of them: what was drawn, or decomposed from the base as it then was."""
+  fixed = peft.fixed(frozen)
   if fixed:
     safetensors.numpy.save_file(fixed, workdir / files.FIXED)
 
@@ -293,7 +297,7 @@ def _start_from(experiment: Experiment, trainable: Tree, frozen: Tree) -> tuple[
   own = experiment.config['strategy']
   folder, any_base = Path(own['init_from']), own['allow_other_base']
   if not peft.is_folder(folder):
-    return continued(folder, experiment, trainable, any_base), frozen
+    return continued(folder, experiment, trainable, frozen, any_base)
   model = experiment.model.config
   found = peft.read(folder, model, names.shapes(model))
   if found.base is None:
@@ -304,21 +308,22 @@ def _start_from(experiment: Experiment, trainable: Tree, frozen: Tree) -> tuple[
   return peft.placed_in(trainable, frozen, found.values, f'strategy.init_from={folder}')
 
 
-def continued(workdir: Path, experiment: Experiment, trainable: Tree, any_base: bool = False) -> Tree:
+def continued(workdir: Path, experiment: Experiment, trainable: Tree, frozen: Tree,
+              any_base: bool = False) -> tuple[Tree, Tree]:
   """What an earlier run had learned at its best step, to go on from with a new optimiser and new data.
 
   Raises:
     InputError: the run is of another base model, or of a strategy whose arrays differ.
   """
-  drop = lambda fields: {k: v for k, v in fields.items() if k not in OWN}
-  earlier, here = drop(files.read_config(workdir)['strategy']), drop(experiment.config['strategy'])
-  if earlier != json.loads(json.dumps(here)):
-    raise InputError(f'{workdir}: was trained with strategy {earlier}, not {here}')
-  checkpoints = Checkpoints(workdir / files.CHECKPOINTS, None if any_base else experiment.fingerprint)
-  try:
-    return jax.tree.map(jnp.asarray, checkpoints.restore_best(trainable))
-  finally:
-    checkpoints.close()
+  earlier, _ = _strategy(files.read_config(workdir)['strategy'] | dict.fromkeys(OWN), None)
+  here = experiment.strategy
+  of_lora = {earlier.name, here.name} <= {'lora', 'lora_plus'}      # which differ in how they learn, not in what
+  different = [f'{n}={v!r} there, {here.fields.get(n)!r} here' for n, v in earlier.fields.items()
+               if here.fields.get(n) != v and not (of_lora and n == 'ratio')]
+  if (earlier.name != here.name and not of_lora) or different:
+    raise InputError(f'{workdir}: was trained with another strategy ({earlier.name} there, {here.name} here'
+                     f'{"".join(f"; {line}" for line in different)})')
+  return _restored(workdir, trainable, frozen, None if any_base else experiment.fingerprint)
 
 
 def provenance(experiment: Experiment) -> dict[str, Any]:

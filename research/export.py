@@ -79,6 +79,7 @@ def run_peft(workdir: Path, output: Path) -> dict[str, Any]:
   exp = experiment.of_run(workdir)
   trainable, frozen = experiment.learned_and_frozen(workdir, exp)
   learned = {n: np.asarray(x) for n, x in tree.leaves(trainable).items()}
+  learned |= peft.fixed(frozen) if learned else {}
   config, tensors, row = peft.write(tree.join(trainable, frozen), exp.strategy, exp.model.config,
                                     exp.config['model']['source'], learned)
   record = {'strategy': row, 'trained_as': exp.config['strategy'],

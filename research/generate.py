@@ -17,7 +17,7 @@ from research import cli, experiment, tree
 from research import workdir as files
 from research.data import prompts, sources, tasks
 from research.errors import InputError
-from research.evaluation import decode
+from research.evaluation import beginning, decode
 
 
 def run(exp: experiment.Experiment, variables, texts: list[str], max_new_tokens: int, temperature: float,
@@ -36,6 +36,8 @@ def run(exp: experiment.Experiment, variables, texts: list[str], max_new_tokens:
     if prompts.taken(len(i), max_new_tokens, exp.model.config.has_encoder) + exp.strategy.before > exp.context:
       raise InputError(f'prompt {number} has {len(i)} tokens; with {max_new_tokens} to come that is over the context of '
                        f'{exp.context}')
+  variables, cut = beginning.read(exp.model, variables, ids)
+  ids = [i[cut:] for i in ids]
   found = decode.generate(exp.model, variables, ids, max_new_tokens, exp.tokenizer.eos, min(16, len(ids)), temperature,
                           seed)
   return [exp.tokenizer.decode(i) for i in found]

@@ -17,6 +17,7 @@ from absl import flags
 
 from research import cli, experiment, tree
 from research import workdir as files
+from research.errors import InputError
 from research.evaluation import harness
 from research.strategies import bind
 from research.training import flops, loop, optim
@@ -41,11 +42,12 @@ def run(config: dict[str, Any], workdir: Path, label: str = 'train') -> dict[str
   held_out = exp.examples('valid') if 'valid' in exp.task.splits else []
   trainable, frozen = exp.variables()
   if t['init_from']:
-    trainable = experiment.continued(Path(t['init_from']), exp, trainable)
+    if exp.config['strategy']['init_from']:
+      raise InputError('strategy.init_from and training.init_from are both given; one says where to begin')
+    trainable, frozen = experiment.continued(Path(t['init_from']), exp, trainable, frozen)
   tx, warmup = experiment.optimizer(exp, steps)
   files.claim(workdir, exp.config)
-  if exp.config['strategy']['init_from']:
-    experiment.keep_fixed(workdir, frozen)
+  experiment.keep_fixed(workdir, frozen)
   lines = bind.table(trainable, frozen)
   files.write_json(workdir / files.SITES, [line._asdict() for line in lines])
   if not held_out:

@@ -59,7 +59,10 @@ def examples(task: Task, rows: Sequence[Row], tokenizer: Tokenizer,
       _check_choices(choices)
     blanks = ()
     if blank:
-      texts = tuple(render(task, _emptied(task, row, word), tokenizer, shown) for word in CONTENT_FREE)
+      try:
+        texts = tuple(render(task, _emptied(task, row, word), tokenizer, shown) for word in CONTENT_FREE)
+      except (ValueError, TypeError, LookupError, AttributeError) as e:
+        raise InputError(f'strategy.calibrate=True: task.prompt={task.prompt!r} cannot say N/A in its columns ({e})') from None
       blanks = known[texts] = known.get(texts) or tuple(map(tokenizer.prompt, texts))
     found.append(Example(number, row, prompt, target, tokenizer.prompt(prompt),
                          [*tokenizer.encode(target), tokenizer.eos], choices, blanks))
@@ -106,7 +109,7 @@ def check_lengths(found: list[Example], context: int, split: str, answer: int = 
     apart: see `taken`.
   """
   answers = [max(len(e.target_ids), answer, *(len(c) + 1 for c in e.choices.values()), 0) for e in found]
-  lengths = [taken(len(e.prompt_ids), n, apart) for e, n in zip(found, answers)]
+  lengths = [taken(max(map(len, (e.prompt_ids, *e.blank))), n, apart) for e, n in zip(found, answers)]
   long = [e.id for e, n in zip(found, lengths) if n > context]
   if long:
     raise InputError(f'{len(long)} of {len(found)} {split} rows are longer than the context of {context} tokens with '

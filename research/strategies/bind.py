@@ -1,5 +1,6 @@
 """Where a strategy meets a model: from a row and a base to what learns and what stays."""
 
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -39,14 +40,23 @@ def bind(key: jax.Array, strategy: Strategy, model: Model, params: Tree,
 def deltas(key: jax.Array, strategy: Strategy, model: Model, params: Tree, encode=None) -> dict[str, Tree]:
   """The collections `delta` and `shared` of a strategy at step 0; as for `bind`."""
   found: dict[str, Delta] = {}
+  taken: set[str] = set()
   places = sites(model.config, params)
   for placement in strategy.deltas:
     paths = targets.find(placement.targets, placement.kinds, places, model.config.family, strategy.fused, strategy.name,
-                         placement.required)
-    taken = [path for path in paths if path in found]
-    if taken:
-      raise InputError(f'strategy {strategy.name}: two deltas meet at {taken[0]}; give them different targets')
+                         placement.required, placement.peft)
+    for path in paths:
+      changed = places[path].parts or (path,)
+      if taken.intersection(changed):
+        raise InputError(f'strategy {strategy.name}: two deltas meet at {path}; give them different targets')
+      taken.update(changed)
     found |= placement.make(key, {path: places[path] for path in paths}, Base(model.config, encode))
+  if getattr(found.get('head/kernel'), 'rate', 0):
+    raise InputError('strategy.dropout: the head takes none; leave it out of strategy.targets, or set dropout to 0')
+  for field in ('rank_pattern', 'alpha_pattern'):
+    for pattern in strategy.fields.get(field, ()):
+      if not any(re.search(pattern, path) for path in found):
+        raise InputError(f'strategy.{field}: {pattern!r} matches none of the sites: {", ".join(found)}')
   return stored(found)
 
 

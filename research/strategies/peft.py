@@ -53,6 +53,12 @@ _HARMLESS = {
 _OFF = (None, False, 0, 0.0, 'none', [], {}, '')
 
 
+_TYPES = {   # setting -> (its types, what it is where nothing is said)
+    'r': ((int,), None), 'lora_alpha': ((int, float), 8), 'lora_dropout': ((int, float), 0), 'use_rslora': ((bool,), False),
+    'use_dora': ((bool,), False), 'rank_pattern': ((dict,), {}), 'alpha_pattern': ((dict,), {}),
+    'init_lora_weights': ((bool, str), True), 'vera_dropout': ((int, float), 0), 'd_initial': ((int, float), 0.1)}
+
+
 class Adapter(NamedTuple):
   """What a folder holds, in our terms."""
   name: str                          # the row
@@ -153,17 +159,26 @@ def read(folder: Path, config: ModelConfig, shapes: dict[str, tuple[int, ...]]) 
   said = _json(folder / CONFIG)
   record = _json(folder / RECORD) if (folder / RECORD).is_file() else {}
   tensors = _tensors(folder)
-  base = record.get('base', {}).get('sha256')
+  base = record['base'].get('sha256') if isinstance(record.get('base'), dict) else None
   kind = said.get('peft_type')
   if kind == OWN_TYPE:
-    strategy = dict(record.get('strategy') or said.get('strategy') or {})
-    if 'name' not in strategy:
+    strategy = record.get('strategy')
+    if not isinstance(strategy, dict) or not isinstance(strategy.get('name'), str):
       raise InputError(f'{folder}: {RECORD} does not say which strategy it is of')
-    return Adapter(strategy.pop('name'), strategy, tensors, base)
-  if kind not in _READ:
-    raise InputError(f'{folder}: peft_type={kind!r} is not supported (known: {", ".join((*_READ, OWN_TYPE))})')
-  if kind == 'LORA' and said.get('megatron_config') is None:
-    said.pop('megatron_config', None)
+    return Adapter(strategy['name'], {n: x for n, x in strategy.items() if n != 'name'}, tensors, base)
+  if not isinstance(kind, str) or kind not in _READ:
+    raise InputError(f'{folder}: peft_type={kind!r:.60} is not supported (known: {", ".join((*_READ, OWN_TYPE))})')
+  for field, (known, default) in _TYPES.items():
+    value = said.get(field)
+    if value is None:
+      said |= {field: default} if field in _READ[kind] else {}
+    elif not isinstance(value, known) or (isinstance(value, bool) and bool not in known):
+      raise InputError(f'{folder}: {field}={value!r:.60} is of the wrong type')
+  for name, x in [*tensors.items()]:     # PEFT writes an embedding or head, unchanged, beside its delta
+    if name.endswith('.base_layer.weight'):
+      if x.shape not in {shapes['embed/embedding'], shapes.get('head/kernel', ())[::-1]}:
+        raise InputError(f'{folder}: {name} has shape {list(x.shape)}, which is not that of this model')
+      del tensors[name]
   for field, value in said.items():
     if field not in _READ[kind] and field not in _HARMLESS and value not in _OFF:
       raise InputError(f'{folder}: {field}={value!r:.60} is not supported')
@@ -262,38 +277,41 @@ def _targets(sites: Iterable[str]) -> str:
 
 def _lora(folder, said, tensors, config, shapes):
   modules = _modules(FAMILIES[config.family], config, shapes)
-  dora, init = bool(said.get('use_dora')), said.get('init_lora_weights', True)
+  dora, init = said['use_dora'], said['init_lora_weights']
   pissa = isinstance(init, str) and init.startswith('pissa')
   if isinstance(init, str) and not pissa and init not in ('gaussian', 'orthogonal'):
     raise InputError(f'{folder}: init_lora_weights={init!r} is not supported: it belongs to a base that was changed with it')
-  if dora and (pissa or said.get('use_rslora')):
-    raise InputError(f'{folder}: use_dora together with {"pissa" if pissa else "use_rslora"} is not supported')
+  root = said['use_rslora']
+  if dora + pissa + root > 1:
+    raise InputError(f'{folder}: only one of use_dora, use_rslora and init_lora_weights=pissa is supported at a time')
 
   def kind(parts):
     if '.lora_embedding_A' in parts:
       return deltas.LowRankEmbedding
     return deltas.Dora if dora else deltas.Principal if pissa else deltas.LowRank
   found = _stacked(folder, tensors, modules, kind)
-  rank, alpha = said.get('r', 8), float(said.get('lora_alpha', 8))
-  root = bool(said.get('use_rslora'))
+  rank, alpha = said['r'] or 8, float(said['lora_alpha'])
   ranks, alphas = {}, {}
   for site, (_, leaves) in found.items():
     if leaves['a'].shape[-1] != rank:
       ranks[f'^{site}$'] = leaves['a'].shape[-1]
-    theirs = {_first(said.get('alpha_pattern') or {}, name, alpha) for name, module in modules.items() if module.site == site}
+    theirs = {_first(said['alpha_pattern'], name, alpha, folder) for name, module in modules.items() if module.site == site}
     if len(theirs) > 1:
       raise InputError(f'{folder}: alpha_pattern differs between the layers of {site}, which is not supported')
     if theirs != {alpha}:
-      alphas[f'^{site}$'] = float(theirs.pop())
+      alphas[f'^{site}$'] = theirs.pop()
   name = 'dora' if dora else 'pissa' if pissa else 'rslora' if root else 'lora'
-  return name, {'rank': rank, 'alpha': alpha, 'dropout': float(said.get('lora_dropout') or 0), 'targets': _targets(found),
+  return name, {'rank': rank, 'alpha': alpha, 'dropout': float(said['lora_dropout']), 'targets': _targets(found),
                 'fused': any(site.endswith(FUSED) for site in found), 'rank_pattern': ranks,
                 'alpha_pattern': alphas}, _values(found)
 
 
-def _first(patterns: dict[str, Any], name: str, default: Any) -> Any:
+def _first(patterns: dict[str, Any], name: str, default: float, folder: Path) -> float:
   """PEFT's rule: a pattern matches a module's whole name, or the end of it after a dot."""
-  return next((value for pattern, value in patterns.items() if re.match(rf'(.*\.)?({pattern})$', name)), default)
+  try:
+    return float(next((value for pattern, value in patterns.items() if re.match(rf'(.*\.)?({pattern})$', name)), default))
+  except (re.error, TypeError, ValueError) as e:
+    raise InputError(f'{folder}: alpha_pattern={patterns!r:.60} is not one ({e})') from None
 
 
 def _ia3(folder, said, tensors, config, shapes):
@@ -319,14 +337,20 @@ def _vera(folder, said, tensors, config, shapes):
       raise InputError(f'{folder}: vera_A and vera_B are too small for {site} ({inputs} x {outputs})')
     values[f'shared/{site}/fixed_a'] = projections[0][:, :inputs].T
     values[f'shared/{site}/fixed_b'] = _to_ours(module, projections[1][:outputs].T)
-  return 'vera', {'rank': said.get('r', 256), 'dropout': float(said.get('vera_dropout') or 0), 'targets': _targets(found),
-                  'fused': any(site.endswith(FUSED) for site in found), 'initial_d': float(said.get('d_initial', 0.1))}, values
+    if projections[0].shape[0] != found[site][1]['d'].shape[-1]:
+      raise InputError(f'{folder}: vera_A is of rank {projections[0].shape[0]}, vera_lambda_d of '
+                       f'{found[site][1]["d"].shape[-1]}')
+  return 'vera', {'rank': projections[0].shape[0], 'dropout': float(said['vera_dropout']), 'targets': _targets(found),
+                  'fused': any(site.endswith(FUSED) for site in found), 'initial_d': float(said['d_initial'])}, values
 
 
 def _soft(folder, said, tensors) -> tuple[int, np.ndarray]:
   if tensors.keys() != {SOFT}:
     raise InputError(f'{folder}: holds the tensors {", ".join(sorted(tensors)[:5])}, not {SOFT} alone')
-  return said['num_virtual_tokens'], tensors[SOFT]
+  slots = said.get('num_virtual_tokens')
+  if not isinstance(slots, int) or isinstance(slots, bool) or slots < 1:
+    raise InputError(f'{folder}: num_virtual_tokens={slots!r:.60}: must be a whole number, 1 or more')
+  return slots, tensors[SOFT]
 
 
 def _prompt(folder, said, tensors, config, shapes):
@@ -367,6 +391,11 @@ def _prefix_table(prefix: deltas.Prefix, config: ModelConfig) -> np.ndarray:
 
 
 _KINDS = {'LORA': _lora, 'IA3': _ia3, 'VERA': _vera, 'PROMPT_TUNING': _prompt, 'PREFIX_TUNING': _prefix}
+
+
+def fixed(frozen: Tree) -> dict[str, np.ndarray]:
+  """What does not learn and yet is a delta's own: not what follows from the kernel that it stands on."""
+  return {n: np.asarray(x) for n, x in tree.leaves(frozen).items() if re.search(r'/fixed_[ab]$', n)}
 
 
 def placed_in(trainable: Tree, frozen: Tree, values: dict[str, np.ndarray], where: str) -> tuple[Tree, Tree]:
@@ -491,6 +520,11 @@ def _fused(found: dict[str, Delta], modules: dict[str, Module]) -> dict[str, Del
   for site, module in wanted.items():
     parts = [found.get(path) for path in module.row.paths] if site.endswith(FUSED) else []
     if site in out or not any(part is not None for part in parts):
+      continue
+    if all(part is None or isinstance(part, deltas.ScaleOut) for part in parts):
+      stack = next(part for part in parts if part is not None).l.shape[:-1]
+      out[site] = deltas.ScaleOut(np.concatenate([np.ones((*stack, width), np.float32) if part is None else np.asarray(part.l)
+                                                  for part, width in zip(parts, module.widths)], -1))
       continue
     if any(part is not None and not isinstance(part, deltas.LowRank) for part in parts):
       raise InputError('--format=peft: the original keeps q, k and v in one module, where a delta of this kind for each of '

@@ -5,6 +5,7 @@ take it.
 """
 
 import inspect
+import re
 from typing import Any, NamedTuple
 
 from research.errors import InputError
@@ -22,6 +23,7 @@ class Placement(NamedTuple):
   kinds: tuple[str, ...]       # of sites (see `transformer.Site`)
   make: Make
   required: bool = True        # whether it is an error where no site matches
+  peft: str = 'lora'           # whose targets in PEFT `peft` stands for: a key of `targets.PEFTS`
 
 
 class Strategy(NamedTuple):
@@ -125,7 +127,8 @@ def ia3(targets: str = r'layers/(attn|cross)/[kv]/kernel$', feedforward: str = r
   fields = locals()
   _require(bool(targets or feedforward), 'targets and feedforward are both empty')
   placements = ((targets, initial.scale_out()), (feedforward, initial.scale_in()))
-  return Strategy('ia3', fields, tuple(Placement(where, ('kernel',), make) for where, make in placements if where), fused=fused)
+  return Strategy('ia3', fields, tuple(Placement(where, ('kernel',), make, peft='ia3') for where, make in placements if where),
+                  fused=fused)
 
 
 PLACES = {   # where an adapter stands, and its form
@@ -243,7 +246,12 @@ def _slots(slots: int) -> None:
 def _pattern(given: Any, field: str) -> dict[str, Any]:
   """`{pattern: value}` from that, or from pairs as a command line gives them: "(('mlp/down', 16),)"."""
   try:
-    return dict(given)
-  except (TypeError, ValueError):
-    raise InputError(f'strategy.{field}={given!r}: must be pairs of a pattern and a value, such as '
+    found = dict(given)
+    for pattern, value in found.items():
+      re.compile(pattern)
+      if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError
+    return found
+  except (TypeError, ValueError, re.error):
+    raise InputError(f'strategy.{field}={given!r}: must be pairs of a pattern and a number, such as '
                      "\"(('mlp/down',16),)\"") from None

@@ -12,22 +12,26 @@ NAMED = {
     'embed': r'^embed/embedding$',
     'head': r'^head/kernel$',
 }
-PEFT = 'peft'      # what PEFT changes where its user names nothing, for LoRA and its kin
-_PEFT = {'gpt2': r'layers/attn/qkv$', 'gpt_neox': r'layers/attn/qkv$', 'phi3': r'layers/attn/qkv$'}
-_OTHERS = r'layers/(attn|cross)/[qv]/kernel$'
+PEFT = 'peft'      # what PEFT changes where its user names nothing
+_ONE = dict.fromkeys(('gpt2', 'gpt_neox', 'phi3'), r'layers/attn/qkv$')      # whose q, k and v are one module
+_QV, _KV = r'layers/(attn|cross)/[qv]/kernel$', r'layers/(attn|cross)/[kv]/kernel$'
+PEFTS = {   # row -> (family -> pattern, the pattern of other families)
+    'lora': (_ONE, _QV),
+    'ia3': (_ONE | dict.fromkeys(('gemma', 'gemma2', 'gemma3_text', 'qwen2', 'qwen3'), _QV), _KV),
+}
 
 
-def patterns(targets: str, family: str) -> list[str]:
+def patterns(targets: str, family: str, peft: str) -> list[str]:
   """The regexes that `targets` stands for: a named set or a regex, or several with commas between them."""
-  found = []
-  for part in re.split(r',(?![^{]*\})', targets):
-    name = part.strip()
-    found.append(_PEFT.get(family, _OTHERS) if name == PEFT else NAMED.get(name, name))
-  return found
+  found = [part.strip() for part in re.split(r',(?![^{]*\})', targets)]
+  if not all(found):
+    raise InputError(f'strategy.targets={targets!r}: a part is empty')
+  of, others = PEFTS[peft]
+  return [of.get(family, others) if part == PEFT else NAMED.get(part, part) for part in found]
 
 
 def find(targets: str, kinds: tuple[str, ...], sites: dict[str, Site], family: str, fused: bool, row: str,
-         required: bool = True) -> list[str]:
+         required: bool = True, peft: str = 'lora') -> list[str]:
   """The paths that `targets` means, in the model's order.
 
   q, k and v of a layer are changed as one (`qkv`) where `fused` says so or a pattern names it; the embedding only where a
@@ -39,7 +43,7 @@ def find(targets: str, kinds: tuple[str, ...], sites: dict[str, Site], family: s
   candidates = {path: site for path, site in sites.items() if site.kind in kinds}
   split = tuple(f'attn/{name}/kernel' for name in QKV)
   chosen = set()
-  for pattern in patterns(targets, family):
+  for pattern in patterns(targets, family, peft):
     as_one = fused or FUSED in pattern
     try:
       matched = {path for path in candidates if re.search(pattern, path)

@@ -65,8 +65,43 @@ def test_a_run_goes_on_from_an_exported_adapter_and_from_a_run(folders, name, tm
     assert again['metrics']['valid/loss'] == pytest.approx(on['metrics']['valid/loss'], abs=1e-6)
 
 
+@pytest.mark.parametrize('name', ['vera', 'prefix+vera', 'pissa'])
+def test_what_is_drawn_or_decomposed_goes_along_whatever_the_seed(folders, name, tmp_path):
+  ROWS.setdefault('prefix+vera', {'slots': 3, 'rank': 4})
+  run, folder = folders(name)
+  result = json.loads((run / 'result.json').read_text())
+  sources = [run] if name == 'pissa' else [run, folder]      # which goes out as LoRA
+  for source in sources:
+    made = config(**fields(name), strategy__init_from=str(source), training__seed=7)
+    made['training'] |= {'steps': 0}
+    found = train.run(made, tmp_path / f'on-{source.name}')
+    assert found['metrics']['valid/loss'] == pytest.approx(result['metrics']['valid/loss'], abs=1e-4)
+  made = config(**fields(name), training__init_from=str(run), training__seed=7)
+  begun = experiment.assemble(made)
+  there, here = experiment.learned(run, experiment.of_run(run)), experiment.continued(run, begun, *begun.variables())
+  for path, x in tree.leaves(tree.join(*here)).items():
+    np.testing.assert_array_equal(x, tree.leaves(there)[path])
+
+
+def test_an_evaluation_is_no_training(folders, tmp_path):
+  made = config(**fields('lora') | {'strategy__rank': None, 'strategy__init_from': str(folders('lora')[1])})
+  first = evaluate.run(tmp_path / 'here', 'valid', made)
+  with pytest.raises(InputError, match=r'training.steps=0 there, 2 here'):
+    train.run(made, tmp_path / 'here')
+  assert evaluate.run(tmp_path / 'here', 'valid')['metrics'] == pytest.approx(first['metrics'])
+
+
+def test_lora_plus_goes_on_from_a_run_of_lora_and_a_setting_said_again_is_no_other(folders):
+  run, folder = folders('lora')
+  for source in (run, folder):
+    starting(source, 'lora_plus', strategy__ratio=4.0)
+  starting(run, strategy__rank=2, strategy__rank_pattern=())
+  with pytest.raises(InputError, match='are both given'):
+    train.run(config(**fields('lora'), strategy__init_from=str(run), training__init_from=str(run)), run.parent / 'both')
+
+
 def starting(folder, name='lora', **more):
-  given = {k: v for k, v in fields(name).items() if not k.startswith('strategy')}
+  given = {k: v for k, v in fields('lora').items() if not k.startswith('strategy')}
   made = config(**{**given, 'strategy__name': name, 'strategy__init_from': str(folder), **more})
   return experiment.assemble(made).variables()
 
@@ -86,6 +121,9 @@ def change(folder, **said):
     ({'lora_bias': True}, 'lora_bias=True'), ({'modules_to_save': ['lm_head']}, "modules_to_save=\\['lm_head'\\]"),
     ({'bias': 'all'}, "bias='all'"), ({'layer_replication': [[0, 2]]}, 'layer_replication'),
     ({'eva_config': {'rho': 2}}, 'eva_config'),
+    ({'r': '4'}, "r='4' is of the wrong type"), ({'lora_alpha': 'x'}, "lora_alpha='x'"),
+    ({'alpha_pattern': []}, 'alpha_pattern'), ({'alpha_pattern': {'(': 3}}, 'alpha_pattern'), ({'peft_type': ['LORA']}, 'peft_type'),
+    ({'init_lora_weights': 'pissa', 'use_rslora': True}, 'at a time'),
     ({'init_lora_weights': 'corda'}, "init_lora_weights='corda' is not supported"),
     ({'use_dora': True}, 'stand the tensors .lora_A.weight, .lora_B.weight, not')])
 def test_a_setting_that_is_not_implemented_is_refused_by_name(folder, said, says):
@@ -153,6 +191,10 @@ def test_what_adds_nothing_to_the_model_has_no_adapter(tmp_path):
     ({'strategy__name': 'lora', 'strategy__rank': 65}, 'rank=65: above the smaller side of a 64 x'),
     ({'strategy__name': 'lora', 'strategy__rank_pattern': (('down', 200),)}, 'rank=200: above the smaller side'),
     ({'strategy__name': 'lora', 'strategy__rank_pattern': ('down',)}, 'must be pairs'),
+    ({'strategy__name': 'lora', 'strategy__rank_pattern': (('(', 2),)}, 'must be pairs'),
+    ({'strategy__name': 'lora', 'strategy__rank_pattern': (('mlp/dwon', 2),)}, "'mlp/dwon' matches none of the sites"),
+    ({'strategy__name': 'lora', 'strategy__targets': 'attn/qkv$,attention'}, 'two deltas meet at'),
+    ({'strategy__name': 'lora', 'strategy__targets': 'mlp,'}, 'a part is empty'),
     ({'strategy__name': 'lora', 'strategy__alpha': -1.0}, 'alpha=-1.0: must be above 0'),
     ({'strategy__name': 'dora', 'strategy__dropout': 1.0}, 'dropout=1.0: must be at least 0 and below 1'),
     ({'strategy__name': 'lora_plus', 'strategy__ratio': 0.0}, 'ratio=0.0'),
