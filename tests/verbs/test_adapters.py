@@ -122,7 +122,8 @@ def change(folder, **said):
     ({'bias': 'all'}, "bias='all'"), ({'layer_replication': [[0, 2]]}, 'layer_replication'),
     ({'eva_config': {'rho': 2}}, 'eva_config'),
     ({'r': '4'}, "r='4' is of the wrong type"), ({'lora_alpha': 'x'}, "lora_alpha='x'"),
-    ({'alpha_pattern': []}, 'alpha_pattern'), ({'alpha_pattern': {'(': 3}}, 'alpha_pattern'), ({'peft_type': ['LORA']}, 'peft_type'),
+    ({'alpha_pattern': []}, 'alpha_pattern'), ({'alpha_pattern': {'(': 3}}, 'alpha_pattern'),
+    ({'peft_type': ['LORA']}, 'peft_type'),
     ({'init_lora_weights': 'pissa', 'use_rslora': True}, 'at a time'),
     ({'init_lora_weights': 'corda'}, "init_lora_weights='corda' is not supported"),
     ({'use_dora': True}, 'stand the tensors .lora_A.weight, .lora_B.weight, not')])
