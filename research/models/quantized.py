@@ -18,7 +18,8 @@ NORMAL_FLOAT_4 = (
     -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
     -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
     0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0)
-BLOCK, OUTER = 64, 256       # weights that share a scale; scales that share a scale
+BLOCK, OUTER = 64, 256       # nf4: weights that share a scale; scales that share a scale
+GROUP = 128                  # int8: weights that share a scale
 
 
 class Quantized:
@@ -35,9 +36,9 @@ class Quantized:
 
 @struct.dataclass
 class Int8(Quantized):
-  """One scale for each output: the largest weight that it reads is 127."""
+  """One scale for every 128 inputs of each output: the largest of their weights is 127."""
   values: Array      # int8 [N, I, O]
-  scale: Array       # float32 [N, 1, O]
+  scale: Array       # float32 [N, I / 128, O]
 
   label = 'int8'
 
@@ -46,7 +47,8 @@ class Int8(Quantized):
     return self.values.shape
 
   def dense(self, dtype) -> Array:
-    return (self.values.astype(jnp.float32) * self.scale).astype(dtype)
+    scale = jnp.repeat(self.scale, GROUP, axis=-2)[..., :self.shape[-2], :]
+    return (self.values.astype(jnp.float32) * scale).astype(dtype)
 
 
 @struct.dataclass
@@ -115,9 +117,9 @@ def _nf4_layer(kernel: np.ndarray) -> tuple[np.ndarray, ...]:
 def int8(kernel: Array) -> Int8:
   """A kernel [N, I, O] rounded to 8 bits."""
   x = np.asarray(kernel, np.float32)
-  scale = np.abs(x).max(axis=-2, keepdims=True) / 127
-  values = np.rint(x / np.where(scale == 0, 1, scale)).astype(np.int8)
-  return Int8(jnp.asarray(values), jnp.asarray(scale))
+  scale = np.stack([np.abs(x[..., at:at + GROUP, :]).max(axis=-2) for at in range(0, x.shape[-2], GROUP)], axis=-2) / 127
+  each = np.repeat(np.where(scale == 0, 1, scale), GROUP, axis=-2)[..., :x.shape[-2], :]
+  return Int8(jnp.asarray(np.rint(x / each).astype(np.int8)), jnp.asarray(scale))
 
 
 def nf4(kernel: Array) -> NF4:
