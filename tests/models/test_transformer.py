@@ -100,7 +100,8 @@ def test_bfloat16_losses_and_gradients_stay_near_float32(tmp_path, name):
   folder = llamas.write_folder(tmp_path, config, llamas.weights(config))
   found = []
   for dtype in ('float32', 'bfloat16'):
-    model, params, *_ = load.load(folder, Execution(dtype, dtype, True))
+    kept = 'float32' if name == 'pissa' else dtype      # rounded kernels have other singular vectors, and so another start
+    model, params, *_ = load.load(folder, Execution(dtype, kept, True))
     found.append(loss_and_gradient(name, model, params))
   (loss, gradient), (rough_loss, rough) = found
   assert gradient.keys() == rough.keys() and bool(gradient) == (name != 'few_shot')
