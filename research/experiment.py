@@ -318,11 +318,11 @@ def continued(workdir: Path, experiment: Experiment, trainable: Tree, frozen: Tr
   earlier, _ = _strategy(files.read_config(workdir)['strategy'] | dict.fromkeys(OWN), None)
   here = experiment.strategy
   of_lora = {earlier.name, here.name} <= {'lora', 'lora_plus'}      # which differ in how they learn, not in what
-  different = [f'{n}={v!r} there, {here.fields.get(n)!r} here' for n, v in earlier.fields.items()
-               if here.fields.get(n) != v and not (of_lora and n == 'ratio')]
-  if (earlier.name != here.name and not of_lora) or different:
-    raise InputError(f'{workdir}: was trained with another strategy ({earlier.name} there, {here.name} here'
-                     f'{"".join(f"; {line}" for line in different)})')
+  different = [] if earlier.name == here.name or of_lora else [f'name={earlier.name!r} there, {here.name!r} here']
+  different += [f'{n}={v!r} there, {here.fields.get(n)!r} here' for n, v in earlier.fields.items()
+                if here.fields.get(n) != v and not (of_lora and n == 'ratio')]
+  if different:
+    raise InputError(f'{workdir}: was trained with another strategy ({"; ".join(different)})')
   return _restored(workdir, trainable, frozen, None if any_base else experiment.fingerprint)
 
 

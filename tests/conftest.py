@@ -11,6 +11,7 @@ os.environ['HF_HUB_OFFLINE'] = '1'
 
 import importlib.util
 
+import jax
 import pytest
 from small import loud
 
@@ -45,6 +46,13 @@ def pytest_collection_modifyitems(config, items):
 def pytest_terminal_summary(terminalreporter, config):
   for line in config.stash.get(LEFT_OUT, []):
     terminalreporter.write_line(line, red=True, bold=True)
+
+
+@pytest.fixture(scope='module', autouse=True)
+def _programs_end_with_their_file():
+  """Forgets what a file compiled: every program holds maps of memory, and a process may have 65,530 of them on Linux."""
+  yield
+  jax.clear_caches()
 
 
 @pytest.fixture(scope='session')

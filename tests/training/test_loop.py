@@ -72,7 +72,7 @@ def test_a_run_goes_on_from_what_an_earlier_one_learned(overfit, tmp_path):
 
 
 @pytest.mark.parametrize('group, field, value, message', [
-    ('strategy', 'rank', 4, 'was trained with strategy'),
+    ('strategy', 'rank', 4, 'was trained with another strategy .*rank=8 there, 4 here'),
     ('model', 'source', 'random:llama-small', 'was trained on another base model'),
     ('training', 'init_from', 'nowhere', 'is nowhere the workdir of a run')])
 def test_a_run_goes_on_from_no_other_model_or_strategy(overfit, tmp_path, group, field, value, message):
