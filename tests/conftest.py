@@ -11,12 +11,12 @@ os.environ['HF_HUB_OFFLINE'] = '1'
 
 import importlib.util
 
-import jax
 import pytest
 from small import loud
 
 from research.models import load
 from research.models.config import Execution
+from research.training import compile
 
 NEEDS = {   # marker -> packages, what to say, the remedy
     'parity': (('torch', 'peft', 'bitsandbytes', 'sentencepiece'), 'torch, peft, bitsandbytes and sentencepiece',
@@ -52,7 +52,7 @@ def pytest_terminal_summary(terminalreporter, config):
 def _programs_end_with_their_file():
   """Forgets what a file compiled: every program holds maps of memory, and a process may have 65,530 of them on Linux."""
   yield
-  jax.clear_caches()
+  compile.forget()
 
 
 @pytest.fixture(scope='session')

@@ -20,12 +20,20 @@ class Executable(NamedTuple):
     return self.call(*args)
 
 
-_cache: dict[Any, Executable] = {}
+KEPT = 64      # programs at one time: each holds memory maps, and Linux gives a process 65,530 of them
+_kept: dict[Any, Executable] = {}      # the one compiled first comes first
+_seconds: list[float] = []               # that each compilation of this process took
 
 
 def seconds_spent() -> float:
   """On compiling, by this process so far."""
-  return sum(executable.seconds for executable in _cache.values())
+  return sum(_seconds)
+
+
+def forget() -> None:
+  """Lets go of every compiled program, these and JAX's own; what is called again is compiled again."""
+  _kept.clear()
+  jax.clear_caches()
 
 
 def compiled(function: Callable, *args, donate: tuple[int, ...] = (), **static) -> Executable:
@@ -38,12 +46,15 @@ def compiled(function: Callable, *args, donate: tuple[int, ...] = (), **static) 
   leaves, structure = jax.tree.flatten(args)
   signature = tuple((x.shape, x.dtype) for x in leaves)
   key = (function, structure, signature, donate, tuple(sorted(static.items())))
-  if key not in _cache:
+  if key not in _kept:
     start = time.perf_counter()
     traced = jax.jit(lambda *args: function(*args, **static), donate_argnums=donate).trace(*args)
     executable = traced.lower().compile()
     memory = executable.memory_analysis()
     peak = (memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
             - memory.alias_size_in_bytes)
-    _cache[key] = Executable(executable, time.perf_counter() - start, flops.count(traced.jaxpr), peak)
-  return _cache[key]
+    _kept[key] = Executable(executable, time.perf_counter() - start, flops.count(traced.jaxpr), peak)
+    _seconds.append(_kept[key].seconds)
+    if len(_kept) > KEPT:
+      del _kept[next(iter(_kept))]
+  return _kept[key]
