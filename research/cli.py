@@ -11,6 +11,7 @@ from absl import flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
+from research import machine
 from research.errors import InputError
 
 
@@ -39,6 +40,7 @@ def run(main: Callable[[], None], doc: str) -> None:
   signal.signal(signal.SIGTERM, stop)
   try:
     _parse()
+    machine.prepare()
     main()
   except (InputError, flags.Error, PermissionError) as e:
     text, last = str(e), str(e).strip().rpartition('\n')[2]

