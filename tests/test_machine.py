@@ -10,7 +10,8 @@ from small import ROOT
 
 from research import workdir as files
 
-TRAIN = ('-m', 'research.train', '--config=configs/default.py', '--config.model.source=random:llama-tiny', '--config.training.steps=2')
+TRAIN = ('-m', 'research.train', '--config=configs/default.py', '--config.model.source=random:llama-tiny',
+         '--config.training.steps=2')
 
 
 def train(workdir, **environment):
