@@ -55,7 +55,7 @@ def pytest_terminal_summary(terminalreporter, config):
 
 @pytest.fixture(scope='module', autouse=True)
 def _programs_end_with_their_file():
-  """Forgets what a file compiled: every program holds maps of memory, and a process may have 65,530 of them on Linux."""
+  """Forgets what a file compiled: every program holds memory maps, of which a process can have only so many."""
   yield
   compile.forget()
 

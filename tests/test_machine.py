@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 from small import ROOT
 
@@ -21,7 +20,7 @@ def train(workdir, **environment):
 
 
 def test_a_second_process_compiles_nothing_and_computes_the_same(tmp_path):
-  kept = lambda: sorted(path.name for path in Path(tmp_path / 'flaxtune' / 'jax').iterdir())
+  kept = lambda: sorted(path.name for path in (tmp_path / 'flaxtune' / 'jax').iterdir())
   losses = lambda name: [json.loads(line)['train/loss'] for line in (tmp_path / name / files.METRICS).read_text().splitlines()]
   assert train(tmp_path / 'first', XDG_CACHE_HOME=str(tmp_path)).returncode == 0
   first = kept()

@@ -21,8 +21,8 @@ class Executable(NamedTuple):
 
 
 KEPT = 64      # programs at one time: each holds memory maps, and Linux gives a process 65,530 of them
-_kept: dict[Any, Executable] = {}      # the one compiled first comes first
-_seconds: list[float] = []               # that each compilation of this process took
+_kept: dict[Any, Executable] = {}     # the one compiled first comes first
+_seconds: list[float] = []            # that each compilation of this process took
 
 
 def seconds_spent() -> float:
