@@ -83,11 +83,12 @@ def get_config():
           'b1': 0.9,
           'b2': 0.999,
           'eps': 1e-8,
-          'eval_every': 50,             # steps between looks at the validation loss
+          'eval_every': 50,             # steps between looks at validation
           'eval_batch_size': 8,         # lines or prompts at one time; no result depends on it
           'checkpoint_every': 50,       # steps between checkpoints to go on from; 0: none
           'log_every': 5,               # steps between lines of progress
-          'patience': 0,                # evaluations without a lower loss before the run ends early; 0: never
+          'best_metric': 'loss',        # of validation: the step where it is best is kept; or one of the task's metrics
+          'patience': 0,                # evaluations without a better best_metric before the run ends early; 0: never
           'init_from': optional(str),   # workdir of an earlier run: start from what it learned
       },
   })

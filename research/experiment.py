@@ -150,6 +150,11 @@ def assemble(config: dict[str, Any]) -> Experiment:
     task.rows('train')
     if not training['epochs'] and training['steps'] < 1 and not own['init_from']:
       raise InputError(f'training.steps={training["steps"]}: must be 1 or more')
+    if training['best_metric'] not in ('loss', *task.metrics):
+      raise InputError(f'training.best_metric={training["best_metric"]}: task {task.name} measures '
+                       f'{", ".join(("loss", *task.metrics))}')
+    if training['best_metric'] != 'loss' and 'valid' not in task.splits:
+      raise InputError(f'training.best_metric={training["best_metric"]}: task {task.name} has no validation split')
   resolved = {
       'model': {**model_fields, **run_as._asdict(), 'context': context},
       'task': {**config['task'], 'prompt': task.prompt, 'target': task.target, 'choices': list(task.choices),

@@ -6,7 +6,6 @@ The same command goes on with a run that was stopped. See README for what stands
 """
 
 import functools
-import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from absl import flags
 from research import cli, experiment, tree
 from research import workdir as files
 from research.errors import InputError
-from research.evaluation import harness
+from research.evaluation import harness, metrics
 from research.strategies import bind
 from research.training import flops, loop, optim
 from research.training.checkpoint import Checkpoints
@@ -59,7 +58,9 @@ def run(config: dict[str, Any], workdir: Path, label: str = 'train') -> dict[str
   for line in lines:
     say(f'  {line}')
 
-  seen: dict[int, harness.Evaluation] = {}      # step -> what validation found, where it left nothing to be done later
+  by = metrics.get(t['best_metric'])
+  generates = by.name != 'loss'
+  seen: dict[int, harness.Evaluation] = {}      # the best step -> what validation found, where it left nothing for later
 
   def look(variables, generate, label=None) -> harness.Evaluation:
     return harness.evaluate(exp.model, variables, exp.tokenizer, exp.task, held_out, t['eval_batch_size'], generate,
@@ -68,8 +69,9 @@ def run(config: dict[str, Any], workdir: Path, label: str = 'train') -> dict[str
   def validate(step, variables):
     if not sys.stderr.isatty():
       say(f'{label}  {step}/{steps}  validating')
-    evaluation = look(variables, generate=False)
-    if exp.task.choices and evaluation.scores['loss'] <= min((e.scores['loss'] for e in seen.values()), default=math.inf):
+    evaluation = look(variables, generates)
+    cost = lambda e: -e.scores[by.name] if by.higher_is_better else e.scores[by.name]
+    if (exp.task.choices or generates) and all(cost(evaluation) < cost(e) for e in seen.values()):
       seen.clear()
       seen[step] = evaluation
     return {f'valid/{name}': value for name, value in evaluation.scores.items()}
@@ -82,8 +84,9 @@ def run(config: dict[str, Any], workdir: Path, label: str = 'train') -> dict[str
     outcome = loop.train(
         exp.model, state, frozen, tx, batch_of, validate if held_out else None, label=label, steps=steps,
         eval_every=t['eval_every'], checkpoint_every=t['checkpoint_every'], log_every=t['log_every'],
-        patience=t['patience'], label_smoothing=t['label_smoothing'], schedule=t['schedule'], warmup=warmup,
-        learning_rate=t['learning_rate'], checkpoints=checkpoints, monitor=monitor)
+        best_metric=f'valid/{by.name}', higher_is_better=by.higher_is_better, patience=t['patience'],
+        label_smoothing=t['label_smoothing'], schedule=t['schedule'], warmup=warmup, learning_rate=t['learning_rate'],
+        checkpoints=checkpoints, monitor=monitor)
   finally:
     monitor.close()
     checkpoints.close()

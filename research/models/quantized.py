@@ -19,7 +19,7 @@ NORMAL_FLOAT_4 = (
     -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
     0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0)
 BLOCK, OUTER = 64, 256       # nf4: weights that share a scale; scales that share a scale
-GROUP = 128                  # int8: weights that share a scale
+GROUP = 64                   # int8: weights that share a scale
 
 
 class Quantized:
@@ -36,9 +36,9 @@ class Quantized:
 
 @struct.dataclass
 class Int8(Quantized):
-  """One scale for every 128 inputs of each output: the largest of their weights is 127."""
+  """One scale for every 64 inputs of each output: the largest of their weights is 127."""
   values: Array      # int8 [N, I, O]
-  scale: Array       # float32 [N, I / 128, O]
+  scale: Array       # bfloat16 [N, I / 64, O]
 
   label = 'int8'
 
@@ -47,7 +47,7 @@ class Int8(Quantized):
     return self.values.shape
 
   def dense(self, dtype) -> Array:
-    scale = jnp.repeat(self.scale, GROUP, axis=-2)[..., :self.shape[-2], :]
+    scale = jnp.repeat(self.scale.astype(jnp.float32), GROUP, axis=-2)[..., :self.shape[-2], :]
     return (self.values.astype(jnp.float32) * scale).astype(dtype)
 
 
@@ -117,9 +117,10 @@ def _nf4_layer(kernel: np.ndarray) -> tuple[np.ndarray, ...]:
 def int8(kernel: Array) -> Int8:
   """A kernel [N, I, O] rounded to 8 bits."""
   x = np.asarray(kernel, np.float32)
-  scale = np.stack([np.abs(x[..., at:at + GROUP, :]).max(axis=-2) for at in range(0, x.shape[-2], GROUP)], axis=-2) / 127
-  each = np.repeat(np.where(scale == 0, 1, scale), GROUP, axis=-2)[..., :x.shape[-2], :]
-  return Int8(jnp.asarray(np.rint(x / each).astype(np.int8)), jnp.asarray(scale))
+  largest = np.stack([np.abs(x[..., at:at + GROUP, :]).max(axis=-2) for at in range(0, x.shape[-2], GROUP)], axis=-2)
+  scale = (largest / 127).astype(jnp.bfloat16)         # rounded first, so that the values are the nearest to what is kept
+  each = np.repeat(np.where(scale == 0, 1, scale).astype(np.float32), GROUP, axis=-2)[..., :x.shape[-2], :]
+  return Int8(jnp.asarray(np.clip(np.rint(x / each), -127, 127).astype(np.int8)), jnp.asarray(scale))
 
 
 def nf4(kernel: Array) -> NF4:

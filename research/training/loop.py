@@ -53,7 +53,7 @@ class Interrupts:
 
 class Outcome(NamedTuple):
   """What a run came to."""
-  best_step: int                    # of the lowest validation loss; the last step where there is no validation
+  best_step: int                    # where validation was best; the last step where there is no validation
   steps: int                        # taken; fewer than planned where it was stopped early
   trainable: Tree                   # as they were at best_step
   cost: dict[str, Any]              # of the training steps alone
@@ -61,9 +61,9 @@ class Outcome(NamedTuple):
 
 def train(model: Model, state: TrainState, frozen: Tree, tx: optax.GradientTransformation,
           batch_of: Callable[[int], dict[str, np.ndarray]], evaluate: Callable[[int, Tree], dict[str, float]] | None, *,
-          label: str, steps: int, eval_every: int, checkpoint_every: int, log_every: int, patience: int,
-          label_smoothing: float, schedule: str, warmup: int, learning_rate: float, checkpoints: Checkpoints,
-          monitor: Monitor) -> Outcome:
+          label: str, steps: int, eval_every: int, checkpoint_every: int, log_every: int, best_metric: str,
+          higher_is_better: bool, patience: int, label_smoothing: float, schedule: str, warmup: int, learning_rate: float,
+          checkpoints: Checkpoints, monitor: Monitor) -> Outcome:
   """Trains to the end, from wherever `checkpoints` has got to.
 
   Args:
@@ -71,7 +71,8 @@ def train(model: Model, state: TrainState, frozen: Tree, tx: optax.GradientTrans
     evaluate: (step, variables) -> validation metrics, `valid/loss` among them; None where there is no validation split.
     eval_every: steps between evaluations; one more comes at the end. checkpoint_every: steps between checkpoints to go
       on from, or 0 for none. log_every: steps between looks at the device.
-    patience: evaluations without a new lowest validation loss before the run ends early, or 0 for no early end.
+    best_metric, higher_is_better: what `evaluate` gives that says which step is best; of equal ones the first is.
+    patience: evaluations without a new best one before the run ends early, or 0 for no early end.
     schedule, warmup, learning_rate: only to log the rate of each step.
   Raises:
     Stopped: a signal came; everything up to the last whole step is saved.
@@ -108,7 +109,9 @@ def train(model: Model, state: TrainState, frozen: Tree, tx: optax.GradientTrans
     monitor.write(rows)
 
   def evaluations() -> list[tuple[float, int]]:
-    return [(r['valid/loss'], r['step']) for r in monitor.history if 'valid/loss' in r]
+    """(cost, step) of each so far: the least is the best."""
+    sign = -1 if higher_is_better else 1
+    return [(sign * r[best_metric], r['step']) for r in monitor.history if best_metric in r]
 
   def executable_for(batch) -> compilation.Executable:
     return compilation.compiled(train_step, state, frozen, batch, donate=(0,), model=model, tx=tx,
@@ -168,6 +171,6 @@ def train(model: Model, state: TrainState, frozen: Tree, tx: optax.GradientTrans
 
 
 def _exhausted(evaluations: list[tuple[float, int]], patience: int) -> bool:
-  """Whether the last `patience` evaluations all failed to reach a new lowest validation loss."""
-  losses = [loss for loss, _ in evaluations]
-  return bool(patience) and len(losses) > patience and min(losses[-patience:]) >= min(losses[:-patience])
+  """Whether the last `patience` evaluations all failed to be better than all before."""
+  costs = [cost for cost, _ in evaluations]
+  return bool(patience) and len(costs) > patience and min(costs[-patience:]) >= min(costs[:-patience])

@@ -61,6 +61,34 @@ def test_what_a_run_keeps_is_what_it_had_learned_at_its_best_step(overfit, tmp_p
   assert max(np.abs(x - later[name]).max() for name, x in kept.items()) > 1e-2
 
 
+def test_the_best_step_is_where_best_metric_is_best(overfit, tmp_path):
+  """Validation asks for more than the answer: learning that brings chrF, and what follows becomes ever less likely."""
+  made, _, _ = overfit
+  valid = write(tmp_path / 'valid.jsonl', [(a, f'{b} {b[::-1]}') for a, b in zip(WORDS[:6], WORDS[6:])])
+  made = {**made, 'task': {**made['task'], 'valid': valid, 'metrics': ('chrf',)},
+          'strategy': {**made['strategy'], 'name': 'full'},
+          'training': {**made['training'], 'best_metric': 'chrf', 'patience': 0, 'steps': 60, 'learning_rate': 5e-3}}
+  result = train.run(made, tmp_path / 'run')
+  found = [line for line in lines(tmp_path / 'run') if 'valid/chrf' in line]
+  assert [line['step'] for line in found] == [10, 20, 30, 40, 50, 60]
+  best = max(found, key=lambda line: line['valid/chrf'])
+  assert result['best_step'] == best['step'] > min(found, key=lambda line: line['valid/loss'])['step']
+  assert result['metrics'] == pytest.approx({name: best[name] for name in ('valid/loss', 'valid/chrf')})
+  again = train.run({**made, 'training': {**made['training'], 'patience': 1}}, tmp_path / 'patient')
+  worse = [b['step'] for a, b in zip(found, found[1:]) if b['valid/chrf'] <= a['valid/chrf']]
+  assert again['steps'] == [*worse, 60][0]
+
+
+@pytest.mark.parametrize('valid, metric, message', [
+    (True, 'bleu', 'training.best_metric=bleu: task files measures loss, exact_match'),
+    (False, 'exact_match', 'training.best_metric=exact_match: task files has no validation split')])
+def test_a_best_metric_that_is_not_measured_is_refused(overfit, valid, metric, message):
+  made, _, _ = overfit
+  task = made['task'] if valid else {**made['task'], 'valid': None}
+  with pytest.raises(InputError, match=message):
+    experiment.assemble({**made, 'task': task, 'training': {**made['training'], 'best_metric': metric}})
+
+
 def test_a_run_goes_on_from_what_an_earlier_one_learned(overfit, tmp_path):
   made, workdir, result = overfit
   again = {**made, 'training': {**made['training'], 'init_from': str(workdir), 'steps': 1},
