@@ -1,6 +1,5 @@
 """What the verbs share: flags, the one-line error, and how a signal ends them."""
 
-import logging
 import signal
 import sys
 import warnings
@@ -32,7 +31,6 @@ def run(main: Callable[[], None], doc: str) -> None:
     print(f'{doc.strip()}\n\nFlags:\n{config}{listed}')
     sys.exit(0)
   absl_logging.set_verbosity(absl_logging.ERROR)         # Orbax narrates every save
-  logging.getLogger('jax._src.xla_bridge').setLevel(logging.ERROR)
   warnings.filterwarnings('ignore', message='.*(Sharding info not provided|donated buffers).*')
   from research.training.loop import Stopped
   def stop(signum, frame):

@@ -1,5 +1,6 @@
 """What JAX is told about the machine before a verb computes anything."""
 
+import logging
 import os
 from pathlib import Path
 
@@ -23,5 +24,6 @@ def prepare() -> None:
       raise InputError(f'{home}: compiled programs cannot be kept here ({e.strerror}); set JAX_COMPILATION_CACHE_DIR to '
                        'another folder, or JAX_ENABLE_COMPILATION_CACHE=false') from None
     jax.config.update('jax_compilation_cache_dir', str(home))
+  logging.getLogger('jax._src.xla_bridge').setLevel(logging.ERROR)       # it tells of every accelerator that is not there
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
   jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)

@@ -1,5 +1,6 @@
 """Whole runs in this process: where they end, what they keep, and what they go on from."""
 
+import itertools
 import json
 
 import jax
@@ -75,7 +76,7 @@ def test_the_best_step_is_where_best_metric_is_best(overfit, tmp_path):
   assert result['best_step'] == best['step'] > min(found, key=lambda line: line['valid/loss'])['step']
   assert result['metrics'] == pytest.approx({name: best[name] for name in ('valid/loss', 'valid/chrf')})
   again = train.run({**made, 'training': {**made['training'], 'patience': 1}}, tmp_path / 'patient')
-  worse = [b['step'] for a, b in zip(found, found[1:]) if b['valid/chrf'] <= a['valid/chrf']]
+  worse = [b['step'] for a, b in itertools.pairwise(found) if b['valid/chrf'] <= a['valid/chrf']]
   assert again['steps'] == [*worse, 60][0]
 
 

@@ -1,0 +1,122 @@
+"""The two sides of a benchmark: a step of ours, and the same by transformers, peft and torch on the same weights and tokens."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from research.data import batches
+from research.data.batches import Document, Room
+from research.errors import InputError
+from research.models import load, names
+from research.models.config import Execution
+from research.models.families import FAMILIES
+from research.strategies import table
+from research.strategies.bind import bind
+from research.training import optim
+from research.training.compile import Executable, compiled
+from research.training.steps import TrainState, eval_step, train_step
+
+Batch = dict[str, np.ndarray]
+FORWARD = 'forward'      # beside the strategies: the loss alone
+
+
+def model(source: str, strategy: str, precision: str, layout: str) -> load.Loaded:
+  """A model as a run of this strategy would keep it: what learns is float32."""
+  kept = 'float32' if strategy in ('full', 'last_layers') else precision
+  return load.load(source, Execution(precision, kept, layout == 'scanned'))
+
+
+def tokens(loaded: load.Loaded, batch: int, length: int) -> Batch:
+  """Random tokens, [1, batch, length], all of them targets; an encoder reads as many again."""
+  config = loaded.model.config
+  drawn = np.random.default_rng(0).integers(10, config.vocab, (batch, length + 1)).tolist()
+  numbers = list(range(length))
+  documents = [Document(ids[:-1], numbers, [0] * length, numbers, ids[1:], ids[:-1] if config.has_encoder else ())
+               for ids in drawn]
+  room = Room(length, length if config.has_encoder else 0)
+  return {name: x[None] for name, x in batches.pack(documents, [[i] for i in range(batch)], room, length)[0].items()}
+
+
+def ours(loaded: load.Loaded, strategy: str, batch: Batch) -> tuple[Callable[[], float], Executable]:
+  """A step that can be called again and again and gives its loss, and what it costs."""
+  if strategy == FORWARD:
+    variables, lines = {'params': jax.tree.map(jnp.asarray, loaded.params)}, jax.tree.map(lambda x: x[0], batch)
+    executable = compiled(eval_step, variables, lines, model=loaded.model)
+    return lambda: float(jnp.mean(executable(variables, lines))), executable
+  row = table.make(strategy, {})
+  trainable, frozen = bind(jax.random.key(0), row, loaded.model, loaded.params)
+  tx = optim.make('adamw', 'constant', 10_000, 0, 0.0, 0.9, 0.999, 1e-8, row.rates)
+  state = TrainState(jnp.int32(0), jax.random.key(0), trainable, optim.init(tx, trainable, 1e-6, 0.0))
+  executable = compiled(train_step, state, frozen, batch, donate=(0,), model=loaded.model, tx=tx)
+
+  def call():
+    nonlocal state
+    state, metrics = executable(state, frozen, batch)
+    return float(metrics['loss'])
+  return call, executable
+
+
+def twin(loaded: load.Loaded) -> Any:
+  """A torch model of the same config with the parameters of a float32 one of ours.
+
+  Raises:
+    RuntimeError: the weights do not fit transformers' model.
+  """
+  import torch
+  import transformers
+  config = transformers.AutoConfig.for_model(**loaded.hf)
+  kind = transformers.AutoModelForSeq2SeqLM if config.is_encoder_decoder else transformers.AutoModelForCausalLM
+  made, own = kind.from_config(config), loaded.model.config
+  theirs = names.export_params(FAMILIES[own.family], own, loaded.params)
+  missing, unexpected = made.load_state_dict({name: torch.tensor(x) for name, x in theirs.items()}, strict=False)
+  tied = {'lm_head.weight', 'encoder.embed_tokens.weight', 'decoder.embed_tokens.weight'}
+  if unexpected or not set(missing) <= tied:
+    raise RuntimeError(f'unexpected: {sorted(unexpected)}, missing: {sorted(set(missing) - tied)}')
+  return made
+
+
+def adapted(torch_model: Any, strategy: str) -> Any:
+  """A torch model with peft's form of a strategy, at our row's settings.
+
+  Raises:
+    InputError: the benchmarks compare forward, full and lora.
+  """
+  import peft
+  if strategy == 'lora':
+    row = table.make('lora', {}).fields
+    return peft.get_peft_model(torch_model, peft.LoraConfig(r=row['rank'], lora_alpha=row['alpha'],
+                                                            target_modules='all-linear'))
+  if strategy not in ('full', FORWARD):
+    raise InputError(f'peft is compared on forward, full and lora, not on {strategy}')
+  return torch_model
+
+
+def theirs(loaded: load.Loaded, strategy: str, precision: str, batch: Batch) -> Callable[[], float]:
+  """The step of `ours` with torch's AdamW; bfloat16 is autocast's."""
+  import torch
+  made = adapted(twin(loaded), strategy)
+  optimizer = torch.optim.AdamW([p for p in made.parameters() if p.requires_grad], lr=1e-6, weight_decay=0.0)
+  of = lambda name: torch.tensor(batch[name][0], dtype=torch.long)
+  given = {'input_ids': of('tokens'), 'use_cache': False}
+  if loaded.model.config.has_encoder:
+    given |= {'input_ids': of('source_tokens'), 'decoder_input_ids': of('tokens')}
+  targets = of('targets')
+
+  def loss():
+    with torch.autocast('cpu', torch.bfloat16, enabled=precision == 'bfloat16'):
+      logits = made(**given).logits
+      return torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
+
+  def call():
+    if strategy == FORWARD:
+      with torch.no_grad():
+        return float(loss())
+    found = loss()
+    found.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    return float(found.detach())
+  return call

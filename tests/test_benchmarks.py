@@ -1,0 +1,51 @@
+"""The benchmark commands run, on a tiny model, and say what they promise; no time is judged here."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from small import ROOT
+
+TINY = ['--model=random:llama-tiny', '--precisions=float32']
+
+
+def rows(name, *arguments):
+  done = subprocess.run([sys.executable, '-m', f'experiments.benchmarks.{name}', *arguments], cwd=ROOT, capture_output=True,
+                        text=True)
+  assert done.returncode == 0, done.stderr
+  machine, *found = map(json.loads, done.stdout.splitlines())
+  assert machine['benchmark'] == name and machine['cores'] >= 1 and machine['jax']
+  return found
+
+
+@pytest.mark.parity
+def test_step_takes_turns_with_peft():
+  peak, *found = rows('step', *TINY, '--strategies=forward,lora', '--rounds=2', '--length=32', '--against=peft')
+  assert [row['row'] for row in found] == [f'{s} float32 {x}' for s in ('forward', 'lora') for x in ('scanned', 'unrolled')]
+  for row in found:
+    assert row['rounds'] == 2 and row['middle_half'][0] <= row['ratio'] <= row['middle_half'][1]
+    assert row['of_peak'] == pytest.approx(row['gflops'] / row['seconds'] / peak['gflops_per_second'], abs=1e-2 + 0.2 * row['of_peak'])
+
+
+@pytest.mark.parity
+def test_decode_says_what_transformers_says():
+  for row in rows('decode', *TINY, '--batches=1,3', '--rounds=1', '--new=8', '--prompt=16', '--against=peft'):
+    assert row['same'] == 1 and row['tokens_per_second'] > 0
+
+
+@pytest.mark.parity
+def test_epoch_reaches_the_loss_that_trainer_reaches():
+  ours, theirs = rows('epoch', '--model=random:llama-tiny', '--rows=32', '--held_out=16', '--against=peft')
+  assert ours['ratio'] == pytest.approx(theirs['seconds'] / ours['seconds'], rel=1e-2)
+  assert ours['valid_loss'] == pytest.approx(theirs['valid_loss'], rel=1e-2)
+
+
+def test_start_is_cold_once_and_warm_afterwards():
+  cold, warm = rows('start', '--override=model.source=random:llama-tiny', '--override=training.batch_size=2', '--rounds=1')
+  assert cold['seconds'] > warm['seconds'] > 0
+
+
+def test_memory_is_measured_in_a_process_of_its_own():
+  [row] = rows('memory', *TINY, '--strategies=lora', '--layouts=scanned', '--length=32')
+  assert 0 < row['step_bytes'] and 0 < row['process_bytes']
