@@ -18,7 +18,7 @@ from research import workdir as files
 from research.data.sources import SPLITS
 from research.errors import InputError
 from research.evaluation import harness
-from research.training.loop import Outcome
+from research.training.loop import Cost, Outcome
 from research.training.monitor import say
 
 
@@ -46,8 +46,7 @@ def run(workdir: Path, split: str, config: dict[str, Any] | None = None) -> dict
     if (workdir / files.RESULT).exists():
       result = files.read_json(workdir / files.RESULT)
     else:
-      cost = {'train_tokens': 0, 'train_flops': 0.0, 'train_seconds': 0.0, 'compile_seconds': 0.0, 'peak_bytes': 0}
-      result = train_verb.describe(exp, Outcome(0, 0, {}, cost), 0, tree.size(variables))
+      result = train_verb.describe(exp, Outcome(0, 0, {}, Cost()), 0, tree.size(variables))
   examples = exp.examples(split)
   if config is not None and not (workdir / files.RESULT).exists():
     files.claim(workdir, exp.config)

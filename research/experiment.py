@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import safetensors.numpy
 from ml_collections import ConfigDict
 
-from research import tree
+from research import machine, tree
 from research import workdir as files
 from research.data import batches, demonstrations, prompts, sources, tasks, texts
 from research.data import tokenizer as tokenizers
@@ -118,7 +118,8 @@ def assemble(config: dict[str, Any]) -> Experiment:
                                              for k, v in config['task'].items() if k != 'name'})
   for name in task.metrics:
     metrics.get(name)
-  run_as = execution(model_fields['dtype'], model_fields['param_dtype'], model_fields['scan'], model_fields['quantize'])
+  run_as = execution(model_fields['dtype'], model_fields['param_dtype'], model_fields['scan'], model_fields['quantize'],
+                     model_fields['remat'])
   base = lambda: load.load(model_fields['source'], run_as, _learned_tokenizer(model_fields, task))
   strategy, own = _strategy(config['strategy'], base)
   if strategy.kernels:
@@ -260,7 +261,7 @@ def of_run(workdir: Path, **model_fields: Any) -> Experiment:
     InputError: there is no run.
   """
   config = files.read_config(workdir)
-  config['model'] = {'quantize': 'none', **config['model'], **model_fields}
+  config['model'] = {'quantize': 'none', 'remat': 'none', **config['model'], **model_fields}
   if (workdir / files.CHECKPOINTS).exists():      # what it began with is in its own files
     config['strategy'] |= {'init_from': None, 'allow_other_base': False}
   return assemble(config)
@@ -342,7 +343,7 @@ def provenance(experiment: Experiment) -> dict[str, Any]:
       'model': {'sha256': experiment.fingerprint, 'tokenizer': experiment.tokenizer.fingerprint()},
       'versions': {'python': platform.python_version(), **{p: importlib.metadata.version(p) for p in packages}},
       'devices': [f'{d.platform}: {d.device_kind}' for d in jax.devices()],
-      'machine': {'system': platform.platform(), 'processor': _processor()},
+      'machine': {'system': platform.platform(), **machine.settings()},
       'seed': experiment.config['training']['seed'],
   }
 
@@ -366,12 +367,3 @@ def _sources() -> str:
   for file in sorted(Path(__file__).parent.rglob('*.py')):
     digest.update(file.read_bytes())
   return digest.hexdigest()[:16]
-
-
-def _processor() -> str:
-  try:
-    with open('/proc/cpuinfo', encoding='utf-8') as f:
-      name = next((line.split(':')[1].strip() for line in f if line.startswith('model name')), '')
-  except FileNotFoundError:  # not Linux
-    name = platform.processor()
-  return f'{name}, {jax.local_device_count()} device(s)'

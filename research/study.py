@@ -68,7 +68,7 @@ def check(study: grid.Study, cells: list[grid.Cell]) -> None:
 def dry_run(cells: list[grid.Cell]) -> None:
   """Prints every cell with its FLOPs and its time at this machine's matrix-product rate; nothing is trained."""
   from research.training import flops
-  rate = flops.measured_rate()
+  rate = flops.matrix_peak()
   total, known = 0.0, {}
   print(f'{len(cells)} cells; this machine multiplies at {rate / 1e9:,.0f} GFLOP/s')
   for cell in cells:

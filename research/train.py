@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from absl import flags
 
-from research import cli, experiment, tree
+from research import cli, experiment, machine, tree
 from research import workdir as files
 from research.errors import InputError
 from research.evaluation import harness, metrics
@@ -25,9 +25,11 @@ from research.training.monitor import Monitor, say
 from research.training.steps import TrainState, train_step
 
 
-def run(config: dict[str, Any], workdir: Path, label: str = 'train') -> dict[str, Any]:
+def run(config: dict[str, Any], workdir: Path, label: str = 'train', profile: bool = False) -> dict[str, Any]:
   """Trains, validates at the best step, and leaves a run in `workdir`; gives its result.json.
 
+  Args:
+    profile: also writes a trace of five steps beside TensorBoard's metrics, which shows where a step's time goes.
   Raises:
     InputError: the config cannot be right, or the workdir holds another run.
   """
@@ -37,6 +39,8 @@ def run(config: dict[str, Any], workdir: Path, label: str = 'train') -> dict[str
     say(f'{label}: {workdir} is finished already')
     return files.read_json(workdir / files.RESULT)
   t, steps = exp.config['training'], exp.config['training']['steps']
+  if profile and steps < 2:
+    raise InputError(f'--profile: training.steps={steps}: the first step compiles, and the second is the first to be traced')
   batch_of = exp.training_batches() if steps else None
   held_out = exp.examples('valid') if 'valid' in exp.task.splits else []
   trainable, frozen = exp.variables()
@@ -57,6 +61,7 @@ def run(config: dict[str, Any], workdir: Path, label: str = 'train') -> dict[str
       f'{tree.size(trainable) + tree.size(frozen):,} parameters learn')
   for line in lines:
     say(f'  {line}')
+  say(f'{label}: on ' + ', '.join(f'{what} {value}' for what, value in machine.settings().items()))
 
   by = metrics.get(t['best_metric'])
   generates = by.name != 'loss'
@@ -86,7 +91,7 @@ def run(config: dict[str, Any], workdir: Path, label: str = 'train') -> dict[str
         eval_every=t['eval_every'], checkpoint_every=t['checkpoint_every'], log_every=t['log_every'],
         best_metric=f'valid/{by.name}', higher_is_better=by.higher_is_better, patience=t['patience'],
         label_smoothing=t['label_smoothing'], schedule=t['schedule'], warmup=warmup, learning_rate=t['learning_rate'],
-        checkpoints=checkpoints, monitor=monitor)
+        checkpoints=checkpoints, monitor=monitor, profile=workdir / files.TENSORBOARD if profile else None)
   finally:
     monitor.close()
     checkpoints.close()
@@ -118,13 +123,16 @@ def predict(config: dict[str, Any]) -> dict[str, Any]:
 def describe(exp: experiment.Experiment, outcome: loop.Outcome, trainable: int, total: int) -> dict[str, Any]:
   """A run's result before anything was evaluated."""
   c = outcome.cost
+  per_second = lambda x: x / c.train_seconds if c.train_seconds else 0.0
+  peak = flops.matrix_peak(exp.model.config.dtype) if c.train_flops else 0.0
   return {
       'model': exp.config['model']['source'], 'task': exp.task.name, 'strategy': exp.strategy.name,
       'seed': exp.config['training']['seed'], 'best_step': outcome.best_step, 'steps': outcome.steps,
       'metrics': {}, 'intervals': {},
-      'cost': {'total_params': total, 'trainable_params': trainable, **c,
-               'tokens_per_second': c['train_tokens'] / c['train_seconds'] if c['train_seconds'] else 0.0,
-               **_memory(c['peak_bytes']), 'cohort_size': 1},
+      'cost': {'total_params': total, 'trainable_params': trainable, **c._asdict(),
+               'tokens_per_second': per_second(c.train_tokens), 'matrix_peak': peak,
+               'utilisation': per_second(c.train_flops) / peak if peak else 0.0,
+               **_memory(c.peak_bytes), 'cohort_size': 1},
   }
 
 
@@ -146,10 +154,11 @@ def record(result: dict[str, Any], evaluation: harness.Evaluation, workdir: Path
 
 def main() -> None:
   cli.required('config', 'workdir')
-  run(experiment.plain(flags.FLAGS.config), Path(flags.FLAGS.workdir))
+  run(experiment.plain(flags.FLAGS.config), Path(flags.FLAGS.workdir), profile=flags.FLAGS.profile)
 
 
 if __name__ == '__main__':
   cli.config_flag()
   flags.DEFINE_string('workdir', None, 'where the run is kept')
+  flags.DEFINE_bool('profile', False, 'write a trace of five steps, which TensorBoard opens')
   cli.run(main, __doc__)

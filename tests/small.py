@@ -102,6 +102,14 @@ def logits(model, variables, one):
   return np.asarray(jax.jit(lambda v: model.logits(v, model.hidden(v, tokens)))(variables))
 
 
+def without_times(value):
+  """A result or a line of metrics without what differs each time it is measured."""
+  if not isinstance(value, dict):
+    return value
+  return {k: without_times(v) for k, v in value.items()
+          if not k.endswith('seconds') and k not in ('tokens_per_second', 'matrix_peak', 'utilisation')}
+
+
 def config(**fields):
   """`configs/default.py` on llama-tiny for a few steps, as plain data; `training__steps=3` sets `training.steps`."""
   spec = importlib.util.spec_from_file_location('default', ROOT / 'configs' / 'default.py')

@@ -15,7 +15,7 @@ def rows(name, *arguments):
                         text=True)
   assert done.returncode == 0, done.stderr
   machine, *found = map(json.loads, done.stdout.splitlines())
-  assert machine['benchmark'] == name and machine['cores'] >= 1 and machine['jax']
+  assert machine['benchmark'] == name and int(machine['cores']) >= 1 and machine['jax']
   return found
 
 
@@ -25,7 +25,7 @@ def test_step_takes_turns_with_peft():
   assert [row['row'] for row in found] == [f'{s} float32 {x}' for s in ('forward', 'lora') for x in ('scanned', 'unrolled')]
   for row in found:
     assert row['rounds'] == 2 and row['middle_half'][0] <= row['ratio'] <= row['middle_half'][1]
-    assert row['of_peak'] == pytest.approx(row['gflops'] / row['seconds'] / peak['gflops_per_second'], abs=1e-2 + 0.2 * row['of_peak'])
+    assert row['of_peak'] == pytest.approx(row['gflops'] / row['seconds'] / peak['gflops_per_second'], rel=0.2, abs=1e-2)
 
 
 @pytest.mark.parity
@@ -48,4 +48,4 @@ def test_start_is_cold_once_and_warm_afterwards():
 
 def test_memory_is_measured_in_a_process_of_its_own():
   [row] = rows('memory', *TINY, '--strategies=lora', '--layouts=scanned', '--length=32')
-  assert 0 < row['step_bytes'] and 0 < row['process_bytes']
+  assert row['step_bytes'] > 0 and row['process_bytes'] > 0

@@ -56,7 +56,7 @@ def theirs(model, prompts: list[list[int]]):
 
 def main(_) -> None:
   machine.prepare()
-  measure.tell(benchmark='decode', model=FLAGS.model, prompt=FLAGS.prompt, new=FLAGS.new, **measure.machine())
+  measure.tell(benchmark='decode', model=FLAGS.model, prompt=FLAGS.prompt, new=FLAGS.new, **measure.setting())
   for precision in FLAGS.precisions:
     models = {layout: load.load(FLAGS.model, Execution(precision, precision, layout == 'scanned')) for layout in FLAGS.layouts}
     config = models[FLAGS.layouts[0]].model.config

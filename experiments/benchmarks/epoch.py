@@ -95,7 +95,7 @@ def theirs(rows: Sequence[Example], held_out: Sequence[Example]) -> dict:
 def main(_) -> None:
   machine.prepare()
   measure.tell(benchmark='epoch', model=FLAGS.model, task=FLAGS.task, rows=FLAGS.rows, batch=FLAGS.batch,
-               precision=FLAGS.precision, layout=FLAGS.layout, **measure.machine())
+               precision=FLAGS.precision, layout=FLAGS.layout, **measure.setting())
   task = tasks.make(FLAGS.task, {})
   tokenizer = sides.model(FLAGS.model, 'lora', 'float32', 'scanned').tokenizer
   rows, held_out = (prompts.examples(task, task.rows(split)[:count], tokenizer)

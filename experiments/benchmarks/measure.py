@@ -6,35 +6,26 @@ process, one after the other and each round in the other order, and what is told
 
 import importlib.metadata
 import json
-import os
 import platform
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
+from research import machine
 
 PACKAGES = ('jax', 'jaxlib', 'flax', 'torch', 'transformers', 'peft')
 
 
-def machine() -> dict[str, Any]:
-  """Processor, accelerator, allocator and versions."""
-  lines = Path('/proc/cpuinfo').read_text().splitlines() if Path('/proc/cpuinfo').exists() else []
-  names = [line.partition(':')[2].strip() for line in lines if line.startswith('model name')]
-  maps = Path('/proc/self/maps').read_text() if Path('/proc/self/maps').exists() else ''
+def setting() -> dict[str, Any]:
+  """The machine, what was chosen because of it, and versions."""
   versions = {}
   for package in PACKAGES:
     try:
       versions[package] = importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
       versions[package] = None
-  return {'processor': names[0] if names else platform.processor(), 'cores': len(os.sched_getaffinity(0)),
-          'device': jax.devices()[0].device_kind,
-          'allocator': next((name for name in ('tcmalloc', 'jemalloc', 'mimalloc') if name in maps), 'the C library\'s'),
-          'python': platform.python_version(), **versions}
+  return {**machine.settings(), 'python': platform.python_version(), **versions}
 
 
 def take_turns(sides: dict[str, Callable[[], Any]], rounds: int) -> tuple[dict[str, list[float]], dict[str, Any]]:
@@ -60,14 +51,6 @@ def against(other: str, seconds: dict[str, list[float]], ours: str) -> dict[str,
   low, middle, high = statistics.quantiles(found, n=4, method='inclusive') if len(found) > 1 else found * 3
   return {f'{other}_seconds': round(statistics.median(seconds[other]), 4), 'ratio': round(middle, 3),
           'middle_half': [round(low, 3), round(high, 3)], 'rounds': len(found)}
-
-
-def matrix_peak(dtype: str, size: int = 2048, rounds: int = 8) -> float:
-  """FLOP/s of the fastest product [size, size] x [size, size] that this device does with float32 sums."""
-  a = jnp.ones((size, size), dtype)
-  product = jax.jit(lambda a: jnp.einsum('ij,jk->ik', a, a, preferred_element_type=jnp.float32))
-  seconds, _ = take_turns({'product': lambda: product(a).block_until_ready()}, rounds)
-  return 2 * size ** 3 / min(seconds['product'])
 
 
 def tell(**row: Any) -> None:

@@ -59,7 +59,7 @@ def main(_) -> None:
   if FLAGS.only:
     return one(*FLAGS.only)
   from experiments.benchmarks import measure
-  measure.tell(benchmark='memory', model=FLAGS.model, batch=FLAGS.batch, length=FLAGS.length, **measure.machine())
+  measure.tell(benchmark='memory', model=FLAGS.model, batch=FLAGS.batch, length=FLAGS.length, **measure.setting())
   for strategy in FLAGS.strategies:
     for precision in FLAGS.precisions:
       for side in (*FLAGS.layouts, *([FLAGS.against] if FLAGS.against else [])):

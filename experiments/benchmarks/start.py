@@ -48,7 +48,7 @@ def start(cache: Path) -> float:
 
 
 def main(_) -> None:
-  measure.tell(benchmark='start', config=FLAGS.config, override=FLAGS.override, **measure.machine())
+  measure.tell(benchmark='start', config=FLAGS.config, override=FLAGS.override, **measure.setting())
   with tempfile.TemporaryDirectory() as cache:
     measure.tell(row='cold', seconds=round(start(Path(cache)), 2))
     warm = [start(Path(cache)) for _ in range(FLAGS.rounds)]

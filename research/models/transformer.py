@@ -19,6 +19,7 @@ from research import tree
 from research.models.config import DTYPES, ModelConfig
 from research.models.layers import (
   ACTIVATIONS,
+  PRODUCT,
   SHARED,
   Dense,
   Embedding,
@@ -176,6 +177,17 @@ class Block(nn.Module):
     return x, None if own is None else (*own, *(others or ()))
 
 
+def _recomputed(c: ModelConfig) -> type[Block]:
+  """A layer that keeps for the backward pass what `config.remat` says, and computes the rest again there.
+
+  'products' keeps what kernels give and computes attention, norms and activations again: little work for most of the memory.
+  """
+  if c.remat == 'none':
+    return Block
+  keep = jax.checkpoint_policies.save_only_these_names(PRODUCT) if c.remat == 'products' else None
+  return nn.remat(Block, policy=keep, prevent_cse=not c.scan)
+
+
 APART = 'last_layers'      # the name of the stack of `ModelConfig.apart`
 
 
@@ -202,7 +214,7 @@ class Stack(nn.Module):
     for name, of in stacks(self.length, self.apart).items():
       length = len(range(self.length)[of])
       layers = nn.scan(
-          Block, variable_axes={'params': 0, 'delta': 0}, variable_broadcast='shared',
+          _recomputed(c), variable_axes={'params': 0, 'delta': 0}, variable_broadcast='shared',
           split_rngs={'params': True, 'dropout': True}, in_axes=(0, nn.broadcast), length=length,
           unroll=1 if c.scan else length)(c, self.crosses, name=name)
       x, written = layers(x, jax.tree.map(itemgetter(of), (cache, kinds)), context)

@@ -2,8 +2,12 @@
 
 import math
 import time
+from functools import lru_cache
 
 import jax
+import jax.numpy as jnp
+
+from research.models.products import contract
 
 
 def equations(jaxpr, times: int = 1):
@@ -30,11 +34,12 @@ def count(closed) -> float:
   return total
 
 
-def measured_rate() -> float:
-  """FLOP/s of a large float32 matrix product on this machine's first device, the best of a few."""
+@lru_cache(maxsize=4)
+def matrix_peak(dtype: str = 'float32') -> float:
+  """FLOP/s of the best of five products of two large matrices with float32 sums: what steps are measured against."""
   n = 1024 if jax.default_backend() == 'cpu' else 8192
-  x = jax.numpy.ones((n, n))
-  product = jax.jit(lambda x: x @ x)
+  x = jnp.ones((n, n), dtype)
+  product = jax.jit(lambda x: contract('ij,jk->ik', x, x))
   product(x).block_until_ready()
   best = math.inf
   for _ in range(5):

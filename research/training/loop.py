@@ -3,8 +3,12 @@
 import math
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -51,19 +55,31 @@ class Interrupts:
       signal.signal(signum, handler)
 
 
+class Cost(NamedTuple):
+  """What a run's training took, over all its restarts."""
+  train_tokens: int = 0             # targets
+  train_flops: float = 0.0          # of matrix products
+  train_seconds: float = 0.0        # in steps
+  input_seconds: float = 0.0        # of train_seconds: waiting for a batch
+  evaluation_seconds: float = 0.0
+  checkpoint_seconds: float = 0.0   # that the run waited for; the rest is written beside it
+  compile_seconds: float = 0.0      # of the training step, in this process
+  peak_bytes: int = 0               # arguments, results and temporaries of the step
+
+
 class Outcome(NamedTuple):
   """What a run came to."""
   best_step: int                    # where validation was best; the last step where there is no validation
   steps: int                        # taken; fewer than planned where it was stopped early
   trainable: Tree                   # as they were at best_step
-  cost: dict[str, Any]              # of the training steps alone
+  cost: Cost
 
 
 def train(model: Model, state: TrainState, frozen: Tree, tx: optax.GradientTransformation,
           batch_of: Callable[[int], dict[str, np.ndarray]], evaluate: Callable[[int, Tree], dict[str, float]] | None, *,
           label: str, steps: int, eval_every: int, checkpoint_every: int, log_every: int, best_metric: str,
           higher_is_better: bool, patience: int, label_smoothing: float, schedule: str, warmup: int, learning_rate: float,
-          checkpoints: Checkpoints, monitor: Monitor) -> Outcome:
+          checkpoints: Checkpoints, monitor: Monitor, profile: Path | None = None) -> Outcome:
   """Trains to the end, from wherever `checkpoints` has got to.
 
   Args:
@@ -74,6 +90,7 @@ def train(model: Model, state: TrainState, frozen: Tree, tx: optax.GradientTrans
     best_metric, higher_is_better: what `evaluate` gives that says which step is best; of equal ones the first is.
     patience: evaluations without a new best one before the run ends early, or 0 for no early end.
     schedule, warmup, learning_rate: only to log the rate of each step.
+    profile: where a trace of some steps is written, for TensorBoard; None: nowhere.
   Raises:
     Stopped: a signal came; everything up to the last whole step is saved.
   """
@@ -85,12 +102,19 @@ def train(model: Model, state: TrainState, frozen: Tree, tx: optax.GradientTrans
     say(f'{label}: goes on after step {step}')
   rate = shape(schedule, warmup, steps)
   waiting: list[tuple[int, dict]] = []              # steps whose metrics are still on the device
+  spent: Counter[str] = Counter()                   # seconds on what, since the last line was written
   compiled_before = compilation.seconds_spent()
 
-  def flush(seconds: float, extra: dict[str, float]) -> None:
-    """Writes the lines of the waiting steps, which took `seconds` together; `extra` goes to the last one's."""
+  @contextmanager
+  def timed(what: str):
+    began = time.perf_counter()
+    yield
+    spent[f'{what}_seconds'] += time.perf_counter() - began
+
+  def flush(extra: dict[str, float]) -> None:
+    """Writes the lines of the waiting steps, which share what they took; `extra` goes to the last one's."""
     fetched = jax.device_get([metrics for _, metrics in waiting])
-    seconds /= len(waiting)
+    seconds = spent.pop('step_seconds') / len(waiting)
     rows = [{'step': s, 'train/loss': float(m['loss']), 'train/tokens': int(m['tokens']),
              'grad_norm': float(m['grad_norm']), 'learning_rate': learning_rate * float(rate(s - 1)),
              'tokens_per_second': float(m['tokens']) / seconds, 'seconds': seconds}
@@ -102,7 +126,8 @@ def train(model: Model, state: TrainState, frozen: Tree, tx: optax.GradientTrans
     progress.update(rows[-1]['step'], f'loss {np.mean([r["train/loss"] for r in rows]):.4f}  '
                                       f'{rows[-1]["tokens_per_second"]:,.0f} target tok/s')
     waiting.clear()
-    rows[-1] |= extra
+    rows[-1] |= extra | spent
+    spent.clear()
     if not math.isfinite(extra.get('valid/loss', 0.0)):
       raise InputError(f'{label}: training diverged: the validation loss of step {rows[-1]["step"]} is not finite; lower '
                        f'training.learning_rate (now {learning_rate:g})')
@@ -118,33 +143,43 @@ def train(model: Model, state: TrainState, frozen: Tree, tx: optax.GradientTrans
                                 label_smoothing=label_smoothing)
 
   progress = ProgressLine(label, steps, step)
+  trace = Trace(profile, first=step + 2)                    # the step after the one that compiles
   try:
-    with Interrupts() as interrupts:
-      batch = batch_of(step) if step < steps else None
+    with Interrupts() as interrupts, ThreadPoolExecutor(1, 'input') as input_thread:
+      ahead = lambda step: input_thread.submit(lambda: jax.device_put(batch_of(step))) if step < steps else None
+      coming = ahead(step)
       ended = step >= steps or _exhausted(evaluations(), patience)
-      seconds = 0.0                                         # of the steps that wait
       while not ended:
-        step_executable = executable_for(batch)
-        began = time.perf_counter()
-        state, metrics = step_executable(state, frozen, batch)
-        step += 1
-        waiting.append((step, metrics))
-        batch = batch_of(step) if step < steps else None    # while the device is busy
-        asked, last = interrupts.asked, step == steps
-        at_evaluation = evaluate is not None and (step % eval_every == 0 or last)
-        at_checkpoint = bool(checkpoint_every) and (step % checkpoint_every == 0 or last)
-        look = at_evaluation or at_checkpoint or asked or last or step % log_every == 0
-        if look:
+        with timed('step'), timed('input'):
+          batch = coming.result()
+        coming = ahead(step + 1)                            # made while the device is busy
+        executable = executable_for(batch)
+        trace.before(step + 1)
+        with timed('step'):
+          state, metrics = executable(state, frozen, batch)
+          step += 1
+          waiting.append((step, metrics))
+          asked, last = interrupts.asked, step == steps
+          at_evaluation = evaluate is not None and (step % eval_every == 0 or last)
+          at_checkpoint = bool(checkpoint_every) and (step % checkpoint_every == 0 or last)
+          look = at_evaluation or at_checkpoint or asked or last or step % log_every == 0
+          if look:
+            jax.block_until_ready(metrics)
+        if trace.ends(step):
           jax.block_until_ready(metrics)
-        seconds += time.perf_counter() - began
+          trace.close()
         if look:
-          flush(seconds, evaluate(step, tree.join(state.trainable, frozen)) if at_evaluation else {})
-          seconds = 0.0
-          if at_evaluation and min(evaluations())[1] == step:
-            checkpoints.save_best(step, state.trainable)
+          found = {}
+          if at_evaluation:
+            with timed('evaluation'):
+              found = evaluate(step, tree.join(state.trainable, frozen))
+          flush(found)
+          with timed('checkpoint'):
+            if at_evaluation and min(evaluations())[1] == step:
+              checkpoints.save_best(step, state.trainable)
+            if at_checkpoint or asked:
+              checkpoints.save_latest(state)
           ended = last or _exhausted(evaluations(), patience)
-          if at_checkpoint or asked:
-            checkpoints.save_latest(state)
         if asked:
           raise Stopped(asked)
       if evaluate is None and step:
@@ -153,14 +188,17 @@ def train(model: Model, state: TrainState, frozen: Tree, tx: optax.GradientTrans
         checkpoints.save_latest(state)
         raise Stopped(interrupts.asked)
   finally:
+    trace.close()
     progress.close()
-    checkpoints.wait()
-  cost = {'train_tokens': sum(r['train/tokens'] for r in monitor.history), 'train_flops': 0.0,
-          'train_seconds': sum(r['seconds'] for r in monitor.history),
-          'compile_seconds': compilation.seconds_spent() - compiled_before, 'peak_bytes': 0}
+    with timed('checkpoint'):
+      checkpoints.wait()
+  total = lambda name: sum(r.get(name, 0) for r in monitor.history) + spent[name]
+  cost = Cost(train_tokens=total('train/tokens'), train_seconds=total('seconds'), input_seconds=total('input_seconds'),
+              evaluation_seconds=total('evaluation_seconds'), checkpoint_seconds=total('checkpoint_seconds'),
+              compile_seconds=compilation.seconds_spent() - compiled_before)
   if step:
     executable = executable_for(batch_of(0))
-    cost |= {'train_flops': executable.flops * step, 'peak_bytes': executable.peak_bytes}
+    cost = cost._replace(train_flops=executable.flops * step, peak_bytes=executable.peak_bytes)
   found = evaluations()
   best = min(found)[1] if found else step
   if checkpoints.step('best') not in (None, best):        # only where a step run twice gives two results
@@ -168,6 +206,26 @@ def train(model: Model, state: TrainState, frozen: Tree, tx: optax.GradientTrans
                        'this device does not repeat its results; train again in another workdir')
   trainable = state.trainable if best == step else checkpoints.restore_best(state.trainable)
   return Outcome(best, step, trainable, cost)
+
+
+class Trace:
+  """A trace of five steps, from step `first` on, in JAX's format; nothing where there is no folder."""
+
+  def __init__(self, folder: Path | None, first: int):
+    self._folder, self._first, self._on = folder, first, False
+
+  def before(self, step: int) -> None:
+    if self._folder is not None and step == self._first:
+      jax.profiler.start_trace(str(self._folder))
+      self._on = True
+
+  def ends(self, step: int) -> bool:
+    return self._on and step == self._first + 4
+
+  def close(self) -> None:
+    if self._on:
+      jax.profiler.stop_trace()
+      self._on = False
 
 
 def _exhausted(evaluations: list[tuple[float, int]], patience: int) -> bool:

@@ -189,6 +189,13 @@ def test_a_dtype_that_is_none():
     execution('float8', 'auto', True, 'none')
 
 
+@pytest.mark.parametrize('scan, remat, message', [
+    (True, 'all', "model.remat='all': must be one of none, products, layer"), (False, 'layer', 'needs model.scan=True')])
+def test_a_remat_that_is_none_or_would_do_nothing(scan, remat, message):
+  with pytest.raises(InputError, match=message):
+    execution('float32', 'auto', scan, 'none', remat)
+
+
 @pytest.mark.parametrize('field, value', [('hidden_size', '54'), ('num_attention_heads', 0),
                                           ('num_hidden_layers', True), ('vocab_size', 263.5), ('rms_norm_eps', 'small')])
 def test_a_config_whose_numbers_are_none(folder, field, value):

@@ -10,6 +10,7 @@ from small import config
 
 from research import experiment, train, tree
 from research.errors import InputError
+from research.training.monitor import Monitor
 
 WORDS = ['amber', 'birch', 'cedar', 'delta', 'ember', 'fjord', 'grove', 'heath', 'inlet', 'jetty', 'knoll', 'lagoon']
 
@@ -78,6 +79,43 @@ def test_the_best_step_is_where_best_metric_is_best(overfit, tmp_path):
   again = train.run({**made, 'training': {**made['training'], 'patience': 1}}, tmp_path / 'patient')
   worse = [b['step'] for a, b in itertools.pairwise(found) if b['valid/chrf'] <= a['valid/chrf']]
   assert again['steps'] == [*worse, 60][0]
+
+
+def test_the_account_adds_up_over_a_run_and_its_lines(overfit):
+  """Seconds in steps, of them waiting for input, in evaluations and at checkpoints; and what the steps reached of the peak."""
+  _, workdir, result = overfit
+  cost = result['cost']
+  for name, of_lines in (('train_seconds', 'seconds'), ('input_seconds', 'input_seconds'),
+                         ('evaluation_seconds', 'evaluation_seconds')):
+    assert cost[name] == pytest.approx(sum(line.get(of_lines, 0) for line in lines(workdir))) and cost[name] > 0
+  assert cost['input_seconds'] < cost['train_seconds'] and cost['checkpoint_seconds'] > 0
+  assert [line['step'] for line in lines(workdir) if 'evaluation_seconds' in line] == list(range(10, result['steps'] + 1, 10))
+  assert cost['utilisation'] == pytest.approx(cost['train_flops'] / cost['train_seconds'] / cost['matrix_peak'])
+
+
+def test_a_run_compiles_nothing_after_its_first_evaluation(overfit, tmp_path, monkeypatch):
+  made, _, _ = overfit
+  made = {**made, 'training': {**made['training'], 'steps': 40, 'checkpoint_every': 10, 'patience': 0, 'batch_size': 5}}
+  compiled, of_lines = [], {}
+  write = Monitor.write
+
+  def noted(self, rows):
+    write(self, rows)
+    of_lines.update({row['step']: len(compiled) for row in rows})
+  monkeypatch.setattr(Monitor, 'write', noted)
+  jax.monitoring.register_event_duration_secs_listener(
+      lambda event, *_, **__: compiled.append(event) if event == '/jax/core/compile/backend_compile_duration' else None)
+  train.run(made, tmp_path / 'run')
+  assert of_lines[10] > 0 and of_lines[40] == of_lines[20] <= of_lines[10] + 2      # a first best and latest were saved at 10
+
+
+def test_profile_leaves_a_trace_where_tensorboard_looks_for_it(overfit, tmp_path):
+  made, _, _ = overfit
+  made = {**made, 'training': {**made['training'], 'steps': 3, 'eval_every': 3, 'patience': 0}}
+  train.run(made, tmp_path / 'run', profile=True)
+  assert list((tmp_path / 'run' / 'tensorboard' / 'plugins' / 'profile').rglob('*.xplane.pb'))
+  with pytest.raises(InputError, match=r'--profile: training.steps=1'):
+    train.run({**made, 'training': {**made['training'], 'steps': 1}}, tmp_path / 'short', profile=True)
 
 
 @pytest.mark.parametrize('valid, metric, message', [

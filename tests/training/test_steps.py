@@ -1,5 +1,6 @@
 """One step: how a batch becomes an update."""
 
+import dataclasses
 import functools
 
 import jax
@@ -7,10 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from small import batch, documents, start, take
+from small import batch, documents, loud, start, take
 
 from research import tree
 from research.data.batches import TrainingBatches
+from research.models import transformer
+from research.models.config import REMAT
 from research.strategies import table
 from research.strategies.bind import bind
 from research.training import losses
@@ -116,3 +119,20 @@ def test_label_smoothing_is_torchs(tiny):
       torch.tensor(logits).flatten(0, 1), torch.tensor(one['targets']).long().flatten(), label_smoothing=0.2,
       reduction='none')
   np.testing.assert_allclose(ours.reshape(-1), theirs, rtol=1e-5)
+
+
+@pytest.mark.parametrize('row', ['full', 'lora'])
+@pytest.mark.parametrize('name', ['llama-tiny', 't5-tiny'])
+def test_computing_again_takes_less_memory_and_learns_the_same(name, row):
+  loaded, of = loud(name), {}
+  for remat in REMAT:
+    config = dataclasses.replace(loaded.model.config, remat=remat)
+    model = loaded._replace(model=transformer.build(config))
+    state, frozen, tx = start(model, table.make(row, {}))
+    one = batch(documents(model, 6), 256)
+    step = compiled(train_step, state, frozen, one, model=model.model, tx=tx)
+    of[remat] = take(model, state, frozen, tx, [one] * 3)[1], step.peak_bytes, step.flops
+  losses, peaks, flops = ([found[i] for found in of.values()] for i in range(3))
+  np.testing.assert_allclose(losses[1:], [losses[0]] * 2, rtol=1e-5)
+  assert peaks[0] > peaks[1] > peaks[2]
+  assert flops[0] < flops[1] < flops[2]          # attention's products again, then all

@@ -7,7 +7,7 @@ import signal
 import jax
 import numpy as np
 import pytest
-from small import config
+from small import config, without_times
 
 from research import evaluate, experiment, train, tree
 from research.data import sources
@@ -25,7 +25,6 @@ TASKS = {
     'generated': {'task__max_new_tokens': 6, 'task__metrics': ('exact_match', 'chrf')},
 }
 METRICS = {'ranked': {'loss', 'accuracy', 'macro_f1'}, 'generated': {'loss', 'exact_match', 'chrf'}}
-TIMES = {'seconds', 'tokens_per_second', 'train_seconds', 'compile_seconds'}
 
 
 @pytest.fixture(scope='module')
@@ -90,13 +89,12 @@ def text(tmp_path_factory):
 
 def left_behind(made, workdir):
   """All that a run ended with, apart from times."""
-  without = lambda value: {k: without(v) for k, v in value.items() if k not in TIMES} if isinstance(value, dict) else value
   exp = experiment.assemble(made)
   checkpoints = Checkpoints(workdir / 'checkpoints', exp.fingerprint)
   best, steps = checkpoints.restore_best(exp.variables()[0]), [checkpoints.step(kind) for kind in ('best', 'latest')]
   checkpoints.close()
-  return best, [steps, without(json.loads((workdir / 'result.json').read_text())),
-                [without(line) for line in read_lines(workdir / 'metrics.jsonl')],
+  return best, [steps, without_times(json.loads((workdir / 'result.json').read_text())),
+                [without_times(line) for line in read_lines(workdir / 'metrics.jsonl')],
                 (workdir / 'predictions' / 'valid.jsonl').read_text()]
 
 

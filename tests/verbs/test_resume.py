@@ -10,7 +10,7 @@ import time
 
 import numpy as np
 import pytest
-from small import ROOT
+from small import ROOT, without_times
 
 from research import experiment, tree
 from research.training.checkpoint import Checkpoints
@@ -24,7 +24,6 @@ LORA = ['--config.model.source=random:llama-tiny', '--config.strategy.dropout=0.
 # Large enough that a checkpoint takes a while to write.
 FULL = ['--config.model.source=random:llama-small', '--config.strategy.name=full', '--config.training.steps=9',
         '--config.training.batch_size=2', '--config.training.checkpoint_every=2', '--config.training.eval_every=3']
-TIMES = {'seconds', 'tokens_per_second', 'train_seconds', 'compile_seconds'}
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -74,12 +73,6 @@ def reached(workdir, step):
 
 def being_written(folder):
   return folder.exists() and [name for name in os.listdir(folder) if 'tmp' in name]
-
-
-def without_times(value):
-  if isinstance(value, dict):
-    return {k: without_times(v) for k, v in value.items() if k not in TIMES}
-  return value
 
 
 def left_behind(workdir):
