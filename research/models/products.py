@@ -41,13 +41,13 @@ def contract(spec: str, a: Array, b) -> Array:
   return _multiply(spec, a, dense(b, a.dtype))
 
 
-def _is_primal(x) -> bool:
+def is_primal(x) -> bool:
   return isinstance(x, jax.custom_derivatives.CustomVJPPrimal)
 
 
 def _forward(spec, a, b):
-  perturbed = any(x.perturbed for x in jax.tree.leaves(b, is_leaf=_is_primal))
-  b = jax.tree.map(lambda x: x.value, b, is_leaf=_is_primal)
+  perturbed = any(x.perturbed for x in jax.tree.leaves(b, is_leaf=is_primal))
+  b = jax.tree.map(lambda x: x.value, b, is_leaf=is_primal)
   keep_a = a.value if perturbed else None        # a frozen kernel: nothing is kept for its gradient
   keep_b = b if a.perturbed else None
   like_b = jnp.zeros((0,), b.dtype) if perturbed else None

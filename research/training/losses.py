@@ -1,8 +1,15 @@
-"""Cross-entropy over target positions: the only ones that meet the head."""
+"""Cross-entropy over target positions: the only ones that meet the head, a chunk of them at a time.
+
+While a chunk's logits are alive its gradient is made as well, on the way forward. So the head's products are not computed a
+second time on the way back, and no more than one chunk of logits ever exists.
+"""
+
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 
+from research.models.products import is_primal
 from research.models.transformer import Batch, Model
 from research.tree import Tree
 
@@ -16,43 +23,93 @@ def _wanted(model: Model, variables: Tree, batch: Batch, key: Array | None = Non
   return jnp.take_along_axis(hidden, batch['index'][..., None], axis=1)
 
 
+def _head(model: Model, variables: Tree) -> Tree:
+  """Of the variables, those that the head may read."""
+  name = 'embed' if model.config.tied else 'head'
+  return {collection: {name: tree[name]} for collection, tree in variables.items() if name in tree}
+
+
+def _chunks(x: Array) -> Array:
+  """[B, T, …] -> [chunks, C, …], the last one filled up with 0."""
+  count = x.shape[0] * x.shape[1]
+  chunks = -(-count // CHUNK)
+  x = x.reshape(count, *x.shape[2:])
+  return jnp.pad(x, ((0, -count % chunks), *[(0, 0)] * (x.ndim - 1))).reshape(chunks, -1, *x.shape[1:])
+
+
+def _whole(x: Array, like: Array) -> Array:
+  """The inverse of `_chunks`: [chunks, C, …] -> [B, T, …], with the first two axes of `like`."""
+  B, T = like.shape[:2]
+  return x.reshape(-1, *x.shape[2:])[:B * T].reshape(B, T, *x.shape[2:])
+
+
+def _losses(model: Model, label_smoothing: float, head: Tree, wanted: Array, targets: Array) -> Array:
+  """[C] float32, in nats, of one chunk: wanted [C, D], targets [C]."""
+  logits = model.logits(head, wanted)                                           # [C, V]
+  normaliser = jax.nn.logsumexp(logits, axis=-1)
+  loss = normaliser - jnp.take_along_axis(logits, targets[:, None], axis=-1)[:, 0]
+  if label_smoothing:
+    loss = (1 - label_smoothing) * loss + label_smoothing * (normaliser - logits.mean(axis=-1))
+  return loss
+
+
 def target_logits(model: Model, variables: Tree, batch: Batch) -> Array:
   """[B, T, V] float32: the logits of every target, all at one time; `batch` as for `target_losses`."""
   return model.logits(variables, _wanted(model, variables, batch))
 
 
-def target_losses(model: Model, variables: Tree, batch: Batch, key: Array | None = None,
-                  label_smoothing: float = 0.0) -> Array:
-  """The loss of every target.
+def target_losses(model: Model, variables: Tree, batch: Batch, label_smoothing: float = 0.0) -> Array:
+  """The loss of every target, to be looked at and not differentiated.
 
   Args:
     batch: beside the model's fields (see `Model`), `index` [B, T], the position in its line whose next token is
       predicted, and `targets` [B, T], that token.
-    key: for dropout; None switches it off.
     label_smoothing: the share of the target's probability that is spread evenly over the vocabulary.
   Returns:
     [B, T] float32, in nats; what stands at unused targets means nothing.
   """
-  wanted = _wanted(model, variables, batch, key)
-  count = batch['targets'].size
-  chunks = -(-count // CHUNK)
-  pad = lambda x: jnp.pad(x.reshape(count, *x.shape[2:]), ((0, chunks * -(-count // chunks) - count),
-                                                           *[(0, 0)] * (x.ndim - 2)))
-  in_chunks = lambda x: pad(x).reshape(chunks, -1, *x.shape[2:])
+  head, wanted, targets = _head(model, variables), _wanted(model, variables, batch), jnp.asarray(batch['targets'])
+  each = jax.lax.map(lambda chunk: _losses(model, label_smoothing, head, *chunk), (_chunks(wanted), _chunks(targets)))
+  return _whole(each, targets)
 
-  def chunk_losses(wanted, targets):                                            # [C, D], [C]
-    logits = model.logits(variables, wanted)                                    # [C, V]
-    normaliser = jax.nn.logsumexp(logits, axis=-1)
-    loss = normaliser - jnp.take_along_axis(logits, targets[:, None], axis=-1)[:, 0]
-    if label_smoothing:
-      loss = (1 - label_smoothing) * loss + label_smoothing * (normaliser - logits.mean(axis=-1))
-    return loss
 
-  if chunks == 1:
-    losses = chunk_losses(in_chunks(wanted)[0], in_chunks(batch['targets'])[0])
-  else:
-    losses = jax.lax.map(lambda x: jax.checkpoint(chunk_losses)(*x), (in_chunks(wanted), in_chunks(batch['targets'])))
-  return losses.reshape(-1)[:count].reshape(batch['targets'].shape)
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _total(model: Model, label_smoothing: float, head: Tree, wanted: Array, targets: Array, weights: Array) -> Array:
+  """The sum of weight · loss over all targets: wanted [B, T, D], targets and weights [B, T]."""
+  def add(total, chunk):
+    *read, weights = chunk
+    return total + jnp.sum(_losses(model, label_smoothing, head, *read) * weights), None
+  return jax.lax.scan(add, jnp.float32(0), jax.tree.map(_chunks, (wanted, targets, weights)))[0]
+
+
+def _total_forward(model, label_smoothing, head, wanted, targets, weights):
+  """The sum, and its gradient by the head's leaves that learn and by `wanted`, none of them scaled yet."""
+  leaves, structure = jax.tree.flatten(head, is_leaf=is_primal)
+  learns = [leaf.perturbed for leaf in leaves]
+  values = [leaf.value for leaf in leaves]
+  chunks = tuple(_chunks(x.value) for x in (wanted, targets, weights))
+
+  def chunk_total(learning, wanted, targets, weights):
+    learning = iter(learning)
+    head = structure.unflatten([next(learning) if own else value for own, value in zip(learns, values)])
+    return jnp.sum(_losses(model, label_smoothing, head, wanted, targets) * weights)
+
+  def add(sums, chunk):
+    value, (of_head, of_wanted) = jax.value_and_grad(chunk_total, argnums=(0, 1))(learning, *chunk)
+    return jax.tree.map(jnp.add, sums, (value, of_head)), of_wanted
+
+  learning = [value for own, value in zip(learns, values) if own]
+  (total, of_head), of_wanted = jax.lax.scan(add, (jnp.float32(0), jax.tree.map(jnp.zeros_like, learning)), chunks)
+  of_head = iter(of_head)
+  return total, (structure.unflatten([next(of_head) if own else None for own in learns]), _whole(of_wanted, targets.value))
+
+
+def _total_backward(model, label_smoothing, gradients, g):
+  of_head, of_wanted = jax.tree.map(lambda x: (x * g).astype(x.dtype), gradients)
+  return of_head, of_wanted, None, None
+
+
+_total.defvjp(_total_forward, _total_backward, symbolic_zeros=True)
 
 
 def cross_entropy(model: Model, variables: Tree, batch: Batch, key: Array | None = None,
@@ -61,7 +118,9 @@ def cross_entropy(model: Model, variables: Tree, batch: Batch, key: Array | None
 
   Args:
     batch: as for `target_losses`, with `weights` [B, T]: 1 for a target, 0 for padding.
+    key: for dropout; None switches it off.
   """
-  losses = target_losses(model, variables, batch, key, label_smoothing)
-  total = jnp.sum(losses * batch['weights'])
-  return total, {'loss': total, 'tokens': jnp.sum(batch['weights'])}
+  wanted = _wanted(model, variables, batch, key)
+  targets, weights = jnp.asarray(batch['targets']), jnp.asarray(batch['weights'])
+  total = _total(model, label_smoothing, _head(model, variables), wanted, targets, weights)
+  return total, {'loss': total, 'tokens': jnp.sum(weights)}
