@@ -16,7 +16,7 @@ from research.models import transformer
 from research.models.config import REMAT
 from research.strategies import table
 from research.strategies.bind import bind
-from research.training import losses
+from research.training import flops, losses
 from research.training.compile import compiled
 from research.training.steps import TrainState, eval_step, train_step
 
@@ -136,3 +136,33 @@ def test_computing_again_takes_less_memory_and_learns_the_same(name, row):
   np.testing.assert_allclose(losses[1:], [losses[0]] * 2, rtol=1e-5)
   assert peaks[0] > peaks[1] > peaks[2]
   assert flops[0] < flops[1] < flops[2]          # attention's products again, then all
+
+
+@pytest.mark.parametrize('row', ['full', 'lora'])
+@pytest.mark.parametrize('name', ['llama-tiny', 't5-tiny'])
+def test_the_gradient_made_on_the_way_forward_is_that_of_finite_differences(name, row):
+  """Along the steepest direction of what learns, where the slope is the gradient's norm; the head learns or does not."""
+  loaded, step = loud(name), 2e-3
+  one = {field: x[0] for field, x in batch(documents(loaded, 6), 256).items()}
+  assert one['targets'].size > losses.CHUNK
+  trainable, frozen = bind(jax.random.key(0), table.make(row, {}), loaded.model, loaded.params)
+  total = jax.jit(lambda x: losses.cross_entropy(loaded.model, tree.join(x, frozen), one)[0])
+  grads = jax.jit(jax.grad(total))(trainable)
+  norm = float(optax.tree.norm(grads))
+  ahead, behind = (total(jax.tree.map(lambda x, g, by=by: x + by * g / norm, trainable, grads)) for by in (step, -step))
+  assert (ahead - behind) / (2 * step) == pytest.approx(norm, rel=2e-2)
+
+
+def test_a_step_multiplies_by_the_head_three_times_where_it_learns_and_twice_where_not(tiny):
+  """Logits, their gradient by what the head read, and by the head: once each, for every chunk."""
+  one = batch(documents(tiny, 12), 512)
+  vocab, chunks = tiny.model.config.vocab, -(-one['targets'].size // losses.CHUNK)
+  assert chunks > 1
+  for row, expected in (('full', 3), ('lora', 2)):
+    state, frozen, tx = start(tiny, table.make(row, {}))
+    jaxpr = jax.make_jaxpr(functools.partial(train_step, model=tiny.model, tx=tx))(state, frozen, one)
+    with_vocab = sum(times for eqn, times in flops.equations(jaxpr.jaxpr) if eqn.primitive.name == 'dot_general'
+                     and any(vocab in v.aval.shape for v in (*eqn.invars, *eqn.outvars)))
+    assert with_vocab == expected * chunks
+    assert not any(v.aval.shape[-1:] == (vocab,) and v.aval.size > losses.CHUNK * vocab
+                   for eqn, _ in flops.equations(jaxpr.jaxpr) for v in eqn.outvars)
