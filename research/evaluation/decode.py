@@ -3,6 +3,7 @@
 Where the model has an encoder, that reads the prompts, and the decoder goes on from its start token.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from functools import partial
 
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from research.data.batches import round_up
+from research.models import transformer
 from research.models.transformer import Batch, Model
 from research.training.monitor import tracked
 from research.tree import Tree
@@ -54,6 +56,9 @@ def generate(model: Model, variables: Tree, prompts: Sequence[list[int]], max_ne
     max_new_tokens: where an answer without EOS ends.
     temperature: 0 takes the likeliest token each time; otherwise tokens are drawn from softmax(logits / temperature).
   """
+  if jax.default_backend() == 'cpu':
+    # Laid out one after the other, layers take twice as long a token there (experiments/benchmarks/decode.py).
+    model = transformer.build(dataclasses.replace(model.config, scan=True))
   found: list[list[int]] = [None] * len(prompts)
   by_length = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
   for start in tracked(range(0, len(prompts), batch_size), label):
