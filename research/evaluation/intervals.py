@@ -1,7 +1,6 @@
 """95 % intervals over examples: how far a score would move with other examples of the same kind."""
 
 import numpy as np
-from statsmodels.stats.proportion import proportion_confint
 
 from research.evaluation.metrics import Metric
 
@@ -25,6 +24,7 @@ def interval(metric: Metric, vectors: np.ndarray) -> list[float]:
   """
   share = float(metric.score(vectors.sum(0)))
   if metric.name in ('accuracy', 'exact_match'):
+    from statsmodels.stats.proportion import proportion_confint  # a second to import, and many verbs never ask
     low, high = proportion_confint(vectors[:, 0].sum(), len(vectors), method='wilson')
   else:
     scores = metric.score(resample_counts(len(vectors)) @ vectors)
