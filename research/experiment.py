@@ -261,7 +261,8 @@ def of_run(workdir: Path, **model_fields: Any) -> Experiment:
     InputError: there is no run.
   """
   config = files.read_config(workdir)
-  config['model'] = {'quantize': 'none', 'remat': 'none', **config['model'], **model_fields}
+  config['model'] = {'quantize': 'none', 'remat': 'none', **config['model'], **model_fields}     # older runs lack some
+  config['training'] = {'best_metric': 'loss', **config['training']}
   if (workdir / files.CHECKPOINTS).exists():      # what it began with is in its own files
     config['strategy'] |= {'init_from': None, 'allow_other_base': False}
   return assemble(config)

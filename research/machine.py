@@ -33,7 +33,7 @@ def prepare() -> None:
 
 def _lines(path: str) -> list[str]:
   """A file of Linux's account of itself; nothing elsewhere."""
-  return Path(path).read_text().splitlines() if Path(path).exists() else []
+  return Path(path).read_text(encoding='utf-8', errors='replace').splitlines() if Path(path).exists() else []
 
 
 def _of_processor(field: str) -> str:
@@ -46,16 +46,18 @@ def processor() -> str:
 
 
 def allocator() -> str:
-  """Who hands out this process's memory, where it is not the C library."""
-  loaded = {name for line in _lines('/proc/self/maps') for name in ('tcmalloc', 'jemalloc', 'mimalloc') if name in line}
-  return ' and '.join(sorted(loaded)) or 'the C library\'s'
+  """Who hands out this process's memory; `unknown` outside of Linux."""
+  maps = _lines('/proc/self/maps')
+  loaded = {name for line in maps for name in ('tcmalloc', 'jemalloc', 'mimalloc') if name in line}
+  return ' and '.join(sorted(loaded)) or ('the C library\'s' if maps else 'unknown')
 
 
 @lru_cache(maxsize=1)
 def multiplies_bfloat16() -> bool:
   """Whether the default device multiplies bfloat16 faster than float32: accelerators do, and processors with AMX or AVX-512's.
 
-  Elsewhere XLA's bfloat16 products take twice as long as float32 ones (measured on an AMD EPYC with AVX2).
+  Elsewhere XLA's bfloat16 products take twice as long as float32 ones (measured on an AMD EPYC with AVX2). Where the processor
+  does not say (ARM, macOS), float32 is the choice that cannot be much slower.
   """
   if jax.default_backend() != 'cpu':
     return True

@@ -65,7 +65,7 @@ def run(config: dict[str, Any], workdir: Path, label: str = 'train', profile: bo
 
   by = metrics.get(t['best_metric'])
   generates = by.name != 'loss'
-  seen: dict[int, harness.Evaluation] = {}      # the best step -> what validation found, where it left nothing for later
+  seen: dict[int, harness.Evaluation] = {}      # this process's best step -> what validation found, where that is all
 
   def look(variables, generate, label=None) -> harness.Evaluation:
     return harness.evaluate(exp.model, variables, exp.tokenizer, exp.task, held_out, t['eval_batch_size'], generate,
@@ -95,6 +95,8 @@ def run(config: dict[str, Any], workdir: Path, label: str = 'train', profile: bo
   finally:
     monitor.close()
     checkpoints.close()
+  if profile and not (workdir / files.TENSORBOARD / 'plugins').exists():
+    say(f'{label}: nothing was traced: only the step that compiles was left')
   result = describe(exp, outcome, trainable_params, tree.size(trainable) + tree.size(frozen))
   if held_out:
     evaluation = seen.get(outcome.best_step) or look(tree.join(outcome.trainable, frozen), True, f'{label}: valid')
@@ -124,6 +126,7 @@ def describe(exp: experiment.Experiment, outcome: loop.Outcome, trainable: int, 
   """A run's result before anything was evaluated."""
   c = outcome.cost
   per_second = lambda x: x / c.train_seconds if c.train_seconds else 0.0
+  memory = _memory(c.peak_bytes)                 # before the product below, which takes some too
   peak = flops.matrix_peak(exp.model.config.dtype) if c.train_flops else 0.0
   return {
       'model': exp.config['model']['source'], 'task': exp.task.name, 'strategy': exp.strategy.name,
@@ -132,7 +135,7 @@ def describe(exp: experiment.Experiment, outcome: loop.Outcome, trainable: int, 
       'cost': {'total_params': total, 'trainable_params': trainable, **c._asdict(),
                'tokens_per_second': per_second(c.train_tokens), 'matrix_peak': peak,
                'utilisation': per_second(c.train_flops) / peak if peak else 0.0,
-               **_memory(c.peak_bytes), 'cohort_size': 1},
+               **memory, 'cohort_size': 1},
   }
 
 

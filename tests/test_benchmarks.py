@@ -1,4 +1,4 @@
-"""The benchmark commands run, on a tiny model, and say what they promise; no time is judged here."""
+"""The benchmark commands run, on a tiny model, and say what they promise."""
 
 import json
 import subprocess

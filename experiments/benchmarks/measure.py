@@ -1,7 +1,8 @@
 """What the benchmarks share: sides that take turns, the ratios of their pairs, and the machine that ran them.
 
 Timings on shared machines differ by more between two minutes than between two programs. So the sides of a comparison run in one
-process, one after the other and each round in the other order, and what is told is the median of the rounds' ratios.
+process, one after the other and each round in the other order, and what is told is the median of the rounds' ratios (of steps
+and decoding; an epoch, a start and memory are measured as they say).
 """
 
 import importlib.metadata

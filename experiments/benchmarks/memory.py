@@ -5,7 +5,7 @@
 One JSON line a row, the machine first; each row runs in a process of its own. `step_bytes` are arguments, results and
 temporaries of the compiled step; `process_bytes` is the most that the process had resident over two steps, less what it had
 before the model was loaded: loading and compiling count too. With --against=peft the latter is measured of transformers and
-peft as well.
+peft as well, whose model gets its weights from ours, one more copy than their own loader makes. Needs Linux and a processor.
 """
 
 import json

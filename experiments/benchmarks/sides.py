@@ -63,11 +63,17 @@ def twin(loaded: load.Loaded) -> Any:
   """A torch model of the same config with the parameters of a float32 one of ours.
 
   Raises:
+    InputError: ours is not computed on the processor.
     RuntimeError: the weights do not fit transformers' model.
   """
   import torch
   import transformers
+  if jax.default_backend() != 'cpu':
+    raise InputError('--against=peft: torch computes on the processor here, so it is no match for an accelerator')
   config = transformers.AutoConfig.for_model(**loaded.hf)
+  for field in ('dropout_rate', 'resid_pdrop', 'embd_pdrop', 'attn_pdrop'):       # ours has none outside of deltas
+    if hasattr(config, field):
+      setattr(config, field, 0.0)
   kind = transformers.AutoModelForSeq2SeqLM if config.is_encoder_decoder else transformers.AutoModelForCausalLM
   made, own = kind.from_config(config), loaded.model.config
   theirs = names.export_params(FAMILIES[own.family], own, loaded.params)

@@ -3,7 +3,8 @@
     python -m experiments.benchmarks.step --against=peft
     python -m experiments.benchmarks.step --model=random:t5-small --strategies=lora,dora --precisions=float32
 
-One JSON line a row, the machine first. `of_peak` is the share of the fastest matrix product measured beside it. With
+One JSON line a row, the machine first. `of_peak` is the share of the fastest matrix product measured beside it;
+`compile_seconds` is short where the program was kept from an earlier run. With
 --against=peft the same step by transformers and peft (float32, or autocast to bfloat16) takes turns with ours on the same
 weights and tokens, and `ratio` is its time over ours. Both sides should have the same allocator; tcmalloc does both good:
 

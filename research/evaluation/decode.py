@@ -57,7 +57,7 @@ def generate(model: Model, variables: Tree, prompts: Sequence[list[int]], max_ne
     temperature: 0 takes the likeliest token each time; otherwise tokens are drawn from softmax(logits / temperature).
   """
   if jax.default_backend() == 'cpu':
-    # Laid out one after the other, layers take twice as long a token there (experiments/benchmarks/decode.py).
+    # Laid out one after the other, SmolLM2's layers took twice as long a token there (batch 1) and 1.4 times (batch 8).
     model = transformer.build(dataclasses.replace(model.config, scan=True))
   found: list[list[int]] = [None] * len(prompts)
   by_length = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))

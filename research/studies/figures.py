@@ -48,7 +48,7 @@ def draw(study: Study, comparison: dict[str, Any], rows: list[dict[str, Any]], w
 
 
 def _learning(study, c, rows, workdir, colour):
-  """Training and validation loss over the steps, one panel an arm; the lowest validation loss is marked."""
+  """Training and validation loss over the steps, one panel an arm; the step that is kept is marked."""
   chosen = {arm: [r for r in rows if r['arm'] == arm and r['selected'] and r['result']['steps']] for arm in study.arms}
   chosen = {arm: found for arm, found in chosen.items() if found}
   if not chosen:
@@ -63,7 +63,8 @@ def _learning(study, c, rows, workdir, colour):
       if valid:
         axis.plot(*zip(*valid), color=colour[arm], lw=2, marker='o', ms=4)
         best = min(valid, key=lambda v: v[1])
-        axis.plot(*best, marker='o', ms=10, mfc='none', mec=colour[arm], mew=1.5)
+        kept = [v for v in valid if v[0] == r['result']['best_step']]
+        axis.plot(*zip(*kept), marker='o', ms=10, mfc='none', mec=colour[arm], mew=1.5)
         if best[0] < valid[-1][0]:
           turned.append(arm)
           axis.annotate('turns up', best, xytext=(0, 14), textcoords='offset points', ha='center', color=colour[arm])
@@ -74,7 +75,7 @@ def _learning(study, c, rows, workdir, colour):
   axes[0][0].set_ylabel('loss, nats per target token')
   turn = (f'Validation loss turned up before the end: {", ".join(dict.fromkeys(turned))}.' if turned else
           'No arm\'s validation loss turned up before the end.')
-  return 'How the arms learned', f'Thin: training loss; thick: validation loss; ring: its lowest point, which is kept. {turn}'
+  return 'How the arms learned', f'Thin: training loss; thick: validation loss; ring: the step that is kept. {turn}'
 
 
 def _tuning(study, c, rows, workdir, colour):

@@ -85,9 +85,10 @@ def findings(study: Study, c: dict[str, Any], rows: list[dict[str, Any]], workdi
     for r in (r for r in rows if r['selected'] and r['arm'] == a['arm'] and (r['model'], r['task']) ==
               (c['model'], c['task'])):
       valid = [x for x in read_jsonl_or_empty(workdir / RUNS / r['key'] / files.METRICS) if 'valid/loss' in x]
-      if valid and valid[-1]['step'] > r['result']['best_step']:
-        out.append(f'{a["arm"]}, seed {r["seed"]}: validation loss turned up after step {r["result"]["best_step"]} of '
-                   f'{r["result"]["steps"]} (overfitting); the weights of that step were kept.')
+      lowest = min(valid, key=lambda x: x['valid/loss'])['step'] if valid else 0
+      if valid and valid[-1]['step'] > lowest:
+        out.append(f'{a["arm"]}, seed {r["seed"]}: validation loss turned up after step {lowest} of {r["result"]["steps"]} '
+                   f'(overfitting); the weights of step {r["result"]["best_step"]} were kept.')
   for arm in c['missing']:
     out.append(f'{arm}: no cell ended, so it is not in the table.')
   return out

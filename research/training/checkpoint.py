@@ -1,6 +1,6 @@
 """Checkpoints of what learns, by Orbax, saved while training goes on.
 
-`checkpoints/latest` holds all that a run goes on from; `checkpoints/best` what it learned up to its best validation loss.
+`checkpoints/latest` holds all that a run goes on from; `checkpoints/best` what it learned up to its best validation.
 What does not learn is in neither: a record beside the arrays names the base by its fingerprint, with every array's shape,
 and is compared before anything is restored.
 """

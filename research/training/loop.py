@@ -56,12 +56,12 @@ class Interrupts:
 
 
 class Cost(NamedTuple):
-  """What a run's training took, over all its restarts."""
+  """What a run's training took: tokens, FLOPs and steps over all its restarts, the rest as far as its lines tell."""
   train_tokens: int = 0             # targets
   train_flops: float = 0.0          # of matrix products
   train_seconds: float = 0.0        # in steps
   input_seconds: float = 0.0        # of train_seconds: waiting for a batch
-  evaluation_seconds: float = 0.0
+  evaluation_seconds: float = 0.0   # between steps; not the last one's, of the step that is kept
   checkpoint_seconds: float = 0.0   # that the run waited for; the rest is written beside it
   compile_seconds: float = 0.0      # of the training step, in this process
   peak_bytes: int = 0               # arguments, results and temporaries of the step
@@ -143,7 +143,7 @@ def train(model: Model, state: TrainState, frozen: Tree, tx: optax.GradientTrans
                                 label_smoothing=label_smoothing)
 
   progress = ProgressLine(label, steps, step)
-  trace = Trace(profile, first=step + 2)                    # the step after the one that compiles
+  trace = Trace(profile, after=step + 1)                    # the step that compiles is not in it
   try:
     with Interrupts() as interrupts, ThreadPoolExecutor(1, 'input') as input_thread:
       ahead = lambda step: input_thread.submit(lambda: jax.device_put(batch_of(step))) if step < steps else None
@@ -154,7 +154,6 @@ def train(model: Model, state: TrainState, frozen: Tree, tx: optax.GradientTrans
           batch = coming.result()
         coming = ahead(step + 1)                            # made while the device is busy
         executable = executable_for(batch)
-        trace.before(step + 1)
         with timed('step'):
           state, metrics = executable(state, frozen, batch)
           step += 1
@@ -163,11 +162,9 @@ def train(model: Model, state: TrainState, frozen: Tree, tx: optax.GradientTrans
           at_evaluation = evaluate is not None and (step % eval_every == 0 or last)
           at_checkpoint = bool(checkpoint_every) and (step % checkpoint_every == 0 or last)
           look = at_evaluation or at_checkpoint or asked or last or step % log_every == 0
-          if look:
+          if look or trace.borders(step):
             jax.block_until_ready(metrics)
-        if trace.ends(step):
-          jax.block_until_ready(metrics)
-          trace.close()
+        trace.after(step)
         if look:
           found = {}
           if at_evaluation:
@@ -183,15 +180,16 @@ def train(model: Model, state: TrainState, frozen: Tree, tx: optax.GradientTrans
         if asked:
           raise Stopped(asked)
       if evaluate is None and step:
-        checkpoints.save_best(step, state.trainable)
+        with timed('checkpoint'):
+          checkpoints.save_best(step, state.trainable)
       if interrupts.asked:                                  # during the last evaluation
         checkpoints.save_latest(state)
         raise Stopped(interrupts.asked)
   finally:
-    trace.close()
     progress.close()
     with timed('checkpoint'):
       checkpoints.wait()
+    trace.close()
   total = lambda name: sum(r.get(name, 0) for r in monitor.history) + spent[name]
   cost = Cost(train_tokens=total('train/tokens'), train_seconds=total('seconds'), input_seconds=total('input_seconds'),
               evaluation_seconds=total('evaluation_seconds'), checkpoint_seconds=total('checkpoint_seconds'),
@@ -209,18 +207,21 @@ def train(model: Model, state: TrainState, frozen: Tree, tx: optax.GradientTrans
 
 
 class Trace:
-  """A trace of five steps, from step `first` on, in JAX's format; nothing where there is no folder."""
+  """A trace of the five steps after step `after` (or fewer, where the run ends) in JAX's format; none without a folder."""
 
-  def __init__(self, folder: Path | None, first: int):
-    self._folder, self._first, self._on = folder, first, False
+  def __init__(self, folder: Path | None, after: int):
+    self._folder, self._after, self._on = folder, after, False
 
-  def before(self, step: int) -> None:
-    if self._folder is not None and step == self._first:
+  def borders(self, step: int) -> bool:
+    """Whether the trace begins or ends after this step, which must have come to its end before `after` is told."""
+    return self._folder is not None and step in (self._after, self._after + 5)
+
+  def after(self, step: int) -> None:
+    if self._folder is not None and step == self._after:
       jax.profiler.start_trace(str(self._folder))
       self._on = True
-
-  def ends(self, step: int) -> bool:
-    return self._on and step == self._first + 4
+    elif step == self._after + 5:
+      self.close()
 
   def close(self) -> None:
     if self._on:

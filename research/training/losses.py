@@ -75,7 +75,7 @@ def target_losses(model: Model, variables: Tree, batch: Batch, label_smoothing: 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _total(model: Model, label_smoothing: float, head: Tree, wanted: Array, targets: Array, weights: Array) -> Array:
-  """The sum of weight · loss over all targets: wanted [B, T, D], targets and weights [B, T]."""
+  """The sum of weight · loss over all targets: wanted [B, T, D], targets and weights [B, T]; weights are constants."""
   def add(total, chunk):
     *read, weights = chunk
     return total + jnp.sum(_losses(model, label_smoothing, head, *read) * weights), None
@@ -95,13 +95,14 @@ def _total_forward(model, label_smoothing, head, wanted, targets, weights):
     return jnp.sum(_losses(model, label_smoothing, head, wanted, targets) * weights)
 
   def add(sums, chunk):
-    value, (of_head, of_wanted) = jax.value_and_grad(chunk_total, argnums=(0, 1))(learning, *chunk)
+    value, (of_head, *of_wanted) = jax.value_and_grad(chunk_total, (0, 1) if wanted.perturbed else (0,))(learning, *chunk)
     return jax.tree.map(jnp.add, sums, (value, of_head)), of_wanted
 
   learning = [value for own, value in zip(learns, values) if own]
   (total, of_head), of_wanted = jax.lax.scan(add, (jnp.float32(0), jax.tree.map(jnp.zeros_like, learning)), chunks)
   of_head = iter(of_head)
-  return total, (structure.unflatten([next(of_head) if own else None for own in learns]), _whole(of_wanted, targets.value))
+  of_wanted = _whole(of_wanted[0], targets.value) if wanted.perturbed else None
+  return total, (structure.unflatten([next(of_head) if own else None for own in learns]), of_wanted)
 
 
 def _total_backward(model, label_smoothing, gradients, g):
