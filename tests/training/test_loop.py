@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -136,6 +137,16 @@ def test_a_run_goes_on_from_what_an_earlier_one_learned(overfit, tmp_path):
   began, ended = lines(workdir)[0]['train/loss'], lines(workdir)[result['best_step'] - 1]['train/loss']
   first = lines(tmp_path / 'again')[0]['train/loss']
   assert ended < 0.9 * began and abs(first - ended) < 0.5 * abs(first - began)
+
+
+def test_a_run_of_before_a_field_was_there_is_read(overfit, tmp_path):
+  made, workdir, _ = overfit
+  shutil.copytree(workdir, tmp_path / 'old')
+  config = json.loads((workdir / 'config.json').read_text())
+  del config['model']['remat'], config['model']['quantize'], config['training']['best_metric']
+  (tmp_path / 'old' / 'config.json').write_text(json.dumps(config))
+  old = experiment.of_run(tmp_path / 'old')
+  assert tree.leaves(experiment.learned(tmp_path / 'old', old)['delta']).keys() == learned(made, workdir).keys()
 
 
 @pytest.mark.parametrize('group, field, value, message', [
