@@ -78,6 +78,7 @@ def theirs(rows: Sequence[Example], held_out: Sequence[Example]) -> dict:
         bf16=FLAGS.precision == 'bfloat16', use_cpu=True, report_to=[], save_strategy='no', disable_tqdm=True,
         remove_unused_columns=False, logging_strategy='no')
     trainer = transformers.Trainer(model, settings, train_dataset=[as_lists(e) for e in rows], data_collator=padded)
+    trainer.remove_callback(transformers.PrinterCallback)          # it prints where the rows go
     began = time.perf_counter()
     trainer.train()
     seconds = time.perf_counter() - began

@@ -48,9 +48,9 @@ def main(_) -> None:
       seconds, _ = measure.take_turns(turns, FLAGS.rounds)
       for layout, cost in costs.items():
         median = statistics.median(seconds[layout])
-        row = {'row': f'{strategy} {precision} {layout}', 'seconds': round(median, 4),
-               'tokens_per_second': round(FLAGS.batch * FLAGS.length / median, 1), 'gflops': round(cost.flops / 1e9, 1),
-               'of_peak': round(cost.flops / median / peak, 3), 'peak_bytes': cost.peak_bytes,
+        row = {'row': f'{strategy} {precision} {layout}', 'seconds': float(f'{median:.4g}'),
+               'tokens_per_second': round(FLAGS.batch * FLAGS.length / median, 1), 'gflops': float(f'{cost.flops / 1e9:.4g}'),
+               'of_peak': float(f'{cost.flops / median / peak:.3g}'), 'peak_bytes': cost.peak_bytes,
                'compile_seconds': round(cost.seconds, 1)}
         if FLAGS.against:
           row |= measure.against(FLAGS.against, seconds, layout)
