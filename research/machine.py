@@ -68,6 +68,6 @@ def settings() -> dict[str, str]:
   """What was chosen because of this machine, and what a person could choose otherwise."""
   found = {'device': f'{len(jax.devices())} x {jax.devices()[0].device_kind}', 'processor': processor(),
            'cores': str(os.cpu_count()), 'allocator': allocator(), 'XLA_FLAGS': os.environ.get('XLA_FLAGS', 'none')}
-  if jax.default_backend() == 'cpu' and not multiplies_bfloat16():
+  if not multiplies_bfloat16():
     found['bfloat16 products'] = 'computed in float32'
   return found

@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.benchmarks import sides
 from research import experiment, tree
 from research.data import batches, prompts, tasks
 from research.data.batches import Room
-from research.models import load, names, presets
+from research.models import load, presets
 from research.models.config import Execution
-from research.models.families import FAMILIES
 from research.strategies.bind import bind
 from research.training import optim
 from research.training.compile import compiled
@@ -44,18 +44,8 @@ def loud(name, quantize='none'):
 
 
 def torch_twin(loaded):
-  """transformers' model with the same weights."""
-  import torch
-  import transformers
-  config = transformers.AutoConfig.for_model(**loaded.hf)
-  config._attn_implementation = 'eager'
-  kind = transformers.AutoModelForSeq2SeqLM if config.is_encoder_decoder else transformers.AutoModelForCausalLM
-  twin, ours = kind.from_config(config).eval(), loaded.model.config
-  theirs = names.export_params(FAMILIES[ours.family], ours, loaded.params)
-  missing, unexpected = twin.load_state_dict({n: torch.tensor(x) for n, x in theirs.items()}, strict=False)
-  tied = {'lm_head.weight', 'encoder.embed_tokens.weight', 'decoder.embed_tokens.weight'}
-  assert not unexpected and set(missing) <= tied
-  return twin
+  """transformers' model with the same weights, as it is evaluated."""
+  return sides.twin(loaded, attention='eager').eval()
 
 
 def documents(loaded, count, task='translation', longest=10_000, slots=0):

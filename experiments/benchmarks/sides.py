@@ -40,16 +40,22 @@ def tokens(loaded: load.Loaded, batch: int, length: int) -> Batch:
   return {name: x[None] for name, x in batches.pack(documents, [[i] for i in range(batch)], room, length)[0].items()}
 
 
+def begun(loaded: load.Loaded, strategy: str, learning_rate: float, schedule: str = 'constant', steps: int = 10_000,
+          clip: float = 0.0):
+  """(state, frozen, tx) of a run of ours at step 0."""
+  row = table.make(strategy, {})
+  trainable, frozen = bind(jax.random.key(0), row, loaded.model, loaded.params)
+  tx = optim.make('adamw', schedule, steps, 0, clip, 0.9, 0.999, 1e-8, row.rates)
+  return TrainState(jnp.int32(0), jax.random.key(0), trainable, optim.init(tx, trainable, learning_rate, 0.0)), frozen, tx
+
+
 def ours(loaded: load.Loaded, strategy: str, batch: Batch) -> tuple[Callable[[], float], Executable]:
   """A step that can be called again and again and gives its loss, and what it costs."""
   if strategy == FORWARD:
     variables, lines = {'params': jax.tree.map(jnp.asarray, loaded.params)}, jax.tree.map(lambda x: x[0], batch)
     executable = compiled(eval_step, variables, lines, model=loaded.model)
     return lambda: float(jnp.mean(executable(variables, lines))), executable
-  row = table.make(strategy, {})
-  trainable, frozen = bind(jax.random.key(0), row, loaded.model, loaded.params)
-  tx = optim.make('adamw', 'constant', 10_000, 0, 0.0, 0.9, 0.999, 1e-8, row.rates)
-  state = TrainState(jnp.int32(0), jax.random.key(0), trainable, optim.init(tx, trainable, 1e-6, 0.0))
+  state, frozen, tx = begun(loaded, strategy, 1e-6)
   executable = compiled(train_step, state, frozen, batch, donate=(0,), model=loaded.model, tx=tx)
 
   def call():
@@ -59,9 +65,11 @@ def ours(loaded: load.Loaded, strategy: str, batch: Batch) -> tuple[Callable[[],
   return call, executable
 
 
-def twin(loaded: load.Loaded) -> Any:
+def twin(loaded: load.Loaded, attention: str | None = None) -> Any:
   """A torch model of the same config with the parameters of a float32 one of ours.
 
+  Args:
+    attention: transformers' name of an implementation; None: its own choice.
   Raises:
     InputError: ours is not computed on the processor.
     RuntimeError: the weights do not fit transformers' model.
@@ -71,6 +79,7 @@ def twin(loaded: load.Loaded) -> Any:
   if jax.default_backend() != 'cpu':
     raise InputError('--against=peft: torch computes on the processor here, so it is no match for an accelerator')
   config = transformers.AutoConfig.for_model(**loaded.hf)
+  config._attn_implementation = attention
   for field in ('dropout_rate', 'resid_pdrop', 'embd_pdrop', 'attn_pdrop'):       # ours has none outside of deltas
     if hasattr(config, field):
       setattr(config, field, 0.0)
