@@ -37,9 +37,9 @@ def get_config():
           'separator': optional(str),   # between few-shot demonstrations
           'max_new_tokens': optional(int),   # longest generated answer
           'chat': optional(bool),       # put the prompt through the model's chat template
-          'objective': optional(str),   # text: continuation or span_corruption; None: as the model is made for
-          'noise': optional(float),     # span_corruption: share of the tokens that go into gaps
-          'span': optional(float),      # span_corruption: tokens in a gap, on average
+          'objective': optional(str),   # text: continuation, span_corruption or denoising; None: as the model is made for
+          'noise': optional(float),     # gaps: share of the tokens that go into gaps
+          'span': optional(float),      # gaps: tokens in a gap, on average
       },
       'strategy': {
           # full, last_layers, bitfit, lora, rslora, lora_plus, pissa, dora, vera, ia3, adapter, prefix, prompt, few_shot;

@@ -52,7 +52,7 @@ class Experiment(NamedTuple):
 
   def examples(self, split: str) -> list[Example]:
     """The split's rows, rendered and tokenised; rows that do not fit the context are an error (plain text is cut)."""
-    if self.task.objective == 'span_corruption':
+    if self.task.objective in tasks.GAPS:
       corrupted = self.corrupted(split)
       return [self.prepared(corrupted.example(number)) for number in range(len(corrupted))]
     if self.task.objective == 'continuation':
@@ -79,11 +79,11 @@ class Experiment(NamedTuple):
 
   def corrupted(self, split: str) -> texts.Corrupted:
     return texts.Corrupted(self.task.rows(split), self.tokenizer, self.text_context, self.task.noise, self.task.span,
-                           self.config['training']['seed'])
+                           self.config['training']['seed'], whole=self.task.objective == 'denoising')
 
   def training_batches(self) -> batches.TrainingBatches:
     t, start = self.config['training'], self.model.config.start
-    if self.task.objective == 'span_corruption':
+    if self.task.objective in tasks.GAPS:
       corrupted = self.corrupted('train')
       redraw = lambda number, epoch: batches.answered(self.prepared(corrupted.example(number, epoch)), start)
       documents = [redraw(number, 0) for number in range(len(corrupted))]
@@ -142,10 +142,10 @@ def assemble(config: dict[str, Any]) -> Experiment:
     raise InputError(f'strategy.slots: {strategy.slots + strategy.before} leave no room in the context of {context} tokens')
   if task.objective is None:
     task = task._replace(objective='span_corruption' if model.has_encoder else 'continuation')
-  elif task.objective == 'span_corruption' and not model.has_encoder:
-    raise InputError('task.objective=span_corruption: needs a model with an encoder, such as T5')
+  elif task.objective in tasks.GAPS and not model.has_encoder:
+    raise InputError(f'task.objective={task.objective}: needs a model with an encoder, such as T5')
   elif task.objective == 'continuation' and model.has_encoder:
-    raise InputError('task.objective=continuation: a model with an encoder learns plain text by span_corruption')
+    raise InputError(f'task.objective=continuation: a model with an encoder learns plain text by {" or ".join(tasks.GAPS)}')
   learns = strategy.learns
   if learns:
     task.rows('train')

@@ -114,12 +114,13 @@ def pack(documents: Sequence[Document], lines: list[list[int]], room: Room,
     lines: document numbers per line, as `fit` gives them; an empty line is padding.
     room: L and S of every line; targets: T of every line.
   Returns:
-    A batch of int32 arrays `tokens`, `positions`, `segments`, `branches` [B, L] and `index`, `targets` [B, T], float32
-    `weights` [B, T], with an encoder also `source_tokens`, `source_positions`, `source_segments` [B, S]; and where each
-    document's targets stand.
+    A batch of int32 arrays `tokens`, `positions`, `segments` [B, L] and `index`, `targets` [B, T], float32 `weights` [B, T];
+    where some document has several answers also `branches` [B, L], and with an encoder `source_tokens`, `source_positions`,
+    `source_segments` [B, S]. And where each document's targets stand.
   """
-  B = len(lines)
-  batch = {n: np.zeros((B, room.tokens), np.int32) for n in ('tokens', 'positions', 'segments', 'branches')}
+  B, several = len(lines), any(max(d.branches) > 1 for d in documents)
+  fields = ('tokens', 'positions', 'branches') if several else ('tokens', 'positions')
+  batch = {n: np.zeros((B, room.tokens), np.int32) for n in (*fields, 'segments')}
   if room.source:
     batch |= {f'source_{n}': np.zeros((B, room.source), np.int32) for n in ('tokens', 'positions', 'segments')}
   batch |= {n: np.zeros((B, targets), np.int32) for n in ('index', 'targets')}
@@ -130,7 +131,7 @@ def pack(documents: Sequence[Document], lines: list[list[int]], room: Room,
     for segment, number in enumerate(line, 1):
       d = documents[number]
       end = at + len(d.tokens)
-      for field in ('tokens', 'positions', 'branches'):
+      for field in fields:
         batch[field][b, at:end] = getattr(d, field)
       batch['segments'][b, at:end] = segment
       stop = used + len(d.targets)

@@ -19,9 +19,9 @@ class Task(NamedTuple):
   separator: str = '\n\n'               # between demonstrations
   max_new_tokens: int = 64              # the longest answer that is generated
   chat: bool = False                    # the prompt is put to the model through its chat template
-  objective: str = 'answer'             # what is learned: the answer; of plain text its continuation or its corrupted spans
-  noise: float = 0.15                   # span corruption: the share of tokens that go into gaps
-  span: float = 3.0                     # span corruption: tokens in a gap, on average
+  objective: str = 'answer'             # what is learned: the answer; of plain text one of OBJECTIVES
+  noise: float = 0.15                   # GAPS: the share of tokens that go into gaps
+  span: float = 3.0                     # GAPS: tokens in a gap, on average
 
   def rows(self, split: str) -> list[Row]:
     if split not in self.splits:
@@ -42,7 +42,8 @@ BUILT_IN: dict[str, dict[str, Any]] = {
 }
 OWN = ('files', 'datasets')
 TEXT = 'text'
-OBJECTIVES = ('continuation', 'span_corruption')       # of plain text
+GAPS = ('span_corruption', 'denoising')       # the target: what stood in a text's gaps, or the whole text
+OBJECTIVES = ('continuation', *GAPS)          # of plain text
 
 
 def make(name: str, fields: dict[str, Any]) -> Task:

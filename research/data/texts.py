@@ -1,4 +1,4 @@
-"""Plain text as something to learn from: the next token of a language model, or T5's span corruption.
+"""Plain text as something to learn from: the next token of a language model, or for T5 what stood in a text's gaps.
 
 A row is {'text': …}. Texts longer than the model reads are cut into pieces; nothing else is done to them.
 """
@@ -35,28 +35,30 @@ def continued(rows: Sequence[Row], tokenizer: Tokenizer, context: int) -> list[E
 
 
 class Corrupted:
-  """Texts with gaps: `source` keeps a sentinel for each gap, and the target says what stood there (Raffel et al. 2020).
+  """Texts with gaps: `source` keeps a sentinel for each gap, and the target says what stood there (span corruption, Raffel et
+  al. 2020), or is the whole text (denoising, as BART's text infilling, Lewis et al. 2020).
 
   A text of one length always gives a source and a target of one length each, wherever its gaps fall.
   """
 
-  def __init__(self, rows: Sequence[Row], tokenizer: Tokenizer, context: int, noise: float, span: float, seed: int):
+  def __init__(self, rows: Sequence[Row], tokenizer: Tokenizer, context: int, noise: float, span: float, seed: int,
+               whole: bool = False):
     """
     Args:
       noise: the share of a text's tokens that go into gaps; span: how many go into one gap, on average.
-      seed: of where the gaps fall, with the text's number and the epoch.
+      seed: of where the gaps fall, with the text's number and the epoch; whole: the target is the whole text.
     Raises:
       InputError: the vocabulary has too few sentinels, or no text two tokens.
     """
     self._pieces = [(row, ids) for row, ids in pieces(rows, tokenizer, context - 1) if len(ids) > 1]
     if not self._pieces:
-      raise InputError('task.objective=span_corruption: no piece of a text has two tokens, one to keep and one for a gap')
-    self._tokenizer, self._noise, self._span, self._seed = tokenizer, noise, span, seed
+      raise InputError('task.objective: no piece of a text has two tokens, one to keep and one for a gap')
+    self._tokenizer, self._noise, self._span, self._seed, self._whole = tokenizer, noise, span, seed, whole
     most = max(self._gaps(len(ids))[1] for _, ids in self._pieces)
     known = tokenizer.hf.get_vocab()
     self._sentinels = [known.get(sentinel(i)) for i in range(most)]
     if None in self._sentinels:
-      raise InputError(f'task.objective=span_corruption: a text needs {most} sentinels, but the vocabulary has only '
+      raise InputError(f'task.objective: a text needs {most} sentinels, but the vocabulary has only '
                        f'{self._sentinels.index(None)} ({sentinel(0)}, …); shorten the texts with model.context, or raise '
                        'task.span')
 
@@ -81,9 +83,11 @@ class Corrupted:
       target += [mark, *ids[at + kept:at + kept + lost]]
       at += kept + lost
     source += ids[at:]
+    if self._whole:
+      target = ids
     say = lambda ids: self._tokenizer.hf.decode(ids, clean_up_tokenization_spaces=False)
     eos = [self._tokenizer.eos]
-    return Example(number, row, say(source), say(target), source + eos, target + eos, {})
+    return Example(number, row, say(source), say(target), [*source, *eos], [*target, *eos], {})
 
 
 def _parts(total: int, count: int, rng: np.random.Generator) -> list[int]:

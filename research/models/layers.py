@@ -1,5 +1,7 @@
 """Layers that the families share. Each asks for the deltas at its own sites (`delta_at`), and never who put them there."""
 
+import dataclasses
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -140,15 +142,83 @@ def capped(x: Array, cap: float) -> Array:
   return cap * jnp.tanh(x / cap) if cap else x
 
 
-def attend(q: Array, k: Array, v: Array, mask: Array, scale: float, bias: Array | None = None, cap: float = 0.0) -> Array:
-  """Grouped-query attention, one batched product per key head; softmax in float32.
+WHOLE = 1024     # queries of a line up to which all attend at one time
+BLOCK = 512      # those that do on longer lines
+STAGES = 4       # of a long line, each with its blocks and as many keys as the last of them sees
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=('mask',), meta_fields=('queries', 'starts'))
+@dataclasses.dataclass(frozen=True)
+class Stage:
+  """Queries that attend block by block, each block to an equally long stretch of keys outside of which it sees none."""
+  queries: tuple[int, int]       # first and end, of L
+  starts: tuple[int, ...]        # of each block's stretch, the first key
+  mask: Array                    # [blocks, B, queries of a block, keys of a stretch], True where the query sees the key
+
+
+def stages(sees, length: int, slots: int, ahead: int | None = None, window: int = 0) -> tuple[Stage, ...]:
+  """What a line's queries see: one block of a short line, and of a long one no more than they could.
 
   Args:
-    q: [B, L, H, head_dim]; k, v: [B, S, K, head_dim]; mask: [B, L, S], True where the query sees the key.
+    sees: (queries, keys), two slices -> [B, queries, keys] bool.
+    length: L; slots: S.
+    ahead: query i sees no key from slot `ahead` + i + 1 on; None: it may see all.
+    window: a query sees no further back than this many slots, its own among them; 0: it may see all.
+  """
+  if length <= WHOLE:
+    return (Stage((0, length), (0,), sees(slice(length), slice(slots))[None]),)
+  firsts = range(0, length, BLOCK)
+  each = len(firsts) if ahead is None or window else -(-len(firsts) // STAGES)
+  found = []
+  for some in (firsts[i:i + each] for i in range(0, len(firsts), each)):
+    end = min(some[-1] + BLOCK, length)
+    keys = slots if ahead is None else min(ahead + end, window + BLOCK - 1 if window else slots)
+    starts = tuple(min(max(0, ahead + first + 1 - window), slots - keys) if window else 0 for first in some)
+    masks = [sees(slice(first, min(first + BLOCK, end)), slice(start, start + keys)) for first, start in zip(some, starts)]
+    found.append(Stage((some[0], end), starts, jnp.stack([_filled(mask, 1) for mask in masks])))
+  return tuple(found)
+
+
+def _filled(x: Array, axis: int) -> Array:
+  """With 0 behind it, so that whole blocks of queries stand on the axis."""
+  return jnp.pad(x, [(0, -x.shape[i] % BLOCK if i == axis else 0) for i in range(x.ndim)])
+
+
+def attend(q: Array, k: Array, v: Array, stages: tuple[Stage, ...], scale: float, bias: Array | None = None,
+           cap: float = 0.0) -> Array:
+  """Grouped-query attention; on a long line one block of queries after the other.
+
+  There the backward pass computes each block's scores again, so that only one block's exist at a time.
+
+  Args:
+    q: [B, L, H, head_dim]; k, v: [B, S, K, head_dim].
     scale: of the scores; bias: [B, H, L, S], added to them; cap: see `capped`.
   Returns:
     [B, L, H, head_dim]. A query that sees nothing (padding) gets the mean of the values, which nobody reads.
   """
+  if len(stages) == len(stages[0].starts) == 1:
+    return _attend(q, k, v, stages[0].mask[0], bias, scale, cap)
+
+  @jax.checkpoint
+  def of_block(block):
+    q, mask, start, bias = block
+    stretch = lambda x, axis: jax.lax.dynamic_slice_in_dim(x, start, mask.shape[-1], axis)
+    return _attend(q, stretch(k, 1), stretch(v, 1), mask, bias if bias is None else stretch(bias, 3), scale, cap)
+
+  def apart(x, axis, stage):      # the stage's queries of x, its blocks on a leading axis
+    x = _filled(jax.lax.slice_in_dim(x, *stage.queries, axis=axis), axis)
+    return jnp.moveaxis(x.reshape(*x.shape[:axis], -1, BLOCK, *x.shape[axis + 1:]), axis, 0)
+
+  found = []
+  for stage in stages:
+    own = None if bias is None else apart(bias, 2, stage)
+    y = jax.lax.map(of_block, (apart(q, 1, stage), stage.mask, jnp.asarray(stage.starts), own))
+    found.append(jnp.moveaxis(y, 0, 1).reshape(q.shape[0], -1, *q.shape[2:]))
+  return jnp.concatenate(found, axis=1)[:, :q.shape[1]]
+
+
+def _attend(q: Array, k: Array, v: Array, mask: Array, bias: Array | None, scale: float, cap: float) -> Array:
+  """All queries at one time, with one batched product per key head; softmax in float32. mask: [B, L, S]."""
   B, L, H, head_dim = q.shape
   K, G = k.shape[2], H // k.shape[2]
   q = q.reshape(B, L, K, G, head_dim).swapaxes(1, 2).reshape(B, K, -1, head_dim)          # [B, K, L·G, head_dim]

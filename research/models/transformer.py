@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from research import tree
+from research.errors import InputError
 from research.models.config import DTYPES, ModelConfig
 from research.models.layers import (
   ACTIVATIONS,
@@ -24,11 +25,13 @@ from research.models.layers import (
   Dense,
   Embedding,
   Norm,
+  Stage,
   attend,
   capped,
   delta_at,
   output,
   same_document,
+  stages,
   visible,
   within,
 )
@@ -41,6 +44,9 @@ Array = jax.Array
 Batch = dict[str, Array]
 
 
+LONGEST_BIAS = 4096      # tokens of a line whose relative biases exist as one array [B, H, L, S]
+
+
 class Cache(NamedTuple):
   """Keys and values of what was read so far: S slots a row, `used` of them filled, the same for every row."""
   layers: tuple[Array, ...]   # keys and values [N, B, S, K, head_dim]; with an encoder also those of its S' tokens
@@ -51,17 +57,25 @@ class Cache(NamedTuple):
 
 class Context(NamedTuple):
   """What all layers of one stack share in one call; computed once."""
-  masks: Array                          # [kinds of layers, B, L, S]
+  masks: tuple[tuple[Stage, ...], ...]  # what the queries see, for each kind of layers
   rope: tuple[Array, Array] | None      # cos and sin, each [kinds of layers, B, L, turning / 2]
   buckets: Array | None = None          # [B, L, S] of relative distances
   bias: Array | None = None             # [B, H, L, S], where all layers have the same
   source: Array | None = None           # [B, S', D], what the encoder made of the prompt
-  source_mask: Array | None = None      # [B, L, S']
+  source_mask: tuple[Stage, ...] = ()   # what they see of the source
   write: Array | None = None            # [] the first cache slot to fill, or None where there is no cache
 
-  def of(self, kind: Array | None) -> tuple[Array, tuple[Array, Array] | None]:
-    """The mask and the rope of a layer's kind; None: there is but one."""
-    return jax.tree.map(lambda x: x[0 if kind is None else kind], (self.masks, self.rope))
+  def rope_of(self, kind: Array | None) -> tuple[Array, Array] | None:
+    """The rope of a layer's kind; None: there is but one."""
+    return jax.tree.map(lambda x: x[0 if kind is None else kind], self.rope)
+
+  def attend(self, kind: Array | None, q: Array, k: Array, v: Array, *how) -> Array:
+    """`layers.attend` to what a layer of this kind sees."""
+    if kind is None:
+      return attend(q, k, v, self.masks[0], *how)
+    if len({jax.tree.structure(mask) for mask in self.masks}) == 1:
+      return attend(q, k, v, jax.tree.map(lambda *x: jnp.stack(x)[kind], *self.masks), *how)
+    return jax.lax.switch(kind, [lambda mask=mask: attend(q, k, v, mask, *how) for mask in self.masks])
 
 
 def _relative(table: nn.Embed, buckets: Array) -> Array:
@@ -92,7 +106,7 @@ class Attention(nn.Module):
     q, k, v = (_heads(c, y) for y in (q, k, v))
     if c.qk_norm == 'head':
       q, k = Norm(c, name='norm_q')(q), Norm(c, name='norm_k')(k)
-    mask, rope = context.of(kind)
+    rope = context.rope_of(kind)
     if rope is not None:
       q, k = rotate(q, *rope), rotate(k, *rope)
     if cache is not None:
@@ -105,7 +119,7 @@ class Attention(nn.Module):
     bias = context.bias
     if c.bias_per_layer:
       bias = _relative(nn.Embed(c.buckets, c.heads, name='relative'), context.buckets)
-    y = attend(q, k, v, mask, _scale(c), bias, c.attention_cap)
+    y = context.attend(kind, q, k, v, _scale(c), bias, c.attention_cap)
     y = dense('o', c.width)(y.reshape(*y.shape[:2], -1))
     return output(self, x, y), cache
 
@@ -209,7 +223,7 @@ class Stack(nn.Module):
     c = self.config
     if c.buckets and not c.bias_per_layer:
       context = context._replace(bias=_relative(nn.Embed(c.buckets, c.heads, name='relative'), context.buckets))
-    kinds = jnp.asarray(c.pattern, jnp.int32) if context.masks.shape[0] > 1 else None
+    kinds = jnp.asarray(c.pattern, jnp.int32) if len(context.masks) > 1 else None
     caches = []
     for name, of in stacks(self.length, self.apart).items():
       length = len(range(self.length)[of])
@@ -267,8 +281,9 @@ class Transformer(nn.Module):
 class Model(NamedTuple):
   """A model as pure functions of its variables `{'params': …, 'delta': …, 'shared': …}` (see `layers.delta_at`).
 
-  A batch holds `tokens`, `positions`, `segments` and `branches`, each int32 [B, L] (see `layers.visible`). Where there is
-  an encoder it reads `source_tokens`, `source_positions` and `source_segments`, each int32 [B, S'].
+  A batch holds `tokens`, `positions` and `segments`, each int32 [B, L], and where some document has several answers `branches`
+  (see `layers.visible`). Where there is an encoder it reads `source_tokens`, `source_positions` and `source_segments`, each
+  int32 [B, S'].
   """
   config: ModelConfig
   init: Callable[[Array], Tree]                      # key -> params, float32, layers stacked on axis 0
@@ -290,8 +305,8 @@ def _prefix(variables: Tree) -> int:
 def _tokens(batch: Batch, prefix: int = 0) -> Batch:
   """What attention knows of each token; positions count from the prefix's first."""
   slots = jnp.broadcast_to(jnp.arange(batch['tokens'].shape[1]), batch['tokens'].shape)
-  return {'slots': slots, **{n: jnp.asarray(batch[n]) for n in ('segments', 'branches')},
-          'positions': jnp.asarray(batch['positions']) + prefix}
+  return {'slots': slots, 'segments': jnp.asarray(batch['segments']),
+          'branches': jnp.asarray(batch.get('branches', 0 * slots)), 'positions': jnp.asarray(batch['positions']) + prefix}
 
 
 def _behind(prefix: int, tokens: Batch) -> Batch:
@@ -302,6 +317,15 @@ def _behind(prefix: int, tokens: Batch) -> Batch:
   before = {'slots': numbers - prefix, 'segments': jnp.full_like(numbers, SHARED), 'branches': 0 * numbers,
             'positions': numbers}
   return {n: jnp.concatenate([jnp.broadcast_to(before[n], (x.shape[0], prefix)), x], axis=1) for n, x in tokens.items()}
+
+
+def _part(tokens: Batch, of: slice) -> Batch:
+  return {n: x[:, of] for n, x in tokens.items()}
+
+
+def _lengths(query: Batch, key: Batch) -> tuple[int, int]:
+  """L and S."""
+  return query['segments'].shape[1], key['segments'].shape[1]
 
 
 def _source(batch: Batch) -> Batch:
@@ -316,24 +340,38 @@ def build(config: ModelConfig) -> Model:
   def distances(query, key, both_ways=False):
     if not config.buckets:
       return None
+    lengths = _lengths(query, key)
+    if max(lengths) > LONGEST_BIAS:
+      raise InputError(f'model.context: relative biases are kept for every pair of tokens, of at most {LONGEST_BIAS}; here '
+                       f'{lengths[0]} x {lengths[1]}')
     return buckets(query['positions'], key['positions'], config.buckets, config.max_distance, both_ways)
 
-  def context(query, key, prefix=0, write=None, source=None, source_tokens=None) -> Context:
-    key = _behind(prefix, key)
-    mask, kinds = visible(query, key), config.kinds
-    stacked = lambda *x: jnp.stack(x)
+  def masks(query, key, prefix, straight):
+    """Of each kind of layers. In a `straight` line a document's tokens stand one after the other, so windows are stretches."""
+    found = {}
+    for window in {kind.window for kind in config.kinds}:
+      def sees(queries, keys, window=window):
+        sides = _part(query, queries), _part(key, keys)
+        return visible(*sides) & within(window, *sides) if window else visible(*sides)
+      found[window] = stages(sees, *_lengths(query, key), prefix, window if straight and not prefix else 0)
+    return tuple(found[kind.window] for kind in config.kinds)
+
+  def context(query, key, prefix=0, write=None, source=None, source_tokens=None, straight=False) -> Context:
+    key, kinds = _behind(prefix, key), config.kinds
+    sees = lambda queries, keys: same_document(_part(query, queries), _part(source_tokens, keys))
     return Context(
-        masks=stacked(*(mask & within(kind.window, query, key) if kind.window else mask for kind in kinds)),
-        rope=jax.tree.map(stacked, *(angles(kind.rope, query) for kind in kinds)) if kinds[0].rope else None,
+        masks=masks(query, key, prefix, straight),
+        rope=jax.tree.map(lambda *x: jnp.stack(x), *(angles(k.rope, query) for k in kinds)) if kinds[0].rope else None,
         buckets=distances(query, key), source=source, write=write,
-        source_mask=None if source_tokens is None else same_document(query, source_tokens))
+        source_mask=() if source_tokens is None else stages(sees, *_lengths(query, source_tokens)))
 
   def encode(apply, batch):
     """(what the encoder made of the batch's prompts, their tokens), or nothing where there is no encoder."""
     if not config.has_encoder:
       return None, None
     tokens = _source(batch)
-    shared = Context(visible(tokens, tokens, both_ways=True)[None], None, distances(tokens, tokens, both_ways=True))
+    sees = lambda queries, keys: visible(_part(tokens, queries), _part(tokens, keys), both_ways=True)
+    shared = Context((stages(sees, *_lengths(tokens, tokens)),), None, distances(tokens, tokens, both_ways=True))
     return apply(batch['source_tokens'], batch['source_positions'], shared, method='encode'), tokens
 
   def init(key):
@@ -357,7 +395,8 @@ def build(config: ModelConfig) -> Model:
     prefix = _prefix(variables)
     tokens = _tokens(batch, prefix)
     x, _ = applying(variables, keys[1])(batch['tokens'], tokens['positions'],
-                                        context(tokens, tokens, prefix, None, *source), method='hidden')
+                                        context(tokens, tokens, prefix, None, *source, 'branches' not in batch),
+                                        method='hidden')
     return x
 
   def logits(variables, x):
