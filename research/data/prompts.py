@@ -50,23 +50,28 @@ def examples(task: Task, rows: Sequence[Row], tokenizer: Tokenizer,
     blank: also each prompt without content, to calibrate by.
   """
   label = label_column(task) if task.choices else None
-  found, known = [], {}
-  for number, row in enumerate(rows):
+  rendered = []
+  for row in rows:
     shown = demonstrations(row)
-    prompt, target = render(task, row, tokenizer, shown), answer(task, row)
-    choices = {c: tokenizer.encode(answer(task, {**row, label: c})) for c in task.choices}
-    if number == 0:
-      _check_choices(choices)
-    blanks = ()
-    if blank:
-      try:
-        texts = tuple(render(task, _emptied(task, row, word), tokenizer, shown) for word in CONTENT_FREE)
-      except (ValueError, TypeError, LookupError, AttributeError) as e:
-        raise InputError(f'strategy.calibrate=True: task.prompt={task.prompt!r} cannot say N/A in its columns ({e})') from None
-      blanks = known[texts] = known.get(texts) or tuple(map(tokenizer.prompt, texts))
-    found.append(Example(number, row, prompt, target, tokenizer.prompt(prompt),
-                         [*tokenizer.encode(target), tokenizer.eos], choices, blanks))
+    choices = {c: answer(task, {**row, label: c}) for c in task.choices}
+    rendered.append((render(task, row, tokenizer, shown), answer(task, row), choices,
+                     _blanks(task, row, tokenizer, shown) if blank else ()))
+  ids = tokenizer.encode_all(text for prompt, target, choices, blanks in rendered
+                             for text in (prompt, target, *choices.values(), *blanks))
+  found = [Example(number, row, prompt, target, tokenizer.as_prompt(ids[prompt]), [*ids[target], tokenizer.eos],
+                   {c: ids[text] for c, text in choices.items()}, tuple(tokenizer.as_prompt(ids[text]) for text in blanks))
+           for number, (row, (prompt, target, choices, blanks)) in enumerate(zip(rows, rendered))]
+  if found:
+    _check_choices(found[0].choices)
   return found
+
+
+def _blanks(task: Task, row: Row, tokenizer: Tokenizer, shown: Sequence[Row]) -> tuple[str, ...]:
+  """A row's prompts without content."""
+  try:
+    return tuple(render(task, _emptied(task, row, word), tokenizer, shown) for word in CONTENT_FREE)
+  except (ValueError, TypeError, LookupError, AttributeError) as e:
+    raise InputError(f'strategy.calibrate=True: task.prompt={task.prompt!r} cannot say N/A in its columns ({e})') from None
 
 
 def _emptied(task: Task, row: Row, word: str) -> Row:

@@ -17,11 +17,9 @@ def pieces(rows: Sequence[Row], tokenizer: Tokenizer, longest: int) -> list[tupl
   """Each text's ids, in pieces of at most `longest` tokens, with the row that they came from."""
   if longest < 1:
     raise InputError('model.context: leaves no room for any piece of a text; raise it')
-  found = []
-  for row in rows:
-    ids = tokenizer.encode(row['text'])
-    found += [(row, ids[i:i + longest]) for i in range(0, len(ids), longest)]
-  return found
+  known = tokenizer.encode_all(row['text'] for row in rows)
+  texts = [(row, known[row['text']]) for row in rows]
+  return [(row, ids[i:i + longest]) for row, ids in texts for i in range(0, len(ids), longest)]
 
 
 def continued(rows: Sequence[Row], tokenizer: Tokenizer, context: int) -> list[Example]:

@@ -27,14 +27,23 @@ class Tokenizer(NamedTuple):
     Raises:
       InputError: the text holds a special token that the model has no embedding for.
     """
-    ids = self.hf.encode(text, add_special_tokens=False)
-    if ids and max(ids) >= self.size:
-      raise InputError(f'the model has no embedding for {self.hf.convert_ids_to_tokens(max(ids))!r}, which a text contains')
-    return ids
+    return self.encode_all([text])[text]
+
+  def encode_all(self, texts: Iterable[str]) -> dict[str, list[int]]:
+    """What `encode` gives for every text: each once, all at one time."""
+    distinct = list(dict.fromkeys(texts))
+    found = dict(zip(distinct, self.hf(distinct, add_special_tokens=False)['input_ids'])) if distinct else {}
+    largest = max((max(ids) for ids in found.values() if ids), default=0)
+    if largest >= self.size:
+      raise InputError(f'the model has no embedding for {self.hf.convert_ids_to_tokens(largest)!r}, which a text contains')
+    return found
 
   def prompt(self, text: str) -> list[int]:
-    """Ids of `text` as a model reads its prompts: with BOS where it has one, never with two; with EOS before an encoder."""
-    ids = self.encode(text)
+    """Ids of `text` as a model reads its prompts (see `as_prompt`)."""
+    return self.as_prompt(self.encode(text))
+
+  def as_prompt(self, ids: list[int]) -> list[int]:
+    """A text's ids as a model reads its prompts: with BOS where it has one, never with two; with EOS before an encoder."""
     if self.bos is not None and ids[:1] != [self.bos]:
       ids = [self.bos, *ids]
     return [*ids, self.eos] if self.closes else ids

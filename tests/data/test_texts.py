@@ -66,6 +66,15 @@ def test_filling_each_gap_from_the_target_gives_back_the_text(noise, span):
       assert filled(example, SENTINELS) == list(text_of(length).encode())
 
 
+def test_denoising_reads_the_same_gaps_and_answers_with_the_whole_text():
+  for number, length in enumerate(lengths := [2, 20, 64, 150]):
+    for epoch in range(3):
+      gaps = corrupted(lengths, noise=0.3).example(number, epoch)
+      whole = Corrupted([{'text': text_of(n)} for n in lengths], SENTINELS, 512, 0.3, 3.0, 0, whole=True).example(number, epoch)
+      assert (whole.prompt_ids, whole.prompt) == (gaps.prompt_ids, gaps.prompt)
+      assert whole.target == text_of(length) and whole.target_ids == [*text_of(length).encode(), SENTINELS.eos]
+
+
 def test_texts_of_a_learned_vocabulary_can_be_filled_again(learned, shipped):
   made = Corrupted(shipped[::50], learned, 128, 0.3, 2.0, seed=1)
   whole = {}
@@ -238,7 +247,7 @@ def test_a_file_without_text_is_refused(tmp_path, name, content, match):
 @pytest.mark.parametrize('fields, match', [
     ({'prompt': '{text}:'}, 'has no prompt'), ({'target': ' {text}'}, 'has no prompt, target'), ({'chat': True}, 'or chat'),
     ({'choices': ('a', 'b')}, 'choices'), ({'metrics': ('bleu',)}, 'metrics'), ({'path': 'x'}, r'task\.path is of task\.name='),
-    ({'objective': 'denoising'}, r"task\.objective='denoising': must be one of continuation, span_corruption"),
+    ({'objective': 'shuffling'}, r"task\.objective='shuffling': must be one of continuation, span_corruption, denoising"),
     ({'noise': 0.0}, r'task\.noise=0\.0'), ({'noise': 1.0}, r'task\.noise=1\.0'), ({'span': 0.5}, r'task\.span=0\.5')])
 def test_fields_that_text_does_not_have_are_refused(fields, match):
   with pytest.raises(InputError, match=match):
@@ -268,6 +277,7 @@ def test_a_model_has_the_objective_that_it_is_made_for_and_an_epoch_is_a_pass_ov
 
 @pytest.mark.parametrize('model, fields, match', [
     ('gpt2', {'task__objective': 'span_corruption'}, 'span_corruption: needs a model with an encoder'),
+    ('gpt2', {'task__objective': 'denoising'}, 'denoising: needs a model with an encoder'),
     ('t5', {'task__objective': 'continuation'}, 'continuation: a model with an encoder learns'),
     ('gpt2', {'strategy__name': 'few_shot', 'strategy__shots': 2}, r'strategy\.shots=2: task text has no answers')])
 def test_what_does_not_go_with_text_is_refused(assembled, model, fields, match):
@@ -286,8 +296,9 @@ def test_texts_or_a_context_too_short_to_learn_from_are_refused(assembled, tmp_p
   assert len(assembled('gpt2', model__context=3).examples('train')) == 9 * 62 + 1300
 
 
-def test_what_is_shown_of_an_example_is_what_the_model_reads(assembled):
-  exp = assembled('t5', task__noise=0.3, task__span=2.0)
+@pytest.mark.parametrize('objective', ['span_corruption', 'denoising'])
+def test_what_is_shown_of_an_example_is_what_the_model_reads(assembled, objective):
+  exp = assembled('t5', task__objective=objective, task__noise=0.3, task__span=2.0)
   for example in exp.examples('train'):
     assert example.row in exp.task.rows('train') and '<extra_id_0>' in example.prompt
     assert [*exp.tokenizer.encode(example.prompt), exp.tokenizer.eos] == example.prompt_ids
