@@ -31,7 +31,8 @@ def _read(variables: Tree, tokens: jax.Array, *, model: Model) -> Tree:
   one = jnp.ones_like(tokens)
   batch = {'tokens': tokens, 'positions': jnp.arange(tokens.shape[1])[None], 'segments': one, 'branches': 0 * one}
   _, cache = model.prefill(variables, batch, tokens.shape[1])
-  return jax.tree.map(lambda x: x[:, 0].reshape(*x.shape[:1], x.shape[2], -1), cache.layers)      # [N, S, K · head_dim]
+  of_slots = lambda x: x[:, 0].swapaxes(1, 2).reshape(len(x), tokens.shape[1], -1)      # [N, S, K · head_dim]
+  return jax.tree.map(of_slots, cache.layers)
 
 
 def read(model: Model, variables: Tree, prompts: Sequence[Sequence[int]]) -> tuple[Tree, int]:

@@ -25,26 +25,29 @@ def _generate(variables: Tree, batch: Batch, limits: jax.Array, key: jax.Array, 
   B, L = batch['tokens'].shape
   hidden, cache = model.prefill(variables, batch, L + new)
 
-  def choose(hidden, i):
+  def choose(hidden, i, done):
+    """The i-th token of every row, and which rows have ended with it."""
     logits = model.logits(variables, hidden)                                   # [B, V]
     if greedy:
-      return jnp.argmax(logits, axis=-1).astype(jnp.int32)
-    return jax.random.categorical(jax.random.fold_in(key, i), logits / temperature).astype(jnp.int32)
+      token = jnp.argmax(logits, axis=-1)
+    else:
+      token = jax.random.categorical(jax.random.fold_in(key, i), logits / temperature)
+    token = jnp.where(done | (i >= limits), eos, token.astype(jnp.int32))
+    return token, token == eos
 
   def unfinished(carry):
     i, _, _, _, done = carry
     return (i < new) & ~jnp.all(done)
 
   def one(carry):
-    i, hidden, cache, out, done = carry
-    done = done | (i >= limits)
-    token = jnp.where(done, eos, choose(hidden, i))
-    done = done | (token == eos)
+    i, token, cache, out, done = carry
     hidden, cache = model.step(variables, cache, token)
-    return i + 1, hidden, cache, out.at[:, i].set(token), done
+    token, done = choose(hidden, i, done)
+    return i + 1, token, cache, out.at[:, i].set(token), done
 
-  out = jnp.full((B, new), eos, jnp.int32)
-  return jax.lax.while_loop(unfinished, one, (jnp.int32(0), hidden, cache, out, jnp.zeros(B, bool)))[3]
+  first, done = choose(hidden, 0, jnp.zeros(B, bool))
+  out = jnp.full((B, new), eos, jnp.int32).at[:, 0].set(first)
+  return jax.lax.while_loop(unfinished, one, (jnp.int32(1), first, cache, out, done))[3]
 
 
 def generate(model: Model, variables: Tree, prompts: Sequence[list[int]], max_new_tokens: int, eos: int,

@@ -191,7 +191,7 @@ def attend(q: Array, k: Array, v: Array, stages: tuple[Stage, ...], scale: float
   There the backward pass computes each block's scores again, so that only one block's exist at a time.
 
   Args:
-    q: [B, L, H, head_dim]; k, v: [B, S, K, head_dim].
+    q: [B, L, H, head_dim]; k, v: [B, K, S, head_dim].
     scale: of the scores; bias: [B, H, L, S], added to them; cap: see `capped`.
   Returns:
     [B, L, H, head_dim]. A query that sees nothing (padding) gets the mean of the values, which nobody reads.
@@ -203,7 +203,7 @@ def attend(q: Array, k: Array, v: Array, stages: tuple[Stage, ...], scale: float
   def of_block(block):
     q, mask, start, bias = block
     stretch = lambda x, axis: jax.lax.dynamic_slice_in_dim(x, start, mask.shape[-1], axis)
-    return _attend(q, stretch(k, 1), stretch(v, 1), mask, bias if bias is None else stretch(bias, 3), scale, cap)
+    return _attend(q, stretch(k, 2), stretch(v, 2), mask, bias if bias is None else stretch(bias, 3), scale, cap)
 
   def apart(x, axis, stage):      # the stage's queries of x, its blocks on a leading axis
     x = _filled(jax.lax.slice_in_dim(x, *stage.queries, axis=axis), axis)
@@ -220,12 +220,12 @@ def attend(q: Array, k: Array, v: Array, stages: tuple[Stage, ...], scale: float
 def _attend(q: Array, k: Array, v: Array, mask: Array, bias: Array | None, scale: float, cap: float) -> Array:
   """All queries at one time, with one batched product per key head; softmax in float32. mask: [B, L, S]."""
   B, L, H, head_dim = q.shape
-  K, G = k.shape[2], H // k.shape[2]
+  K, G = k.shape[1], H // k.shape[1]
   q = q.reshape(B, L, K, G, head_dim).swapaxes(1, 2).reshape(B, K, -1, head_dim)          # [B, K, L·G, head_dim]
-  scores = capped(contract('bkqd,bskd->bkqs', q, k) * scale, cap).reshape(B, K, L, G, -1)  # float32
+  scores = capped(contract('bkqd,bksd->bkqs', q, k) * scale, cap).reshape(B, K, L, G, -1)  # float32
   if bias is not None:
     scores = scores + bias.reshape(B, K, G, L, -1).swapaxes(2, 3)
   scores = jnp.where(mask[:, None, :, None], scores, jnp.finfo(jnp.float32).min)
   weights = jax.nn.softmax(scores, axis=-1).astype(q.dtype).reshape(B, K, L * G, -1)
-  y = contract('bkqs,bskd->bkqd', weights, v).astype(q.dtype)
+  y = contract('bkqs,bksd->bkqd', weights, v).astype(q.dtype)
   return y.reshape(B, K, L, G, head_dim).swapaxes(1, 2).reshape(B, L, H, head_dim)

@@ -49,7 +49,7 @@ LONGEST_BIAS = 4096      # tokens of a line whose relative biases exist as one a
 
 class Cache(NamedTuple):
   """Keys and values of what was read so far: S slots a row, `used` of them filled, the same for every row."""
-  layers: tuple[Array, ...]   # keys and values [N, B, S, K, head_dim]; with an encoder also those of its S' tokens
+  layers: tuple[Array, ...]   # keys and values [N, B, K, S, head_dim]; with an encoder also those of its S' tokens
   tokens: Batch               # slots, segments, branches, positions: each [B, S]
   source: Batch | None        # the encoder's: segments [B, S']
   used: Array                 # []
@@ -90,11 +90,11 @@ QKV, FUSED = ('q', 'k', 'v'), 'qkv'      # the kernels that read one input, and 
 
 
 class Attention(nn.Module):
-  """Self-attention."""
+  """Self-attention. `cache` holds the keys and values of all layers; this one reads and writes those at `layer`."""
   config: ModelConfig
 
   @nn.compact
-  def __call__(self, x, kind, context: Context, cache):
+  def __call__(self, x, layer, kind, context: Context, cache):
     c = self.config
     dense = lambda name, features: Dense(features, f'attn/{name}' in c.biases, _spread(c, name), name=name)
     widths = {name: (c.heads if name == 'q' else c.kv_heads) * c.head_dim for name in QKV}
@@ -109,13 +109,15 @@ class Attention(nn.Module):
     rope = context.rope_of(kind)
     if rope is not None:
       q, k = rotate(q, *rope), rotate(k, *rope)
+    k, v = (y.swapaxes(1, 2) for y in (k, v))
     if cache is not None:
-      k, v = cache = tuple(jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), context.write, 1)
-                           for old, new in zip(cache, (k, v)))
+      at = (layer, 0, 0, context.write, 0)
+      cache = tuple(jax.lax.dynamic_update_slice(old, new[None].astype(old.dtype), at) for old, new in zip(cache, (k, v)))
+      k, v = (jax.lax.dynamic_index_in_dim(x, layer, keepdims=False) for x in cache)
     prefix = delta_at(self, 'prefix')
     if prefix is not None:                                                 # keys and values that stand before the line
-      before = (jnp.broadcast_to(_heads(c, y[None].astype(k.dtype)), (k.shape[0], len(y), *k.shape[2:])) for y in prefix())
-      k, v = (jnp.concatenate(pair, axis=1) for pair in zip(before, (k, v)))
+      before = (_heads(c, y[None].astype(k.dtype)).swapaxes(1, 2) for y in prefix())
+      k, v = (jnp.concatenate([jnp.broadcast_to(b, (len(y), *b.shape[1:])), y], axis=2) for b, y in zip(before, (k, v)))
     bias = context.bias
     if c.bias_per_layer:
       bias = _relative(nn.Embed(c.buckets, c.heads, name='relative'), context.buckets)
@@ -125,7 +127,7 @@ class Attention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-  """Attention of the decoder to what the encoder made of the prompt; `cache` holds that prompt's keys and values."""
+  """Attention of the decoder to what the encoder made of the prompt; `cache` holds that prompt's keys and values here."""
   config: ModelConfig
 
   @nn.compact
@@ -134,7 +136,7 @@ class CrossAttention(nn.Module):
     dense = lambda name, features: Dense(features, False, _spread(c, name), name=name)
     q = _heads(c, dense('q', c.heads * c.head_dim)(x))
     if not cache:
-      cache = tuple(_heads(c, dense(name, c.kv_heads * c.head_dim)(context.source)) for name in ('k', 'v'))
+      cache = tuple(_heads(c, dense(name, c.kv_heads * c.head_dim)(context.source)).swapaxes(1, 2) for name in ('k', 'v'))
     y = attend(q, *cache, context.source_mask, _scale(c))
     y = dense('o', c.width)(y.reshape(*y.shape[:2], -1))
     return output(self, x, y), cache
@@ -168,9 +170,9 @@ class Block(nn.Module):
   crosses: bool = False
 
   @nn.compact
-  def __call__(self, x, per_layer, context: Context):                # [B, L, D]
+  def __call__(self, carry, per_layer, context: Context):
     c = self.config
-    cache, kind = per_layer
+    (x, cache), (layer, kind, crossed) = carry, per_layer              # x [B, L, D]
 
     def before(name, x):
       return Norm(c, name=f'norm_{name}')(x) if 'before' in c.norms else x
@@ -178,17 +180,16 @@ class Block(nn.Module):
     def after(name, y):
       return Norm(c, name=f'norm_{name}_after')(y) if 'after' in c.norms else y
 
-    own, others = (None, None) if cache is None else (cache[:2], cache[2:])
-    y, own = Attention(c, name='attn')(before('attn', x), kind, context, own)
+    y, cache = Attention(c, name='attn')(before('attn', x), layer, kind, context, cache)
     y = after('attn', y)
     if c.parallel:
-      return x + y + after('mlp', MLP(c, name='mlp')(before('mlp', x))), own
+      return (x + y + after('mlp', MLP(c, name='mlp')(before('mlp', x))), cache), None
     x = x + y
     if self.crosses:
-      y, others = CrossAttention(c, name='cross')(before('cross', x), context, others)
+      y, crossed = CrossAttention(c, name='cross')(before('cross', x), context, crossed)
       x = x + after('cross', y)
     x = x + after('mlp', MLP(c, name='mlp')(before('mlp', x)))
-    return x, None if own is None else (*own, *(others or ()))
+    return (x, cache), crossed if cache else None
 
 
 def _recomputed(c: ModelConfig) -> type[Block]:
@@ -224,17 +225,18 @@ class Stack(nn.Module):
     if c.buckets and not c.bias_per_layer:
       context = context._replace(bias=_relative(nn.Embed(c.buckets, c.heads, name='relative'), context.buckets))
     kinds = jnp.asarray(c.pattern, jnp.int32) if len(context.masks) > 1 else None
-    caches = []
+    own, crossed = (cache[:2], cache[2:]) if cache else (None, ())
+    per_layer, found = (jnp.arange(self.length), kinds, crossed), []
     for name, of in stacks(self.length, self.apart).items():
       length = len(range(self.length)[of])
       layers = nn.scan(
           _recomputed(c), variable_axes={'params': 0, 'delta': 0}, variable_broadcast='shared',
           split_rngs={'params': True, 'dropout': True}, in_axes=(0, nn.broadcast), length=length,
           unroll=1 if c.scan else length)(c, self.crosses, name=name)
-      x, written = layers(x, jax.tree.map(itemgetter(of), (cache, kinds)), context)
-      caches.append(written)
-    cache = caches[0] if len(caches) == 1 else jax.tree.map(lambda *ys: jnp.concatenate(ys), *caches)
-    return Norm(c, name='norm')(x), cache
+      (x, own), read = layers((x, own), jax.tree.map(itemgetter(of), per_layer), context)
+      found.append(read)
+    crossed = found[0] if len(found) == 1 else jax.tree.map(lambda *ys: jnp.concatenate(ys), *found)
+    return Norm(c, name='norm')(x), (*own, *(crossed or ())) if cache else None
 
 
 class Transformer(nn.Module):
@@ -414,7 +416,7 @@ def build(config: ModelConfig) -> Model:
     prefix = _prefix(variables)
     query = _tokens(batch, prefix)
     key = {n: pad(x) for n, x in query.items()} | {'slots': jnp.broadcast_to(jnp.arange(slots), (B, slots))}
-    empty = jnp.zeros((config.layers, B, slots, config.kv_heads, config.head_dim), DTYPES[config.dtype])
+    empty = jnp.zeros((config.layers, B, config.kv_heads, slots, config.head_dim), DTYPES[config.dtype])
     x, layers = apply(batch['tokens'], query['positions'],
                       context(query, key, prefix, jnp.int32(0), source, source_tokens), (empty, empty), method='hidden')
     return x[:, -1], Cache(layers, key, source_tokens, jnp.int32(L))
