@@ -3,7 +3,8 @@
     python -m research.study --study=experiments/quickstart.py --workdir=runs/quickstart
 
 The same command goes on with a study that was stopped. --dry_run prints the cells and what they would cost; --report_only
-writes the report again from what is there.
+writes the report again from what is there. --shard=1/2 and --shard=2/2 share the cells of one workdir between two machines;
+the one that ends last writes the report.
 """
 
 import importlib.util
@@ -91,7 +92,7 @@ def main() -> None:
   if f.dry_run:
     return dry_run(cells)
   cli.required('workdir')
-  workdir = Path(f.workdir)
+  workdir, part = Path(f.workdir), runner.shard(f.shard)
   if f.report_only:
     rows = read_jsonl(workdir / runner.RESULTS)
     if not any(r['selected'] for r in rows):
@@ -99,7 +100,9 @@ def main() -> None:
   else:
     check(study, cells)
     runner.claim(study, cells, workdir)
-    rows = runner.run(study, cells, workdir, train_verb.run, lambda run: evaluate_verb.run(run, 'test'))
+    rows = runner.run(study, cells, workdir, train_verb.run, lambda run: evaluate_verb.run(run, 'test'), part)
+    if rows is None:
+      return
   comparison = compare.compare(study, rows, workdir)
   files.write_json(workdir / compare.COMPARISON, comparison)
   report.write(study, comparison, rows, workdir, f'python -m research.study --study={f.study} --workdir={f.workdir}')
@@ -111,5 +114,6 @@ if __name__ == '__main__':
   flags.DEFINE_string('study', None, 'study file, experiments/NAME.py[:variant]')
   flags.DEFINE_string('workdir', None, 'where the study is kept')
   flags.DEFINE_boolean('dry_run', False, 'print the cells and their predicted cost, and do nothing')
+  flags.DEFINE_string('shard', '1/1', 'i/n: train every n-th cell, from the i-th on, of a workdir that n machines share')
   flags.DEFINE_boolean('report_only', False, 'write comparison and report again from the results that are there')
   cli.run(main, __doc__)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +11,24 @@ from research.errors import InputError
 CONFIG, PROVENANCE, RESULT, METRICS = 'config.json', 'provenance.json', 'result.json', 'metrics.jsonl'
 _LINE_ENDS = {code: f'\\u{code:04x}' for code in (0x85, 0x2028, 0x2029)}
 CHECKPOINTS, PREDICTIONS, TENSORBOARD = 'checkpoints', 'predictions', 'tensorboard'
+UNFINISHED = '.tmp'      # how the name of a file ends as long as it is not whole
 SITES, FIXED = 'sites.json', 'fixed.safetensors'
 
 
 def write_text(path: Path, text: str) -> None:
   """Writes a whole file or nothing."""
   path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_name(f'.{path.name}.tmp')
+  temporary = path.with_name(f'.{path.name}.{uuid.uuid4().hex}{UNFINISHED}')      # others may write the same file
   with open(temporary, 'w', encoding='utf-8') as f:
     f.write(text)
     f.flush()
     os.fsync(f.fileno())
   os.replace(temporary, path)
+
+
+def is_unfinished(path: Path) -> bool:
+  """Whether a file was still being written, by somebody now or by a process that was killed."""
+  return path.name.startswith('.') and path.name.endswith(UNFINISHED)
 
 
 def write_json(path: Path, value: Any) -> None:

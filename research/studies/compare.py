@@ -1,7 +1,9 @@
 """From a study's results and predictions to comparison.json."""
 
+import itertools
+import math
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,6 +16,7 @@ from research.studies.grid import Study
 from research.studies.runner import RUNS
 
 COMPARISON = 'comparison.json'
+LEVEL = 0.05      # of the tests that tell arms apart
 
 
 def compare(s: Study, rows: list[dict[str, Any]], workdir: Path) -> dict[str, Any]:
@@ -33,8 +36,8 @@ def compare(s: Study, rows: list[dict[str, Any]], workdir: Path) -> dict[str, An
     if s.baseline in missing:
       raise InputError(f'{workdir}: no cell of the baseline {s.baseline} on {task} ended; see results.jsonl')
     sums = {arm: {r['seed']: _sums(metric, workdir / RUNS / r['key']) for r in found} for arm, found in chosen.items()}
-    base = sums[s.baseline]
-    arms = []
+    gaps = _gaps(metric, {arm: found for arm, found in sums.items() if found})
+    arms, groups = [], _groups(metric, sums, gaps)
     for arm, found in chosen.items():
       if not found:
         continue
@@ -42,14 +45,11 @@ def compare(s: Study, rows: list[dict[str, Any]], workdir: Path) -> dict[str, An
       if len(found) == 1:      # one trained model: the interval that its own result.json gives
         low, high = found[0]['result']['intervals'][s.report]
         estimate = estimate._replace(low=low, high=high)
-      both = [seed for seed in sums[arm] if seed in base]
-      gap = None
-      if arm != s.baseline and both:
-        gap = statistics.difference(metric, [sums[arm][x] for x in both], [base[x] for x in both])
+      gap = gaps.get((arm, s.baseline))
       arms.append({
           'arm': arm, 'selected': {f.split('.')[-1]: v for f, v in found[0]['setting'].items()},
           'seeds': [r['seed'] for r in found], 'mean': estimate.mean, 'low': estimate.low, 'high': estimate.high,
-          'difference': None if gap is None else gap._asdict(), 'cost': _mean_cost(found)})
+          'group': groups.get(arm), 'difference': None if gap is None else _told(gap, s.margin), 'cost': _mean_cost(found)})
     adjusted = statistics.adjust([a['difference']['p'] if a['difference'] else None for a in arms])
     for a, p in zip(arms, adjusted):
       if a['difference']:
@@ -57,6 +57,49 @@ def compare(s: Study, rows: list[dict[str, Any]], workdir: Path) -> dict[str, An
     comparisons.append({'model': model, 'task': task, 'metric': s.report, 'baseline': s.baseline, 'arms': arms,
                         'missing': missing})
   return {'question': s.question, 'margin': s.margin, 'comparisons': comparisons}
+
+
+class Gap(NamedTuple):
+  """The difference of two arms, over the seeds that both have."""
+  found: statistics.Estimate
+  seeds: int
+  examples: int
+
+
+def _gaps(metric: metrics.Metric, sums: dict[str, dict[int, np.ndarray]]) -> dict[tuple[str, str], Gap]:
+  """(arm, other) -> arm minus other, both ways round."""
+  found = {}
+  for arm, other in itertools.permutations(sums, 2):
+    both = [seed for seed in sums[arm] if seed in sums[other]]
+    if both:
+      gap = statistics.difference(metric, [sums[arm][x] for x in both], [sums[other][x] for x in both])
+      found[arm, other] = Gap(gap, len(both), len(sums[arm][both[0]]))
+  return found
+
+
+def _groups(metric: metrics.Metric, sums: dict[str, dict[int, np.ndarray]], gaps: dict[tuple[str, str], Gap]) -> dict[str, str]:
+  """Each arm's compact letters, by tests of all pairs with Holm's correction; none where some pair cannot be tested."""
+  arms = [arm for arm, found in sums.items() if found]
+  pairs = list(itertools.combinations(arms, 2))
+  p = [gaps[pair].found.p if pair in gaps else None for pair in pairs]
+  if None in p:
+    return {}
+  score = {arm: np.mean([metric.score(x.sum(0)) for x in sums[arm].values()]) for arm in arms}
+  arms.sort(key=score.get, reverse=metric.higher_is_better)
+  return statistics.letters(arms, [frozenset(pair) for pair, x in zip(pairs, statistics.adjust(p)) if x < LEVEL])
+
+
+def _told(gap: Gap, margin: float | None) -> dict[str, Any]:
+  """What comparison.json says of a difference; a number of seeds or examples that no number is enough for is null."""
+  found, spread = gap.found, gap.found.spread
+  told = {name: getattr(found, name) for name in ('mean', 'low', 'high', 'p')}
+  told['p_equivalence'] = None if found.p is None or not margin else statistics.equivalence(found, margin)
+  told['seed_spread'] = None if spread is None else spread.seed ** 0.5
+  least = margin or abs(found.mean)
+  if spread is None or not least:
+    return {**told, 'needed': None}
+  seeds, examples = (None if math.isinf(x) else x for x in statistics.needed(spread, gap.seeds, gap.examples, least))
+  return {**told, 'needed': {'difference': least, 'seeds': seeds, 'examples': examples}}
 
 
 def _sums(metric: metrics.Metric, run: Path) -> np.ndarray:

@@ -72,6 +72,8 @@ def study(fields: dict[str, Any], where: str) -> Study:
                      'would leak it')
   if not s.report.startswith('test/'):
     raise InputError(f'{where}: report={s.report!r} must be a test metric, test/…')
+  if s.margin is not None and not (isinstance(s.margin, (int, float)) and 0 < s.margin < float('inf')):
+    raise InputError(f'{where}: margin={s.margin!r}: must be a number above 0, the smallest difference that matters, or None')
   if len(set(s.seeds)) != len(s.seeds) or not s.seeds:
     raise InputError(f'{where}: seeds={s.seeds}: one or more, each once')
   return s

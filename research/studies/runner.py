@@ -1,11 +1,14 @@
-"""Runs a study's cells, chooses each arm's setting on validation, and reads the test split once."""
+"""Runs a study's cells, chooses each arm's setting on validation, and reads the test split once.
+
+What a cell came to stands in its own folder alone, so a study can be stopped anywhere, and several machines can share one.
+"""
 
 import shutil
 import time
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -16,6 +19,31 @@ from research.studies.grid import Cell, Study
 from research.training.monitor import say
 
 PLAN, RESULTS, RUNS = 'plan.json', 'results.jsonl', 'runs'
+FAILED = 'failed.json'      # in the folder of a cell that ended with an error
+
+
+class Shard(NamedTuple):
+  """The part of a study's cells that one of several machines runs: number `number` of `count`, from 1."""
+  number: int = 1
+  count: int = 1
+
+  def holds(self, cell: int) -> bool:
+    return cell % self.count == self.number - 1
+
+
+WHOLE = Shard()
+
+
+def shard(text: str) -> Shard:
+  """`i/n` as a shard.
+
+  Raises:
+    InputError: it is not two numbers, 1 <= i <= n.
+  """
+  number, _, count = text.partition('/')
+  if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+    raise InputError(f'--shard={text}: must be i/n with 1 <= i <= n, such as 1/2 on one machine and 2/2 on another')
+  return Shard(int(number), int(count))
 
 
 def claim(s: Study, cells: list[Cell], workdir: Path) -> None:
@@ -36,41 +64,59 @@ def claim(s: Study, cells: list[Cell], workdir: Path) -> None:
     if there != {c.key for c in cells}:
       raise InputError(f'{workdir} holds another study ({len(there)} cells, {len(there & {c.key for c in cells})} of them '
                        'also in this one); give another --workdir')
-  elif workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
+  elif workdir.exists() and (not workdir.is_dir() or any(not files.is_unfinished(p) for p in workdir.iterdir())):
     raise InputError(f'{workdir} exists and holds no study; give another --workdir')
   files.write_json(path, plan)
 
 
 def run(s: Study, cells: list[Cell], workdir: Path, train: Callable[[dict, Path, str], dict],
-        test: Callable[[Path], dict]) -> list[dict[str, Any]]:
+        test: Callable[[Path], dict], part: Shard = WHOLE) -> list[dict[str, Any]] | None:
   """Every cell trained, the chosen ones tested; finished work is not done again, and a broken cell stops no other.
 
   Args:
     train: (config, workdir, label) -> result; test: workdir -> result, with test metrics.
+    part: of the cells, those that are trained here; whoever ends last chooses and tests.
   Returns:
-    The lines of results.jsonl.
+    The lines of results.jsonl; None where cells of other shards are still to be trained.
   """
-  began, rows = time.monotonic(), []
-  for number, cell in enumerate(cells, 1):
-    folder = workdir / RUNS / cell.key
-    row = {**{f: getattr(cell, f) for f in ('key', 'model', 'task', 'arm', 'seed', 'setting')}, 'selected': False,
-           'error': None}
+  began = time.monotonic()
+  for number, cell in enumerate(cells):
+    if not part.holds(number):
+      continue
+    folder, label = workdir / RUNS / cell.key, f'[{number + 1}/{len(cells)}] {cell.key.rsplit("-", 1)[0]}'
+    (folder / FAILED).unlink(missing_ok=True)                  # it is tried again
     try:
-      row |= {'result': train(cell.config, folder, f'[{number}/{len(cells)}] {cell.key.rsplit("-", 1)[0]}')}
+      train(cell.config, folder, label)
     except (InputError, jax.errors.JaxRuntimeError) as e:      # the latter: out of memory, as a rule
-      row |= {'error': str(e), 'result': None}
-      say(f'[{number}/{len(cells)}] {cell.key} failed: {e}')
+      files.write_json(folder / FAILED, {'error': str(e)})
+      say(f'{label} failed: {e}')
     # A cell that has ended is not gone on with; the optimiser's state is most of a checkpoint's bytes.
     shutil.rmtree(folder / files.CHECKPOINTS / 'latest', ignore_errors=True)
-    rows.append(row)
-    files.write_jsonl(workdir / RESULTS, rows)
+    files.write_jsonl(workdir / RESULTS, results(cells, workdir))
+  rows = results(cells, workdir)
+  if len(rows) < len(cells):
+    say(f'study: shard {part.number} of {part.count} done, {time.monotonic() - began:.0f} s; {len(cells) - len(rows)} cells of '
+        'other shards are still to be trained')
+    return None
   for row in select(s, rows):
     row['selected'] = True
-    folder = workdir / RUNS / row['key']
     if s.report not in row['result']['metrics']:
-      row['result'] = test(folder)
+      row['result'] = test(workdir / RUNS / row['key'])
     files.write_jsonl(workdir / RESULTS, rows)
   say(f'study: all {len(cells)} cells done, {time.monotonic() - began:.0f} s')
+  return rows
+
+
+def results(cells: list[Cell], workdir: Path) -> list[dict[str, Any]]:
+  """The lines of results.jsonl for the cells that have ended, whoever trained them; nothing is chosen yet."""
+  rows = []
+  for cell in cells:
+    folder = workdir / RUNS / cell.key
+    failed = (folder / FAILED).exists()
+    if failed or (folder / files.RESULT).exists():
+      told = {f: getattr(cell, f) for f in ('key', 'model', 'task', 'arm', 'seed', 'setting')}
+      rows.append({**told, 'selected': False, 'error': files.read_json(folder / FAILED)['error'] if failed else None,
+                   'result': None if failed else files.read_json(folder / files.RESULT)})
   return rows
 
 

@@ -1,6 +1,7 @@
 """Differences between arms, with their uncertainty: examples and seeds are both samples."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -10,12 +11,22 @@ from statsmodels.stats.multitest import multipletests
 from research.evaluation.metrics import Metric
 
 
+class Spread(NamedTuple):
+  """What a value of one seed on one example varies by: variances of the seed, of the example, and of what is left."""
+  seed: float
+  example: float
+  rest: float
+
+
 class Estimate(NamedTuple):
-  """A mean with its 95 % interval; `p` is None where it would claim more than was sampled."""
+  """A mean with its 95 % interval; `p` and `spread` are None where they would claim more than was sampled."""
   mean: float
   low: float
   high: float
-  p: float | None
+  p: float | None                  # of the mean being 0, two-sided
+  error: float = 0.0               # the mean's standard error
+  freedom: float = math.inf        # its degrees of freedom
+  spread: Spread | None = None
 
 
 def pseudo_values(metric: Metric, vectors: np.ndarray) -> np.ndarray:
@@ -47,18 +58,21 @@ def crossed(values: np.ndarray, center: float) -> Estimate:
   grand, by_seed, by_example = values.mean(), values.mean(1), values.mean(0)
   ms_example = S * ((by_example - grand) ** 2).sum() / (n - 1)
   if S == 1:
-    half = stats.t.ppf(0.975, n - 1) * np.sqrt(ms_example / n)
-    return Estimate(center, center - half, center + half, None)
+    error = np.sqrt(ms_example / n)
+    half = stats.t.ppf(0.975, n - 1) * error
+    return Estimate(center, center - half, center + half, None, float(error), n - 1)
   ms_seed = n * ((by_seed - grand) ** 2).sum() / (S - 1)
   residual = values - by_seed[:, None] - by_example[None] + grand
   ms_residual = (residual ** 2).sum() / ((S - 1) * (n - 1))
   total = max(ms_seed + ms_example - ms_residual, ms_seed, ms_example)
+  spread = Spread(*(float(max(0.0, x)) for x in ((ms_seed - ms_residual) / n, (ms_example - ms_residual) / S, ms_residual)))
   if total == 0:
-    return Estimate(center, center, center, 1.0 if center == 0 else 0.0)
+    return Estimate(center, center, center, 1.0 if center == 0 else 0.0, spread=spread)
   freedom = total ** 2 / (ms_seed ** 2 / (S - 1) + ms_example ** 2 / (n - 1) + ms_residual ** 2 / ((S - 1) * (n - 1)))
   error = np.sqrt(total / (S * n))
   half = stats.t.ppf(0.975, freedom) * error
-  return Estimate(center, center - half, center + half, float(2 * stats.t.sf(abs(center) / error, freedom)))
+  p = float(2 * stats.t.sf(abs(center) / error, freedom))
+  return Estimate(center, center - half, center + half, p, float(error), float(freedom), spread)
 
 
 def level(metric: Metric, by_seed: Sequence[np.ndarray]) -> Estimate:
@@ -78,5 +92,50 @@ def difference(metric: Metric, arm: Sequence[np.ndarray], baseline: Sequence[np.
 def adjust(p: Sequence[float | None]) -> list[float | None]:
   """Holm's (1979) correction over the tests that there are."""
   there = [x for x in p if x is not None]
+  if len(there) == 1:
+    return list(p)
   adjusted = iter(multipletests(there, method='holm')[1] if there else [])
   return [None if x is None else float(next(adjusted)) for x in p]
+
+
+def equivalence(found: Estimate, margin: float) -> float:
+  """p of the difference being as large as `margin` in either direction: below 0.05 it is smaller (TOST, Schuirmann 1987)."""
+  if not found.error:
+    return float(abs(found.mean) >= margin)
+  return float(max(stats.t.sf((found.mean + margin) / found.error, found.freedom),
+                   stats.t.cdf((found.mean - margin) / found.error, found.freedom)))
+
+
+def needed(spread: Spread, seeds: int, examples: int, difference: float) -> tuple[float, float]:
+  """The seeds, with these examples, and the examples, with these seeds, that tell arms apart that differ by so much.
+
+  With 80 % power at the 5 % level, by the normal approximation to the variance seed / S + example / n + rest / (S n). inf:
+  no number is enough while the other stays.
+  """
+  allowed = (difference / (stats.norm.ppf(0.975) + stats.norm.ppf(0.8))) ** 2
+
+  def enough(own: float, other: float, others: int) -> float:
+    left = allowed - other / others
+    return math.inf if left <= 0 else max(1, math.ceil((own + spread.rest / others) / left))
+  return enough(spread.seed, spread.example, examples), enough(spread.example, spread.seed, seeds)
+
+
+def letters(arms: Sequence[str], apart: Collection[frozenset[str]]) -> dict[str, str]:
+  """Compact letters: two arms share one exactly where they are not in `apart` (insert and absorb, Piepho 2004).
+
+  Args:
+    arms: the one that gets the first letter comes first.
+    apart: the pairs that a test tells apart.
+  """
+  groups = [frozenset(arms)]
+  for pair in apart:
+    groups = [part for group in groups for part in ([group - {one} for one in sorted(pair)] if pair <= group else [group])]
+    groups = [g for i, g in enumerate(groups)
+              if not any(g < other or (g == other and j < i) for j, other in enumerate(groups))]
+  groups.sort(key=lambda group: [arm not in group for arm in arms])
+  return {arm: ''.join(_letter(i) for i, group in enumerate(groups) if arm in group) for arm in arms}
+
+
+def _letter(number: int) -> str:
+  """a, b, …, z, a', b', …"""
+  return chr(ord('a') + number % 26) + "'" * (number // 26)

@@ -33,6 +33,7 @@ def test_cells_are_arms_times_grids_times_seeds_and_each_holds_its_whole_config(
     ({'select': 'test/accuracy'}, 'would leak'),
     ({'report': 'valid/accuracy'}, 'must be a test metric'),
     ({'seeds': (1, 1)}, 'each once'),
+    ({'margin': 0}, 'margin=0: must be a number above 0'),
     ({'surprise': 1}, "unknown field 'surprise'"),
 ])
 def test_a_study_that_cannot_be_right_is_refused(change, says):

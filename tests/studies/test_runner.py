@@ -29,7 +29,12 @@ def ran(tmp_path_factory):
   cells = grid.cells(study, base)
   workdir = tmp_path_factory.mktemp('study') / 'w'
   runner.claim(study, cells, workdir)
-  rows = runner.run(study, cells, workdir, train_verb.run, lambda run: evaluate_verb.run(run, 'test'))
+  # Two machines share the folder: the first leaves its part, the second ends the study.
+  test = lambda run: evaluate_verb.run(run, 'test')
+  assert runner.run(study, cells, workdir, train_verb.run, test, runner.shard('1/2')) is None
+  trained = {p.name for p in (workdir / 'runs').iterdir()}
+  assert trained == {c.key for c in cells[::2]}
+  rows = runner.run(study, cells, workdir, train_verb.run, test, runner.shard('2/2'))
   comparison = compare.compare(study, rows, workdir)
   report.write(study, comparison, rows, workdir, 'the command')
   return study, cells, workdir, rows, comparison
@@ -68,6 +73,13 @@ def test_finished_cells_are_not_run_again_and_give_the_same_comparison(ran):
     return json.loads((folder / 'result.json').read_text())
   again = runner.run(study, cells, workdir, train, never)
   assert compare.compare(study, again, workdir) == comparison
+  assert {r['error'] for r in again} == {None, 'broken as before'}
+
+
+@pytest.mark.parametrize('text', ['0/2', '3/2', '1/0', '1', 'a/b', '-1/2', '1/2/3'])
+def test_a_shard_outside_its_range_is_refused(text):
+  with pytest.raises(InputError, match=r'must be i/n with 1 <= i <= n'):
+    runner.shard(text)
 
 
 def test_comparison_holds_the_contracts_fields(ran):
@@ -75,9 +87,9 @@ def test_comparison_holds_the_contracts_fields(ran):
   c = comparison['comparisons'][0]
   assert (c['model'], c['task'], c['metric'], c['baseline']) == ('random:llama-tiny', 'domain', 'test/accuracy', 'few_shot')
   for arm in c['arms']:
-    assert arm['low'] <= arm['mean'] <= arm['high'] and arm['seeds'] == [0, 1]
+    assert arm['low'] <= arm['mean'] <= arm['high'] and arm['seeds'] == [0, 1] and arm['group']
     if arm['arm'] != 'few_shot':
-      assert {'mean', 'low', 'high', 'p', 'p_adjusted'} == set(arm['difference'])
+      assert {'mean', 'low', 'high', 'p', 'p_adjusted', 'p_equivalence', 'seed_spread', 'needed'} == set(arm['difference'])
       assert arm['cost']['train_flops'] > 0 and arm['cost']['peak_bytes'] > 0
 
 

@@ -1,8 +1,13 @@
 """Intervals against known answers, and against simulated truth."""
 
+import itertools
+import random
+
 import numpy as np
 import pytest
 from scipy import stats
+from statsmodels.stats.power import normal_power
+from statsmodels.stats.weightstats import DescrStatsW
 
 from research.evaluation import metrics
 from research.evaluation.metrics import Scored
@@ -47,4 +52,43 @@ def test_two_equal_arms_are_told_apart_in_about_5_percent_of_studies(seed_spread
 
 def test_identical_arms_differ_by_nothing():
   vectors = np.stack([np.arange(10) % 2, np.ones(10)], 1).astype(float)
-  assert statistics.difference(metrics.get('accuracy'), [vectors] * 2, [vectors] * 2) == (0, 0, 0, 1.0)
+  found = statistics.difference(metrics.get('accuracy'), [vectors] * 2, [vectors] * 2)
+  assert found[:4] == (0, 0, 0, 1.0) and found.spread == (0, 0, 0)
+  assert statistics.equivalence(found, 0.01) == 0
+
+
+def test_equivalence_is_statsmodels_tost():
+  """On one value an example, which both can test."""
+  values = np.random.default_rng(3).normal(0.02, 0.1, 60)
+  found = statistics.crossed(values[None], values.mean())
+  for margin in (0.01, 0.03, 0.05):
+    p = DescrStatsW(values).ttost_mean(-margin, margin)[0]
+    assert statistics.equivalence(found, margin) == pytest.approx(p, rel=1e-9)
+
+
+def test_the_spread_is_found_again_and_says_how_many_seeds_and_examples_are_needed():
+  rng = np.random.default_rng(4)
+  true = statistics.Spread(0.02 ** 2, 0.2 ** 2, 0.3 ** 2)
+  draw = lambda S, n: (rng.normal(0, 0.02, (S, 1)) + rng.normal(0, 0.2, n) + rng.normal(0, 0.3, (S, n)))
+  found = [statistics.crossed(draw(20, 500), 0.0).spread for _ in range(40)]
+  np.testing.assert_allclose(np.mean(found, axis=0), true, rtol=0.1)
+  deviation = lambda S, n: np.sqrt(true.seed / S + true.example / n + true.rest / (S * n))
+  power = lambda difference, *design: normal_power(difference / deviation(*design), 1, 0.05, sigma=1)
+  for difference, seeds, examples in ((0.05, 5, 400), (0.03, 8, 1000)):
+    S, n = statistics.needed(true, seeds, examples, difference)
+    assert power(difference, S, examples) >= 0.8 > power(difference, S - 1, examples)
+    assert power(difference, seeds, n) >= 0.8 > power(difference, seeds, n - 1)
+  assert statistics.needed(true, 2, 100, 0.02) == (np.inf, np.inf)      # the other alone moves the mean by too much
+
+
+def test_letters_are_shared_exactly_by_the_pairs_that_no_test_tells_apart():
+  assert statistics.letters('abcd', [frozenset('ad'), frozenset('ac')]) == {'a': 'a', 'b': 'ab', 'c': 'b', 'd': 'b'}
+  assert statistics.letters('abc', []) == dict.fromkeys('abc', 'a')
+  rng = random.Random(0)
+  for _ in range(200):
+    arms = [str(i) for i in range(rng.randint(1, 7))]
+    pairs = list(itertools.combinations(arms, 2))
+    apart = [frozenset(pair) for pair in pairs if rng.random() < 0.4]
+    found = statistics.letters(arms, apart)
+    for pair in pairs:
+      assert bool({*found[pair[0]]} & {*found[pair[1]]}) == (frozenset(pair) not in apart)
