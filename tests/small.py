@@ -93,7 +93,9 @@ def logits(model, variables, one):
 
 
 def without_times(value):
-  """A result or a line of metrics without what differs each time it is measured."""
+  """A result, a line of metrics or a comparison without what differs each time it is measured."""
+  if isinstance(value, list):
+    return [without_times(v) for v in value]
   if not isinstance(value, dict):
     return value
   return {k: without_times(v) for k, v in value.items()

@@ -11,7 +11,8 @@ STUDIES, EXAMPLES = 1000, 120
 DESIGNS = [(seeds, spread) for seeds in (3, 5) for spread in (0.0, 0.015, 0.03, 0.06)]
 STUDY = grid.study({
     'question': 'Do two equal arms differ?', 'base': 'configs/default.py', 'select': 'valid/accuracy',
-    'report': 'test/accuracy', 'baseline': 'one', 'arms': {arm: {'strategy': {'name': 'lora'}} for arm in ('one', 'other')}}, 'null.py')
+    'report': 'test/accuracy', 'baseline': 'one',
+    'arms': {arm: {'strategy': {'name': 'lora'}} for arm in ('one', 'other')}}, 'null.py')
 
 
 def write(workdir, rng, seeds, spread):
