@@ -24,16 +24,16 @@ STYLE = {
 }
 
 
-def draw(study: Study, comparison: dict[str, Any], rows: list[dict[str, Any]], workdir: Path) -> list[dict[str, str]]:
-  """Writes figures/*.png for every comparison.
+Drawn = dict[str, dict[str, str]]      # figure -> {name, title, caption}; `name` is the file's
 
-  Returns:
-    One {name, title, caption} a figure, in the report's order; `name` is the file's.
-  """
+
+def draw(study: Study, comparison: dict[str, Any], rows: list[dict[str, Any]], workdir: Path) -> list[Drawn]:
+  """Writes figures/*.png for every comparison: learning, tuning and cost, those that there is something to draw for."""
   folder = workdir / 'figures'
   folder.mkdir(exist_ok=True)
   drawn = []
   for number, c in enumerate(comparison['comparisons']):
+    drawn.append({})
     mine = [r for r in rows if r['model'] == c['model'] and r['task'] == c['task'] and r['result']]
     colour = dict(zip(study.arms, COLOURS * len(study.arms)))
     for name, draw_one in (('learning', _learning), ('tuning', _tuning), ('cost', _cost)):
@@ -42,7 +42,7 @@ def draw(study: Study, comparison: dict[str, Any], rows: list[dict[str, Any]], w
         if text is not None:
           file = f'{name}-{number + 1}.png' if len(comparison['comparisons']) > 1 else f'{name}.png'
           plt.savefig(folder / file)
-          drawn.append({'name': file, 'title': text[0], 'caption': text[1]})
+          drawn[-1][name] = {'name': file, 'title': text[0], 'caption': text[1]}
         plt.close('all')
   return drawn
 
