@@ -9,7 +9,9 @@ from pathlib import Path
 
 os.environ['JAX_PLATFORMS'] = 'cpu'
 os.environ['HF_HUB_OFFLINE'] = '1'
-# Most of the tests' time is compilation: what one process compiled, here or as a verb, all others find.
+# Most of the tests' time is compilation: it is done quickly, which gives slower programs and the same arithmetic, and what
+# one process compiled, here or as a verb, all others find.
+os.environ.setdefault('XLA_FLAGS', '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true')
 os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(Path(__file__).parent.parent / '.pytest_cache' / 'jax'))
 
 import importlib.util
