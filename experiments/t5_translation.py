@@ -6,8 +6,8 @@
 
 A T5 of 6.9 million parameters that was pretrained here on Home Assistant's texts in both languages, and has never seen which
 sentence belongs to which, learns English to German from 2,400 pairs: by full fine-tuning, by LoRA and by adapters. The baseline
-is the merely pretrained model. One rate for each arm, so that it runs in an hour; `t5_translation.py:tuned` has three, and three
-seeds. The loss on validation turns up long before BLEU does, so a run keeps the step where BLEU is best.
+is the merely pretrained model. One rate for each arm, so that it runs in an hour; `t5_translation.py:tuned` has three, and
+three seeds. The loss on validation turns up long before BLEU does, so a run keeps the step where BLEU is best.
 
 Result (one seed, 400 test rows, intervals over rows alone; two cores of an AMD EPYC shared with other work, commit 4d4e476;
 `experiments/t5_translation/` holds the report):
