@@ -9,8 +9,8 @@ sentence belongs to which, learns English to German from 2,400 pairs: by full fi
 is the merely pretrained model. One rate for each arm, so that it runs in an hour; `t5_translation.py:tuned` has three, and
 three seeds. The loss on validation turns up long before BLEU does, so a run keeps the step where BLEU is best.
 
-Result (one seed, 400 test rows, intervals over rows alone; two cores of an AMD EPYC shared with other work, commit 4d4e476;
-`experiments/t5_translation/` holds the report):
+Result (one seed, 400 test rows, intervals over rows alone; two cores of an AMD EPYC shared with other work; the code of commit
+4d4e476, laid over 1eede65, which the report in `experiments/t5_translation/` names):
 
     arm         BLEU                 chrF                 learn    training
     pretrained   0.3 [ 0.1,  0.5]    13.0 [12.3, 13.8]    -        (pretraining: 10 minutes)

@@ -67,19 +67,19 @@ def check(study: grid.Study, cells: list[grid.Cell]) -> None:
 
 
 def dry_run(cells: list[grid.Cell]) -> None:
-  """Prints every cell with its FLOPs and its time at this machine's matrix-product rate; nothing is trained."""
+  """Prints every cell with its FLOPs, its time at this machine's matrix-product rate and its memory; nothing is trained."""
   from research.training import flops
   rate = flops.matrix_peak()
   total, known = 0.0, {}
   print(f'{len(cells)} cells; this machine multiplies at {rate / 1e9:,.0f} GFLOP/s')
   for cell in cells:
-    # The same arm, task and seed have the same batches, so the same shapes: only they need tracing.
+    # The same arm, task and seed have the same batches, so the same shapes: only they need compiling.
     same = str({**cell.config, 'training': {**cell.config['training'], 'learning_rate': None}})
     if same not in known:
       known[same] = train_verb.predict(cell.config)
     total += known[same]['train_flops']
     print(f'{cell.key}  {known[same]["trainable_params"]:,} learn  {known[same]["train_flops"] / 1e12:.2f} TFLOP  '
-          f'{known[same]["train_flops"] / rate:.0f} s or more')
+          f'{known[same]["train_flops"] / rate:.0f} s or more  {known[same]["peak_bytes"] / 2 ** 30:.2f} GiB in a step')
   print(f'training in all: {total / 1e12:.1f} TFLOP, {total / rate / 60:.1f} minutes or more, evaluation not counted')
 
 
@@ -94,8 +94,9 @@ def main() -> None:
   cli.required('workdir')
   workdir, part = Path(f.workdir), runner.shard(f.shard)
   if f.report_only:
+    runner.check(study, cells, workdir)
     rows = read_jsonl(workdir / runner.RESULTS)
-    if not any(r['selected'] for r in rows):
+    if len(rows) < len(cells) or any(study.report not in r['result']['metrics'] for r in runner.select(study, rows)):
       raise InputError(f'{workdir}: the study is not finished; run it without --report_only')
   else:
     check(study, cells)

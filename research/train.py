@@ -5,7 +5,6 @@
 The same command goes on with a run that was stopped. See README for what stands in the workdir afterwards.
 """
 
-import functools
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from research import workdir as files
 from research.errors import InputError
 from research.evaluation import harness, metrics
 from research.strategies import bind
-from research.training import flops, loop, optim
+from research.training import compile, flops, loop, optim
 from research.training.checkpoint import Checkpoints
 from research.training.monitor import Monitor, say
 from research.training.steps import TrainState, train_step
@@ -108,17 +107,17 @@ def run(config: dict[str, Any], workdir: Path, label: str = 'train', profile: bo
 
 
 def predict(config: dict[str, Any]) -> dict[str, Any]:
-  """What training a config would take, from its traced step: nothing is compiled, run or written."""
+  """What training a config would take, from its compiled step, which a run finds again: nothing is run or written."""
   exp = experiment.assemble(config)
   t, steps = exp.config['training'], exp.config['training']['steps']
   trainable, frozen = exp.variables()
-  predicted = {'trainable_params': tree.size(trainable), 'train_flops': 0.0}
+  predicted = {'trainable_params': tree.size(trainable), 'train_flops': 0.0, 'peak_bytes': 0}
   if steps:
     tx, _ = experiment.optimizer(exp, steps)
     state = TrainState(jnp.int32(0), jax.random.key(t['seed']), trainable, tx.init(trainable))
-    batch_of = exp.training_batches()
-    step = functools.partial(train_step, model=exp.model, tx=tx, label_smoothing=t['label_smoothing'])
-    predicted['train_flops'] = steps * flops.count(jax.jit(step).trace(state, frozen, batch_of(0)).jaxpr)
+    step = compile.compiled(train_step, state, frozen, exp.training_batches()(0), donate=(0,), model=exp.model, tx=tx,
+                            label_smoothing=t['label_smoothing'])
+    predicted |= {'train_flops': steps * step.flops, 'peak_bytes': step.peak_bytes}
   return predicted
 
 

@@ -31,6 +31,11 @@ def is_unfinished(path: Path) -> bool:
   return path.name.startswith('.') and path.name.endswith(UNFINISHED)
 
 
+def is_taken(folder: Path) -> bool:
+  """Whether something stands there that is whole, or no folder."""
+  return folder.exists() and (not folder.is_dir() or any(not is_unfinished(path) for path in folder.iterdir()))
+
+
 def write_json(path: Path, value: Any) -> None:
   write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + '\n')
 
@@ -99,7 +104,7 @@ def check(workdir: Path, config: dict[str, Any]) -> None:
       more = f' and {len(different) - 3} more' if len(different) > 3 else ''
       raise InputError(f'{workdir} holds the run of another config ({"; ".join(different[:3])}{more}); '
                        'give another --workdir')
-  elif workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
+  elif is_taken(workdir):
     raise InputError(f'{workdir} exists and is not the workdir of a run; give another --workdir')
 
 

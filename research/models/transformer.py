@@ -44,7 +44,7 @@ Array = jax.Array
 Batch = dict[str, Array]
 
 
-LONGEST_BIAS = 4096      # tokens of a line whose relative biases exist as one array [B, H, L, S]
+LONGEST_BIAS = 8192      # tokens of a line whose relative biases exist as one array [B, H, L, S]
 
 
 class Cache(NamedTuple):

@@ -35,9 +35,16 @@ def compare(s: Study, rows: list[dict[str, Any]], workdir: Path) -> dict[str, An
     missing = [arm for arm, found in chosen.items() if not found]
     if s.baseline in missing:
       raise InputError(f'{workdir}: no cell of the baseline {s.baseline} on {task} ended; see results.jsonl')
-    sums = {arm: {r['seed']: _sums(metric, workdir / RUNS / r['key']) for r in found} for arm, found in chosen.items()}
-    gaps = _gaps(metric, {arm: found for arm, found in sums.items() if found})
-    arms, groups = [], _groups(metric, sums, gaps)
+    sums = {arm: {r['seed']: _sums(metric, workdir / RUNS / r['key']) for r in found} for arm, found in chosen.items() if found}
+    _check_examples(sums, task)
+    gaps = _gaps(metric, sums)
+    adjusted = _adjusted(sums, gaps)
+    arms, groups = [], _groups(metric, sums, adjusted)
+    told = {arm: _told(gaps[arm, s.baseline], s.margin, adjusted[frozenset((arm, s.baseline))])
+            for arm in sums if (arm, s.baseline) in gaps}
+    equivalences = statistics.adjust([difference['p_equivalence'] for difference in told.values()])
+    for difference, p in zip(told.values(), equivalences):
+      difference['p_equivalence'] = p
     for arm, found in chosen.items():
       if not found:
         continue
@@ -45,18 +52,16 @@ def compare(s: Study, rows: list[dict[str, Any]], workdir: Path) -> dict[str, An
       if len(found) == 1:      # one trained model: the interval that its own result.json gives
         low, high = found[0]['result']['intervals'][s.report]
         estimate = estimate._replace(low=low, high=high)
-      gap = gaps.get((arm, s.baseline))
       arms.append({
           'arm': arm, 'selected': {f.split('.')[-1]: v for f, v in found[0]['setting'].items()},
           'seeds': [r['seed'] for r in found], 'mean': estimate.mean, 'low': estimate.low, 'high': estimate.high,
-          'group': groups.get(arm), 'difference': None if gap is None else _told(gap, s.margin), 'cost': _mean_cost(found)})
-    adjusted = statistics.adjust([a['difference']['p'] if a['difference'] else None for a in arms])
-    for a, p in zip(arms, adjusted):
-      if a['difference']:
-        a['difference']['p_adjusted'] = p
+          'group': groups.get(arm), 'difference': told.get(arm), 'cost': _mean_cost(found)})
     comparisons.append({'model': model, 'task': task, 'metric': s.report, 'baseline': s.baseline, 'arms': arms,
                         'missing': missing})
   return {'question': s.question, 'margin': s.margin, 'comparisons': comparisons}
+
+
+Sums = dict[str, dict[int, np.ndarray]]      # arm -> seed -> the metric's sums per example
 
 
 class Gap(NamedTuple):
@@ -66,7 +71,7 @@ class Gap(NamedTuple):
   examples: int
 
 
-def _gaps(metric: metrics.Metric, sums: dict[str, dict[int, np.ndarray]]) -> dict[tuple[str, str], Gap]:
+def _gaps(metric: metrics.Metric, sums: Sums) -> dict[tuple[str, str], Gap]:
   """(arm, other) -> arm minus other, both ways round."""
   found = {}
   for arm, other in itertools.permutations(sums, 2):
@@ -77,29 +82,42 @@ def _gaps(metric: metrics.Metric, sums: dict[str, dict[int, np.ndarray]]) -> dic
   return found
 
 
-def _groups(metric: metrics.Metric, sums: dict[str, dict[int, np.ndarray]], gaps: dict[tuple[str, str], Gap]) -> dict[str, str]:
-  """Each arm's compact letters, by tests of all pairs with Holm's correction; none where some pair cannot be tested."""
-  arms = [arm for arm, found in sums.items() if found]
-  pairs = list(itertools.combinations(arms, 2))
-  p = [gaps[pair].found.p if pair in gaps else None for pair in pairs]
-  if None in p:
+def _adjusted(sums: Sums, gaps: dict[tuple[str, str], Gap]) -> dict[frozenset[str], float | None]:
+  """The p of every pair of arms after Holm's correction over all pairs: what letters and differences both go by."""
+  pairs = list(itertools.combinations(sums, 2))
+  p = statistics.adjust([gaps[pair].found.p if pair in gaps else None for pair in pairs])
+  return {frozenset(pair): x for pair, x in zip(pairs, p)}
+
+
+def _groups(metric: metrics.Metric, sums: Sums, adjusted: dict[frozenset[str], float | None]) -> dict[str, str]:
+  """Each arm's compact letters; none where some pair cannot be tested."""
+  if None in adjusted.values():
     return {}
-  score = {arm: np.mean([metric.score(x.sum(0)) for x in sums[arm].values()]) for arm in arms}
-  arms.sort(key=score.get, reverse=metric.higher_is_better)
-  return statistics.letters(arms, [frozenset(pair) for pair, x in zip(pairs, statistics.adjust(p)) if x < LEVEL])
+  score = {arm: np.mean([metric.score(x.sum(0)) for x in found.values()]) for arm, found in sums.items()}
+  arms = sorted(sums, key=score.get, reverse=metric.higher_is_better)
+  return statistics.letters(arms, [pair for pair, p in adjusted.items() if p < LEVEL])
 
 
-def _told(gap: Gap, margin: float | None) -> dict[str, Any]:
-  """What comparison.json says of a difference; a number of seeds or examples that no number is enough for is null."""
+def _told(gap: Gap, margin: float | None, p_adjusted: float | None) -> dict[str, Any]:
+  """What comparison.json says of a difference; where no number of seeds or examples is enough it is null."""
   found, spread = gap.found, gap.found.spread
   told = {name: getattr(found, name) for name in ('mean', 'low', 'high', 'p')}
-  told['p_equivalence'] = None if found.p is None or not margin else statistics.equivalence(found, margin)
-  told['seed_spread'] = None if spread is None else spread.seed ** 0.5
+  told |= {'p_adjusted': p_adjusted, 'seeds': gap.seeds, 'seed_spread': None if spread is None else spread.seed ** 0.5,
+           'p_equivalence': None if found.p is None or not margin else statistics.equivalence(found, margin)}
   least = margin or abs(found.mean)
-  if spread is None or not least:
+  if spread is None or not found.error or not least:
     return {**told, 'needed': None}
   seeds, examples = (None if math.isinf(x) else x for x in statistics.needed(spread, gap.seeds, gap.examples, least))
   return {**told, 'needed': {'difference': least, 'seeds': seeds, 'examples': examples}}
+
+
+def _check_examples(sums: Sums, task: str) -> None:
+  """Refuses arms that were tested on different examples: nothing could be paired."""
+  counts = {arm: {len(x) for x in found.values()} for arm, found in sums.items()}
+  if len(set.union(*counts.values())) > 1:
+    told = ', '.join(f'{arm} {" or ".join(map(str, sorted(count)))}' for arm, count in counts.items())
+    raise InputError(f'task {task}: the arms were tested on different numbers of examples ({told}), as texts are cut where an '
+                     'arm leaves less room for them; give all arms one model.context that leaves them the same')
 
 
 def _sums(metric: metrics.Metric, run: Path) -> np.ndarray:

@@ -11,6 +11,7 @@ import matplotlib.pyplot as plt
 
 from research import workdir as files
 from research.data.sources import read_jsonl
+from research.evaluation import metrics
 from research.studies.grid import Study
 from research.studies.runner import RUNS
 
@@ -118,7 +119,7 @@ def _tuning(study, c, rows, workdir, colour):
 
 def _cost(study, c, rows, workdir, colour):
   """One row an arm: its score with the interval, and beside it what the chosen run took."""
-  arms = sorted(c['arms'], key=lambda a: a['mean'])
+  arms = sorted(c['arms'], key=lambda a: a['mean'], reverse=not metrics.get(c['metric'].split('/')[1]).higher_is_better)
   panels = (('train_flops', 'training FLOPs'), ('trainable_params', 'parameters that learn'), ('train_seconds', 'seconds'))
   _, (score, *costs) = plt.subplots(1, 4, figsize=(10, 0.62 * len(arms) + 1.1), sharey=True,
                                     gridspec_kw={'width_ratios': (2.2, 1, 1, 1), 'wspace': 0.12})

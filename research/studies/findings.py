@@ -1,11 +1,13 @@
 """What a comparison's numbers say, in sentences, question by question, and what they do not say."""
 
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from research import workdir as files
 from research.data.sources import read_jsonl
 from research.evaluation import metrics
+from research.studies.compare import LEVEL
 from research.studies.figures import count, shown
 from research.studies.grid import Study
 from research.studies.runner import RUNS
@@ -44,19 +46,29 @@ def _answer(study: Study, c: dict[str, Any]) -> list[str]:
   out = [f'{"Highest" if _higher(c) else "Lowest"} {c["metric"]}: {best["arm"]}, {best["mean"]:.3f} '
          f'[{best["low"]:.3f}, {best["high"]:.3f}].']
   if best['group']:
-    tied = [a['arm'] for a in others if {*a['group']} & {*best['group']}]
-    out.append(f'No test tells {best["arm"]} from {_listed(tied)}: arms that share a letter are to be taken as one.' if tied
-               else f'{best["arm"]} is told apart from every other arm.')
+    tied = [a['arm'] for a in others if _share_a_letter(a, best)]
+    if others:
+      out.append(f'No test tells {best["arm"]} from {_listed(tied)}: arms that share a letter cannot be ranked.' if tied
+                 else f'{best["arm"]} is told apart from every other arm.')
   for a in c['arms']:
     d = a['difference']
     if d:
-      word = 'is above' if d['low'] > 0 else 'is below' if d['high'] < 0 else 'cannot be told from'
-      out.append(f'{a["arm"]} {word} the baseline {c["baseline"]}: {d["mean"]:+.3f} [{d["low"]:+.3f}, {d["high"]:+.3f}]'
+      out.append(f'{a["arm"]} {_against(d)} the baseline {c["baseline"]}: {d["mean"]:+.3f} [{d["low"]:+.3f}, {d["high"]:+.3f}]'
                  f'{_p(d)}.')
       if d['p_equivalence'] is not None and d['p_equivalence'] < 0.05:
         out.append(f'{a["arm"]} is equivalent to {c["baseline"]}: the difference is smaller than {study.margin:g} either way '
-                   f'(two one-sided tests, p {d["p_equivalence"]:.2g}).')
+                   f'(two one-sided tests, p {d["p_equivalence"]:.2g} after Holm).')
   return out + [f'{arm}: no cell ended, so it is not in the table.' for arm in c['missing']]
+
+
+def _against(d: dict[str, Any]) -> str:
+  """What a difference comes to: by its test after Holm's correction, and by its interval where there is no test."""
+  told = d['low'] > 0 or d['high'] < 0 if d['p_adjusted'] is None else d['p_adjusted'] < LEVEL
+  return ('is above' if d['mean'] > 0 else 'is below') if told else 'cannot be told from'
+
+
+def _share_a_letter(one: dict[str, Any], other: dict[str, Any]) -> bool:
+  return bool({*re.findall("[a-z]'*", one['group'])} & {*re.findall("[a-z]'*", other['group'])})
 
 
 def _p(d: dict[str, Any]) -> str:
@@ -69,18 +81,22 @@ def _sure(study: Study, c: dict[str, Any]) -> list[str]:
   if seeds == {1}:
     return ['One seed: the intervals are over test examples only. They tell how these trained models differ, and nothing '
             'about how much another seed would move them; there are no p-values about arms.']
-  out = [f'{"Some arms have" if 1 in seeds else "All arms have"} {_listed(sorted(seeds), "or")} seeds. Seeds and examples are '
-         'both samples: an interval says how far a score would move with other seeds and other examples of their kind.']
+  out = [f'The arms have {_listed(sorted(seeds), "or")} seeds. Seeds and examples are both samples: an interval says how far a '
+         'score would move with other seeds and other examples of their kind.']
   if 1 in seeds:
     out.append('Where only one seed ended, the interval is over examples alone.')
   for a in c['arms']:
     d = a['difference']
+    if d is None and a['arm'] != c['baseline']:
+      out.append(f'{a["arm"]} and {c["baseline"]} ended with no seed in common, so nothing is said of their difference.')
+    elif d and d['seeds'] == 1:
+      out.append(f'{a["arm"]} and {c["baseline"]} have one seed in common: their difference is over examples alone.')
     if d and d['seed_spread'] is not None:
       out.append(f'{a["arm"]} to {c["baseline"]}: from seed to seed the difference deviates by {d["seed_spread"]:.3f}.')
-    if d and d['needed'] and d['low'] <= 0 <= d['high']:
+    if d and d['needed'] and _against(d) == 'cannot be told from':
       n = d['needed']
       ways = [f'{n[what]:,} {what}' for what in ('seeds', 'examples') if n[what]]
-      out.append(f'To tell {a["arm"]} from {c["baseline"]} if they differ by {n["difference"]:.3f} (80 % power): '
+      out.append(f'To tell {a["arm"]} from {c["baseline"]} if they differ by {n["difference"]:.3f} (80 % power, one test): '
                  + (f'{_listed(ways, "or")}, the other as it is.' if ways else 'more seeds and more examples; neither alone '
                     'is enough.'))
   return out
@@ -89,12 +105,14 @@ def _sure(study: Study, c: dict[str, Any]) -> list[str]:
 def _cost(c: dict[str, Any]) -> list[str]:
   """The arm that costs least among those that are as good as the best."""
   best = sorted(c['arms'], key=lambda a: a['mean'], reverse=_higher(c))[0]
-  alike = [a for a in c['arms'] if a['group'] and {*a['group']} & {*best['group']}]
+  alike = [a for a in c['arms'] if a['group'] and _share_a_letter(a, best)]
   if len(alike) < 2:
     return []
   least = min(alike, key=lambda a: a['cost']['train_flops'])
-  return [f'Of the arms that no test tells from the best, {least["arm"]} took least to train: '
-          f'{count(least["cost"]["train_flops"])}FLOP, {count(least["cost"]["trainable_params"])} parameters that learn.']
+  flops, learn = count(least['cost']['train_flops']), count(least['cost']['trainable_params'])
+  return [f'Of the arms that no test tells from the best, {least["arm"]} '
+          + (f'took least to train: {flops} FLOPs, {learn} parameters that learn.' if least['cost']['train_flops'] else
+             'was not trained at all.')]
 
 
 def _tuned(study: Study, c: dict[str, Any], rows: list[dict[str, Any]]) -> list[str]:
@@ -131,6 +149,8 @@ def _disagreements(c: dict[str, Any], rows: list[dict[str, Any]], workdir: Path)
     row = next(r for r in rows if r['selected'] and r['arm'] == a['arm'])
     said[a['arm']] = read_jsonl(workdir / RUNS / row['key'] / files.PREDICTIONS / 'test.jsonl')
   first = next(iter(said.values()))
+  if not any(line['prediction'].strip() for lines in said.values() for line in lines):
+    return Part('Where the arms disagree', ['Nothing was answered: only the loss was measured.'])
   answers = [{arm: lines[i]['prediction'].strip() for arm, lines in said.items()} for i in range(len(first))]
   differ = [i for i, one in enumerate(answers) if len({*one.values()}) > 1]
   chosen = sorted(differ, key=lambda i: (-len({*answers[i].values()}), i))[:SHOWN]

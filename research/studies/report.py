@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ def write(study: Study, comparison: dict[str, Any], rows: list[dict[str, Any]], 
   provenance = files.read_json(workdir / RUNS / first['key'] / files.PROVENANCE)
   facts = {
       'study': study, 'command': command, 'columns': COLUMNS, 'rows': rows,
-      'comparisons': [{**c, 'table': [_row(a) for a in c['arms']], 'figures': of_comparison,
+      'comparisons': [{**c, 'table': [_row(a, c['baseline']) for a in c['arms']], 'figures': of_comparison,
                        'parts': findings.parts(study, c, rows, workdir)}
                       for c, of_comparison in zip(comparison['comparisons'], drawn)],
       'failed': [r for r in rows if r['error']], 'provenance': provenance,
@@ -35,13 +36,24 @@ def write(study: Study, comparison: dict[str, Any], rows: list[dict[str, Any]], 
   environment = jinja2.Environment(loader=jinja2.PackageLoader('research.studies', '.'), trim_blocks=True,
                                    lstrip_blocks=True, autoescape=lambda name: name and '.html' in name,
                                    undefined=jinja2.StrictUndefined)
+  environment.filters |= {'cell': _cell, 'quoted': _quoted}
   for name in ('report.md', 'report.html'):
     files.write_text(workdir / name, environment.get_template(f'{name}.jinja').render(facts))
 
 
-def _row(arm: dict[str, Any]) -> dict[str, str]:
+def _cell(text: Any) -> str:
+  """As it can stand in a line or a table's cell of Markdown."""
+  return ' '.join(re.sub(r'([|<])', r'\\\1', str(text)).split())
+
+
+def _quoted(text: str) -> str:
+  """As the rest of a quoted block of Markdown."""
+  return text.replace('<', '\\<').replace('\n', '\n> ')
+
+
+def _row(arm: dict[str, Any], baseline: str) -> dict[str, str]:
   cost, d = arm['cost'], arm['difference']
-  gap = '(baseline)'
+  gap = '(baseline)' if arm['arm'] == baseline else '(no seed in common)'
   if d:
     gap = f'{d["mean"]:+.3f} [{d["low"]:+.3f}, {d["high"]:+.3f}]'
     if d['p_adjusted'] is not None:
@@ -59,7 +71,7 @@ def table_text(comparison: dict[str, Any]) -> str:
   lines = []
   for c in comparison['comparisons']:
     lines.append(f'{c["task"]} on {c["model"]}: {c["metric"]}')
-    table = [COLUMNS, *(tuple(_row(a).values()) for a in c['arms'])]
+    table = [COLUMNS, *(tuple(_row(a, c['baseline']).values()) for a in c['arms'])]
     widths = [max(len(row[i]) for row in table) for i in range(len(COLUMNS))]
     lines += ['  '.join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip() for row in table]
   return '\n'.join(lines)

@@ -3,6 +3,7 @@
 What a cell came to stands in its own folder alone, so a study can be stopped anywhere, and several machines can share one.
 """
 
+import json
 import shutil
 import time
 from collections import defaultdict
@@ -46,27 +47,31 @@ def shard(text: str) -> Shard:
   return Shard(int(number), int(count))
 
 
-def claim(s: Study, cells: list[Cell], workdir: Path) -> None:
-  """Makes `workdir` this study's, or goes on in it.
+def check(s: Study, cells: list[Cell], workdir: Path) -> None:
+  """Refuses a folder that holds another study, or none.
 
   Raises:
-    InputError: it holds another study.
+    InputError: it does.
   """
-  plan = {'study': s._asdict(), 'cells': [c._asdict() for c in cells]}
+  earlier = files.read_json(workdir / PLAN)
+  for field in ('select', 'report'):
+    if earlier['study'][field] != getattr(s, field):
+      raise InputError(f'{workdir}: the study there has {field}={earlier["study"][field]!r}; with another the test split '
+                       'would be read twice; give another --workdir')
+  there, here = ({c['key'] for c in earlier['cells']}, {c.key for c in cells})
+  if there != here:
+    raise InputError(f'{workdir} holds another study ({len(there)} cells, {len(there & here)} of them also in this one); give '
+                     'another --workdir')
+
+
+def claim(s: Study, cells: list[Cell], workdir: Path) -> None:
+  """Makes `workdir` this study's, or goes on in it; raises as `check` does."""
   path = workdir / PLAN
-  if path.exists():
-    earlier = files.read_json(path)
-    for field in ('select', 'report'):
-      if earlier['study'][field] != getattr(s, field):
-        raise InputError(f'{workdir}: the study there has {field}={earlier["study"][field]!r}; with another the test split '
-                         'would be read twice; give another --workdir')
-    there = {c['key'] for c in earlier['cells']}
-    if there != {c.key for c in cells}:
-      raise InputError(f'{workdir} holds another study ({len(there)} cells, {len(there & {c.key for c in cells})} of them '
-                       'also in this one); give another --workdir')
-  elif workdir.exists() and (not workdir.is_dir() or any(not files.is_unfinished(p) for p in workdir.iterdir())):
+  if files.is_taken(workdir) and not path.exists():
     raise InputError(f'{workdir} exists and holds no study; give another --workdir')
-  files.write_json(path, plan)
+  if path.exists():                                        # another machine may have begun it
+    check(s, cells, workdir)
+  files.write_json(path, {'study': s._asdict(), 'cells': [c._asdict() for c in cells]})
 
 
 def run(s: Study, cells: list[Cell], workdir: Path, train: Callable[[dict, Path, str], dict],
@@ -84,12 +89,15 @@ def run(s: Study, cells: list[Cell], workdir: Path, train: Callable[[dict, Path,
     if not part.holds(number):
       continue
     folder, label = workdir / RUNS / cell.key, f'[{number + 1}/{len(cells)}] {cell.key.rsplit("-", 1)[0]}'
-    (folder / FAILED).unlink(missing_ok=True)                  # it is tried again
-    try:
-      train(cell.config, folder, label)
-    except (InputError, jax.errors.JaxRuntimeError) as e:      # the latter: out of memory, as a rule
-      files.write_json(folder / FAILED, {'error': str(e)})
-      say(f'{label} failed: {e}')
+    if (folder / files.RESULT).exists():
+      say(f'{label} is finished already')
+    else:
+      (folder / FAILED).unlink(missing_ok=True)                  # it is tried again
+      try:
+        train(cell.config, folder, label)
+      except (InputError, jax.errors.JaxRuntimeError) as e:      # the latter: out of memory, as a rule
+        files.write_json(folder / FAILED, {'error': str(e)})
+        say(f'{label} failed: {e}')
     # A cell that has ended is not gone on with; the optimiser's state is most of a checkpoint's bytes.
     shutil.rmtree(folder / files.CHECKPOINTS / 'latest', ignore_errors=True)
     files.write_jsonl(workdir / RESULTS, results(cells, workdir))
@@ -111,13 +119,22 @@ def results(cells: list[Cell], workdir: Path) -> list[dict[str, Any]]:
   """The lines of results.jsonl for the cells that have ended, whoever trained them; nothing is chosen yet."""
   rows = []
   for cell in cells:
-    folder = workdir / RUNS / cell.key
-    failed = (folder / FAILED).exists()
-    if failed or (folder / files.RESULT).exists():
+    folder, error = workdir / RUNS / cell.key, None
+    result = _read_if_there(folder / files.RESULT)
+    if result is None:
+      error = (_read_if_there(folder / FAILED) or {}).get('error')
+    if result is not None or error is not None:
       told = {f: getattr(cell, f) for f in ('key', 'model', 'task', 'arm', 'seed', 'setting')}
-      rows.append({**told, 'selected': False, 'error': files.read_json(folder / FAILED)['error'] if failed else None,
-                   'result': None if failed else files.read_json(folder / files.RESULT)})
+      rows.append({**told, 'selected': False, 'error': error, 'result': result})
   return rows
+
+
+def _read_if_there(path: Path) -> Any:
+  """What a JSON file holds; None without one, also where another machine removes it just now."""
+  try:
+    return json.loads(path.read_text(encoding='utf-8'))
+  except FileNotFoundError:
+    return None
 
 
 def select(s: Study, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

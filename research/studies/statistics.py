@@ -109,14 +109,14 @@ def equivalence(found: Estimate, margin: float) -> float:
 def needed(spread: Spread, seeds: int, examples: int, difference: float) -> tuple[float, float]:
   """The seeds, with these examples, and the examples, with these seeds, that tell arms apart that differ by so much.
 
-  With 80 % power at the 5 % level, by the normal approximation to the variance seed / S + example / n + rest / (S n). inf:
-  no number is enough while the other stays.
+  With 80 % power at the 5 % level, for a mean of variance seed / S + example / n + rest / (S n), taken as normal: of few seeds
+  it is a little too few. inf: no number is enough while the other stays.
   """
   allowed = (difference / (stats.norm.ppf(0.975) + stats.norm.ppf(0.8))) ** 2
 
   def enough(own: float, other: float, others: int) -> float:
     left = allowed - other / others
-    return math.inf if left <= 0 else max(1, math.ceil((own + spread.rest / others) / left))
+    return math.inf if left <= 0 else max(2, math.ceil((own + spread.rest / others) / left))     # of one there is no variance
   return enough(spread.seed, spread.example, examples), enough(spread.example, spread.seed, seeds)
 
 

@@ -10,11 +10,18 @@ import jax.numpy as jnp
 from research.models.products import contract
 
 
-def equations(jaxpr, times: int = 1):
-  """(equation, how often it runs) of a jaxpr and all that it calls; a while loop's body counts once."""
+def equations(jaxpr, times: float = 1):
+  """(equation, how often it runs) of a jaxpr and all that it calls.
+
+  A while loop's body counts once, and of programs among which is chosen each for an equal share.
+  """
   for eqn in jaxpr.eqns:
     yield eqn, times
-    inner = times * eqn.params.get('length', 1) if eqn.primitive.name == 'scan' else times
+    inner = times
+    if eqn.primitive.name == 'scan':
+      inner = times * eqn.params['length']
+    elif eqn.primitive.name == 'cond':
+      inner = times / len(eqn.params['branches'])
     for value in eqn.params.values():
       for sub in value if isinstance(value, (tuple, list)) else (value,):
         if isinstance(sub, jax.extend.core.ClosedJaxpr):

@@ -121,6 +121,8 @@ def test_windows_cost_less_than_seeing_all():
   pairs = {0: 1024 * (1024 + 2048 + 3072 + 4096), 512: 4096 * 1023}
   assert attention == {window: 4 * c.layers * c.heads * c.head_dim * n for window, n in pairs.items()}
   assert attention[512] == 0.4 * attention[0] * 1023 / 1024
+  # Where layers see differently far, one of two programs runs in each, and each counts for half.
+  assert products(windowed(loaded, 0, 512), loaded.params, line(loaded.model, lengths=(3000, 1096))) == sum(cost.values()) / 2
 
 
 @pytest.mark.slow
@@ -140,5 +142,5 @@ def test_memory_of_a_long_line_grows_with_its_length_and_not_with_its_square():
 def test_relative_biases_of_very_long_lines_are_refused():
   loaded = loud('t5-tiny')
   batch = line(loaded.model, lengths=(LONGEST_BIAS + 1,))
-  with pytest.raises(InputError, match=r'model\.context: relative biases are kept for every pair .* 4097 x 4097'):
+  with pytest.raises(InputError, match=r'model\.context: relative biases are kept for every pair .* 8193 x 8193'):
     jax.eval_shape(lambda p: loaded.model.hidden({'params': p}, batch), loaded.params)

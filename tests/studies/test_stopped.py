@@ -56,7 +56,7 @@ def test_killed_twice_at_random_moments_it_ends_with_the_same_comparison(study, 
   file, seconds, expected = study
   for _ in range(2):
     process = start(file, tmp_path / 'w')
-    time.sleep(random.uniform(0.15, 0.35) * seconds)
+    time.sleep(random.uniform(0.15, 0.3) * seconds)
     assert process.poll() is None, process.stderr.read()      # it was still at work
     process.kill()
     process.wait()
