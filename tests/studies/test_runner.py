@@ -89,7 +89,8 @@ def test_comparison_holds_the_contracts_fields(ran):
   for arm in c['arms']:
     assert arm['low'] <= arm['mean'] <= arm['high'] and arm['seeds'] == [0, 1] and arm['group']
     if arm['arm'] != 'few_shot':
-      assert {'mean', 'low', 'high', 'p', 'p_adjusted', 'p_equivalence', 'seed_spread', 'needed'} == set(arm['difference'])
+      assert {'mean', 'low', 'high', 'p', 'p_adjusted', 'p_equivalence', 'seeds', 'seed_spread',
+              'needed'} == set(arm['difference'])
       assert arm['cost']['train_flops'] > 0 and arm['cost']['peak_bytes'] > 0
 
 
