@@ -17,7 +17,6 @@ from research import cli, experiment
 from research import evaluate as evaluate_verb
 from research import train as train_verb
 from research import workdir as files
-from research.data.sources import read_jsonl
 from research.errors import InputError
 from research.studies import compare, grid, report, runner
 from research.training.monitor import say
@@ -95,8 +94,8 @@ def main() -> None:
   workdir, part = Path(f.workdir), runner.shard(f.shard)
   if f.report_only:
     runner.check(study, cells, workdir)
-    rows = read_jsonl(workdir / runner.RESULTS)
-    if len(rows) < len(cells) or any(study.report not in r['result']['metrics'] for r in runner.select(study, rows)):
+    rows = runner.results(study, cells, workdir)
+    if len(rows) < len(cells) or any(r['selected'] and study.report not in r['result']['metrics'] for r in rows):
       raise InputError(f'{workdir}: the study is not finished; run it without --report_only')
   else:
     check(study, cells)

@@ -68,7 +68,8 @@ def _learning(study, c, rows, workdir, colour):
         axis.plot(*zip(*kept), marker='o', ms=10, mfc='none', mec=colour[arm], mew=1.5)
         if best[0] < valid[-1][0]:
           turned.append(arm)
-          axis.annotate('turns up', best, xytext=(0, 14), textcoords='offset points', ha='center', color=colour[arm])
+          axis.annotate('turns up', best, xytext=(0, -9), textcoords='offset points', ha='center', va='top',
+                        color=colour[arm])      # above it may be the title
     axis.set(title=arm, xlabel='step', yscale='log')
     axis.yaxis.set_major_formatter('{x:g}')
     axis.yaxis.set_minor_formatter('{x:g}')

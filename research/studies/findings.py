@@ -55,7 +55,7 @@ def _answer(study: Study, c: dict[str, Any]) -> list[str]:
     if d:
       out.append(f'{a["arm"]} {_against(d)} the baseline {c["baseline"]}: {d["mean"]:+.3f} [{d["low"]:+.3f}, {d["high"]:+.3f}]'
                  f'{_p(d)}.')
-      if d['p_equivalence'] is not None and d['p_equivalence'] < 0.05:
+      if d['p_equivalence'] is not None and d['p_equivalence'] < LEVEL:
         out.append(f'{a["arm"]} is equivalent to {c["baseline"]}: the difference is smaller than {study.margin:g} either way '
                    f'(two one-sided tests, p {d["p_equivalence"]:.2g} after Holm).')
   return out + [f'{arm}: no cell ended, so it is not in the table.' for arm in c['missing']]

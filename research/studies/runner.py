@@ -53,6 +53,8 @@ def check(s: Study, cells: list[Cell], workdir: Path) -> None:
   Raises:
     InputError: it does.
   """
+  if not (workdir / PLAN).exists():
+    raise InputError(f'{workdir}: holds no study')
   earlier = files.read_json(workdir / PLAN)
   for field in ('select', 'report'):
     if earlier['study'][field] != getattr(s, field):
@@ -98,25 +100,24 @@ def run(s: Study, cells: list[Cell], workdir: Path, train: Callable[[dict, Path,
       except (InputError, jax.errors.JaxRuntimeError) as e:      # the latter: out of memory, as a rule
         files.write_json(folder / FAILED, {'error': str(e)})
         say(f'{label} failed: {e}')
+      files.write_jsonl(workdir / RESULTS, results(s, cells, workdir))
     # A cell that has ended is not gone on with; the optimiser's state is most of a checkpoint's bytes.
     shutil.rmtree(folder / files.CHECKPOINTS / 'latest', ignore_errors=True)
-    files.write_jsonl(workdir / RESULTS, results(cells, workdir))
-  rows = results(cells, workdir)
+  rows = results(s, cells, workdir)
   if len(rows) < len(cells):
     say(f'study: shard {part.number} of {part.count} done, {time.monotonic() - began:.0f} s; {len(cells) - len(rows)} cells of '
         'other shards are still to be trained')
     return None
-  for row in select(s, rows):
-    row['selected'] = True
-    if s.report not in row['result']['metrics']:
+  for row in rows:
+    if row['selected'] and s.report not in row['result']['metrics']:
       row['result'] = test(workdir / RUNS / row['key'])
-    files.write_jsonl(workdir / RESULTS, rows)
+  files.write_jsonl(workdir / RESULTS, rows)
   say(f'study: all {len(cells)} cells done, {time.monotonic() - began:.0f} s')
   return rows
 
 
-def results(cells: list[Cell], workdir: Path) -> list[dict[str, Any]]:
-  """The lines of results.jsonl for the cells that have ended, whoever trained them; nothing is chosen yet."""
+def results(s: Study, cells: list[Cell], workdir: Path) -> list[dict[str, Any]]:
+  """The lines of results.jsonl for the cells that have ended, whoever trained them; chosen among once all have."""
   rows = []
   for cell in cells:
     folder, error = workdir / RUNS / cell.key, None
@@ -126,6 +127,8 @@ def results(cells: list[Cell], workdir: Path) -> list[dict[str, Any]]:
     if result is not None or error is not None:
       told = {f: getattr(cell, f) for f in ('key', 'model', 'task', 'arm', 'seed', 'setting')}
       rows.append({**told, 'selected': False, 'error': error, 'result': result})
+  for row in select(s, rows) if len(rows) == len(cells) else ():
+    row['selected'] = True
   return rows
 
 
