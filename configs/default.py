@@ -28,6 +28,7 @@ def get_config():
           'train': optional(str),       # files: a JSON-lines file; text: that or a .txt file; datasets: a split's name
           'valid': optional(str),
           'test': optional(str),
+          'rows': 0,                    # of the training split: so many, drawn by training.seed; 0: all
           'path': optional(str),        # datasets: a save_to_disk folder or a hub path
           'subset': optional(str),      # datasets: a hub data set's configuration; text: one of the shipped data sets
           'prompt': optional(str),      # template over the columns: 'Review: {text}\nSentiment:'

@@ -115,7 +115,9 @@ def assemble(config: dict[str, Any]) -> Experiment:
   model_fields, training = config['model'], config['training']
   _check_training(training)
   task = tasks.make(config['task']['name'], {k: tuple(v) if isinstance(v, list) else v
-                                             for k, v in config['task'].items() if k != 'name'})
+                                             for k, v in config['task'].items() if k not in ('name', 'rows')})
+  if config['task']['rows']:
+    task = tasks.drawn(task, config['task']['rows'], training['seed'])
   for name in task.metrics:
     metrics.get(name)
   run_as = execution(model_fields['dtype'], model_fields['param_dtype'], model_fields['scan'], model_fields['quantize'],
@@ -262,6 +264,7 @@ def of_run(workdir: Path, **model_fields: Any) -> Experiment:
   """
   config = files.read_config(workdir)
   config['model'] = {'quantize': 'none', 'remat': 'none', **config['model'], **model_fields}     # older runs lack some
+  config['task'] = {'rows': 0, **config['task']}
   config['training'] = {'best_metric': 'loss', **config['training']}
   if (workdir / files.CHECKPOINTS).exists():      # what it began with is in its own files
     config['strategy'] |= {'init_from': None, 'allow_other_base': False}

@@ -52,6 +52,14 @@ def allocator() -> str:
   return ' and '.join(sorted(loaded)) or ('the C library\'s' if maps else 'unknown')
 
 
+def memory() -> int:
+  """Bytes that a program may use here: of an accelerator's what it gives to this process, of a computer's three quarters."""
+  of_device = jax.devices()[0].memory_stats()
+  if of_device and 'bytes_limit' in of_device:
+    return of_device['bytes_limit']
+  return os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') * 3 // 4
+
+
 @lru_cache(maxsize=1)
 def multiplies_bfloat16() -> bool:
   """Whether the default device multiplies bfloat16 faster than float32: accelerators do, and processors with AMX or AVX-512's.

@@ -82,6 +82,21 @@ def dry_run(cells: list[grid.Cell]) -> None:
   print(f'training in all: {total / 1e12:.1f} TFLOP, {total / rate / 60:.1f} minutes or more, evaluation not counted')
 
 
+def cohorts(text: str) -> runner.Cohorts | None:
+  """What `--cohorts` says.
+
+  Raises:
+    InputError: it is neither auto, off nor a number above 0.
+  """
+  if text == 'off':
+    return None
+  if text == 'auto':
+    return runner.Cohorts(train_verb.cohort_size, train_verb.together)
+  if not (text.isdecimal() and int(text)):
+    raise InputError(f'--cohorts={text}: must be auto, off, or how many runs to train as one program')
+  return runner.Cohorts(lambda configs: {'size': int(text)}, train_verb.together)
+
+
 def main() -> None:
   f = flags.FLAGS
   cli.required('study')
@@ -91,7 +106,7 @@ def main() -> None:
   if f.dry_run:
     return dry_run(cells)
   cli.required('workdir')
-  workdir, part = Path(f.workdir), runner.shard(f.shard)
+  workdir, part, side_by_side = Path(f.workdir), runner.shard(f.shard), cohorts(f.cohorts)
   if f.report_only:
     runner.check(study, cells, workdir)
     rows = runner.results(study, cells, workdir)
@@ -100,7 +115,8 @@ def main() -> None:
   else:
     check(study, cells)
     runner.claim(study, cells, workdir)
-    rows = runner.run(study, cells, workdir, train_verb.run, lambda run: evaluate_verb.run(run, 'test'), part)
+    test = lambda run: evaluate_verb.run(run, 'test')
+    rows = runner.run(study, cells, workdir, train_verb.run, test, part, side_by_side)
     if rows is None:
       return
   comparison = compare.compare(study, rows, workdir)
@@ -115,5 +131,7 @@ if __name__ == '__main__':
   flags.DEFINE_string('workdir', None, 'where the study is kept')
   flags.DEFINE_boolean('dry_run', False, 'print the cells and their predicted cost, and do nothing')
   flags.DEFINE_string('shard', '1/1', 'i/n: train every n-th cell, from the i-th on, of a workdir that n machines share')
+  flags.DEFINE_string('cohorts', 'auto', 'runs that differ in seed and rate alone, trained as one program: auto (where a short '
+                      'trial shows that to be faster), off, or how many')
   flags.DEFINE_boolean('report_only', False, 'write comparison and report again from the results that are there')
   cli.run(main, __doc__)

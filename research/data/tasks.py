@@ -3,6 +3,8 @@
 import string
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from research.data import sources
 from research.data.sources import Row
 from research.errors import InputError
@@ -92,6 +94,19 @@ def make(name: str, fields: dict[str, Any]) -> Task:
   task = Task(name, splits, **{**built_in, **given})
   _check_text(task) if name == TEXT else _check(task)
   return task
+
+
+def drawn(task: Task, count: int, seed: int) -> Task:
+  """The task with `count` of its training rows, drawn by `seed`, in their order; a larger count holds a smaller one's rows.
+
+  Raises:
+    InputError: there are not so many.
+  """
+  rows = task.rows('train')
+  if not 0 < count <= len(rows):
+    raise InputError(f'task.rows={count}: must be 0 (all) or up to {len(rows)}, which task {task.name} has to train on')
+  chosen = sorted(np.random.default_rng(seed).permutation(len(rows))[:count])
+  return task._replace(splits={**task.splits, 'train': [rows[i] for i in chosen]})
 
 
 def _check_text(task: Task) -> None:

@@ -121,6 +121,18 @@ def cells(s: Study, base: dict[str, Any]) -> list[Cell]:
   return found
 
 
+ARRAYS = ('seed', 'learning_rate', 'weight_decay')      # fields of config.training that only change arrays of a step
+
+
+def alike(found: list[Cell]) -> list[list[Cell]]:
+  """The cells whose runs can be one program, together, in their order."""
+  groups: dict[str, list[Cell]] = {}
+  for cell in found:
+    rest = {**cell.config, 'training': {f: v for f, v in cell.config['training'].items() if f not in ARRAYS}}
+    groups.setdefault(json.dumps(rest, sort_keys=True), []).append(cell)
+  return [*groups.values()]
+
+
 def _set(config: dict[str, Any], field: str, value: Any, arm: str) -> None:
   group, _, name = field.partition('.')
   if name not in config.get(group, {}):

@@ -3,11 +3,13 @@
 What a cell came to stands in its own folder alone, so a study can be stopped anywhere, and several machines can share one.
 """
 
+import hashlib
 import json
+import math
 import shutil
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,20 +18,21 @@ import jax
 from research import workdir as files
 from research.errors import InputError
 from research.evaluation import metrics
+from research.studies import grid
 from research.studies.grid import Cell, Study
 from research.training.monitor import say
 
-PLAN, RESULTS, RUNS = 'plan.json', 'results.jsonl', 'runs'
+PLAN, RESULTS, RUNS, COHORTS = 'plan.json', 'results.jsonl', 'runs', 'cohorts'
 FAILED = 'failed.json'      # in the folder of a cell that ended with an error
 
 
 class Shard(NamedTuple):
-  """The part of a study's cells that one of several machines runs: number `number` of `count`, from 1."""
+  """The part of a study that one of several machines runs: number `number` of `count`, from 1."""
   number: int = 1
   count: int = 1
 
-  def holds(self, cell: int) -> bool:
-    return cell % self.count == self.number - 1
+  def holds(self, unit: int) -> bool:
+    return unit % self.count == self.number - 1
 
 
 WHOLE = Shard()
@@ -45,6 +48,12 @@ def shard(text: str) -> Shard:
   if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
     raise InputError(f'--shard={text}: must be i/n with 1 <= i <= n, such as 1/2 on one machine and 2/2 on another')
   return Shard(int(number), int(count))
+
+
+class Cohorts(NamedTuple):
+  """How cells are trained side by side (see `training.cohort`)."""
+  size: Callable[[list[dict]], dict[str, Any]]                      # configs -> {size: how many as one program, …}
+  train: Callable[[list[tuple[dict, Path, str]], Path], list]       # (jobs, where what they share is kept) -> results or errors
 
 
 def check(s: Study, cells: list[Cell], workdir: Path) -> None:
@@ -77,32 +86,35 @@ def claim(s: Study, cells: list[Cell], workdir: Path) -> None:
 
 
 def run(s: Study, cells: list[Cell], workdir: Path, train: Callable[[dict, Path, str], dict],
-        test: Callable[[Path], dict], part: Shard = WHOLE) -> list[dict[str, Any]] | None:
+        test: Callable[[Path], dict], part: Shard = WHOLE, cohorts: Cohorts | None = None) -> list[dict[str, Any]] | None:
   """Every cell trained, the chosen ones tested; finished work is not done again, and a broken cell stops no other.
 
   Args:
     train: (config, workdir, label) -> result; test: workdir -> result, with test metrics.
-    part: of the cells, those that are trained here; whoever ends last chooses and tests.
+    part: of the cells (or cohorts of them), those that are trained here; whoever ends last chooses and tests.
+    cohorts: None: every cell is trained alone.
   Returns:
     The lines of results.jsonl; None where cells of other shards are still to be trained.
   """
   began = time.monotonic()
-  for number, cell in enumerate(cells):
+  labels = {cell.key: f'[{number}/{len(cells)}] {cell.key.rsplit("-", 1)[0]}' for number, cell in enumerate(cells, 1)}
+  for number, unit in enumerate(_units(cells, workdir, cohorts)):
     if not part.holds(number):
       continue
-    folder, label = workdir / RUNS / cell.key, f'[{number + 1}/{len(cells)}] {cell.key.rsplit("-", 1)[0]}'
-    if (folder / files.RESULT).exists():
-      say(f'{label} is finished already')
-    else:
-      (folder / FAILED).unlink(missing_ok=True)                  # it is tried again
-      try:
-        train(cell.config, folder, label)
-      except (InputError, jax.errors.JaxRuntimeError) as e:      # the latter: out of memory, as a rule
-        files.write_json(folder / FAILED, {'error': str(e)})
-        say(f'{label} failed: {e}')
+    jobs = []
+    for cell in unit:
+      folder = workdir / RUNS / cell.key
+      if (folder / files.RESULT).exists():
+        say(f'{labels[cell.key]} is finished already')
+      else:
+        (folder / FAILED).unlink(missing_ok=True)                # it is tried again
+        jobs.append((cell.config, folder, labels[cell.key]))
+    _train(jobs, workdir, train, cohorts)
+    for cell in unit:
+      # A cell that has ended is not gone on with; the optimiser's state is most of a checkpoint's bytes.
+      shutil.rmtree(workdir / RUNS / cell.key / files.CHECKPOINTS / 'latest', ignore_errors=True)
+    if jobs:
       files.write_jsonl(workdir / RESULTS, results(s, cells, workdir))
-    # A cell that has ended is not gone on with; the optimiser's state is most of a checkpoint's bytes.
-    shutil.rmtree(folder / files.CHECKPOINTS / 'latest', ignore_errors=True)
   rows = results(s, cells, workdir)
   if len(rows) < len(cells):
     say(f'study: shard {part.number} of {part.count} done, {time.monotonic() - began:.0f} s; {len(cells) - len(rows)} cells of '
@@ -114,6 +126,52 @@ def run(s: Study, cells: list[Cell], workdir: Path, train: Callable[[dict, Path,
   files.write_jsonl(workdir / RESULTS, rows)
   say(f'study: all {len(cells)} cells done, {time.monotonic() - began:.0f} s')
   return rows
+
+
+def _units(cells: list[Cell], workdir: Path, cohorts: Cohorts | None) -> Iterator[list[Cell]]:
+  """The cells in parts that are trained one after the other; how many make one is decided once for a study's folder."""
+  if cohorts is None:
+    yield from ([cell] for cell in cells)
+    return
+  for group in grid.alike(cells):
+    size = 1
+    if len(group) > 1:
+      decided = workdir / COHORTS / f'{_digest(c.key for c in group)}.json'
+      if not decided.exists():
+        try:
+          choice = cohorts.size([c.config for c in group])
+        except (InputError, jax.errors.JaxRuntimeError) as e:      # which is told where the cell is trained
+          choice = {'size': 1, 'because': str(e)}
+        files.write_once(decided, json.dumps({**choice, 'cells': [c.key for c in group]}, indent=2))
+      size = files.read_json(decided)['size']
+    each = math.ceil(len(group) / math.ceil(len(group) / size))
+    yield from (group[i:i + each] for i in range(0, len(group), each))
+
+
+def _train(jobs: list[tuple[dict, Path, str]], workdir: Path, train: Callable, cohorts: Cohorts | None) -> None:
+  """Trains cells, side by side where there are several; why one failed is left in its folder."""
+  found: list[Any] = [None] * len(jobs)
+  if len(jobs) > 1:
+    latest = workdir / COHORTS / _digest(folder.name for _, folder, _ in jobs)
+    try:
+      found = cohorts.train(jobs, latest)
+    except (InputError, jax.errors.JaxRuntimeError) as e:          # the latter: out of memory, as a rule
+      say(f'{jobs[0][2]} and {len(jobs) - 1} more cannot be trained together ({e}); now one after the other')
+    shutil.rmtree(latest, ignore_errors=True)
+  for (config, folder, label), result in zip(jobs, found):
+    error = result if isinstance(result, InputError) else None
+    if result is None:
+      try:
+        train(config, folder, label)
+      except (InputError, jax.errors.JaxRuntimeError) as e:
+        error = e
+    if error:
+      files.write_json(folder / FAILED, {'error': str(error)})
+      say(f'{label} failed: {error}')
+
+
+def _digest(keys: Iterable[str]) -> str:
+  return hashlib.sha256('\n'.join(keys).encode()).hexdigest()[:8]
 
 
 def results(s: Study, cells: list[Cell], workdir: Path) -> list[dict[str, Any]]:

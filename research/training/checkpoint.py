@@ -5,6 +5,7 @@ What does not learn is in neither: a record beside the arrays names the base by 
 and is compared before anything is restored.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +49,16 @@ class Checkpoints:
   def save_best(self, step: int, trainable: Tree) -> None:
     self._save('best', step, tree.leaves(trainable))
 
-  def save_latest(self, state: TrainState) -> None:
-    """Saves what to go on from, after the best so far is whole: a run that goes on from here does not reach it again."""
-    if 'best' in self._managers:
-      self._managers['best'].wait_until_finished()
-    self._save('latest', int(state.step), _state_leaves(state))
+  def save_latest(self, state: TrainState, members: Sequence['Checkpoints'] = ()) -> None:
+    """Saves what to go on from, after the best so far is whole: a run that goes on from here does not reach it again.
+
+    Args:
+      members: of a cohort, whose best ones are meant too.
+    """
+    for one in (self, *members):
+      if 'best' in one._managers:
+        one._managers['best'].wait_until_finished()
+    self._save('latest', int(np.max(state.step)), _state_leaves(state))
 
   def _save(self, kind: str, step: int, named: dict[str, Any]) -> None:
     manager = self._manager(kind)

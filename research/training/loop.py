@@ -4,7 +4,7 @@ import math
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,14 +14,14 @@ import jax
 import numpy as np
 import optax
 
-from research import tree
 from research.errors import InputError
 from research.models.transformer import Model
+from research.training import cohort
 from research.training import compile as compilation
 from research.training.checkpoint import Checkpoints
 from research.training.monitor import Monitor, ProgressLine, say
 from research.training.optim import shape
-from research.training.steps import TrainState, train_step
+from research.training.steps import TrainState
 from research.tree import Tree
 
 
@@ -59,12 +59,13 @@ class Cost(NamedTuple):
   """What a run's training took: tokens, FLOPs and steps over all its restarts, the rest as far as its lines tell."""
   train_tokens: int = 0             # targets
   train_flops: float = 0.0          # of matrix products
-  train_seconds: float = 0.0        # in steps
+  train_seconds: float = 0.0        # in steps; in a cohort this and the other times are a member's share
   input_seconds: float = 0.0        # of train_seconds: waiting for a batch
   evaluation_seconds: float = 0.0   # between steps; not the last one's, of the step that is kept
   checkpoint_seconds: float = 0.0   # that the run waited for; the rest is written beside it
   compile_seconds: float = 0.0      # of the training step, in this process
-  peak_bytes: int = 0               # arguments, results and temporaries of the step
+  peak_bytes: int = 0               # arguments, results and temporaries of the step, of all members
+  cohort_size: int = 1              # members that were trained as one program
 
 
 class Outcome(NamedTuple):
@@ -75,29 +76,66 @@ class Outcome(NamedTuple):
   cost: Cost
 
 
-def train(model: Model, state: TrainState, frozen: Tree, tx: optax.GradientTransformation,
-          batch_of: Callable[[int], dict[str, np.ndarray]], evaluate: Callable[[int, Tree], dict[str, float]] | None, *,
-          label: str, steps: int, eval_every: int, checkpoint_every: int, log_every: int, best_metric: str,
-          higher_is_better: bool, patience: int, label_smoothing: float, schedule: str, warmup: int, learning_rate: float,
-          checkpoints: Checkpoints, monitor: Monitor, profile: Path | None = None) -> Outcome:
-  """Trains to the end, from wherever `checkpoints` has got to.
+class Member:
+  """One run, by itself or in a cohort: what it learns from, where it writes, and the book of what it came to so far."""
+
+  def __init__(self, label: str, batch_of: Callable[[int], dict[str, np.ndarray]],
+               evaluate: Callable[[int, Tree], dict[str, float]] | None, learning_rate: float, checkpoints: Checkpoints,
+               monitor: Monitor):
+    """
+    Args:
+      batch_of: step number -> batch (see `data.batches.TrainingBatches`).
+      evaluate: (step, variables) -> validation metrics, `valid/loss` among them; None where there is no validation split.
+      learning_rate: only to log the rate of each step.
+      checkpoints: of its best step.
+    """
+    self.label, self.batch_of, self.evaluate, self.learning_rate = label, batch_of, evaluate, learning_rate
+    self.checkpoints, self.monitor = checkpoints, monitor
+    self.error: InputError | None = None            # why it ended before its time; the others go on
+
+  def write(self, rows: list[dict[str, float]]) -> None:
+    """Adds lines to the book; one that is not finite ends the run."""
+    for row in rows:
+      for name, what in (('train/loss', 'loss'), ('valid/loss', 'validation loss')):
+        if not math.isfinite(row.get(name, 0.0)):
+          self.error = InputError(f'{self.label}: training diverged: the {what} of step {row["step"]} is not finite; lower '
+                                  f'training.learning_rate (now {self.learning_rate:g})')
+          return
+    self.monitor.write(rows)
+
+  @property
+  def taken(self) -> int:
+    """Steps in the book."""
+    return self.monitor.history[-1]['step'] if self.monitor.history else 0
+
+
+def train(model: Model, state: TrainState, frozen: Tree | cohort.Frozen, tx: optax.GradientTransformation,
+          members: Sequence[Member], latest: Checkpoints, *, label: str, steps: int, eval_every: int, checkpoint_every: int,
+          log_every: int, best_metric: str, higher_is_better: bool, patience: int, label_smoothing: float, schedule: str,
+          warmup: int, profile: Path | None = None) -> list[Outcome | InputError]:
+  """Trains a run, or the members of a cohort side by side, to the end, from wherever `latest` has got to.
 
   Args:
-    batch_of: step number -> batch (see `data.batches.TrainingBatches`).
-    evaluate: (step, variables) -> validation metrics, `valid/loss` among them; None where there is no validation split.
+    state, frozen: as `cohort.together` gives them for the members.
+    latest: where the state of all is kept to go on from.
+    label: of the progress line.
     eval_every: steps between evaluations; one more comes at the end. checkpoint_every: steps between checkpoints to go
       on from, or 0 for none. log_every: steps between looks at the device.
     best_metric, higher_is_better: what `evaluate` gives that says which step is best; of equal ones the first is.
-    patience: evaluations without a new best one before the run ends early, or 0 for no early end.
-    schedule, warmup, learning_rate: only to log the rate of each step.
+    patience: evaluations without a new best one before a run ends early, or 0 for no early end.
+    schedule, warmup: only to log the rate of each step.
     profile: where a trace of some steps is written, for TensorBoard; None: nowhere.
+  Returns:
+    What each member came to, or why it diverged. A member that has ended keeps its place until all have; of the time that
+    the cohort takes each member is told its share.
   Raises:
     Stopped: a signal came; everything up to the last whole step is saved.
   """
-  restored = checkpoints.restore_latest(state)
+  restored = latest.restore_latest(state)
   state = state if restored is None else restored
-  step = int(state.step)
-  monitor.start(None if restored is None else step)
+  step = int(np.max(state.step))                    # all members have taken as many
+  for m in members:
+    m.monitor.start(None if restored is None else step)
   if restored is not None:
     say(f'{label}: goes on after step {step}')
   rate = shape(schedule, warmup, steps)
@@ -109,47 +147,51 @@ def train(model: Model, state: TrainState, frozen: Tree, tx: optax.GradientTrans
   def timed(what: str):
     began = time.perf_counter()
     yield
-    spent[f'{what}_seconds'] += time.perf_counter() - began
+    spent[f'{what}_seconds'] += (time.perf_counter() - began) / len(members)
 
-  def flush(extra: dict[str, float]) -> None:
-    """Writes the lines of the waiting steps, which share what they took; `extra` goes to the last one's."""
-    fetched = jax.device_get([metrics for _, metrics in waiting])
+  def flush(found: dict[Member, dict[str, float]]) -> None:
+    """Writes the lines of the waiting steps, which share what they took; what was `found` goes to the last one's."""
+    fetched = [(s, {name: np.reshape(x, -1) for name, x in metrics.items()}) for s, metrics in jax.device_get(waiting)]
     seconds = spent.pop('step_seconds') / len(waiting)
-    rows = [{'step': s, 'train/loss': float(m['loss']), 'train/tokens': int(m['tokens']),
-             'grad_norm': float(m['grad_norm']), 'learning_rate': learning_rate * float(rate(s - 1)),
-             'tokens_per_second': float(m['tokens']) / seconds, 'seconds': seconds}
-            for (s, _), m in zip(waiting, fetched)]
-    broken = [r['step'] for r in rows if not math.isfinite(r['train/loss'])]
-    if broken:
-      raise InputError(f'{label}: training diverged: the loss of step {broken[0]} is not finite; lower '
-                       f'training.learning_rate (now {learning_rate:g})')
-    progress.update(rows[-1]['step'], f'loss {np.mean([r["train/loss"] for r in rows]):.4f}  '
-                                      f'{rows[-1]["tokens_per_second"]:,.0f} target tok/s')
     waiting.clear()
-    rows[-1] |= extra | spent
+    for number, m in enumerate(members):
+      rows = [{'step': s, 'train/loss': float(x['loss'][number]), 'train/tokens': int(x['tokens'][number]),
+               'grad_norm': float(x['grad_norm'][number]), 'learning_rate': m.learning_rate * float(rate(s - 1)),
+               'tokens_per_second': float(x['tokens'][number]) / seconds, 'seconds': seconds} for s, x in fetched]
+      rows[-1] |= found.get(m, {}) | spent
+      if not ended(m):
+        m.write(rows)
     spent.clear()
-    if not math.isfinite(extra.get('valid/loss', 0.0)):
-      raise InputError(f'{label}: training diverged: the validation loss of step {rows[-1]["step"]} is not finite; lower '
-                       f'training.learning_rate (now {learning_rate:g})')
-    monitor.write(rows)
+    losses, tokens = (np.concatenate([x[name] for _, x in fetched]) for name in ('loss', 'tokens'))
+    progress.update(step, f'loss {losses.mean():.4f}  {tokens.mean() / seconds:,.0f} target tok/s')
 
-  def evaluations() -> list[tuple[float, int]]:
+  def evaluations(m: Member) -> list[tuple[float, int]]:
     """(cost, step) of each so far: the least is the best."""
     sign = -1 if higher_is_better else 1
-    return [(sign * r[best_metric], r['step']) for r in monitor.history if best_metric in r]
+    return [(sign * r[best_metric], r['step']) for r in m.monitor.history if best_metric in r]
+
+  def ended(m: Member) -> bool:
+    return m.error is not None or m.taken >= steps or _exhausted(evaluations(m), patience)
 
   def executable_for(batch) -> compilation.Executable:
-    return compilation.compiled(train_step, state, frozen, batch, donate=(0,), model=model, tx=tx,
+    return compilation.compiled(cohort.step_for(frozen), state, frozen, batch, donate=(0,), model=model, tx=tx,
                                 label_smoothing=label_smoothing)
 
+  def batch_of(step: int) -> dict[str, np.ndarray]:
+    return cohort.batch([m.batch_of(step) for m in members])
+
+  def save_latest() -> None:
+    latest.save_latest(state, [m.checkpoints for m in members])
+
+  validates = members[0].evaluate is not None
   progress = ProgressLine(label, steps, step)
   trace = Trace(profile, after=step + 1)                    # the step that compiles is not in it
   try:
     with Interrupts() as interrupts, ThreadPoolExecutor(1, 'input') as input_thread:
       ahead = lambda step: input_thread.submit(lambda: jax.device_put(batch_of(step))) if step < steps else None
       coming = ahead(step)
-      ended = step >= steps or _exhausted(evaluations(), patience)
-      while not ended:
+      over = all(map(ended, members))
+      while not over:
         with timed('step'), timed('input'):
           batch = coming.result()
         coming = ahead(step + 1)                            # made while the device is busy
@@ -159,7 +201,7 @@ def train(model: Model, state: TrainState, frozen: Tree, tx: optax.GradientTrans
           step += 1
           waiting.append((step, metrics))
           asked, last = interrupts.asked, step == steps
-          at_evaluation = evaluate is not None and (step % eval_every == 0 or last)
+          at_evaluation = validates and (step % eval_every == 0 or last)
           at_checkpoint = bool(checkpoint_every) and (step % checkpoint_every == 0 or last)
           look = at_evaluation or at_checkpoint or asked or last or step % log_every == 0
           if look or trace.borders(step):
@@ -169,41 +211,53 @@ def train(model: Model, state: TrainState, frozen: Tree, tx: optax.GradientTrans
           found = {}
           if at_evaluation:
             with timed('evaluation'):
-              found = evaluate(step, tree.join(state.trainable, frozen))
+              found = {m: m.evaluate(step, cohort.variables(number, state.trainable, frozen))
+                       for number, m in enumerate(members) if not ended(m)}
           flush(found)
           with timed('checkpoint'):
-            if at_evaluation and min(evaluations())[1] == step:
-              checkpoints.save_best(step, state.trainable)
-            if at_checkpoint or asked:
-              checkpoints.save_latest(state)
-          ended = last or _exhausted(evaluations(), patience)
+            for number, m in enumerate(members):
+              if m in found and not m.error and min(evaluations(m))[1] == step:
+                m.checkpoints.save_best(step, cohort.member(number, state.trainable, frozen))
+            over = all(map(ended, members))
+            if asked or (at_checkpoint and not all(m.error for m in members)):
+              save_latest()
         if asked:
           raise Stopped(asked)
-      if evaluate is None and step:
+      if not validates and step:
         with timed('checkpoint'):
-          checkpoints.save_best(step, state.trainable)
+          for number, m in enumerate(members):
+            if not m.error:
+              m.checkpoints.save_best(step, cohort.member(number, state.trainable, frozen))
       if interrupts.asked:                                  # during the last evaluation
-        checkpoints.save_latest(state)
+        save_latest()
         raise Stopped(interrupts.asked)
   finally:
     progress.close()
     with timed('checkpoint'):
-      checkpoints.wait()
+      for m in members:
+        m.checkpoints.wait()
+      latest.wait()
     trace.close()
-  total = lambda name: sum(r.get(name, 0) for r in monitor.history) + spent[name]
-  cost = Cost(train_tokens=total('train/tokens'), train_seconds=total('seconds'), input_seconds=total('input_seconds'),
-              evaluation_seconds=total('evaluation_seconds'), checkpoint_seconds=total('checkpoint_seconds'),
-              compile_seconds=compilation.seconds_spent() - compiled_before)
-  if step:
-    executable = executable_for(batch_of(0))
-    cost = cost._replace(train_flops=executable.flops * step, peak_bytes=executable.peak_bytes)
-  found = evaluations()
-  best = min(found)[1] if found else step
-  if checkpoints.step('best') not in (None, best):        # only where a step run twice gives two results
-    raise RuntimeError(f'{label}: the best checkpoint is of step {checkpoints.step("best")}, but metrics.jsonl says {best}: '
-                       'this device does not repeat its results; train again in another workdir')
-  trainable = state.trainable if best == step else checkpoints.restore_best(state.trainable)
-  return Outcome(best, step, trainable, cost)
+  compile_seconds = compilation.seconds_spent() - compiled_before
+  executable = executable_for(batch_of(0)) if step else None
+
+  def outcome(number: int, m: Member) -> Outcome | InputError:
+    if m.error:
+      return m.error
+    total = lambda name: sum(r.get(name, 0) for r in m.monitor.history) + spent[name]
+    cost = Cost(train_tokens=total('train/tokens'), train_seconds=total('seconds'), input_seconds=total('input_seconds'),
+                evaluation_seconds=total('evaluation_seconds'), checkpoint_seconds=total('checkpoint_seconds'),
+                compile_seconds=compile_seconds / len(members), cohort_size=len(members))
+    if executable:
+      cost = cost._replace(train_flops=executable.flops / len(members) * m.taken, peak_bytes=executable.peak_bytes)
+    found = evaluations(m)
+    best = min(found)[1] if found else m.taken
+    if m.checkpoints.step('best') not in (None, best):    # only where a step run twice gives two results
+      raise RuntimeError(f'{m.label}: the best checkpoint is of step {m.checkpoints.step("best")}, but metrics.jsonl says '
+                         f'{best}: this device does not repeat its results; train again in another workdir')
+    trainable = cohort.member(number, state.trainable, frozen)
+    return Outcome(best, m.taken, trainable if best == step else m.checkpoints.restore_best(trainable), cost)
+  return [outcome(number, m) for number, m in enumerate(members)]
 
 
 class Trace:

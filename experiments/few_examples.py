@@ -1,0 +1,29 @@
+"""From how many examples on does training beat showing them in the prompt?
+
+    python -m research.train --config=configs/pretrain.py:random:llama-small --workdir=runs/pretrained-llama
+    python -m research.export --workdir=runs/pretrained-llama --output=models/llama-texts
+    python -m research.study --study=experiments/few_examples.py --workdir=runs/few_examples
+
+Full fine-tuning and LoRA learn from 16, 64, 256 and 1,024 reviews that the seed draws; few-shot prompting has as many
+demonstrations as serve it best, of all. `few_examples.py:gpu` is SmolLM2-135M, which has learned to read demonstrations.
+"""
+
+COUNTS = (16, 64, 256, 1024)
+
+
+def get_study(variant=''):
+  rates = {'': {'full': (3e-4, 1e-3), 'lora': (3e-3, 1e-2)}, 'gpu': {'full': (3e-5, 1e-4), 'lora': (3e-4, 1e-3)}}[variant]
+  learned = {f'{name}_{count}': {'strategy': {'name': name}, 'grid': {'task.rows': (count,), 'training.learning_rate': of_name}}
+             for name, of_name in rates.items() for count in COUNTS}
+  return {
+      'question': 'From how many examples on does training beat showing them in the prompt?',
+      'base': {'': 'configs/llama.py:models/llama-texts', 'gpu': 'configs/quickstart.py'}[variant],
+      'tasks': ('domain',),
+      'arms': {'few_shot': {'strategy': {'name': 'few_shot'}, 'grid': {'strategy.shots': (0, 4, 8)}}, **learned},
+      'seeds': (0, 1, 2),
+      'budget': {'steps': 60, 'batch_size': 16, 'eval_every': 15, 'checkpoint_every': 0},
+      'select': 'valid/accuracy',
+      'report': 'test/accuracy',
+      'baseline': 'few_shot',
+      'margin': 0.02,
+  }

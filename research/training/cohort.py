@@ -1,0 +1,118 @@
+"""Several runs as one program: the same step, mapped over members that differ in nothing but arrays.
+
+Members have a seed, a learning rate and a weight decay of their own, and what follows from them: initial values, order of the
+data, dropout. What does not learn is one array for all wherever it is the same in all: the base is there once, and a product
+with it reads it once for all members. A cohort of one is the run itself: nothing is stacked; its step is `steps.train_step`.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from research import tree
+from research.models.transformer import Batch
+from research.training import steps
+from research.training.compile import compiled
+from research.training.steps import Metrics, TrainState
+from research.tree import Tree
+
+
+class Frozen(NamedTuple):
+  """What does not learn in a cohort: two trees of one shape, None where the leaf is in the other one."""
+  shared: Tree     # the same for all
+  own: Tree        # with a leading axis of members
+
+
+def together(states: Sequence[TrainState], frozen: Sequence[Tree]) -> tuple[TrainState, Tree | Frozen]:
+  """The members' states on a leading axis, and what does not learn in any of them."""
+  if len(states) == 1:
+    return states[0], frozen[0]
+  alike = [all(other is first or bool(jnp.array_equal(other, first)) for other in others)
+           for first, *others in zip(*map(jax.tree.leaves, frozen), strict=True)]
+  structure = jax.tree.structure(frozen[0])
+  shared = [first if same else None for first, same in zip(jax.tree.leaves(frozen[0]), alike)]
+  own = [None if same else jnp.stack(xs) for xs, same in zip(zip(*map(jax.tree.leaves, frozen)), alike)]
+  return jax.tree.map(lambda *xs: jnp.stack(xs), *states), Frozen(structure.unflatten(shared), structure.unflatten(own))
+
+
+def train_step(state: TrainState, frozen: Frozen, batch: Batch, **static: Any) -> tuple[TrainState, Metrics]:
+  """`steps.train_step` for every member: each array of state, batch and metrics has a leading axis of members."""
+  def one(state, own, batch):
+    return steps.train_step(state, tree.join(frozen.shared, own), batch, **static)
+  return jax.vmap(one)(state, frozen.own, batch)
+
+
+def step_for(frozen: Tree | Frozen) -> Callable[..., tuple[TrainState, Metrics]]:
+  """The step of a run, or of a cohort."""
+  return train_step if isinstance(frozen, Frozen) else steps.train_step
+
+
+def member(number: int, x: Tree, frozen: Tree | Frozen) -> Tree:
+  """What member `number` has of a cohort's arrays; of a run's, all."""
+  return jax.tree.map(lambda leaf: leaf[number], x) if isinstance(frozen, Frozen) else x
+
+
+def variables(number: int, trainable: Tree, frozen: Tree | Frozen) -> Tree:
+  """The variables of member `number`."""
+  if not isinstance(frozen, Frozen):
+    return tree.join(trainable, frozen)
+  return tree.join(member(number, trainable, frozen), frozen.shared, member(number, frozen.own, frozen))
+
+
+def batch(members: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+  """The members' batches on a leading axis, filled up with padding to one shape."""
+  if len(members) == 1:
+    return members[0]
+
+  def stacked(arrays):
+    shape = np.max([x.shape for x in arrays], axis=0)
+    return np.stack([np.pad(x, [(0, most - has) for most, has in zip(shape, x.shape)]) for x in arrays])
+  return {field: stacked([one[field] for one in members]) for field in members[0]}
+
+
+class Trial(NamedTuple):
+  """What was found about training runs side by side."""
+  size: int              # how many to train as one program
+  alone: float = 0.0     # seconds of a step of one run
+  together: float = 0.0  # seconds of a step of all `tried`
+  tried: int = 1
+
+
+def trial(begin: Callable[[int], tuple[TrainState, Tree]], batches: Sequence[dict[str, np.ndarray]], memory: int,
+          **static: Any) -> Trial:
+  """How many runs to train as one program: as many as fit in memory, where that is faster than one after the other.
+
+  Args:
+    begin: number of a run -> its state and what does not learn. batches: the first one of each run.
+    memory: bytes that there are. static: the step's.
+  """
+  def side(count):
+    begun = [begin(number) for number in range(count)]
+    state, frozen = together([state for state, _ in begun], [one for _, one in begun])
+    given = batch(batches[:count])
+    return state, frozen, given, compiled(step_for(frozen), state, frozen, given, donate=(0,), **static)
+
+  def seconds(side):
+    state, frozen, given, call = side
+    began = time.perf_counter()
+    state, metrics = call(state, frozen, given)
+    jax.block_until_ready(metrics)
+    return (state, frozen, given, call), time.perf_counter() - began
+
+  alone = side(1)
+  of_each = alone[3].peak_bytes - tree.nbytes(alone[1])        # the base is there once
+  count = min(len(batches), 1 + max(0, memory - alone[3].peak_bytes) // max(1, of_each))
+  if count == 1:
+    return Trial(1)
+  all_of_them = side(count)
+  times = []
+  for _ in range(3):                                           # by turns; the first does not count
+    alone, one = seconds(alone)
+    all_of_them, many = seconds(all_of_them)
+    times.append((one, many))
+  one, many = (min(of_side) for of_side in zip(*times[1:]))
+  return Trial(count if many < count * one else 1, one, many, count)

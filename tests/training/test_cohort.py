@@ -1,0 +1,161 @@
+"""Several runs as one program come to what each would come to alone."""
+
+import json
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from small import config, start, without_times
+
+from experiments.benchmarks import sides
+from research import experiment, study, train, tree
+from research.errors import InputError
+from research.strategies import table
+from research.training import cohort
+from research.training.loop import Stopped
+from research.training.monitor import Monitor
+
+RATES, SEEDS = (3e-4, 1e-3), (0, 1, 2)      # at which the loss falls smoothly
+
+
+def read(workdir):
+  return [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+
+
+def jobs(configs, folder):
+  return [(one, folder / str(number), str(number)) for number, one in enumerate(configs)]
+
+
+def six(**fields):
+  return [config(training__learning_rate=rate, training__seed=seed, training__steps=20, training__eval_every=5, **fields)
+          for rate in RATES for seed in SEEDS]
+
+
+def learned(made, workdir):
+  return tree.leaves(experiment.learned(workdir, experiment.assemble(made)))
+
+
+@pytest.mark.parametrize('fields', [
+    {'strategy__name': 'lora', 'strategy__dropout': 0.1},
+    {'strategy__name': 'full', 'strategy__rank': None, 'training__microbatches': 2},
+    {'strategy__name': 'vera', 'strategy__rank': 8, 'model__source': 'random:t5-tiny'},      # draws what does not learn
+], ids=lambda fields: fields['strategy__name'])
+def test_a_cohort_of_six_equals_six_runs(fields, tmp_path):
+  """Losses within 1e-5 over 20 steps, the same best step, the same predictions, and what was learned."""
+  configs = six(**fields)
+  together = train.together(jobs(configs, tmp_path / 'cohort'), tmp_path / 'latest')
+  for number, (made, found) in enumerate(zip(configs, together)):
+    alone = train.run(made, tmp_path / 'alone' / str(number))
+    here, there = tmp_path / 'cohort' / str(number), tmp_path / 'alone' / str(number)
+    for a, b in zip(read(here), read(there), strict=True):
+      assert a.keys() == b.keys()
+      for name in ('train/loss', 'valid/loss', 'learning_rate', 'train/tokens'):
+        assert a.get(name) == pytest.approx(b.get(name), rel=1e-5), (number, a['step'], name)
+    losses = [line['train/loss'] for line in read(there)]
+    assert np.mean(losses[-5:]) < np.mean(losses[:5])
+    assert found['best_step'] == alone['best_step'] and found['steps'] == alone['steps'] == 20
+    assert found['metrics'] == pytest.approx(alone['metrics'], rel=1e-5)
+    assert (found['cost']['cohort_size'], alone['cost']['cohort_size']) == (6, 1)
+    assert found['cost']['train_flops'] == pytest.approx(alone['cost']['train_flops'], rel=0.01)
+    of_alone = learned(made, there)
+    for name, x in learned(made, here).items():
+      np.testing.assert_allclose(x, of_alone[name], atol=1e-4, err_msg=name)
+
+
+def test_what_is_the_same_in_all_is_there_once():
+  loaded = sides.model('random:llama-tiny', 'vera', 'float32', 'scanned')
+  begun = [start(loaded, table.make('vera', {}), seed=seed) for seed in (0, 1, 1)]
+  state, frozen = cohort.together([s for s, _, _ in begun], [f for _, f, _ in begun])
+  assert all(x is y for x, y in zip(jax.tree.leaves(frozen.shared['params']), jax.tree.leaves(begun[0][1]['params'])))
+  own = tree.leaves(frozen.own)
+  assert own and all(x.shape[0] == 3 and 'fixed' in name for name, x in own.items())
+  for number, (one, fixed, _) in enumerate(begun):
+    variables = tree.leaves(cohort.variables(number, state.trainable, frozen))
+    jax.tree.map(np.testing.assert_array_equal, variables, tree.leaves(tree.join(one.trainable, fixed)))
+
+
+def test_batches_of_different_shapes_are_filled_up_with_padding():
+  short, long = ({'tokens': np.ones((1, lines, 4), np.int32)} for lines in (2, 3))
+  found = cohort.batch([short, long])['tokens']
+  assert found.shape == (2, 1, 3, 4) and not found[0, 0, 2].any() and found[1].all()
+  assert cohort.batch([short]) is short
+
+
+def test_a_member_that_diverges_stops_no_other(tmp_path):
+  rates = (1e-3, 1e30)
+  configs = [config(training__learning_rate=rate, training__clip=0.0, training__steps=6) for rate in rates]
+  whole, broken = train.together(jobs(configs, tmp_path), tmp_path / 'latest')
+  assert isinstance(broken, InputError) and 'training diverged' in str(broken) and '1e+30' in str(broken)
+  alone = train.run(configs[0], tmp_path / 'alone')
+  assert whole['metrics'] == pytest.approx(alone['metrics'], rel=1e-5) and whole['steps'] == 6
+  assert not (tmp_path / '1' / 'result.json').exists()
+
+
+def test_a_member_that_stops_early_keeps_what_it_had(tmp_path):
+  """At the high rate validation gets worse soon, at the low one it improves to the end."""
+  fields = {'training__patience': 1, 'training__steps': 12, 'training__schedule': 'constant', 'training__warmup': 0.0}
+  configs = [config(training__learning_rate=rate, **fields) for rate in (1e-5, 0.3)]
+  found = train.together(jobs(configs, tmp_path), tmp_path / 'latest')
+  alone = [train.run(made, tmp_path / f'alone-{number}') for number, made in enumerate(configs)]
+  assert [r['steps'] for r in found] == [r['steps'] for r in alone] and found[1]['steps'] < found[0]['steps'] == 12
+  for number, made in enumerate(configs):
+    expected = learned(made, tmp_path / f'alone-{number}')
+    for name, x in learned(made, tmp_path / str(number)).items():
+      np.testing.assert_allclose(x, expected[name], rtol=1e-3, atol=1e-4, err_msg=name)
+
+
+def test_a_cohort_that_was_stopped_goes_on_bit_for_bit(tmp_path, monkeypatch):
+  configs = six()[:3]
+  undisturbed = train.together(jobs(configs, tmp_path / 'a'), tmp_path / 'latest-a')
+  write = Monitor.write
+
+  def writing(self, lines):
+    write(self, lines)
+    if lines[-1]['step'] == 7:
+      signal.raise_signal(signal.SIGTERM)
+  monkeypatch.setattr(Monitor, 'write', writing)
+  with pytest.raises(Stopped):
+    train.together(jobs([{**c, 'training': {**c['training'], 'log_every': 1}} for c in configs], tmp_path / 'b'),
+                   tmp_path / 'latest-b')
+  monkeypatch.undo()
+  again = train.together(jobs([{**c, 'training': {**c['training'], 'log_every': 1}} for c in configs], tmp_path / 'b'),
+                         tmp_path / 'latest-b')
+  assert without_times(again) == without_times(undisturbed)
+  for number, made in enumerate(configs):
+    expected = learned(made, tmp_path / 'a' / str(number))
+    for name, x in learned(made, tmp_path / 'b' / str(number)).items():
+      np.testing.assert_array_equal(x, expected[name], err_msg=name)
+
+
+def test_what_does_not_fit_in_memory_is_trained_alone():
+  loaded = sides.model('random:llama-tiny', 'lora', 'float32', 'scanned')
+  begin = lambda number: start(loaded, table.make('lora', {}), seed=number)[:2]
+  tx = start(loaded, table.make('lora', {}))[2]
+  given = [sides.tokens(loaded, 1, 32, seed=number) for number in range(4)]
+  static = {'model': loaded.model, 'tx': tx}
+  assert cohort.trial(begin, given, 0, **static) == cohort.Trial(1)
+  found = cohort.trial(begin, given, 2 ** 40, **static)
+  assert found.tried == 4 and found.size == (4 if found.together < 4 * found.alone else 1)
+  one = cohort.trial(begin, given[:1], 2 ** 40, **static)
+  assert one.size == 1
+
+
+@pytest.mark.parametrize('text', ['0', '-2', 'many', '1.5'])
+def test_a_number_of_members_that_is_none_is_refused(text):
+  with pytest.raises(InputError, match='must be auto, off, or how many'):
+    study.cohorts(text)
+
+
+def test_members_take_the_steps_of_their_own_keys():
+  """Dropout and data differ between seeds: two members of one seed learn the same, two seeds do not."""
+  loaded = sides.model('random:llama-tiny', 'lora', 'float32', 'scanned')
+  row = table.make('lora', {'dropout': 0.5})
+  begun = [start(loaded, row, seed=seed) for seed in (0, 0, 1)]
+  state, frozen = cohort.together([s for s, _, _ in begun], [f for _, f, _ in begun])
+  batch = cohort.batch([sides.tokens(loaded, 1, 16)] * 3)
+  state, _ = jax.jit(lambda s, b: cohort.train_step(s, frozen, b, model=loaded.model, tx=begun[0][2]))(state, batch)
+  b = tree.leaves(state.trainable)
+  assert all(jnp.array_equal(x[0], x[1]) for x in b.values())
+  assert any(not jnp.array_equal(x[0], x[2]) for x in b.values())
