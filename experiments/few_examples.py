@@ -13,7 +13,7 @@ COUNTS = (16, 64, 256, 1024)
 
 def get_study(variant=''):
   rates = {'': {'full': (3e-4, 1e-3), 'lora': (3e-3, 1e-2)}, 'gpu': {'full': (3e-5, 1e-4), 'lora': (3e-4, 1e-3)}}[variant]
-  learned = {f'{name}_{count}': {'strategy': {'name': name}, 'grid': {'task.rows': (count,), 'training.learning_rate': of_name}}
+  learned = {f'{name}_{count}': {'strategy': {'name': name}, 'grid': {'training.learning_rate': of_name, 'task.rows': (count,)}}
              for name, of_name in rates.items() for count in COUNTS}
   return {
       'question': 'From how many examples on does training beat showing them in the prompt?',

@@ -5,7 +5,7 @@
     python -m research.study --study=experiments/learning_rates.py --workdir=runs/learning_rates
 
 So says "LoRA Without Regret" (Schulman et al., Thinking Machines Lab, 2025). Each arm has the same grid of seven rates, a
-factor of about 3 apart, and two seeds; the rate is chosen by the validation loss, which says more of few rows than accuracy does.
+factor of about 3 apart, and two seeds; the rate is chosen by the validation loss, which tells more than accuracy does.
 `learning_rates.py:gpu` is SmolLM2-135M.
 """
 

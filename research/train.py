@@ -221,7 +221,7 @@ def describe(exp: experiment.Experiment, outcome: loop.Outcome, trainable: int, 
   """A run's result before anything was evaluated."""
   c = outcome.cost
   per_second = lambda x: x / c.train_seconds if c.train_seconds else 0.0
-  memory = _memory(c.peak_bytes)                 # before the product below, which takes some too
+  memory = _memory(c.peak_bytes, c.cohort_size)      # before the product below, which takes some too
   peak = flops.matrix_peak(exp.model.config.dtype) if c.train_flops else 0.0
   return {
       'model': exp.config['model']['source'], 'task': exp.task.name, 'strategy': exp.strategy.name,
@@ -234,8 +234,11 @@ def describe(exp: experiment.Experiment, outcome: loop.Outcome, trainable: int, 
   }
 
 
-def _memory(compiled_bytes: int) -> dict[str, Any]:
-  """The most memory that was in use: the device's own count where it keeps one, else the compiler's."""
+def _memory(compiled_bytes: int, members: int) -> dict[str, Any]:
+  """The most memory that was in use: of a run alone the device's own count where it keeps one, else the compiler's."""
+  if members > 1:
+    return {'peak_bytes': compiled_bytes, 'memory_source': 'compiled: what the cohort shares, and its share of the rest of the '
+                                                           'training step\'s arguments, results and temporaries'}
   counted = jax.devices()[0].memory_stats()
   if counted and 'peak_bytes_in_use' in counted:
     return {'peak_bytes': counted['peak_bytes_in_use'], 'memory_source': 'device: peak of this process'}

@@ -2,6 +2,7 @@
 
 import functools
 import importlib.util
+import json
 from pathlib import Path
 
 import jax
@@ -100,6 +101,25 @@ def without_times(value):
     return value
   return {k: without_times(v) for k, v in value.items()
           if not k.endswith('seconds') and k not in ('tokens_per_second', 'matrix_peak', 'utilisation')}
+
+
+WORDS = ['amber', 'birch', 'cedar', 'delta', 'ember', 'fjord', 'grove', 'heath', 'inlet', 'jetty', 'knoll', 'lagoon']
+
+
+def write_pairs(path, pairs):
+  path.write_text(''.join(json.dumps({'a': a, 'b': b}) + '\n' for a, b in pairs))
+  return str(path)
+
+
+def by_heart(folder, **fields):
+  """A config that learns six rows by heart while validation asks for their opposite, with patience 1."""
+  pairs = list(zip(WORDS[:6], WORDS[6:]))
+  return config(**{
+      'task__name': 'files', 'task__train': write_pairs(folder / 'train.jsonl', pairs),
+      'task__valid': write_pairs(folder / 'valid.jsonl', [(a, b[::-1]) for a, b in pairs]), 'task__prompt': '{a}:',
+      'task__target': ' {b}', 'task__metrics': ('exact_match',), 'task__max_new_tokens': 8, 'strategy__name': 'lora',
+      'training__schedule': 'constant', 'training__warmup': 0.0, 'training__learning_rate': 1e-2, 'training__patience': 1,
+      'training__steps': 100, 'training__eval_every': 10, 'training__checkpoint_every': 0, **fields})
 
 
 def config(**fields):

@@ -35,8 +35,18 @@ def together(states: Sequence[TrainState], frozen: Sequence[Tree]) -> tuple[Trai
            for first, *others in zip(*map(jax.tree.leaves, frozen), strict=True)]
   structure = jax.tree.structure(frozen[0])
   shared = [first if same else None for first, same in zip(jax.tree.leaves(frozen[0]), alike)]
-  own = [None if same else jnp.stack(xs) for xs, same in zip(zip(*map(jax.tree.leaves, frozen)), alike)]
-  return jax.tree.map(lambda *xs: jnp.stack(xs), *states), Frozen(structure.unflatten(shared), structure.unflatten(own))
+  own = [structure.unflatten([None if same else x for x, same in zip(jax.tree.leaves(one), alike)]) for one in frozen]
+  return _stacked(states), Frozen(structure.unflatten(shared), _stacked(own))
+
+
+@jax.jit
+def _stacked(trees: Sequence[Tree]) -> Tree:
+  return jax.tree.map(lambda *xs: jnp.stack(xs), *trees)
+
+
+@jax.jit
+def _taken(x: Tree, number: int) -> Tree:
+  return jax.tree.map(lambda leaf: leaf[number], x)
 
 
 def train_step(state: TrainState, frozen: Frozen, batch: Batch, **static: Any) -> tuple[TrainState, Metrics]:
@@ -53,7 +63,7 @@ def step_for(frozen: Tree | Frozen) -> Callable[..., tuple[TrainState, Metrics]]
 
 def member(number: int, x: Tree, frozen: Tree | Frozen) -> Tree:
   """What member `number` has of a cohort's arrays; of a run's, all."""
-  return jax.tree.map(lambda leaf: leaf[number], x) if isinstance(frozen, Frozen) else x
+  return _taken(x, number) if isinstance(frozen, Frozen) else x
 
 
 def variables(number: int, trainable: Tree, frozen: Tree | Frozen) -> Tree:

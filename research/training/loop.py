@@ -14,6 +14,7 @@ import jax
 import numpy as np
 import optax
 
+from research import tree
 from research.errors import InputError
 from research.models.transformer import Model
 from research.training import cohort
@@ -64,7 +65,7 @@ class Cost(NamedTuple):
   evaluation_seconds: float = 0.0   # between steps; not the last one's, of the step that is kept
   checkpoint_seconds: float = 0.0   # that the run waited for; the rest is written beside it
   compile_seconds: float = 0.0      # of the training step, in this process
-  peak_bytes: int = 0               # arguments, results and temporaries of the step, of all members
+  peak_bytes: int = 0               # arguments, results and temporaries of the step; what a cohort shares counts in full
   cohort_size: int = 1              # members that were trained as one program
 
 
@@ -249,7 +250,9 @@ def train(model: Model, state: TrainState, frozen: Tree | cohort.Frozen, tx: opt
                 evaluation_seconds=total('evaluation_seconds'), checkpoint_seconds=total('checkpoint_seconds'),
                 compile_seconds=compile_seconds / len(members), cohort_size=len(members))
     if executable:
-      cost = cost._replace(train_flops=executable.flops / len(members) * m.taken, peak_bytes=executable.peak_bytes)
+      shared = tree.nbytes(frozen.shared) if isinstance(frozen, cohort.Frozen) else 0
+      cost = cost._replace(train_flops=executable.flops / len(members) * m.taken,
+                           peak_bytes=shared + (executable.peak_bytes - shared) // len(members))
     found = evaluations(m)
     best = min(found)[1] if found else m.taken
     if m.checkpoints.step('best') not in (None, best):    # only where a step run twice gives two results

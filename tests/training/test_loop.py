@@ -7,31 +7,18 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from small import config
+from small import WORDS, by_heart, config, write_pairs
 
 from research import experiment, train, tree
 from research.errors import InputError
 from research.training.monitor import Monitor
-
-WORDS = ['amber', 'birch', 'cedar', 'delta', 'ember', 'fjord', 'grove', 'heath', 'inlet', 'jetty', 'knoll', 'lagoon']
-
-
-def write(path, pairs):
-  path.write_text(''.join(json.dumps({'a': a, 'b': b}) + '\n' for a, b in pairs))
-  return str(path)
 
 
 @pytest.fixture(scope='module')
 def overfit(tmp_path_factory):
   """A run that learns six rows by heart while validation asks for their opposite, with patience 1."""
   folder = tmp_path_factory.mktemp('overfit')
-  pairs = list(zip(WORDS[:6], WORDS[6:]))
-  made = config(
-      task__name='files', task__train=write(folder / 'train.jsonl', pairs),
-      task__valid=write(folder / 'valid.jsonl', [(a, b[::-1]) for a, b in pairs]), task__prompt='{a}:',
-      task__target=' {b}', task__metrics=('exact_match',), task__max_new_tokens=8, strategy__name='lora',
-      training__schedule='constant', training__warmup=0.0, training__learning_rate=1e-2, training__patience=1,
-      training__steps=100, training__eval_every=10, training__checkpoint_every=0)
+  made = by_heart(folder)
   return made, folder / 'run', train.run(made, folder / 'run')
 
 
@@ -67,7 +54,7 @@ def test_what_a_run_keeps_is_what_it_had_learned_at_its_best_step(overfit, tmp_p
 def test_the_best_step_is_where_best_metric_is_best(overfit, tmp_path):
   """Validation asks for more than the answer: learning that brings chrF, and what follows becomes ever less likely."""
   made, _, _ = overfit
-  valid = write(tmp_path / 'valid.jsonl', [(a, f'{b} {b[::-1]}') for a, b in zip(WORDS[:6], WORDS[6:])])
+  valid = write_pairs(tmp_path / 'valid.jsonl', [(a, f'{b} {b[::-1]}') for a, b in zip(WORDS[:6], WORDS[6:])])
   made = {**made, 'task': {**made['task'], 'valid': valid, 'metrics': ('chrf',)},
           'strategy': {**made['strategy'], 'name': 'full'},
           'training': {**made['training'], 'best_metric': 'chrf', 'patience': 0, 'steps': 60, 'learning_rate': 5e-3}}
@@ -132,7 +119,7 @@ def test_a_best_metric_that_is_not_measured_is_refused(overfit, valid, metric, m
 def test_a_run_goes_on_from_what_an_earlier_one_learned(overfit, tmp_path):
   made, workdir, result = overfit
   again = {**made, 'training': {**made['training'], 'init_from': str(workdir), 'steps': 1},
-           'task': {**made['task'], 'train': write(tmp_path / 'new.jsonl', list(zip(WORDS[:6], WORDS[5:11])))}}
+           'task': {**made['task'], 'train': write_pairs(tmp_path / 'new.jsonl', list(zip(WORDS[:6], WORDS[5:11])))}}
   train.run(again, tmp_path / 'again')
   began, ended = lines(workdir)[0]['train/loss'], lines(workdir)[result['best_step'] - 1]['train/loss']
   first = lines(tmp_path / 'again')[0]['train/loss']
@@ -181,7 +168,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_in_one_line(tmp_path):
 
 
 def test_epochs_are_passes_over_the_training_rows(tmp_path):
-  rows = write(tmp_path / 'rows.jsonl', list(zip(WORDS, WORDS[::-1])))
+  rows = write_pairs(tmp_path / 'rows.jsonl', list(zip(WORDS, WORDS[::-1])))
   made = config(task__name='files', task__train=rows, task__prompt='{a}:', task__target=' {b}', training__epochs=1.5,
                 training__batch_size=8, strategy__rank=1)
   result = train.run(made, tmp_path / 'run')
