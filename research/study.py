@@ -102,7 +102,8 @@ def main() -> None:
   cli.required('study')
   path = Path(f.study.split(':')[0])
   study = grid.study(load_file(f.study, 'get_study'), f.study)
-  cells = grid.cells(study, base_config(study, path))
+  base = base_config(study, path)
+  cells = grid.cells(study, base)
   if f.dry_run:
     return dry_run(cells)
   cli.required('workdir')
@@ -121,7 +122,8 @@ def main() -> None:
       return
   comparison = compare.compare(study, rows, workdir)
   files.write_json(workdir / compare.COMPARISON, comparison)
-  report.write(study, comparison, rows, workdir, f'python -m research.study --study={f.study} --workdir={f.workdir}')
+  report.write(study, comparison, rows, workdir, f'python -m research.study --study={f.study} --workdir={f.workdir}',
+               {cell.key: grid.command(cell, study.base, base) for cell in cells})
   print(report.table_text(comparison))
   say(f'report: {workdir / "report.html"}')
 

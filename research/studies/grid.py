@@ -5,6 +5,7 @@ import hashlib
 import itertools
 import json
 import re
+import shlex
 from typing import Any, NamedTuple
 
 from research.errors import InputError
@@ -131,6 +132,19 @@ def alike(found: list[Cell]) -> list[list[Cell]]:
     rest = {**cell.config, 'training': {f: v for f, v in cell.config['training'].items() if f not in ARRAYS}}
     groups.setdefault(json.dumps(rest, sort_keys=True), []).append(cell)
   return [*groups.values()]
+
+
+def command(cell: Cell, path: str, base: dict[str, Any]) -> str | None:
+  """The research.train command that is this cell; None where no flag can say what differs from the base config in `path`."""
+  flags = [f'python -m research.train --config={path} --workdir=runs/{cell.key}']
+  for group, fields in cell.config.items():
+    for field, value in fields.items():
+      if value is None and base[group][field]:
+        return None                          # a flag cannot take a value away
+      if value is not None and value != base[group][field]:
+        said = repr(tuple(value)) if isinstance(value, (list, tuple)) else str(value)
+        flags.append(f'--config.{group}.{field}={shlex.quote(said)}')
+  return ' '.join(flags)
 
 
 def _set(config: dict[str, Any], field: str, value: Any, arm: str) -> None:

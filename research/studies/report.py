@@ -17,8 +17,13 @@ from research.studies.runner import RUNS
 COLUMNS = ('arm', 'setting', 'score [95 %]', 'group', 'difference [95 %]', 'learn', 'memory', 'time', 'FLOPs')
 
 
-def write(study: Study, comparison: dict[str, Any], rows: list[dict[str, Any]], workdir: Path, command: str) -> None:
-  """Writes report.md, report.html and figures/ into the study's workdir."""
+def write(study: Study, comparison: dict[str, Any], rows: list[dict[str, Any]], workdir: Path, command: str,
+          of_cells: dict[str, str | None]) -> None:
+  """Writes report.md, report.html and figures/ into the study's workdir.
+
+  Args:
+    command: that makes the study; of_cells: key of a cell -> the command that makes it alone, or None.
+  """
   drawn = figures.draw(study, comparison, rows, workdir)
   for figure in (figure for of_comparison in drawn for figure in of_comparison.values()):
     data = (workdir / 'figures' / figure['name']).read_bytes()
@@ -26,7 +31,8 @@ def write(study: Study, comparison: dict[str, Any], rows: list[dict[str, Any]], 
   first = next(r for r in rows if r['result'])
   provenance = files.read_json(workdir / RUNS / first['key'] / files.PROVENANCE)
   facts = {
-      'study': study, 'command': command, 'columns': COLUMNS, 'rows': rows,
+      'study': study, 'command': command,
+      'commands': [of_cells[r['key']] for r in rows if r['selected'] and of_cells[r['key']]], 'columns': COLUMNS, 'rows': rows,
       'comparisons': [{**c, 'table': [_row(a, c['baseline']) for a in c['arms']], 'figures': of_comparison,
                        'parts': findings.parts(study, c, rows, workdir)}
                       for c, of_comparison in zip(comparison['comparisons'], drawn)],

@@ -1,8 +1,12 @@
 """The whole path from a study file to its report, on a tiny random model."""
 
 import json
+import shlex
+import subprocess
+import sys
 
 import pytest
+from small import ROOT
 
 from research import evaluate as evaluate_verb
 from research import study as study_verb
@@ -36,7 +40,7 @@ def ran(tmp_path_factory):
   assert trained == {c.key for c in cells[::2]}
   rows = runner.run(study, cells, workdir, train_verb.run, test, runner.shard('2/2'))
   comparison = compare.compare(study, rows, workdir)
-  report.write(study, comparison, rows, workdir, 'the command')
+  report.write(study, comparison, rows, workdir, 'the command', {c.key: grid.command(c, study.base, base) for c in cells})
   return study, cells, workdir, rows, comparison
 
 
@@ -100,6 +104,22 @@ def test_the_report_opens_by_itself(ran):
   assert html.count('data:image/png;base64,') == 3
   assert 'http://' not in html and 'https://' not in html
   assert {f.name for f in (workdir / 'figures').iterdir()} == {'learning.png', 'tuning.png', 'cost.png'}
+
+
+@pytest.mark.slow
+def test_a_cells_command_makes_its_run_again(ran, tmp_path):
+  """The command as the report gives it, in a process of its own: the same config, the same scores."""
+  _, _, workdir, rows, _ = ran
+  for row in (r for r in rows if r['selected'] and r['arm'] in ('few_shot', 'lora') and r['seed'] == 1):
+    [command] = [line for line in (workdir / 'report.md').read_text().splitlines() if line.endswith(row['key']) or
+                 f'runs/{row["key"]} ' in line]
+    arguments = shlex.split(command.replace(f'runs/{row["key"]}', str(tmp_path / row['key'])))
+    assert arguments.pop(0) == 'python'
+    subprocess.run([sys.executable, *arguments], check=True, cwd=ROOT, capture_output=True)
+    there, here = workdir / 'runs' / row['key'], tmp_path / row['key']
+    assert json.loads((here / 'config.json').read_text()) == json.loads((there / 'config.json').read_text())
+    again = json.loads((here / 'result.json').read_text())['metrics']
+    assert again == pytest.approx({name: row['result']['metrics'][name] for name in again}, rel=1e-5)
 
 
 def test_another_study_is_refused_its_workdir(ran):
