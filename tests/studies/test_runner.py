@@ -80,6 +80,68 @@ def test_finished_cells_are_not_run_again_and_give_the_same_comparison(ran):
   assert {r['error'] for r in again} == {None, 'broken as before'}
 
 
+class Recorded:
+  """Trains nothing: notes what was trained with what, and leaves a result for it."""
+
+  def __init__(self, workdir, fails=()):
+    study = grid.study({'question': 'Which?', 'base': 'configs/default.py', 'seeds': (0, 1), 'select': 'valid/loss',
+                        'report': 'test/loss', 'baseline': 'full', 'arms': {
+                            'full': {'strategy': {'name': 'full'}, 'grid': {RATE: [1e-3, 1e-2, 1e-1]}},
+                            'lora': {'strategy': {'name': 'lora'}, 'grid': {'strategy.rank': [2, 4]}}}}, 'x.py')
+    self.cells = grid.cells(study, study_verb.base_config(study, study_verb.Path('experiments/x.py').absolute()))
+    self.study, self.workdir, self.fails, self.trained, self.asked = study, workdir, fails, [], []
+
+  def size(self, configs):
+    self.asked.append(len(configs))
+    return {'size': 4}
+
+  def together(self, jobs, latest):
+    self.trained.append([folder.name for _, folder, _ in jobs])
+    if len(jobs) in self.fails:
+      raise InputError('not together')
+    return [self.result(folder) for _, folder, _ in jobs]
+
+  def alone(self, config, folder, label):
+    self.trained.append([folder.name])
+    return self.result(folder)
+
+  def result(self, folder):
+    found = {'metrics': {'valid/loss': 1.0, 'test/loss': 1.0}}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / 'result.json').write_text(json.dumps(found))
+    return found
+
+  def run(self, part=runner.WHOLE):
+    return runner.run(self.study, self.cells, self.workdir, self.alone, None, part, runner.Cohorts(self.size, self.together))
+
+
+def test_cells_that_differ_in_seed_and_rate_train_together_and_what_is_finished_does_not(tmp_path):
+  of = Recorded(tmp_path)
+  keys = [cell.key for cell in of.cells]
+  of.result(tmp_path / 'runs' / keys[0])
+  rows = of.run()
+  assert of.asked == [6, 2, 2]                                                  # full: 3 rates x 2 seeds; LoRA's ranks
+  assert of.trained == [keys[1:3], keys[3:6], keys[6:8], keys[8:10]]            # six in two equal parts
+  assert [r['key'] for r in rows] == keys and all(r['result'] for r in rows)
+  again = Recorded(tmp_path)
+  assert again.run() == rows and again.trained == again.asked == []
+
+
+def test_shards_share_whole_cohorts(tmp_path):
+  first, second = Recorded(tmp_path), Recorded(tmp_path)
+  keys = [cell.key for cell in first.cells]
+  assert first.run(runner.shard('1/2')) is None and len(second.run(runner.shard('2/2'))) == 10
+  assert (first.trained, second.trained) == ([keys[:3], keys[6:8]], [keys[3:6], keys[8:10]])
+  assert second.asked == []                                                     # what the first machine found stands
+
+
+def test_cells_that_cannot_be_trained_together_are_trained_one_by_one(tmp_path):
+  of = Recorded(tmp_path, fails={3})
+  keys = [cell.key for cell in of.cells]
+  assert all(r['result'] for r in of.run())
+  assert of.trained == [keys[:3], *([k] for k in keys[:3]), keys[3:6], *([k] for k in keys[3:6]), keys[6:8], keys[8:10]]
+
+
 @pytest.mark.parametrize('text', ['0/2', '3/2', '1/0', '1', 'a/b', '-1/2', '1/2/3'])
 def test_a_shard_outside_its_range_is_refused(text):
   with pytest.raises(InputError, match=r'must be i/n with 1 <= i <= n'):

@@ -1,4 +1,7 @@
-"""A study that is killed, or shared by two machines, comes to the table of one that ran undisturbed."""
+"""A study that is killed, or shared by two machines, comes to the table of one that ran undisturbed.
+
+Its cells train in two cohorts: four of full fine-tuning and two of BitFit.
+"""
 
 import json
 import random
@@ -37,8 +40,8 @@ def study(tmp_path_factory):
 
 
 def start(study, workdir, *more):
-  return subprocess.Popen([sys.executable, '-m', 'research.study', f'--study={study}', f'--workdir={workdir}', *more],
-                          cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+  return subprocess.Popen([sys.executable, '-m', 'research.study', f'--study={study}', f'--workdir={workdir}', '--cohorts=4',
+                           *more], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
 def finish(process):
@@ -71,3 +74,4 @@ def test_two_shards_in_two_processes_give_the_table_of_one(study, tmp_path):
   assert table(tmp_path / 'w') == expected
   results = [json.loads(line) for line in (tmp_path / 'w' / 'results.jsonl').read_text().splitlines()]
   assert len(results) == 6 and sum(r['selected'] for r in results) == 4
+  assert [r['result']['cost']['cohort_size'] for r in results] == [4] * 4 + [2] * 2
