@@ -5,7 +5,8 @@
     python -m research.study --study=experiments/few_examples.py --workdir=runs/few_examples
 
 Full fine-tuning and LoRA learn from 16, 64, 256 and 1,024 reviews that the seed draws; few-shot prompting has as many
-demonstrations as serve it best, of all. `few_examples.py:gpu` is SmolLM2-135M, which has learned to read demonstrations.
+demonstrations as serve it best, of all. Every arm's setting and step are chosen on the same 300 validation reviews, which few
+examples would not come with. `few_examples.py:gpu` is SmolLM2-135M, which has learned to read demonstrations.
 """
 
 COUNTS = (16, 64, 256, 1024)
@@ -21,7 +22,7 @@ def get_study(variant=''):
       'tasks': ('domain',),
       'arms': {'few_shot': {'strategy': {'name': 'few_shot'}, 'grid': {'strategy.shots': (0, 4, 8)}}, **learned},
       'seeds': (0, 1, 2),
-      'budget': {'steps': 60, 'batch_size': 16, 'eval_every': 15, 'checkpoint_every': 0},
+      'budget': {'steps': 60, 'batch_size': 8, 'eval_every': 20, 'checkpoint_every': 0},
       'select': 'valid/accuracy',
       'report': 'test/accuracy',
       'baseline': 'few_shot',

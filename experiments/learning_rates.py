@@ -6,6 +6,7 @@
 
 So says "LoRA Without Regret" (Schulman et al., Thinking Machines Lab, 2025). Each arm has the same grid of seven rates, a
 factor of about 3 apart, and two seeds; the rate is chosen by the validation loss, which tells more than accuracy does.
+The answer is in the report's tuning figure, as finely as the grid is; `notebooks/read_a_study.ipynb` goes between its points.
 `learning_rates.py:gpu` is SmolLM2-135M.
 """
 
@@ -21,7 +22,7 @@ def get_study(variant=''):
       'tasks': ('domain',),
       'arms': {'full': {'strategy': {'name': 'full'}, 'grid': grid}, 'lora_2': lora(2), 'lora_8': lora(8), 'lora_32': lora(32)},
       'seeds': (0, 1),
-      'budget': {'steps': 80, 'batch_size': 16, 'eval_every': 40, 'checkpoint_every': 0},
+      'budget': {'steps': 80, 'batch_size': 8, 'eval_every': 40, 'checkpoint_every': 0},
       'select': 'valid/loss',
       'report': 'test/loss',
       'baseline': 'full',

@@ -25,7 +25,7 @@ def get_study(variant=''):
       'arms': {'attention': lora('attention', attention), 'mlp': lora('mlp', mlp),
                'all_linear': lora('all_linear', everywhere)},
       'seeds': (0, 1, 2),
-      'budget': {'steps': 80, 'batch_size': 16, 'eval_every': 40, 'checkpoint_every': 0},
+      'budget': {'steps': 80, 'batch_size': 8, 'eval_every': 40, 'checkpoint_every': 0},
       'select': 'valid/loss',
       'report': 'test/accuracy',
       'baseline': 'attention',

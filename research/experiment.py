@@ -25,7 +25,7 @@ from research.data.tasks import Task
 from research.data.tokenizer import Tokenizer
 from research.errors import InputError
 from research.evaluation import metrics
-from research.models import load, names, transformer
+from research.models import load, names
 from research.models.config import execution
 from research.models.transformer import Model
 from research.strategies import peft, table
@@ -122,7 +122,9 @@ def assemble(config: dict[str, Any]) -> Experiment:
     metrics.get(name)
   run_as = execution(model_fields['dtype'], model_fields['param_dtype'], model_fields['scan'], model_fields['quantize'],
                      model_fields['remat'])
-  base = lambda: load.load(model_fields['source'], run_as, _learned_tokenizer(model_fields, task))
+  def base(apart: int = 0) -> load.Loaded:
+    named = (model_fields['source'], run_as, _learned_tokenizer(model_fields, task))
+    return load.load_apart(*named, apart) if apart else load.load(*named)
   strategy, own = _strategy(config['strategy'], base)
   if strategy.kernels:
     if run_as.quantize != 'none':
@@ -133,9 +135,7 @@ def assemble(config: dict[str, Any]) -> Experiment:
   if strategy.calibrate and not task.choices:
     raise InputError('strategy.calibrate=True: needs a task with choices to weigh')
   shown = demonstrations.choose(task, strategy.shots, strategy.selection, training['seed'])
-  loaded = base()
-  if strategy.apart:
-    loaded = _set_apart(loaded, strategy.apart)
+  loaded = base(strategy.apart)
   model = loaded.model.config
   context = model_fields['context'] or model.context
   if context < 1 or (context > model.context and model.bounded):
@@ -204,14 +204,6 @@ def _strategy(fields: dict[str, Any], base: Callable[[], load.Loaded] | None) ->
     if field in settings and strategy.fields[field] != said[field]:
       raise InputError(f'strategy.{field}={given[field]!r}: {folder} says {settings[field]!r}; leave the field out')
   return strategy, own
-
-
-def _set_apart(loaded: load.Loaded, layers: int) -> load.Loaded:
-  config = loaded.model.config
-  if layers > config.layers:
-    raise InputError(f'strategy.layers={layers}: the model has only {config.layers}')
-  config, params = transformer.set_apart(config, loaded.params, layers)
-  return loaded._replace(model=transformer.build(config), params=params)
 
 
 def _learned_tokenizer(model_fields: dict[str, Any], task: Task) -> Tokenizer | None:

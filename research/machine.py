@@ -57,7 +57,9 @@ def memory() -> int:
   of_device = jax.devices()[0].memory_stats()
   if of_device and 'bytes_limit' in of_device:
     return of_device['bytes_limit']
-  return os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') * 3 // 4
+  limit = ''.join(_lines('/sys/fs/cgroup/memory.max')).strip()             # of a container
+  there = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
+  return (min(there, int(limit)) if limit.isdecimal() else there) * 3 // 4
 
 
 @lru_cache(maxsize=1)

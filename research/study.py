@@ -94,7 +94,7 @@ def cohorts(text: str) -> runner.Cohorts | None:
     return runner.Cohorts(train_verb.cohort_size, train_verb.together)
   if not (text.isdecimal() and int(text)):
     raise InputError(f'--cohorts={text}: must be auto, off, or how many runs to train as one program')
-  return runner.Cohorts(lambda configs: {'size': int(text)}, train_verb.together)
+  return runner.Cohorts(int(text), train_verb.together)
 
 
 def main() -> None:
@@ -115,7 +115,7 @@ def main() -> None:
       raise InputError(f'{workdir}: the study is not finished; run it without --report_only')
   else:
     check(study, cells)
-    runner.claim(study, cells, workdir)
+    runner.claim(study, cells, workdir, part, side_by_side)
     test = lambda run: evaluate_verb.run(run, 'test')
     rows = runner.run(study, cells, workdir, train_verb.run, test, part, side_by_side)
     if rows is None:

@@ -56,6 +56,8 @@ def together(jobs: Sequence[tuple[dict[str, Any], Path, str]], latest: Path) -> 
     latest: the folder of the state of all, to go on from.
   Returns:
     Of each its result, or what is wrong with it.
+  Raises:
+    InputError: they cannot be one program, or cannot begin.
   """
   found: list[Any] = []
   for config, workdir, label in jobs:
@@ -75,6 +77,7 @@ def cohort_size(configs: Sequence[dict[str, Any]]) -> dict[str, Any]:
   """How many of these runs, which differ in nothing but arrays, to train as one program: `size`, and what was found."""
   exps = [experiment.assemble(config) for config in configs]
   exp, t = exps[0], exps[0].config['training']
+  _agree(exps)
   if not t['steps']:
     return {'size': 1, 'because': 'nothing learns'}
   if cohort.trial_steps(len(exps)) > 0.05 * len(exps) * t['steps']:
@@ -83,6 +86,14 @@ def cohort_size(configs: Sequence[dict[str, Any]]) -> dict[str, Any]:
   found = cohort.trial(lambda number: _at_first(exps[number]), [e.training_batches()(0) for e in exps], machine.memory(),
                        model=exp.model, tx=tx, label_smoothing=t['label_smoothing'])
   return found._asdict()
+
+
+def _agree(exps: Sequence[experiment.Experiment]) -> None:
+  """Refuses experiments of which one step cannot be made: the seed can draw rows, and they can decide more than arrays."""
+  first = exps[0].config['training']['steps']
+  for exp in exps[1:]:
+    if exp.model is not exps[0].model or exp.config['training']['steps'] != first:
+      raise InputError('the rows that the seeds draw give other vocabularies or numbers of steps')
 
 
 def _at_first(exp: experiment.Experiment) -> tuple[TrainState, Tree]:
@@ -113,9 +124,11 @@ class Run:
     self.held_out = exp.examples('valid') if 'valid' in exp.task.splits else []
     self.seen: dict[int, harness.Evaluation] = {}      # this process's best step -> what validation found, where that is all
 
-  def begin(self) -> tuple[TrainState, Tree]:
+  def begin(self, tells: bool = True) -> tuple[TrainState, Tree]:
     """(state, frozen) at step 0; from here on the workdir is this run's.
 
+    Args:
+      tells: what was added where.
     Raises:
       InputError: what it goes on from does not fit, or the workdir holds another run.
     """
@@ -132,7 +145,7 @@ class Run:
     self.total_params = self.trainable_params + tree.size(frozen)
     say(f'{self.label}: {exp.strategy.name} on {exp.task.name}, {self.trainable_params:,} of {self.total_params:,} '
         'parameters learn')
-    for line in lines:
+    for line in lines if tells else ():
       say(f'  {line}')
     return state, frozen
 
@@ -143,7 +156,7 @@ class Run:
                        Checkpoints(self.workdir / files.CHECKPOINTS, self.exp.fingerprint), Monitor(self.workdir))
 
   def look(self, variables: Tree, generate: bool, label: str | None = None) -> harness.Evaluation:
-    """Validation."""
+    """Evaluates the validation split; generate: free text too, where that is the task."""
     exp = self.exp
     return harness.evaluate(exp.model, variables, exp.tokenizer, exp.task, self.held_out,
                             exp.config['training']['eval_batch_size'], generate, label)
@@ -173,12 +186,16 @@ class Run:
 
 
 def _trained(runs: Sequence[Run], latest: Path, label: str, profile: bool = False) -> list[dict[str, Any] | InputError]:
-  """What each run came to, trained side by side; their configs agree in all that is not an array."""
+  """What each run came to, trained side by side; their configs agree in all that a step is made of."""
   exp, t = runs[0].exp, runs[0].exp.config['training']
-  begun = [run.begin() for run in runs]
+  _agree([run.exp for run in runs])
+  lengths = {run.batch_of(0)['tokens'].shape[-1] for run in runs if run.batch_of}
+  if len(lengths) > 1 and exp.config['strategy'].get('dropout'):
+    raise InputError('the rows that the seeds draw give lines of other lengths, on which dropout would draw otherwise')
+  begun = [run.begin(tells=run is runs[0]) for run in runs]
   frozen = [one for _, one in begun]
-  state, together = cohort.together([state for state, _ in begun], frozen)
-  del begun                                    # the loop donates the state: nothing else may hold it
+  state, frozen_of_all = cohort.together([state for state, _ in begun], frozen)
+  del begun                                    # each member's own copy of what is stacked now
   say(f'{label}: on ' + ', '.join(f'{what} {value}' for what, value in machine.settings().items()))
   tx, warmup = experiment.optimizer(exp, t['steps'])
   members = [run.member() for run in runs]
@@ -186,7 +203,7 @@ def _trained(runs: Sequence[Run], latest: Path, label: str, profile: bool = Fals
   trace = runs[0].workdir / files.TENSORBOARD if profile else None
   try:
     outcomes = loop.train(
-        exp.model, state, together, tx, members, kept, label=label, steps=t['steps'], eval_every=t['eval_every'],
+        exp.model, state, frozen_of_all, tx, members, kept, label=label, steps=t['steps'], eval_every=t['eval_every'],
         checkpoint_every=t['checkpoint_every'], log_every=t['log_every'], best_metric=f'valid/{runs[0].by.name}',
         higher_is_better=runs[0].by.higher_is_better, patience=t['patience'], label_smoothing=t['label_smoothing'],
         schedule=t['schedule'], warmup=warmup, profile=trace)

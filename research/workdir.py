@@ -27,8 +27,11 @@ def write_once(path: Path, text: str) -> None:
     os.link(temporary, path)
   except FileExistsError:
     pass                                           # the first one stands
+  except OSError:                                  # a file system without hard links
+    if not path.exists():
+      os.replace(temporary, path)
   finally:
-    temporary.unlink()
+    temporary.unlink(missing_ok=True)
 
 
 def _apart(path: Path, text: str) -> Path:

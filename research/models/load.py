@@ -61,6 +61,17 @@ def load(source: str, execution: Execution, tokenizer: Tokenizer | None = None) 
                    'random:NAME or a hub id org/name')
 
 
+@lru_cache(maxsize=1)
+def load_apart(source: str, execution: Execution, tokenizer: Tokenizer | None, layers: int) -> Loaded:
+  """`load`, with the last `layers` layers apart from the others, so that they can learn alone; also found again."""
+  loaded = load(source, execution, tokenizer)
+  config = loaded.model.config
+  if layers > config.layers:
+    raise InputError(f'strategy.layers={layers}: the model has only {config.layers}')
+  config, params = transformer.set_apart(config, loaded.params, layers)
+  return loaded._replace(model=transformer.build(config), params=params)
+
+
 def _finish(family, config, tensors, hf, tokenizer, fingerprint, execution, where) -> Loaded:
   if tokenizer.size > config.vocab:
     special = set(tokenizer.hf.all_special_ids)        # Gemma 3's text models name one token for images, and have no row for it

@@ -136,12 +136,13 @@ def alike(found: list[Cell]) -> list[list[Cell]]:
 
 def command(cell: Cell, path: str, base: dict[str, Any]) -> str | None:
   """The research.train command that is this cell; None where no flag can say what differs from the base config in `path`."""
-  flags = [f'python -m research.train --config={path} --workdir=runs/{cell.key}']
+  flags = [f'python -m research.train --config={shlex.quote(path)} --workdir=runs/{cell.key}']
   for group, fields in cell.config.items():
     for field, value in fields.items():
-      if value is None and base[group][field]:
+      if value is None and base[group][field] not in (None, '') and base[group][field] is not False:
         return None                          # a flag cannot take a value away
       if value is not None and value != base[group][field]:
+        value = tuple(value.items()) if isinstance(value, dict) else value
         said = repr(tuple(value)) if isinstance(value, (list, tuple)) else str(value)
         flags.append(f'--config.{group}.{field}={shlex.quote(said)}')
   return ' '.join(flags)

@@ -32,7 +32,9 @@ def write(study: Study, comparison: dict[str, Any], rows: list[dict[str, Any]], 
   provenance = files.read_json(workdir / RUNS / first['key'] / files.PROVENANCE)
   facts = {
       'study': study, 'command': command,
-      'commands': [of_cells[r['key']] for r in rows if r['selected'] and of_cells[r['key']]], 'columns': COLUMNS, 'rows': rows,
+      'commands': [of_cells[r['key']] or f'# no flags say what {r["key"]} is: see its config.json'
+                   for r in rows if r['selected']],
+      'columns': COLUMNS, 'rows': rows,
       'comparisons': [{**c, 'table': [_row(a, c['baseline']) for a in c['arms']], 'figures': of_comparison,
                        'parts': findings.parts(study, c, rows, workdir)}
                       for c, of_comparison in zip(comparison['comparisons'], drawn)],

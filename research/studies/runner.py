@@ -52,8 +52,11 @@ def shard(text: str) -> Shard:
 
 class Cohorts(NamedTuple):
   """How cells are trained side by side (see `training.cohort`)."""
-  size: Callable[[list[dict]], dict[str, Any]]                      # configs -> {size: how many as one program, …}
+  size: int | Callable[[list[dict]], dict[str, Any]]                # as one program; or configs -> {size, …}, found by a trial
   train: Callable[[list[tuple[dict, Path, str]], Path], list]       # (jobs, where what they share is kept) -> results or errors
+
+  def __str__(self) -> str:
+    return str(self.size) if isinstance(self.size, int) else 'auto'
 
 
 def check(s: Study, cells: list[Cell], workdir: Path) -> None:
@@ -75,14 +78,18 @@ def check(s: Study, cells: list[Cell], workdir: Path) -> None:
                      'another --workdir')
 
 
-def claim(s: Study, cells: list[Cell], workdir: Path) -> None:
-  """Makes `workdir` this study's, or goes on in it; raises as `check` does."""
+def claim(s: Study, cells: list[Cell], workdir: Path, part: Shard = WHOLE, cohorts: Cohorts | None = None) -> None:
+  """Makes `workdir` this study's, or goes on in it; raises as `check` does, and where shards would share cells differently."""
   path = workdir / PLAN
   if files.is_taken(workdir) and not path.exists():
     raise InputError(f'{workdir} exists and holds no study; give another --workdir')
   if path.exists():                                        # another machine may have begun it
     check(s, cells, workdir)
-  files.write_json(path, {'study': s._asdict(), 'cells': [c._asdict() for c in cells]})
+    there = files.read_json(path).get('cohorts')
+    if part.count > 1 and there != (here := str(cohorts or 'off')):
+      raise InputError(f'{workdir}: the study there was begun with --cohorts={there}, not {here}: shards would not share its '
+                       'cells')
+  files.write_json(path, {'study': s._asdict(), 'cohorts': str(cohorts or 'off'), 'cells': [c._asdict() for c in cells]})
 
 
 def run(s: Study, cells: list[Cell], workdir: Path, train: Callable[[dict, Path, str], dict],
@@ -120,6 +127,8 @@ def run(s: Study, cells: list[Cell], workdir: Path, train: Callable[[dict, Path,
     say(f'study: shard {part.number} of {part.count} done, {time.monotonic() - began:.0f} s; {len(cells) - len(rows)} cells of '
         'other shards are still to be trained')
     return None
+  for latest in (workdir / COHORTS).glob('*/'):                  # of a cohort that was killed once it had ended
+    shutil.rmtree(latest)
   for row in rows:
     if row['selected'] and s.report not in row['result']['metrics']:
       row['result'] = test(workdir / RUNS / row['key'])
@@ -129,23 +138,34 @@ def run(s: Study, cells: list[Cell], workdir: Path, train: Callable[[dict, Path,
 
 
 def _units(cells: list[Cell], workdir: Path, cohorts: Cohorts | None) -> Iterator[list[Cell]]:
-  """The cells in parts that are trained one after the other; how many make one is decided once for a study's folder."""
+  """The cells in parts that are trained one after the other; the same parts for every shard."""
   if cohorts is None:
     yield from ([cell] for cell in cells)
     return
   for group in grid.alike(cells):
-    size = 1
-    if len(group) > 1:
-      decided = workdir / COHORTS / f'{_digest(c.key for c in group)}.json'
-      if not decided.exists():
-        try:
-          choice = cohorts.size([c.config for c in group])
-        except (InputError, jax.errors.JaxRuntimeError) as e:      # which is told where the cell is trained
-          choice = {'size': 1, 'because': str(e)}
-        files.write_once(decided, json.dumps({**choice, 'cells': [c.key for c in group]}, indent=2))
-      size = files.read_json(decided)['size']
+    size = _size(group, workdir, cohorts) if len(group) > 1 else 1
     each = math.ceil(len(group) / math.ceil(len(group) / size))
     yield from (group[i:i + each] for i in range(0, len(group), each))
+
+
+def _size(group: list[Cell], workdir: Path, cohorts: Cohorts) -> int:
+  """How many cells of a group make one program; what a trial found stands for all machines that share the folder."""
+  if isinstance(cohorts.size, int):
+    return cohorts.size
+  decided = workdir / COHORTS / f'{_digest(c.key for c in group)}.json'
+  if not decided.exists():
+    if sum(not (workdir / RUNS / c.key / files.RESULT).exists() for c in group) < 2:
+      return 1
+    say(f'study: are {len(group)} runs like {group[0].key} faster as one program?')
+    try:
+      found = cohorts.size([c.config for c in group])
+    except (InputError, jax.errors.JaxRuntimeError) as e:      # the former is told where a cell is trained
+      say(f'study: they are trained one after the other ({e})')
+      return 1
+    files.write_once(decided, json.dumps({**found, 'cells': [c.key for c in group]}, indent=2) + '\n')
+  found = files.read_json(decided)
+  say(f'study: {found["size"]} at a time' + (f' ({found["because"]})' if 'because' in found else ''))
+  return found['size']
 
 
 def _train(jobs: list[tuple[dict, Path, str]], workdir: Path, train: Callable, cohorts: Cohorts | None) -> None:

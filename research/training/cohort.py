@@ -122,7 +122,8 @@ def trial(begin: Callable[[int], tuple[TrainState, Tree]], batches: Sequence[dic
     return (state, frozen, given, call), time.perf_counter() - began
 
   alone = side(1)
-  of_each = alone[3].peak_bytes - tree.nbytes(alone[1])        # the base is there once
+  of_each = max(alone[3].peak_bytes - tree.nbytes(alone[1]),   # the base is there once
+                2 * tree.nbytes(alone[0]._replace(key=())))     # each state and its place in the stack
   count = min(len(batches), 1 + max(0, memory - alone[3].peak_bytes) // max(1, of_each))
   if count == 1:
     return Trial(1)

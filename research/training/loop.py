@@ -1,5 +1,6 @@
 """The loop around the step: batches in, metrics and checkpoints out, and it goes on where it was stopped."""
 
+import itertools
 import math
 import signal
 import time
@@ -95,14 +96,18 @@ class Member:
     self.error: InputError | None = None            # why it ended before its time; the others go on
 
   def write(self, rows: list[dict[str, float]]) -> None:
-    """Adds lines to the book; one that is not finite ends the run."""
-    for row in rows:
-      for name, what in (('train/loss', 'loss'), ('valid/loss', 'validation loss')):
-        if not math.isfinite(row.get(name, 0.0)):
-          self.error = InputError(f'{self.label}: training diverged: the {what} of step {row["step"]} is not finite; lower '
-                                  f'training.learning_rate (now {self.learning_rate:g})')
-          return
-    self.monitor.write(rows)
+    """Adds lines to the book, up to one whose loss is not finite, which ends the run."""
+    finite = lambda row: math.isfinite(row['train/loss']) and math.isfinite(row.get('valid/loss', 0.0))
+    whole = list(itertools.takewhile(finite, rows))
+    if whole:
+      self.monitor.write(whole)
+    if len(whole) < len(rows):
+      self.diverged()
+
+  def diverged(self) -> None:
+    """After the last step of the book."""
+    self.error = InputError(f'{self.label}: training diverged: the loss of step {self.taken + 1} is not finite, in training or '
+                            f'validation; lower training.learning_rate (now {self.learning_rate:g})')
 
   @property
   def taken(self) -> int:
@@ -163,8 +168,9 @@ def train(model: Model, state: TrainState, frozen: Tree | cohort.Frozen, tx: opt
       if not ended(m):
         m.write(rows)
     spent.clear()
-    losses, tokens = (np.concatenate([x[name] for _, x in fetched]) for name in ('loss', 'tokens'))
-    progress.update(step, f'loss {losses.mean():.4f}  {tokens.mean() / seconds:,.0f} target tok/s')
+    whole = [number for number, m in enumerate(members) if not m.error]
+    loss = np.mean([x['loss'][whole] for _, x in fetched]) if whole else math.nan
+    progress.update(step, f'loss {loss:.4f}  {np.mean([x["tokens"] for _, x in fetched]) / seconds:,.0f} target tok/s')
 
   def evaluations(m: Member) -> list[tuple[float, int]]:
     """(cost, step) of each so far: the least is the best."""
@@ -184,6 +190,9 @@ def train(model: Model, state: TrainState, frozen: Tree | cohort.Frozen, tx: opt
   def save_latest() -> None:
     latest.save_latest(state, [m.checkpoints for m in members])
 
+  for m in members:
+    if len(members) > 1 and m.taken < step and not _exhausted(evaluations(m), patience):
+      m.diverged()                                  # what a cohort's books lack was not finite
   validates = members[0].evaluate is not None
   progress = ProgressLine(label, steps, step)
   trace = Trace(profile, after=step + 1)                    # the step that compiles is not in it
@@ -191,7 +200,7 @@ def train(model: Model, state: TrainState, frozen: Tree | cohort.Frozen, tx: opt
     with Interrupts() as interrupts, ThreadPoolExecutor(1, 'input') as input_thread:
       ahead = lambda step: input_thread.submit(lambda: jax.device_put(batch_of(step))) if step < steps else None
       coming = ahead(step)
-      over = all(map(ended, members))
+      over = step >= steps or all(map(ended, members))
       while not over:
         with timed('step'), timed('input'):
           batch = coming.result()
@@ -203,7 +212,8 @@ def train(model: Model, state: TrainState, frozen: Tree | cohort.Frozen, tx: opt
           waiting.append((step, metrics))
           asked, last = interrupts.asked, step == steps
           at_evaluation = validates and (step % eval_every == 0 or last)
-          at_checkpoint = bool(checkpoint_every) and (step % checkpoint_every == 0 or last)
+          at_checkpoint = checkpoint_every and (step % checkpoint_every == 0 or last)
+          at_checkpoint = at_checkpoint or (last and len(members) > 1)      # their evaluations at the end can take long
           look = at_evaluation or at_checkpoint or asked or last or step % log_every == 0
           if look or trace.borders(step):
             jax.block_until_ready(metrics)
@@ -220,7 +230,7 @@ def train(model: Model, state: TrainState, frozen: Tree | cohort.Frozen, tx: opt
               if m in found and not m.error and min(evaluations(m))[1] == step:
                 m.checkpoints.save_best(step, cohort.member(number, state.trainable, frozen))
             over = all(map(ended, members))
-            if asked or (at_checkpoint and not all(m.error for m in members)):
+            if (asked or at_checkpoint) and not all(m.error for m in members):
               save_latest()
         if asked:
           raise Stopped(asked)

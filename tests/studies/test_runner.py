@@ -135,6 +135,21 @@ def test_shards_share_whole_cohorts(tmp_path):
   assert second.asked == []                                                     # what the first machine found stands
 
 
+def test_shards_that_would_share_cells_differently_are_refused(tmp_path):
+  of, two = Recorded(tmp_path), runner.shard('2/2')
+  runner.claim(of.study, of.cells, tmp_path / 'w', runner.shard('1/2'), runner.Cohorts(of.size, of.together))
+  with pytest.raises(InputError, match='was begun with --cohorts=auto, not off: shards would not share its cells'):
+    runner.claim(of.study, of.cells, tmp_path / 'w', two)
+  runner.claim(of.study, of.cells, tmp_path / 'w', two, runner.Cohorts(of.size, of.together))
+  runner.claim(of.study, of.cells, tmp_path / 'w')                              # alone it may be gone on with as one likes
+
+
+def test_a_number_given_is_not_found_by_a_trial(tmp_path):
+  of = Recorded(tmp_path)
+  runner.run(of.study, of.cells, tmp_path, of.alone, None, cohorts=runner.Cohorts(2, of.together))
+  assert of.asked == [] and [len(jobs) for jobs in of.trained] == [2, 2, 2, 2, 2]
+
+
 def test_cells_that_cannot_be_trained_together_are_trained_one_by_one(tmp_path):
   of = Recorded(tmp_path, fails={3})
   keys = [cell.key for cell in of.cells]

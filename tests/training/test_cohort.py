@@ -1,5 +1,6 @@
 """Several runs as one program come to what each would come to alone."""
 
+import itertools
 import json
 import signal
 
@@ -16,6 +17,7 @@ from research.strategies import table
 from research.training import cohort
 from research.training.loop import Stopped
 from research.training.monitor import Monitor
+from research.training.steps import TrainState
 
 RATES, SEEDS = (3e-4, 1e-3), (0, 1, 2)      # at which the loss falls smoothly
 
@@ -123,14 +125,18 @@ def test_a_cohort_that_was_stopped_goes_on_bit_for_bit(rows, tmp_path, monkeypat
   undisturbed = train.together(jobs(configs, tmp_path / 'a'), tmp_path / 'latest-a')
   write = Monitor.write
 
+  asked = []
+
   def writing(self, lines):
     write(self, lines)
-    if lines[-1]['step'] == 7:
+    if lines[-1]['step'] == 7 and not asked:       # asked twice, it would end at once
+      asked.append(7)
       signal.raise_signal(signal.SIGTERM)
   monkeypatch.setattr(Monitor, 'write', writing)
   with pytest.raises(Stopped):
     train.together(jobs(configs, tmp_path / 'b'), tmp_path / 'latest-b')
   monkeypatch.undo()
+  assert [read(folder)[-1]['step'] for _, folder, _ in jobs(configs, tmp_path / 'b')] == [8, 8, 8]
   again = train.together(jobs(configs, tmp_path / 'b'), tmp_path / 'latest-b')
   assert without_times(again) == without_times(undisturbed)
   for number, made in enumerate(configs):
@@ -146,10 +152,56 @@ def test_what_does_not_fit_in_memory_is_trained_alone():
   given = [sides.tokens(loaded, 1, 32, seed=number) for number in range(4)]
   static = {'model': loaded.model, 'tx': tx}
   assert cohort.trial(begin, given, 0, **static) == cohort.Trial(1)
-  found = cohort.trial(begin, given, 2 ** 40, **static)
-  assert found.tried == 4 and found.size == (4 if found.together < 4 * found.alone else 1)
-  one = cohort.trial(begin, given[:1], 2 ** 40, **static)
-  assert one.size == 1
+  assert cohort.trial(begin, given, 2 ** 40, **static).tried == 4
+  assert cohort.trial(begin, given[:1], 2 ** 40, **static) == cohort.Trial(1)
+
+
+@pytest.mark.parametrize('together, size', [(3.9, 4), (4.1, 1)])
+def test_a_trial_chooses_what_takes_less_time(together, size, monkeypatch):
+  clock = itertools.accumulate(itertools.cycle([0, 1, 0, together]))      # a step alone takes 1, of all together so much
+  monkeypatch.setattr(cohort.time, 'perf_counter', lambda: next(clock))
+  monkeypatch.setattr(cohort, 'compiled', lambda *args, **_: Fake())
+  begin = lambda number: (TrainState(jnp.int32(0), jax.random.key(0), {'x': jnp.ones(3)}, {}), {'y': jnp.ones(3)})
+  found = cohort.trial(begin, [{'tokens': np.ones((1, 2))}] * 4, 2 ** 40)
+  assert found == cohort.Trial(size, 1, pytest.approx(together), 4)
+
+
+class Fake:
+  peak_bytes = 100
+
+  def __call__(self, state, frozen, batch):
+    return state, {}
+
+
+def test_how_many_is_not_tried_where_a_trial_takes_longer_than_it_can_win(rows):
+  configs = six(**rows)[:2]
+  assert train.cohort_size(configs) == {'size': 1, 'because': '20 steps are too few for a trial to be worth its time'}
+  longer = [{**c, 'training': {**c['training'], 'steps': 100}} for c in configs]
+  found = train.cohort_size(longer)
+  assert found['tried'] == 2 and found['size'] in (1, 2) and found['alone'] > 0
+  none = [{**c, 'strategy': dict.fromkeys(c['strategy']) | {'name': 'few_shot', 'shots': 0}} for c in longer]
+  assert train.cohort_size(none)['size'] == 1
+
+
+def test_a_cohort_with_a_member_that_diverged_goes_on_from_its_last_step(rows, tmp_path, monkeypatch):
+  """Killed after the last step and before any result was written: the same results, the same words."""
+  configs = [config(training__learning_rate=rate, training__clip=0.0, training__steps=6, **rows) for rate in (1e-3, 1e30)]
+  expected = train.together(jobs(configs, tmp_path / 'a'), tmp_path / 'latest-a')
+
+  def killed(*args):
+    raise KeyboardInterrupt
+  monkeypatch.setattr(train.Run, 'end', killed)
+  with pytest.raises(KeyboardInterrupt):
+    train.together(jobs(configs, tmp_path / 'b'), tmp_path / 'latest-b')
+  monkeypatch.undo()
+  again = train.together(jobs(configs, tmp_path / 'b'), tmp_path / 'latest-b')
+  assert without_times(again[0]) == without_times(expected[0]) and str(again[1]) == str(expected[1])
+
+
+def test_runs_of_which_no_one_step_can_be_made_are_refused(rows, tmp_path):
+  configs = [config(training__steps=steps, **rows) for steps in (2, 3)]
+  with pytest.raises(InputError, match='other vocabularies or numbers of steps'):
+    train.together(jobs(configs, tmp_path), tmp_path / 'latest')
 
 
 @pytest.mark.parametrize('text', ['0', '-2', 'many', '1.5'])
@@ -158,14 +210,15 @@ def test_a_number_of_members_that_is_none_is_refused(text):
     study.cohorts(text)
 
 
-def test_members_take_the_steps_of_their_own_keys():
-  """Dropout and data differ between seeds: two members of one seed learn the same, two seeds do not."""
+def test_members_draw_dropout_by_their_own_keys():
+  """From one beginning and one batch: two members of one key learn the same, of two keys not."""
   loaded = sides.model('random:llama-tiny', 'lora', 'float32', 'scanned')
-  row = table.make('lora', {'dropout': 0.5})
-  begun = [start(loaded, row, seed=seed) for seed in (0, 0, 1)]
-  state, frozen = cohort.together([s for s, _, _ in begun], [f for _, f, _ in begun])
+  begun = [start(loaded, table.make('lora', {'dropout': 0.5})) for _ in range(3)]
+  states = [s._replace(key=jax.random.key(seed)) for (s, _, _), seed in zip(begun, (0, 0, 1))]
+  state, frozen = cohort.together(states, [f for _, f, _ in begun])
   batch = cohort.batch([sides.tokens(loaded, 1, 16)] * 3)
-  state, _ = jax.jit(lambda s, b: cohort.train_step(s, frozen, b, model=loaded.model, tx=begun[0][2]))(state, batch)
+  step = jax.jit(lambda s: cohort.train_step(s, frozen, batch, model=loaded.model, tx=begun[0][2])[0])
+  state = step(step(state))
   b = tree.leaves(state.trainable)
   assert all(jnp.array_equal(x[0], x[1]) for x in b.values())
   assert any(not jnp.array_equal(x[0], x[2]) for x in b.values())
