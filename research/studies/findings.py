@@ -103,16 +103,22 @@ def _sure(study: Study, c: dict[str, Any]) -> list[str]:
 
 
 def _cost(c: dict[str, Any]) -> list[str]:
-  """The arm that costs least among those that are as good as the best."""
+  """The arm that costs least among those that are as good as the best, and whose cost is a share of several runs'."""
+  out = []
   best = sorted(c['arms'], key=lambda a: a['mean'], reverse=_higher(c))[0]
   alike = [a for a in c['arms'] if a['group'] and _share_a_letter(a, best)]
-  if len(alike) < 2:
-    return []
-  least = min(alike, key=lambda a: a['cost']['train_flops'])
-  flops, learn = count(least['cost']['train_flops']), count(least['cost']['trainable_params'])
-  return [f'Of the arms that no test tells from the best, {least["arm"]} '
-          + (f'took least to train: {flops} FLOPs, {learn} parameters that learn.' if least['cost']['train_flops'] else
-             'was not trained at all.')]
+  if len(alike) > 1:
+    least = min(alike, key=lambda a: a['cost']['train_flops'])
+    flops, learn = count(least['cost']['train_flops']), count(least['cost']['trainable_params'])
+    out.append(f'Of the arms that no test tells from the best, {least["arm"]} '
+               + (f'took least to train: {flops} FLOPs, {learn} parameters that learn.' if least['cost']['train_flops'] else
+                  'was not trained at all.'))
+  sizes = {a['arm']: a['cost'].get('cohort_size', 1) for a in c['arms']}
+  shared = [f'{arm} ({size:g} runs)' for arm, size in sizes.items() if size > 1]
+  if shared and len(set(sizes.values())) > 1:
+    out.append(f'Trained as one program with others: {_listed(shared)}. Their times and memory are a run\'s share, which can '
+               'be less than it would take alone; FLOPs compare.')
+  return out
 
 
 def _tuned(study: Study, c: dict[str, Any], rows: list[dict[str, Any]]) -> list[str]:

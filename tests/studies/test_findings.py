@@ -18,8 +18,11 @@ def study(arms, margin=None):
           arm: {'strategy': {'name': 'lora'}, 'grid': {'training.learning_rate': [1e-3]}} for arm in arms}}, 'x.py')
 
 
-def ran(workdir, arms, margin=None, examples=EXAMPLES, answers=('yes', 'no')):
-  """{question title: sentences} of a finished study. arms: {arm: {seed: share of right answers}}."""
+def ran(workdir, arms, margin=None, examples=EXAMPLES, answers=('yes', 'no'), members=None):
+  """{question title: sentences} of a finished study.
+
+  arms: {arm: {seed: share of right answers}}; members: {arm: how many were trained as one program}.
+  """
   rng, rows, s = np.random.default_rng(0), [], study(list(arms), margin)
   hard = rng.random(examples)
   for arm, seeds in arms.items():
@@ -35,7 +38,8 @@ def ran(workdir, arms, margin=None, examples=EXAMPLES, answers=('yes', 'no')):
                    'setting': {'training.learning_rate': 1e-3}, 'result': {
                        'metrics': {'test/accuracy': right.mean(), 'valid/accuracy': share}, 'steps': 1, 'best_step': 1,
                        'intervals': {'test/accuracy': interval}, 'cost': {
-                           'train_flops': 1e9, 'trainable_params': 10, 'peak_bytes': 1, 'train_seconds': 1.0}}})
+                           'train_flops': 1e9, 'trainable_params': 10, 'peak_bytes': 1, 'train_seconds': 1.0,
+                           'cohort_size': (members or {}).get(arm, 1)}}})
   [c] = compare.compare(s, rows, workdir)['comparisons']
   report.table_text({'comparisons': [c]})
   return c, {part.title: part.sentences for part in findings.parts(s, c, rows, workdir)}
@@ -80,6 +84,13 @@ def test_arms_that_differ_by_less_than_the_margin_are_equivalent(tmp_path):
   c, said = ran(tmp_path, {'base': same(0.5), 'alike': same(0.5), 'far': same(0.9)}, margin=0.2, examples=300)
   assert any(x.startswith('alike is equivalent to base: the difference is smaller than 0.2') for x in said['The answer'])
   assert not any(x.startswith('far is equivalent') for x in said['The answer'])
+
+
+def test_costs_that_are_shares_of_several_runs_are_said_to_be(tmp_path):
+  of = lambda name, members: ' '.join(ran(tmp_path / name, {'base': same(0.5), 'other': same(0.9)}, members=members)[1]
+                                      ['What it costs'])
+  assert 'Trained as one program with others: other (6 runs).' in of('one', {'other': 6})
+  assert 'Trained as one program' not in of('none', {}) + of('both', {'base': 3, 'other': 3})
 
 
 def test_an_arm_that_stands_alone_is_told_apart_from_nobody(tmp_path):
