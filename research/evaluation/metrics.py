@@ -118,3 +118,8 @@ def get(name: str) -> Metric:
   if name not in METRICS:
     raise InputError(f'task.metrics: no metric {name!r} (known: {", ".join(METRICS)})')
   return METRICS[name]()
+
+
+def measured(name: str) -> Metric:
+  """The metric of a score on a split: of `test/accuracy`, accuracy."""
+  return get(name.split('/', 1)[1])

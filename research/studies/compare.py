@@ -27,7 +27,7 @@ def compare(s: Study, rows: list[dict[str, Any]], workdir: Path) -> dict[str, An
   Returns:
     What comparison.json holds (its fields are in the contract of the README).
   """
-  metric = metrics.get(s.report.split('/')[1])
+  metric = metrics.measured(s.report)
   comparisons = []
   for model, task in dict.fromkeys((r['model'], r['task']) for r in rows):
     chosen = {arm: sorted((r for r in rows if r['selected'] and (r['model'], r['task'], r['arm']) == (model, task, arm)),

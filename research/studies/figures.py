@@ -120,7 +120,7 @@ def _tuning(study, c, rows, workdir, colour):
 
 def _cost(study, c, rows, workdir, colour):
   """One row an arm: its score with the interval, and beside it what the chosen run took."""
-  arms = sorted(c['arms'], key=lambda a: a['mean'], reverse=not metrics.get(c['metric'].split('/')[1]).higher_is_better)
+  arms = sorted(c['arms'], key=lambda a: a['mean'], reverse=not metrics.measured(c['metric']).higher_is_better)
   panels = (('train_flops', 'training FLOPs'), ('trainable_params', 'parameters that learn'), ('train_seconds', 'seconds'))
   _, (score, *costs) = plt.subplots(1, 4, figsize=(10, 0.62 * len(arms) + 1.1), sharey=True,
                                     gridspec_kw={'width_ratios': (2.2, 1, 1, 1), 'wspace': 0.12})

@@ -37,7 +37,7 @@ def parts(study: Study, c: dict[str, Any], rows: list[dict[str, Any]], workdir: 
 
 
 def _higher(c: dict[str, Any]) -> bool:
-  return metrics.get(c['metric'].split('/')[1]).higher_is_better
+  return metrics.measured(c['metric']).higher_is_better
 
 
 def _answer(study: Study, c: dict[str, Any]) -> list[str]:

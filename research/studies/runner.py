@@ -224,7 +224,7 @@ def select(s: Study, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
   for row in rows:
     if row['result'] is not None:
       groups[row['model'], row['task'], row['arm']][str(row['setting'])].append(row)
-  metric = metrics.get(s.select.split('/')[1])
+  metric = metrics.measured(s.select)
 
   def worth(of_setting: list[dict]) -> tuple[float, float, float]:
     mean = lambda name: sum(r['result']['metrics'][name] for r in of_setting) / len(of_setting)
