@@ -6,8 +6,8 @@
     python -m research.study --study=experiments/learning_rates.py --workdir=runs/learning_rates
 
 So says "LoRA Without Regret" (Schulman et al., Thinking Machines Lab, 2025). A small Llama that learned Python's
-documentation here learns to write reviews. Each arm has the same grid of seven rates, a factor of about 3 apart, and two seeds. The
-answer is in the report's tuning figure, as finely as the grid is; `notebooks/read_a_study.ipynb` goes between its points.
+documentation here learns to write reviews. Each arm has the same grid of seven rates, a factor of about 3 apart, and two seeds.
+The answer is in the report's tuning figure, as finely as the grid is; `notebooks/read_a_study.ipynb` goes between its points.
 `learning_rates.py:gpu` is SmolLM2-135M on the shipped `domain` task.
 """
 
