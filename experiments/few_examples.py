@@ -22,7 +22,7 @@ def get_study(variant=''):
       'tasks': ('domain',),
       'arms': {'few_shot': {'strategy': {'name': 'few_shot'}, 'grid': {'strategy.shots': (0, 4, 8)}}, **learned},
       'seeds': (0, 1),
-      'budget': {'steps': 200, 'batch_size': 8, 'eval_every': 50, 'checkpoint_every': 0},
+      'budget': {'steps': 120, 'batch_size': 8, 'eval_every': 40, 'checkpoint_every': 0},
       'select': 'valid/accuracy',
       'report': 'test/accuracy',
       'baseline': 'few_shot',
