@@ -50,3 +50,9 @@ def test_start_is_cold_once_and_warm_afterwards():
 def test_memory_is_measured_in_a_process_of_its_own():
   [row] = rows('memory', *TINY, '--strategies=lora', '--layouts=scanned', '--length=32')
   assert row['step_bytes'] > 0 and row['process_bytes'] > 0
+
+
+def test_a_cohort_takes_turns_with_its_members():
+  [row] = rows('cohort', '--model=random:llama-tiny', '--rows=3:1x32', '--rounds=2')
+  assert row['row'] == 'lora 3 x 1 x 32' and row['rounds'] == 2 and row['ratio'] > 0 and row['chosen'] in (1, 3)
+  assert row['alone_peak_bytes'] < row['peak_bytes'] < 3 * row['alone_peak_bytes']
