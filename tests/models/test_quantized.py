@@ -101,7 +101,7 @@ def test_every_delta_learns_on_a_quantised_base_as_on_the_same_base_written_out(
   losses = []
   for loaded in pair('llama-tiny', kind):
     state, frozen, tx = start(loaded, table.make(row, {}))
-    after, found = take(loaded, state, frozen, tx, [batch(documents(loaded, 2), 256)] * 4)
+    after, found = take(loaded, state, frozen, tx, [batch(documents(loaded, 2, longest=120), 128)] * 4)
     losses.append(found)
   np.testing.assert_allclose(*losses, rtol=1e-3)
   assert losses[0][-1] < losses[0][0]
@@ -112,7 +112,7 @@ def test_every_delta_learns_on_a_quantised_base_as_on_the_same_base_written_out(
 def test_lora_on_quantised_gpt2_and_t5_merges_into_the_kernels_written_out(name, kind):
   kept, _ = pair(name, kind)
   state, frozen, tx = start(kept, table.lora(rank=4))
-  one = batch(documents(kept, 2), 256)
+  one = batch(documents(kept, 2, longest=120), 128)
   state, _ = take(kept, state, frozen, tx, [one] * 3)
   variables = tree.join(state.trainable, frozen)
   merged = merge(variables)
@@ -126,7 +126,7 @@ def test_scanned_equals_unrolled_and_no_stack_of_written_out_kernels_is_kept(kin
   for scan in (True, False):
     loaded = load.load('random:llama-tiny', Execution('float32', 'float32', scan, kind))
     state, frozen, tx = start(loaded, table.lora(rank=5))
-    one = batch(documents(loaded, 2), 256)
+    one = batch(documents(loaded, 2, longest=120), 128)
     outputs.append(logits(loaded.model, tree.join(state.trainable, frozen), one))
     jaxpr = jax.make_jaxpr(functools.partial(train_step, model=loaded.model, tx=tx))(state, frozen, one)
     stacks = {(str(v.aval.dtype), v.aval.shape) for eqn, _ in flops.equations(jaxpr.jaxpr) for v in eqn.outvars}

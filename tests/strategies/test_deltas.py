@@ -33,7 +33,7 @@ def placed_on(loaded, strategy):
 
 
 def one_for(loaded, strategy):
-  return batch(documents(loaded, 2, slots=strategy.slots), 512)
+  return batch(documents(loaded, 2, longest=100 + strategy.slots, slots=strategy.slots), 128)
 
 
 @pytest.mark.parametrize('name', KINDS)
@@ -73,7 +73,7 @@ def test_every_leaf_that_learns_has_moved_by_step_2_and_merging_keeps_the_logits
 
 @pytest.mark.parametrize('name', ['lora', 'pissa', 'dora', 'vera', 'adapter'])
 def test_dropout_is_on_in_training_and_off_in_evaluation(tiny, name):
-  one = batch(documents(tiny, 2), 512)
+  one = batch(documents(tiny, 2, longest=120), 128)
   first = {n: x[0] for n, x in one.items()}
   found = {}
   for rate in (0.0, 0.5):
@@ -91,7 +91,7 @@ def test_one_delta_of_q_k_and_v_is_that_of_the_three_side_by_side(tiny, name):
   fields = {'targets': 'attn/qkv$', 'feedforward': ''} if name == 'ia3' else {'targets': 'attention', 'rank': 4, 'fused': True}
   state, frozen, tx = start(tiny, table.make(name, fields), 3e-3)
   assert 'layers/attn/qkv' in placed(tree.join(state.trainable, frozen))
-  one = batch(documents(tiny, 2), 512)
+  one = batch(documents(tiny, 2, longest=120), 128)
   state, _ = take(tiny, state, frozen, tx, [one] * 3)
   variables = tree.join(state.trainable, frozen)
   learned = logits(tiny.model, variables, one)
@@ -103,7 +103,7 @@ def test_last_layers_are_the_last_and_what_learns_there_is_put_back(tiny):
   strategy = table.last_layers(layers=2)
   loaded = placed_on(tiny, strategy)
   state, frozen, tx = start(loaded, strategy)
-  one = batch(documents(loaded, 2), 512)
+  one = batch(documents(loaded, 2, longest=120), 128)
   np.testing.assert_allclose(logits(loaded.model, tree.join(state.trainable, frozen), one),
                              logits(tiny.model, {'params': tiny.params}, one), atol=1e-5)
   state, _ = take(loaded, state, frozen, tx, [one])

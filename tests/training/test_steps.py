@@ -46,16 +46,16 @@ def test_microbatches_change_no_update(tiny):
 
 def test_a_step_reads_its_key_and_number_and_nothing_else(tiny):
   state, frozen, tx = start(tiny, table.lora(dropout=0.5))
-  docs = documents(tiny, 2)
-  state, _ = take(tiny, state, frozen, tx, [batch(docs, 512)])       # B = 0 hides the dropout at step 0
-  loss = lambda state: take(tiny, state, frozen, tx, [batch(docs, 512)])[1]
+  docs = documents(tiny, 2, longest=120)
+  state, _ = take(tiny, state, frozen, tx, [batch(docs, 128)])       # B = 0 hides the dropout at step 0
+  loss = lambda state: take(tiny, state, frozen, tx, [batch(docs, 128)])[1]
   assert loss(state) == loss(state)
   assert loss(state) != loss(state._replace(key=jax.random.key(1)))
   assert loss(state) != loss(state._replace(step=state.step + 1))
 
 
 def test_evaluation_knows_no_dropout(tiny):
-  one = batch(documents(tiny, 2), 512)
+  one = batch(documents(tiny, 2, longest=120), 128)
   first = {name: x[0] for name, x in one.items()}
   of_rate = []
   for rate in (0.0, 0.5):
@@ -66,7 +66,7 @@ def test_evaluation_knows_no_dropout(tiny):
 
 
 def test_runs_that_differ_in_rate_decay_or_seed_share_one_compilation(tiny):
-  one = batch(documents(tiny, 2), 512)
+  one = batch(documents(tiny, 2, longest=120), 128)
 
   def step(label_smoothing=0.0, **settings):
     state, frozen, tx = start(tiny, table.lora(rank=2), **settings)
@@ -81,7 +81,7 @@ def test_runs_that_differ_in_rate_decay_or_seed_share_one_compilation(tiny):
 @pytest.mark.parametrize('optimizer', ['adamw', 'adafactor'])
 def test_an_optimiser_lowers_the_loss(tiny, optimizer):
   state, frozen, tx = start(tiny, table.lora(), optimizer=optimizer)
-  _, found = take(tiny, state, frozen, tx, [batch(documents(tiny, 2), 512)] * 8)
+  _, found = take(tiny, state, frozen, tx, [batch(documents(tiny, 2, longest=120), 128)] * 8)
   assert found[-1] < 0.9 * found[0]
 
 
@@ -110,7 +110,7 @@ def test_the_loss_of_many_targets_is_that_of_few_at_a_time(tiny):
 @pytest.mark.parity
 def test_label_smoothing_is_torchs(tiny):
   import torch
-  one = {name: x[0] for name, x in batch(documents(tiny, 2), 512).items()}
+  one = {name: x[0] for name, x in batch(documents(tiny, 2, longest=120), 128).items()}
   variables = {'params': tiny.params}
   ours = losses.target_losses(tiny.model, variables, one, label_smoothing=0.2)
   logits = np.array(tiny.model.logits(variables, tiny.model.hidden(variables, one)))
