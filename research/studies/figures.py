@@ -112,6 +112,7 @@ def _tuning(study, c, rows, workdir, colour):
       axis.set_xscale('log')
       axis.set_xticks([], minor=True)
     axis.set_xticks(range(len(places)) if words else places, [shown(p) for p in places])
+    axis.tick_params(axis='x', rotation=30 if len(places) > 5 else 0)
     axis.set_xlabel(field.split('.')[-1].replace('_', ' '))
     axis.legend(fontsize=9)
   axes[0][0].set_ylabel(study.select)
