@@ -93,6 +93,7 @@ class Trial(NamedTuple):
 
 
 ROUNDS = 3      # of a trial, the first of which does not count
+CLEARLY = 0.9   # a cohort must be faster than its members by more than timings differ between two minutes
 
 
 def trial_steps(count: int) -> int:
@@ -102,7 +103,7 @@ def trial_steps(count: int) -> int:
 
 def trial(begin: Callable[[int], tuple[TrainState, Tree]], batches: Sequence[dict[str, np.ndarray]], memory: int,
           **static: Any) -> Trial:
-  """How many runs to train as one program: as many as fit in memory, where that is faster than one after the other.
+  """How many runs to train as one program: as many as fit in memory, where that is clearly faster than one after the other.
 
   Args:
     begin: number of a run -> its state and what does not learn. batches: the first one of each run.
@@ -134,4 +135,4 @@ def trial(begin: Callable[[int], tuple[TrainState, Tree]], batches: Sequence[dic
     all_of_them, many = seconds(all_of_them)
     times.append((one, many))
   one, many = (min(of_side) for of_side in zip(*times[1:]))
-  return Trial(count if many < count * one else 1, one, many, count)
+  return Trial(count if many < CLEARLY * count * one else 1, one, many, count)
