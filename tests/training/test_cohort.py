@@ -117,7 +117,7 @@ def test_a_member_that_stops_early_keeps_what_it_had(tmp_path):
   for number, made in enumerate(configs):
     expected = learned(made, tmp_path / f'alone-{number}')
     for name, x in learned(made, tmp_path / str(number)).items():
-      np.testing.assert_allclose(x, expected[name], rtol=1e-3, atol=1e-4, err_msg=name)
+      np.testing.assert_allclose(x, expected[name], atol=1e-3, err_msg=name)      # one more step would move it by 1e-2
 
 
 def test_a_cohort_that_was_stopped_goes_on_bit_for_bit(rows, tmp_path, monkeypatch):
