@@ -1,7 +1,6 @@
 """Where should LoRA's parameters go: to attention alone, to the MLP, or to all linear layers, at an equal number of them?
 
-    python -m research.train --config=configs/pretrain.py:random:llama-small --workdir=runs/pretrained-docs \\
-      --config.task.subset=docstring_summary --config.training.steps=500 --config.training.batch_size=16
+    python -m research.train --config=configs/pretrain_docs.py --workdir=runs/pretrained-docs
     python -m research.export --workdir=runs/pretrained-docs --output=models/llama-docs
     python -m research.study --study=experiments/placement.py --workdir=runs/placement
 
@@ -24,7 +23,6 @@ Attention's rate is the lowest of its grid, so a lower one may serve it better.
 
 # Ranks at which (attention, MLP, all linear layers) learn equally many numbers.
 RANKS = {'': (29, 18, 11), 'gpu': (53, 32, 20)}
-REVIEWS = {'name': 'text', 'subset': 'sentiment_sentences'}
 
 
 def get_study(variant=''):
@@ -34,8 +32,7 @@ def get_study(variant=''):
                                 'strategy': {'name': 'lora', 'rank': rank, 'alpha': 2.0 * rank, 'targets': targets}}
   return {
       'question': "Where should LoRA's parameters go, at an equal number of them: attention, MLP, or everywhere?",
-      'base': {'': 'configs/llama.py:models/llama-docs', 'gpu': 'configs/quickstart.py'}[variant],
-      'tasks': ({'': REVIEWS, 'gpu': 'domain'}[variant],),
+      'base': {'': 'configs/reviews.py', 'gpu': 'configs/quickstart.py'}[variant],
       'arms': {'attention': lora('attention', attention), 'mlp': lora('mlp', mlp),
                'all_linear': lora('all_linear', everywhere)},
       'seeds': (0, 1),

@@ -1,7 +1,6 @@
 """Are LoRA's variants equivalent once each has its own learning rate?
 
-    python -m research.train --config=configs/pretrain.py:random:llama-small --workdir=runs/pretrained-docs \\
-      --config.task.subset=docstring_summary --config.training.steps=500 --config.training.batch_size=16
+    python -m research.train --config=configs/pretrain_docs.py --workdir=runs/pretrained-docs
     python -m research.export --workdir=runs/pretrained-docs --output=models/llama-docs
     python -m research.study --study=experiments/variants.py --workdir=runs/variants
 
@@ -11,9 +10,6 @@ a token, by two one-sided tests. `variants.py:gpu` is SmolLM2-135M on the shippe
 """
 
 
-REVIEWS = {'name': 'text', 'subset': 'sentiment_sentences'}
-
-
 def get_study(variant=''):
   rates = {'': {'fast': (1e-3, 3e-3, 1e-2), 'slow': (1e-4, 3e-4, 1e-3)},
            'gpu': {'fast': (3e-4, 1e-3, 3e-3), 'slow': (3e-5, 1e-4, 3e-4)}}[variant]
@@ -21,8 +17,7 @@ def get_study(variant=''):
   row = lambda name, **fields: {'name': name, 'rank': 8, **fields}
   return {
       'question': "Are LoRA's variants equivalent once each has its own learning rate?",
-      'base': {'': 'configs/llama.py:models/llama-docs', 'gpu': 'configs/quickstart.py'}[variant],
-      'tasks': ({'': REVIEWS, 'gpu': 'domain'}[variant],),
+      'base': {'': 'configs/reviews.py', 'gpu': 'configs/quickstart.py'}[variant],
       'arms': {
           'lora': {'strategy': row('lora', alpha=16.0), 'grid': fast},
           'rslora': {'strategy': row('rslora', alpha=16.0), 'grid': fast},
