@@ -80,7 +80,7 @@ def cohort_size(configs: Sequence[dict[str, Any]]) -> dict[str, Any]:
   _agree(exps)
   if not t['steps']:
     return {'size': 1, 'because': 'nothing learns'}
-  if cohort.trial_steps(len(exps)) > 0.05 * len(exps) * t['steps']:
+  if not cohort.trial_pays(len(exps), t['steps']):
     return {'size': 1, 'because': f'{t["steps"]} steps are too few for a trial to be worth its time'}
   tx, _ = experiment.optimizer(exp, t['steps'])
   found = cohort.trial(lambda number: _at_first(exps[number]), [e.training_batches()(0) for e in exps], machine.memory(),

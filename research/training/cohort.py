@@ -16,7 +16,7 @@ import numpy as np
 from research import tree
 from research.models.transformer import Batch
 from research.training import steps
-from research.training.compile import compiled
+from research.training.compile import Executable, compiled
 from research.training.steps import Metrics, TrainState
 from research.tree import Tree
 
@@ -94,11 +94,26 @@ class Trial(NamedTuple):
 
 ROUNDS = 3      # of a trial, the first of which does not count
 CLEARLY = 0.9   # a cohort must be faster than its members by more than timings differ between two minutes
+SHARE = 0.05    # of all steps, what a trial may take at most
 
 
-def trial_steps(count: int) -> int:
-  """The steps of one run that a trial of `count` takes, or somewhat fewer."""
-  return ROUNDS * (1 + count)
+def trial_pays(count: int, steps: int) -> bool:
+  """Whether `count` runs of so many steps are long enough for a trial, which takes about a step of each in every round."""
+  return ROUNDS * (1 + count) <= SHARE * count * steps
+
+
+class Side(NamedTuple):
+  """Runs at one of their steps, alone or as one program."""
+  state: TrainState
+  frozen: Tree | Frozen
+  batch: dict[str, np.ndarray]
+  step: Executable
+
+  def taken(self) -> 'Side':
+    """After one step, which has ended."""
+    state, metrics = self.step(self.state, self.frozen, self.batch)
+    jax.block_until_ready(metrics)
+    return self._replace(state=state)
 
 
 def trial(begin: Callable[[int], tuple[TrainState, Tree]], batches: Sequence[dict[str, np.ndarray]], memory: int,
@@ -109,30 +124,28 @@ def trial(begin: Callable[[int], tuple[TrainState, Tree]], batches: Sequence[dic
     begin: number of a run -> its state and what does not learn. batches: the first one of each run.
     memory: bytes that there are. static: the step's.
   """
-  def side(count):
+  def side(count: int) -> Side:
     begun = [begin(number) for number in range(count)]
     state, frozen = together([state for state, _ in begun], [one for _, one in begun])
     given = batch(batches[:count])
-    return state, frozen, given, compiled(step_for(frozen), state, frozen, given, donate=(0,), **static)
+    return Side(state, frozen, given, compiled(step_for(frozen), state, frozen, given, donate=(0,), **static))
 
-  def seconds(side):
-    state, frozen, given, call = side
+  def timed(side: Side) -> tuple[Side, float]:
     began = time.perf_counter()
-    state, metrics = call(state, frozen, given)
-    jax.block_until_ready(metrics)
-    return (state, frozen, given, call), time.perf_counter() - began
+    side = side.taken()
+    return side, time.perf_counter() - began
 
   alone = side(1)
-  of_each = max(alone[3].peak_bytes - tree.nbytes(alone[1]),   # the base is there once
-                2 * tree.nbytes(alone[0]._replace(key=())))     # each state and its place in the stack
-  count = min(len(batches), 1 + max(0, memory - alone[3].peak_bytes) // max(1, of_each))
+  of_each = max(alone.step.peak_bytes - tree.nbytes(alone.frozen),   # the base is there once
+                2 * tree.nbytes(alone.state._replace(key=())))      # each state and its place in the stack
+  count = min(len(batches), 1 + max(0, memory - alone.step.peak_bytes) // max(1, of_each))
   if count == 1:
     return Trial(1)
   all_of_them = side(count)
   times = []
-  for _ in range(ROUNDS):                                      # by turns
-    alone, one = seconds(alone)
-    all_of_them, many = seconds(all_of_them)
+  for _ in range(ROUNDS):                                           # by turns
+    alone, one = timed(alone)
+    all_of_them, many = timed(all_of_them)
     times.append((one, many))
   one, many = (min(of_side) for of_side in zip(*times[1:]))
   return Trial(count if many < CLEARLY * count * one else 1, one, many, count)
