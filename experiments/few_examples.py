@@ -14,7 +14,8 @@ COUNTS = {'': (64, 256, 1024), 'gpu': (16, 64, 256, 1024)}
 
 def get_study(variant=''):
   rates = {'': {'full': (3e-4, 1e-3), 'lora': (3e-3, 1e-2)}, 'gpu': {'full': (3e-5, 1e-4), 'lora': (3e-4, 1e-3)}}[variant]
-  learned = {f'{name}_{count}': {'strategy': {'name': name}, 'grid': {'training.learning_rate': of_name, 'task.rows': (count,)}}
+  settings = {'full': {'name': 'full'}, 'lora': {'name': 'lora', 'rank': 32}}
+  learned = {f'{name}_{count}': {'strategy': settings[name], 'grid': {'training.learning_rate': of_name, 'task.rows': (count,)}}
              for name, of_name in rates.items() for count in COUNTS[variant]}
   return {
       'question': 'From how many examples on does training beat showing them in the prompt?',
@@ -22,7 +23,7 @@ def get_study(variant=''):
       'tasks': ('domain',),
       'arms': {'few_shot': {'strategy': {'name': 'few_shot'}, 'grid': {'strategy.shots': (0, 4, 8)}}, **learned},
       'seeds': (0, 1),
-      'budget': {'steps': 120, 'batch_size': 8, 'eval_every': 40, 'checkpoint_every': 0},
+      'budget': {'steps': 160, 'batch_size': 8, 'eval_every': 40, 'checkpoint_every': 0},
       'select': 'valid/accuracy',
       'report': 'test/accuracy',
       'baseline': 'few_shot',
