@@ -13,7 +13,7 @@ COUNTS = {'': (64, 256, 1024), 'gpu': (16, 64, 256, 1024)}
 
 
 def get_study(variant=''):
-  rates = {'': {'full': (3e-4, 1e-3), 'lora': (3e-3, 1e-2)}, 'gpu': {'full': (3e-5, 1e-4), 'lora': (3e-4, 1e-3)}}[variant]
+  rates = {'': {'full': (3e-4, 1e-3), 'lora': (1e-3, 3e-3)}, 'gpu': {'full': (3e-5, 1e-4), 'lora': (3e-4, 1e-3)}}[variant]
   settings = {'full': {'name': 'full'}, 'lora': {'name': 'lora', 'rank': 32}}
   learned = {f'{name}_{count}': {'strategy': settings[name], 'grid': {'training.learning_rate': of_name, 'task.rows': (count,)}}
              for name, of_name in rates.items() for count in COUNTS[variant]}
