@@ -7,17 +7,19 @@ r"""Evaluates a run, or a base model with few-shot prompting, on one split.
 Writes predictions/SPLIT.jsonl and adds SPLIT/* to result.json.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from absl import flags
 
-from research import cli, experiment, tree
+from research import cli, experiment, sharding, tree
 from research import train as train_verb
 from research import workdir as files
 from research.data.sources import SPLITS
 from research.errors import InputError
 from research.evaluation import harness
+from research.training import cohort
 from research.training.loop import Cost, Outcome
 from research.training.monitor import say
 
@@ -31,11 +33,8 @@ def run(workdir: Path, split: str, config: dict[str, Any] | None = None) -> dict
   if split not in SPLITS:
     raise InputError(f'--split={split}: must be one of {", ".join(SPLITS)}')
   if config is None:
-    files.read_config(workdir)
-    result = files.read_result(workdir)
-    exp = experiment.of_run(workdir)
-    variables = experiment.learned(workdir, exp)
-  else:
+    return together([workdir], split)[0]
+  with sharding.use(sharding.mesh(config['mesh'])):
     exp = experiment.assemble(config)
     if exp.strategy.learns and not exp.config['strategy']['init_from']:
       raise InputError(f'strategy {exp.strategy.name} has to learn first: run research.train, then evaluate its workdir; '
@@ -43,16 +42,38 @@ def run(workdir: Path, split: str, config: dict[str, Any] | None = None) -> dict
     exp.config['training'] |= {'steps': 0, 'epochs': 0.0}       # a workdir that holds no training
     files.check(workdir, exp.config)
     variables = tree.join(*exp.variables())
+    examples = exp.examples(split)
     if (workdir / files.RESULT).exists():
       result = files.read_json(workdir / files.RESULT)
     else:
       result = train_verb.describe(exp, Outcome(0, 0, {}, Cost()), 0, tree.size(variables))
-  examples = exp.examples(split)
-  if config is not None and not (workdir / files.RESULT).exists():
-    files.claim(workdir, exp.config)
-    files.write_json(workdir / files.PROVENANCE, experiment.provenance(exp))
-  evaluation = harness.evaluate(exp.model, variables, exp.tokenizer, exp.task, examples,
-                                exp.config['training']['eval_batch_size'], label=f'evaluate {split}')
+      files.claim(workdir, exp.config)
+      files.write_json(workdir / files.PROVENANCE, experiment.provenance(exp))
+    [evaluation] = train_verb.look([exp], variables, [examples], generate=True, label=f'evaluate {split}')
+    return _recorded(result, evaluation, workdir, split)
+
+
+def together(workdirs: Sequence[Path], split: str) -> list[dict[str, Any]]:
+  """Evaluates runs at their best steps: as one program where they are of one model and read the same rows.
+
+  Raises:
+    InputError: there is no run, or it is not finished.
+  """
+  with sharding.use(sharding.mesh(sharding.EVERYWHERE)):
+    for workdir in workdirs:
+      files.read_config(workdir)                 # says what is not the workdir of a run
+    results = [files.read_result(workdir) for workdir in workdirs]
+    exps = [experiment.of_run(workdir) for workdir in workdirs]
+    if len(workdirs) > 1 and not all(exp.model is exps[0].model and exp.strategy.learns for exp in exps):
+      return [result for workdir in workdirs for result in together([workdir], split)]
+    learned = [experiment.learned_and_frozen(workdir, exp) for workdir, exp in zip(workdirs, exps)]
+    variables = cohort.learned([trainable for trainable, _ in learned], [frozen for _, frozen in learned])
+    found = train_verb.look(exps, variables, [exp.examples(split) for exp in exps], generate=True, label=f'evaluate {split}')
+    return [_recorded(*one, split) for one in zip(results, found, workdirs)]
+
+
+def _recorded(result: dict[str, Any], evaluation: harness.Evaluation, workdir: Path, split: str) -> dict[str, Any]:
+  """The result with a split's scores, as it then stands in the workdir."""
   train_verb.record(result, evaluation, workdir, split)
   files.write_json(workdir / files.RESULT, result)
   say('evaluate: ' + ', '.join(

@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 import safetensors.numpy
 from ml_collections import ConfigDict
 
-from research import machine, tree
+from research import machine, sharding, tree
 from research import workdir as files
 from research.data import batches, demonstrations, prompts, sources, tasks, texts
 from research.data import tokenizer as tokenizers
@@ -89,7 +90,8 @@ class Experiment(NamedTuple):
       documents = [redraw(number, 0) for number in range(len(corrupted))]
     else:
       redraw, documents = None, [batches.answered(e, start) for e in self.examples('train')]
-    return batches.TrainingBatches(documents, t['batch_size'], t['microbatches'], t['seed'], t['steps'], redraw)
+    return batches.TrainingBatches(documents, t['batch_size'], t['microbatches'], t['seed'], t['steps'], redraw,
+                                   sharding.spread())
 
   def variables(self) -> tuple[Tree, Tree]:
     """(trainable, frozen), at step 0: new deltas, or those of `strategy.init_from`."""
@@ -114,6 +116,7 @@ def assemble(config: dict[str, Any]) -> Experiment:
   """
   model_fields, training = config['model'], config['training']
   _check_training(training)
+  _check_mesh(training)
   task = tasks.make(config['task']['name'], {k: tuple(v) if isinstance(v, list) else v
                                              for k, v in config['task'].items() if k not in ('name', 'rows')})
   if config['task']['rows']:
@@ -137,6 +140,7 @@ def assemble(config: dict[str, Any]) -> Experiment:
   shown = demonstrations.choose(task, strategy.shots, strategy.selection, training['seed'])
   loaded = base(strategy.apart)
   model = loaded.model.config
+  sharding.check_heads(model.heads, model.kv_heads)
   context = model_fields['context'] or model.context
   if context < 1 or (context > model.context and model.bounded):
     raise InputError(f'model.context={context}: must be between 1 and the model\'s own {model.context}')
@@ -165,6 +169,7 @@ def assemble(config: dict[str, Any]) -> Experiment:
                'chat': task.chat, 'objective': task.objective, 'noise': task.noise, 'span': task.span},
       'strategy': {'name': strategy.name, **strategy.fields, **own},
       'training': {**training, 'steps': training['steps'] if learns else 0},
+      'mesh': config['mesh'],
   }
   exp = Experiment(resolved, loaded.model, loaded.params, loaded.fingerprint, loaded.tokenizer, loaded.hf, task, strategy,
                    shown, context)
@@ -238,12 +243,24 @@ def _check_training(t: dict[str, Any]) -> None:
     require(t[field] >= 1, f'{field}={t[field]}: must be 1 or more')
 
 
-def optimizer(experiment: Experiment, steps: int):
-  """The optimiser that an experiment names, and its number of warm-up steps."""
+def _check_mesh(t: dict[str, Any]) -> None:
+  """Refuses a batch that the mesh in use does not divide."""
+  rows, sizes = t['batch_size'] // t['microbatches'], sharding.sizes()
+  if rows % sharding.spread():
+    raise InputError(f'training.batch_size={t["batch_size"]}: the {rows} rows of each of its {t["microbatches"]} microbatches '
+                     f'cannot be dealt out evenly to mesh.data={sizes["data"]} x mesh.fsdp={sizes["fsdp"]} devices')
+
+
+def optimizer(experiment: Experiment) -> optax.GradientTransformation:
+  """The optimiser that an experiment names."""
   t = experiment.config['training']
-  warmup = math.ceil(t['warmup'] * steps)
-  return optim.make(t['optimizer'], t['schedule'], steps, warmup, t['clip'], t['b1'], t['b2'], t['eps'],
-                    experiment.strategy.rates), warmup
+  return optim.make(t['optimizer'], t['schedule'], t['steps'], t['clip'], t['b1'], t['b2'], t['eps'], experiment.strategy.rates)
+
+
+def warmup(experiment: Experiment) -> int:
+  """Steps in which the rate rises."""
+  t = experiment.config['training']
+  return math.ceil(t['warmup'] * t['steps'])
 
 
 def of_run(workdir: Path, **model_fields: Any) -> Experiment:
@@ -258,6 +275,7 @@ def of_run(workdir: Path, **model_fields: Any) -> Experiment:
   config['model'] = {'quantize': 'none', 'remat': 'none', **config['model'], **model_fields}     # older runs lack some
   config['task'] = {'rows': 0, **config['task']}
   config['training'] = {'best_metric': 'loss', **config['training']}
+  config['mesh'] = dict(sharding.EVERYWHERE)
   if (workdir / files.CHECKPOINTS).exists():      # what it began with is in its own files
     config['strategy'] |= {'init_from': None, 'allow_other_base': False}
   return assemble(config)

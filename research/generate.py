@@ -13,7 +13,7 @@ from typing import Any
 
 from absl import flags
 
-from research import cli, experiment, tree
+from research import cli, experiment, sharding, tree
 from research import workdir as files
 from research.data import prompts, sources, tasks
 from research.errors import InputError
@@ -63,23 +63,24 @@ def main() -> None:
     raise InputError('give --prompt=TEXT or --input=FILE.jsonl, one of them')
   if f.input:
     cli.required('output')
-  if f.workdir:
-    exp = experiment.of_run(Path(f.workdir))
-    variables = experiment.learned(Path(f.workdir), exp)
-  else:
-    cli.required('config')
-    exp = experiment.assemble(experiment.plain(f.config))
-    if exp.strategy.learns and not exp.config['strategy']['init_from']:
-      raise InputError(f'strategy {exp.strategy.name} has to learn first: give --workdir of a run, '
-                       '--config.strategy.init_from=FOLDER, or --config.strategy.name=few_shot for the base model')
-    variables = tree.join(*exp.variables())
-  limit = f.max_new_tokens or exp.task.max_new_tokens
-  if f.prompt is not None:
-    print(run(exp, variables, [f.prompt.replace('\\n', '\n')], limit, f.temperature, f.seed)[0])
-    return
-  rows = sources.read_jsonl(Path(f.input))
-  answers = run(exp, variables, rendered(exp, rows), limit, f.temperature, f.seed)
-  files.write_jsonl(Path(f.output), [{**row, 'prediction': answer} for row, answer in zip(rows, answers)])
+  with sharding.use(sharding.mesh(sharding.EVERYWHERE)):
+    if f.workdir:
+      exp = experiment.of_run(Path(f.workdir))
+      variables = experiment.learned(Path(f.workdir), exp)
+    else:
+      cli.required('config')
+      exp = experiment.assemble(experiment.plain(f.config))
+      if exp.strategy.learns and not exp.config['strategy']['init_from']:
+        raise InputError(f'strategy {exp.strategy.name} has to learn first: give --workdir of a run, '
+                         '--config.strategy.init_from=FOLDER, or --config.strategy.name=few_shot for the base model')
+      variables = tree.join(*exp.variables())
+    limit = f.max_new_tokens or exp.task.max_new_tokens
+    if f.prompt is not None:
+      print(run(exp, variables, [f.prompt.replace('\\n', '\n')], limit, f.temperature, f.seed)[0])
+      return
+    rows = sources.read_jsonl(Path(f.input))
+    answers = run(exp, variables, rendered(exp, rows), limit, f.temperature, f.seed)
+    files.write_jsonl(Path(f.output), [{**row, 'prediction': answer} for row, answer in zip(rows, answers)])
 
 
 if __name__ == '__main__':

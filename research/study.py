@@ -116,7 +116,7 @@ def main() -> None:
   else:
     check(study, cells)
     runner.claim(study, cells, workdir, part, side_by_side)
-    test = lambda run: evaluate_verb.run(run, 'test')
+    test = lambda runs: evaluate_verb.together(runs, 'test')
     rows = runner.run(study, cells, workdir, train_verb.run, test, part, side_by_side)
     if rows is None:
       return

@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 from absl import flags
 
-from research import cli, experiment, machine, tree
+from research import cli, experiment, machine, sharding, tree
 from research import workdir as files
+from research.data.prompts import Example
 from research.errors import InputError
 from research.evaluation import harness, metrics
 from research.strategies import bind
@@ -34,18 +35,19 @@ def run(config: dict[str, Any], workdir: Path, label: str = 'train', profile: bo
   Raises:
     InputError: the config cannot be right, the workdir holds another run, or training diverged.
   """
-  exp = experiment.assemble(config)
-  files.check(workdir, exp.config)
-  if (workdir / files.RESULT).exists():
-    say(f'{label}: {workdir} is finished already')
-    return files.read_json(workdir / files.RESULT)
-  if profile and exp.config['training']['steps'] < 2:
-    raise InputError(f'--profile: training.steps={exp.config["training"]["steps"]}: the first step compiles, and the second is '
-                     'the first to be traced')
-  [result] = _trained([Run(exp, workdir, label)], workdir / files.CHECKPOINTS, label, profile)
-  if isinstance(result, InputError):
-    raise result
-  return result
+  with sharding.use(sharding.mesh(config['mesh'])):
+    exp = experiment.assemble(config)
+    files.check(workdir, exp.config)
+    if (workdir / files.RESULT).exists():
+      say(f'{label}: {workdir} is finished already')
+      return files.read_json(workdir / files.RESULT)
+    if profile and exp.config['training']['steps'] < 2:
+      raise InputError(f'--profile: training.steps={exp.config["training"]["steps"]}: the first step compiles, and the second '
+                       'is the first to be traced')
+    [result] = _trained([Run(exp, workdir, label)], workdir / files.CHECKPOINTS, label, profile)
+    if isinstance(result, InputError):
+      raise result
+    return result
 
 
 def together(jobs: Sequence[tuple[dict[str, Any], Path, str]], latest: Path) -> list[dict[str, Any] | InputError]:
@@ -59,33 +61,35 @@ def together(jobs: Sequence[tuple[dict[str, Any], Path, str]], latest: Path) -> 
   Raises:
     InputError: they cannot be one program, or cannot begin.
   """
-  found: list[Any] = []
-  for config, workdir, label in jobs:
-    try:
-      exp = experiment.assemble(config)
-      files.check(workdir, exp.config)
-      found.append(Run(exp, workdir, label))
-    except InputError as e:
-      found.append(e)
-  runs = [one for one in found if isinstance(one, Run)]
-  label = f'{runs[0].label} and {len(runs) - 1} more' if runs else ''
-  results = iter(_trained(runs, latest, label) if runs else ())
-  return [next(results) if isinstance(one, Run) else one for one in found]
+  with sharding.use(sharding.mesh(jobs[0][0]['mesh'])):
+    found: list[Any] = []
+    for config, workdir, label in jobs:
+      try:
+        exp = experiment.assemble(config)
+        files.check(workdir, exp.config)
+        found.append(Run(exp, workdir, label))
+      except InputError as e:
+        found.append(e)
+    runs = [one for one in found if isinstance(one, Run)]
+    label = f'{runs[0].label} and {len(runs) - 1} more' if runs else ''
+    results = iter(_trained(runs, latest, label) if runs else ())
+    return [next(results) if isinstance(one, Run) else one for one in found]
 
 
 def cohort_size(configs: Sequence[dict[str, Any]]) -> dict[str, Any]:
   """How many of these runs, which differ in nothing but arrays, to train as one program: `size`, and what was found."""
-  exps = [experiment.assemble(config) for config in configs]
-  exp, t = exps[0], exps[0].config['training']
-  _agree(exps)
-  if not t['steps']:
-    return {'size': 1, 'because': 'nothing learns'}
-  if not cohort.trial_pays(len(exps), t['steps']):
-    return {'size': 1, 'because': f'{t["steps"]} steps are too few for a trial to be worth its time'}
-  tx, _ = experiment.optimizer(exp, t['steps'])
-  found = cohort.trial(lambda number: _at_first(exps[number]), [e.training_batches()(0) for e in exps], machine.memory(),
-                       model=exp.model, tx=tx, label_smoothing=t['label_smoothing'])
-  return found._asdict()
+  with sharding.use(sharding.mesh(configs[0]['mesh'])):
+    exps = [experiment.assemble(config) for config in configs]
+    exp, t = exps[0], exps[0].config['training']
+    _agree(exps)
+    if not t['steps']:
+      return {'size': 1, 'because': 'nothing learns'}
+    if not cohort.trial_pays(len(exps), t['steps']):
+      return {'size': 1, 'because': f'{t["steps"]} steps are too few for a trial to be worth its time'}
+    tx = experiment.optimizer(exp)
+    found = cohort.trial(lambda number: _at_first(exps[number]), [e.training_batches()(0) for e in exps], machine.memory(),
+                         model=exp.model, tx=tx, label_smoothing=t['label_smoothing'])
+    return found._asdict()
 
 
 def _agree(exps: Sequence[experiment.Experiment]) -> None:
@@ -104,9 +108,9 @@ def _at_first(exp: experiment.Experiment) -> tuple[TrainState, Tree]:
     if exp.config['strategy']['init_from']:
       raise InputError('strategy.init_from and training.init_from are both given; one says where to begin')
     trainable, frozen = experiment.continued(Path(t['init_from']), exp, trainable, frozen)
-  tx, _ = experiment.optimizer(exp, t['steps'])
-  opt_state = optim.init(tx, trainable, t['learning_rate'], t['weight_decay'])
-  return TrainState(jnp.int32(0), jax.random.key(t['seed']), trainable, opt_state), frozen
+  tx = experiment.optimizer(exp)
+  opt_state = optim.init(tx, trainable, t['learning_rate'], t['weight_decay'], experiment.warmup(exp))
+  return sharding.place((TrainState(jnp.int32(0), jax.random.key(t['seed']), trainable, opt_state), frozen))
 
 
 class Run:
@@ -151,38 +155,71 @@ class Run:
 
   def member(self) -> loop.Member:
     """This run as the loop knows it."""
-    return loop.Member(self.label, self.batch_of, self.validate if self.held_out else None,
-                       self.exp.config['training']['learning_rate'],
+    t, warmup = self.exp.config['training'], experiment.warmup(self.exp)
+    share = lambda step: float(optim.shape(t['schedule'], t['steps'], step, warmup))
+    return loop.Member(self.label, self.batch_of, t['learning_rate'], share,
                        Checkpoints(self.workdir / files.CHECKPOINTS, self.exp.fingerprint), Monitor(self.workdir))
 
-  def look(self, variables: Tree, generate: bool, label: str | None = None) -> harness.Evaluation:
-    """Evaluates the validation split; generate: free text too, where that is the task."""
-    exp = self.exp
-    return harness.evaluate(exp.model, variables, exp.tokenizer, exp.task, self.held_out,
-                            exp.config['training']['eval_batch_size'], generate, label)
+  @property
+  def generates(self) -> bool:
+    """Whether free text is written at every validation: where its metric chooses the best step."""
+    return self.by.name != 'loss'
 
-  def validate(self, step: int, variables: Tree) -> dict[str, float]:
+  def validated(self, step: int, evaluation: harness.Evaluation) -> dict[str, float]:
     """The metrics of validation after `step`; what its best step found is kept for the end."""
-    if not sys.stderr.isatty():
-      say(f'{self.label}  {step}/{self.exp.config["training"]["steps"]}  validating')
-    generates = self.by.name != 'loss'
-    evaluation = self.look(variables, generates)
     cost = lambda e: -e.scores[self.by.name] if self.by.higher_is_better else e.scores[self.by.name]
-    if (self.exp.task.choices or generates) and all(cost(evaluation) < cost(e) for e in self.seen.values()):
+    if (self.exp.task.choices or self.generates) and all(cost(evaluation) < cost(e) for e in self.seen.values()):
       self.seen.clear()
       self.seen[step] = evaluation
     return {f'valid/{name}': value for name, value in evaluation.scores.items()}
 
-  def end(self, outcome: loop.Outcome, frozen: Tree) -> dict[str, Any]:
-    """Validates at the best step where that is not known yet, and writes what came out but for result.json, which it gives."""
+  def end(self, outcome: loop.Outcome, evaluation: harness.Evaluation | None) -> dict[str, Any]:
+    """Writes what came out but for result.json, which it gives; evaluation: of the best step, where there is validation."""
     result = describe(self.exp, outcome, self.trainable_params, self.total_params)
-    if self.held_out:
-      evaluation = self.seen.get(outcome.best_step)
-      evaluation = evaluation or self.look(tree.join(outcome.trainable, frozen), True, f'{self.label}: valid')
+    if evaluation:
       record(result, evaluation, self.workdir, 'valid')
     say(f'{self.label}: best step {outcome.best_step} of {outcome.steps}; '
         + ', '.join(f'{k} {v:.4f}' for k, v in result['metrics'].items()))
     return result
+
+
+def look(exps: Sequence[experiment.Experiment], variables: Tree | cohort.Several, examples: Sequence[Sequence[Example]],
+         generate: bool, label: str | None = None) -> list[harness.Evaluation]:
+  """The evaluation of every run: of all as one program where they read the same rows.
+
+  Args:
+    variables: of one run, or of all side by side; examples: of each.
+    generate: free text too, where that is the task.
+  """
+  exp, size = exps[0], exps[0].config['training']['eval_batch_size']
+  if all(one == examples[0] for one in examples[1:]):
+    return harness.evaluate_all(exp.model, variables, exp.tokenizer, exp.task, examples[0], size, generate, label)
+  return [harness.evaluate(exp.model, cohort.one(number, variables), exp.tokenizer, exp.task, its, size, generate, label)
+          for number, its in enumerate(examples)]
+
+
+def _validation(runs: Sequence[Run], label: str) -> loop.Evaluate:
+  """What the loop asks after some of its steps."""
+  def evaluate(step, going, variables):
+    if not sys.stderr.isatty():
+      say(f'{label}  {step}/{runs[0].exp.config["training"]["steps"]}  validating')
+    found = look([run.exp for run in runs], variables, [run.held_out for run in runs], runs[0].generates)
+    return [runs[number].validated(step, found[number]) for number in going]
+  return evaluate
+
+
+def _at_best(runs: Sequence[Run], outcomes: Sequence[loop.Outcome], frozen: Sequence[Tree],
+             label: str) -> list[harness.Evaluation | None]:
+  """What validation finds at each run's best step, free text with it; None without a validation split."""
+  found = [run.seen.get(outcome.best_step) for run, outcome in zip(runs, outcomes)]
+  missing = [number for number, run in enumerate(runs) if run.held_out and not found[number]]
+  if missing:
+    variables = cohort.learned([outcomes[number].trainable for number in missing], [frozen[number] for number in missing])
+    looked = look([runs[number].exp for number in missing], variables, [runs[number].held_out for number in missing], True,
+                  f'{label}: valid')
+    for number, evaluation in zip(missing, looked):
+      found[number] = evaluation
+  return found
 
 
 def _trained(runs: Sequence[Run], latest: Path, label: str, profile: bool = False) -> list[dict[str, Any] | InputError]:
@@ -194,19 +231,19 @@ def _trained(runs: Sequence[Run], latest: Path, label: str, profile: bool = Fals
     raise InputError('the rows that the seeds draw give lines of other lengths, on which dropout would draw otherwise')
   begun = [run.begin(tells=run is runs[0]) for run in runs]
   frozen = [one for _, one in begun]
-  state, frozen_of_all = cohort.together([state for state, _ in begun], frozen)
+  state, frozen_of_all = sharding.place(cohort.together([state for state, _ in begun], frozen))
   del begun                                    # each member's own copy of what is stacked now
   say(f'{label}: on ' + ', '.join(f'{what} {value}' for what, value in machine.settings().items()))
-  tx, warmup = experiment.optimizer(exp, t['steps'])
+  tx = experiment.optimizer(exp)
   members = [run.member() for run in runs]
   kept = members[0].checkpoints if len(runs) == 1 else Checkpoints(latest, exp.fingerprint)
   trace = runs[0].workdir / files.TENSORBOARD if profile else None
   try:
     outcomes = loop.train(
-        exp.model, state, frozen_of_all, tx, members, kept, label=label, steps=t['steps'], eval_every=t['eval_every'],
-        checkpoint_every=t['checkpoint_every'], log_every=t['log_every'], best_metric=f'valid/{runs[0].by.name}',
-        higher_is_better=runs[0].by.higher_is_better, patience=t['patience'], label_smoothing=t['label_smoothing'],
-        schedule=t['schedule'], warmup=warmup, profile=trace)
+        exp.model, state, frozen_of_all, tx, members, kept, _validation(runs, label) if runs[0].held_out else None,
+        label=label, steps=t['steps'], eval_every=t['eval_every'], checkpoint_every=t['checkpoint_every'],
+        log_every=t['log_every'], best_metric=f'valid/{runs[0].by.name}', higher_is_better=runs[0].by.higher_is_better,
+        patience=t['patience'], label_smoothing=t['label_smoothing'], profile=trace)
   finally:
     for member in members:
       member.monitor.close()
@@ -214,8 +251,12 @@ def _trained(runs: Sequence[Run], latest: Path, label: str, profile: bool = Fals
     kept.close()
   if trace and not (trace / 'plugins').exists():
     say(f'{label}: nothing was traced: only the step that compiles was left')
-  results = [outcome if isinstance(outcome, InputError) else run.end(outcome, one)
-             for run, outcome, one in zip(runs, outcomes, frozen)]
+  whole = [number for number, outcome in enumerate(outcomes) if not isinstance(outcome, InputError)]
+  best = _at_best([runs[number] for number in whole], [outcomes[number] for number in whole],
+                  [frozen[number] for number in whole], label)
+  results = [*outcomes]
+  for number, evaluation in zip(whole, best):
+    results[number] = runs[number].end(outcomes[number], evaluation)
   for run, result in zip(runs, results):       # at one time, so that a cohort that is killed has ended in all or in none
     if not isinstance(result, InputError):
       files.write_json(run.workdir / files.RESULT, result)
@@ -224,16 +265,17 @@ def _trained(runs: Sequence[Run], latest: Path, label: str, profile: bool = Fals
 
 def predict(config: dict[str, Any]) -> dict[str, Any]:
   """What training a config would take, from its compiled step, which a run finds again: nothing is run or written."""
-  exp = experiment.assemble(config)
-  t, steps = exp.config['training'], exp.config['training']['steps']
-  state, frozen = _at_first(exp)
-  predicted = {'trainable_params': tree.size(state.trainable), 'train_flops': 0.0, 'peak_bytes': 0}
-  if steps:
-    tx, _ = experiment.optimizer(exp, steps)
-    step = compile.compiled(train_step, state, frozen, exp.training_batches()(0), donate=(0,), model=exp.model, tx=tx,
-                            label_smoothing=t['label_smoothing'])
-    predicted |= {'train_flops': steps * step.flops, 'peak_bytes': step.peak_bytes}
-  return predicted
+  with sharding.use(sharding.mesh(config['mesh'])):
+    exp = experiment.assemble(config)
+    t, steps = exp.config['training'], exp.config['training']['steps']
+    state, frozen = _at_first(exp)
+    predicted = {'trainable_params': tree.size(state.trainable), 'train_flops': 0.0, 'peak_bytes': 0}
+    if steps:
+      tx = experiment.optimizer(exp)
+      step = compile.compiled(train_step, state, frozen, exp.training_batches()(0), donate=(0,), model=exp.model, tx=tx,
+                              label_smoothing=t['label_smoothing'])
+      predicted |= {'train_flops': steps * step.flops, 'peak_bytes': step.peak_bytes}
+    return predicted
 
 
 def describe(exp: experiment.Experiment, outcome: loop.Outcome, trainable: int, total: int) -> dict[str, Any]:
@@ -241,7 +283,7 @@ def describe(exp: experiment.Experiment, outcome: loop.Outcome, trainable: int, 
   c = outcome.cost
   per_second = lambda x: x / c.train_seconds if c.train_seconds else 0.0
   memory = _memory(c.peak_bytes, c.cohort_size)      # before the product below, which takes some too
-  peak = flops.matrix_peak(exp.model.config.dtype) if c.train_flops else 0.0
+  peak = jax.device_count() * flops.matrix_peak(exp.model.config.dtype) if c.train_flops else 0.0
   return {
       'model': exp.config['model']['source'], 'task': exp.task.name, 'strategy': exp.strategy.name,
       'seed': exp.config['training']['seed'], 'best_step': outcome.best_step, 'steps': outcome.steps,

@@ -72,9 +72,15 @@ def batch(documents, length, per_line=1):
 def start(loaded, strategy, learning_rate=1e-2, weight_decay=0.0, optimizer='adamw', clip=0.0, seed=0):
   """(state, frozen, tx) of a run at step 0, at a constant rate."""
   trainable, frozen = bind(jax.random.key(seed), strategy, loaded.model, loaded.params)
-  tx = optim.make(optimizer, 'constant', 100, 0, clip, 0.9, 0.999, 1e-8, strategy.rates)
+  tx = optim.make(optimizer, 'constant', 100, clip, 0.9, 0.999, 1e-8, strategy.rates)
   opt_state = optim.init(tx, trainable, learning_rate, weight_decay)
   return TrainState(jnp.int32(0), jax.random.key(seed), trainable, opt_state), frozen, tx
+
+
+def moved(trainable, seed, by=0.1):
+  """What learns, each leaf moved at random by about `by`."""
+  drawn = lambda name, x: x + by * jax.random.normal(jax.random.fold_in(jax.random.key(seed), len(name)), x.shape)
+  return tree.map_named(drawn, trainable)
 
 
 def take(loaded, state, frozen, tx, of_steps, label_smoothing=0.0):
@@ -120,6 +126,16 @@ def by_heart(folder, **fields):
       'task__target': ' {b}', 'task__metrics': ('exact_match',), 'task__max_new_tokens': 8, 'strategy__name': 'lora',
       'training__schedule': 'constant', 'training__warmup': 0.0, 'training__learning_rate': 1e-2, 'training__patience': 1,
       'training__steps': 100, 'training__eval_every': 10, 'training__checkpoint_every': 0, **fields})
+
+
+def steady(folder, **fields):
+  """A config of six steps on short rows, with dropout, whose loss falls smoothly."""
+  pairs = [(a, b) for a in WORDS[:6] for b in WORDS[6:]]
+  return by_heart(folder, **{
+      'task__train': write_pairs(folder / 'train.jsonl', pairs[:28]),
+      'task__valid': write_pairs(folder / 'valid.jsonl', pairs[28:]),
+      'strategy__dropout': 0.1, 'training__learning_rate': 1e-3, 'training__patience': 0, 'training__batch_size': 8,
+      'training__steps': 6, 'training__eval_every': 3, 'training__checkpoint_every': 3, **fields})
 
 
 def config(**fields):

@@ -45,7 +45,7 @@ def begun(loaded: load.Loaded, strategy: str, learning_rate: float, schedule: st
   """(state, frozen, tx) of a run of ours at step 0."""
   row = table.make(strategy, {})
   trainable, frozen = bind(jax.random.key(seed), row, loaded.model, loaded.params)
-  tx = optim.make('adamw', schedule, steps, 0, clip, 0.9, 0.999, 1e-8, row.rates)
+  tx = optim.make('adamw', schedule, steps, clip, 0.9, 0.999, 1e-8, row.rates)
   return TrainState(jnp.int32(0), jax.random.key(seed), trainable, optim.init(tx, trainable, learning_rate, 0.0)), frozen, tx
 
 

@@ -165,7 +165,7 @@ class TrainingBatches:
   """Batch number s of a run, for any s: a pure function of (documents, seed, s)."""
 
   def __init__(self, documents: Sequence[Document], batch_size: int, microbatches: int, seed: int, steps: int,
-               redraw: Callable[[int, int], Document] | None = None):
+               redraw: Callable[[int, int], Document] | None = None, multiple: int = 1):
     """
     Args:
       batch_size: documents a step, divided evenly over the `microbatches` M.
@@ -173,10 +173,11 @@ class TrainingBatches:
         once; a later batch that needs more lines gets them, and a compilation of its own.
       redraw: (number, epoch) -> the document as that epoch sees it, as long as it stands in `documents`; without it every
         epoch sees the same.
+      multiple: what the number of lines is filled up to a multiple of, with empty ones.
     """
     self._documents, self._seed = documents, seed
     self._redraw = redraw or (lambda number, epoch: documents[number])
-    self._part, self._parts = batch_size // microbatches, microbatches
+    self._part, self._parts, self._multiple = batch_size // microbatches, microbatches, multiple
     self._room = room_for(documents, at_least=128)
     self._lines = self._targets = 1
     for step in range(min(steps, 2000)):
@@ -196,7 +197,7 @@ class TrainingBatches:
   def __call__(self, step: int) -> dict[str, np.ndarray]:
     """The batch of one step: the arrays of `pack`, each with a leading axis of M microbatches."""
     packed = self._packed(step, self._redraw)
-    lines = max(self._lines, *(len(lines) for _, lines in packed))
+    lines = round_up(max(self._lines, *(len(lines) for _, lines in packed)), self._multiple)
     targets = round_up(max(self._targets, *(most_targets(*part) for part in packed)), 8)
     parts = [pack(chosen, found + [[]] * (lines - len(found)), self._room, targets)[0] for chosen, found in packed]
     return {field: np.stack([part[field] for part in parts]) for field in parts[0]}
@@ -207,9 +208,9 @@ def most_targets(documents: Sequence[Document], lines: list[list[int]]) -> int:
   return max(sum(len(documents[i].targets) for i in line) for line in lines)
 
 
-def evaluation_batches(documents: Sequence[Document],
-                       batch_size: int) -> Iterator[tuple[dict[str, np.ndarray], list[Layout]]]:
-  """All documents once, in batches of at most `batch_size` lines, all of one shape."""
+def evaluation_batches(documents: Sequence[Document], batch_size: int,
+                       multiple: int = 1) -> Iterator[tuple[dict[str, np.ndarray], list[Layout]]]:
+  """All documents once, in batches of one shape: at most `batch_size` lines, filled up to a multiple with empty ones."""
   room = room_for(documents, 256)
   lines = fit([(len(d.tokens), len(d.source)) for d in documents], room)
   targets = round_up(most_targets(documents, lines), 8)
@@ -217,4 +218,4 @@ def evaluation_batches(documents: Sequence[Document],
   each = -(-len(lines) // count)               # evenly, so that little of the last batch is padding
   for i in range(0, len(lines), each):
     some = lines[i:i + each]
-    yield pack(documents, some + [[]] * (each - len(some)), room, targets)
+    yield pack(documents, some + [[]] * (round_up(each, multiple) - len(some)), room, targets)

@@ -14,6 +14,8 @@ import numpy as np
 from research.models.transformer import APART, Model
 from research.strategies.bind import placed, stored
 from research.strategies.deltas import Prefix
+from research.training import cohort
+from research.training.cohort import Several
 from research.tree import Tree
 
 WORTH = 16      # tokens below which a beginning is simply read again
@@ -27,15 +29,15 @@ def common(prompts: Sequence[Sequence[int]]) -> int:
 
 
 @partial(jax.jit, static_argnames='model')
-def _read(variables: Tree, tokens: jax.Array, *, model: Model) -> Tree:
+def _read(variables: Tree | Several, tokens: jax.Array, *, model: Model) -> tuple[jax.Array, jax.Array]:
+  """Keys and values [N, S, K · head_dim] of these tokens, for every member."""
   one = jnp.ones_like(tokens)
   batch = {'tokens': tokens, 'positions': jnp.arange(tokens.shape[1])[None], 'segments': one, 'branches': 0 * one}
-  _, cache = model.prefill(variables, batch, tokens.shape[1])
-  of_slots = lambda x: x[:, 0].swapaxes(1, 2).reshape(len(x), tokens.shape[1], -1)      # [N, S, K · head_dim]
-  return jax.tree.map(of_slots, cache.layers)
+  of_slots = lambda x: x[:, 0].swapaxes(1, 2).reshape(len(x), tokens.shape[1], -1)
+  return cohort.over(variables, lambda v: jax.tree.map(of_slots, model.prefill(v, batch, tokens.shape[1])[1].layers))
 
 
-def read(model: Model, variables: Tree, prompts: Sequence[Sequence[int]]) -> tuple[Tree, int]:
+def read(model: Model, variables: Tree | Several, prompts: Sequence[Sequence[int]]) -> tuple[Tree | Several, int]:
   """Variables that have read what all prompts begin with, and how many tokens that is: to be cut off every prompt.
 
   An encoder reads every prompt anew: what it makes of a beginning depends on what follows.
@@ -44,6 +46,14 @@ def read(model: Model, variables: Tree, prompts: Sequence[Sequence[int]]) -> tup
   if cut < WORTH:
     return variables, 0
   new = _read(variables, np.asarray([prompts[0][:cut]], np.int32), model=model)
+  added = cohort.over(variables, lambda v, new: _with_prefix(model, v, new, cut), new)
+  if isinstance(variables, Several):
+    return Several({**variables.shared, **jax.tree.map(lambda _: None, added)}, {**variables.own, **added}), cut
+  return {**variables, **added}, cut
+
+
+def _with_prefix(model: Model, variables: Tree, new: tuple[jax.Array, jax.Array], cut: int) -> dict[str, Tree]:
+  """The deltas of `variables`, with the keys and values of `cut` tokens in them."""
   deltas, first = placed(variables), model.config.layers - model.config.apart
   for stack, at in (('layers', slice(first)), (APART, slice(first, None))):
     keys, values = (x[at] for x in new)
@@ -56,4 +66,4 @@ def read(model: Model, variables: Tree, prompts: Sequence[Sequence[int]]) -> tup
                       zip((x.astype(keys.dtype) for x in (learned.keys, learned.values)), (keys, values)))
       slots += learned.slots
     deltas[path] = Prefix(keys, values, slots)
-  return {**variables, **stored(deltas)}, cut
+  return stored(deltas)

@@ -11,29 +11,38 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from research import sharding
 from research.data.batches import round_up
 from research.models import transformer
-from research.models.transformer import Batch, Model
+from research.models.transformer import Batch, Cache, Model
+from research.training import cohort
+from research.training.cohort import Several
 from research.training.monitor import tracked
 from research.tree import Tree
 
 
 @partial(jax.jit, static_argnames=('model', 'new', 'eos', 'greedy'))
-def _generate(variables: Tree, batch: Batch, limits: jax.Array, key: jax.Array, temperature: jax.Array, *, model: Model,
-              new: int, eos: int, greedy: bool) -> jax.Array:
-  """Tokens [B, new] after prompts as `_side_by_side` lays them out; EOS fills a row from its end on."""
+def _generate(variables: Tree | Several, batch: Batch, limits: jax.Array, key: jax.Array, temperature: jax.Array, *,
+              model: Model, new: int, eos: int, greedy: bool) -> jax.Array:
+  """Tokens [B, new] after prompts as `_side_by_side` lays them out; EOS fills a row from its end on.
+
+  Of several members [M, B, new]: what a cache knows of the prompts' tokens is the same for all, its keys and values are not.
+  """
   B, L = batch['tokens'].shape
-  hidden, cache = model.prefill(variables, batch, L + new)
+  each = Cache(layers=0, tokens=None, source=None, used=None)
+  hidden, cache = cohort.over(variables, lambda v: model.prefill(v, batch, L + new), axes=(0, each))
 
   def choose(hidden, i, done):
     """The i-th token of every row, and which rows have ended with it."""
-    logits = model.logits(variables, hidden)                                   # [B, V]
-    if greedy:
-      token = jnp.argmax(logits, axis=-1)
-    else:
-      token = jax.random.categorical(jax.random.fold_in(key, i), logits / temperature)
-    token = jnp.where(done | (i >= limits), eos, token.astype(jnp.int32))
-    return token, token == eos
+    def of_member(variables, hidden, done):
+      logits = model.logits(variables, hidden)                                 # [B, V]
+      if greedy:
+        token = jnp.argmax(logits, axis=-1)
+      else:
+        token = jax.random.categorical(jax.random.fold_in(key, i), logits / temperature)
+      token = jnp.where(done | (i >= limits), eos, token.astype(jnp.int32))
+      return token, token == eos
+    return cohort.over(variables, of_member, hidden, done)
 
   def unfinished(carry):
     i, _, _, _, done = carry
@@ -41,18 +50,25 @@ def _generate(variables: Tree, batch: Batch, limits: jax.Array, key: jax.Array, 
 
   def one(carry):
     i, token, cache, out, done = carry
-    hidden, cache = model.step(variables, cache, token)
+    hidden, cache = cohort.over(variables, lambda v, token, cache: model.step(v, cache, token), token, cache, axes=(0, each))
     token, done = choose(hidden, i, done)
-    return i + 1, token, cache, out.at[:, i].set(token), done
+    return i + 1, token, cache, out.at[..., i].set(token), done
 
-  first, done = choose(hidden, 0, jnp.zeros(B, bool))
-  out = jnp.full((B, new), eos, jnp.int32).at[:, 0].set(first)
+  first, done = choose(hidden, 0, jnp.zeros(hidden.shape[:-1], bool))
+  out = jnp.full((*first.shape, new), eos, jnp.int32).at[..., 0].set(first)
   return jax.lax.while_loop(unfinished, one, (jnp.int32(1), first, cache, out, done))[3]
 
 
 def generate(model: Model, variables: Tree, prompts: Sequence[list[int]], max_new_tokens: int, eos: int,
              batch_size: int = 16, temperature: float = 0.0, seed: int = 0, label: str | None = None) -> list[list[int]]:
-  """The continuation of every prompt, without EOS, in the prompts' order.
+  """The continuation of every prompt, without EOS, in the prompts' order: `generate_all` of one run."""
+  return generate_all(model, variables, prompts, max_new_tokens, eos, batch_size, temperature, seed, label)[0]
+
+
+def generate_all(model: Model, variables: Tree | Several, prompts: Sequence[list[int]], max_new_tokens: int, eos: int,
+                 batch_size: int = 16, temperature: float = 0.0, seed: int = 0,
+                 label: str | None = None) -> list[list[list[int]]]:
+  """Every member's continuation of every prompt, without EOS, in the prompts' order; a run is its only member.
 
   Args:
     prompts: token ids; those of like length are decoded together, and a prompt's result does not depend on the others.
@@ -62,18 +78,20 @@ def generate(model: Model, variables: Tree, prompts: Sequence[list[int]], max_ne
   if jax.default_backend() == 'cpu':
     # Laid out one after the other, SmolLM2's layers took twice as long a token there (batch 1) and 1.4 times (batch 8).
     model = transformer.build(dataclasses.replace(model.config, scan=True))
-  found: list[list[int]] = [None] * len(prompts)
+  found: list[list[list[int]]] = [[[] for _ in prompts] for _ in range(cohort.count(variables))]
   by_length = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
   for start in tracked(range(0, len(prompts), batch_size), label):
     chosen = by_length[start:start + batch_size]
-    batch = _side_by_side([prompts[i] for i in chosen], batch_size, model.config.start)
-    limits = np.where(np.arange(batch_size) < len(chosen), max_new_tokens, 0)      # empty rows are done at once
+    rows = round_up(batch_size, sharding.spread())
+    batch = sharding.lines(_side_by_side([prompts[i] for i in chosen], rows, model.config.start))
+    limits = np.where(np.arange(rows) < len(chosen), max_new_tokens, 0)      # empty rows are done at once
     key = jax.random.fold_in(jax.random.key(seed), start)
     tokens = np.asarray(_generate(variables, batch, limits, key, jnp.float32(temperature), model=model,
                                   new=max_new_tokens, eos=eos, greedy=temperature == 0))
-    for row, i in enumerate(chosen):
-      ids = tokens[row].tolist()
-      found[i] = ids[:ids.index(eos)] if eos in ids else ids
+    for of_member, rows in zip(found, tokens.reshape(len(found), *tokens.shape[-2:])):
+      for row, i in enumerate(chosen):
+        ids = rows[row].tolist()
+        of_member[i] = ids[:ids.index(eos)] if eos in ids else ids
   return found
 
 

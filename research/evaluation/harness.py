@@ -10,8 +10,9 @@ from research.data.tasks import Task, label_column
 from research.data.tokenizer import Tokenizer
 from research.evaluation import beginning, decode, intervals, metrics
 from research.evaluation.metrics import Scored
-from research.evaluation.score import score
+from research.evaluation.score import Scores, score_all
 from research.models.transformer import Model
+from research.training.cohort import Several
 from research.tree import Tree
 
 
@@ -24,9 +25,16 @@ class Evaluation(NamedTuple):
 
 def evaluate(model: Model, variables: Tree, tokenizer: Tokenizer, task: Task, examples: Sequence[Example],
              batch_size: int, generate: bool = True, label: str | None = None) -> Evaluation:
-  """Scores every row, ranks its choices by log-likelihood or generates its answer, and measures.
+  """One run's evaluation: see `evaluate_all`."""
+  return evaluate_all(model, variables, tokenizer, task, examples, batch_size, generate, label)[0]
+
+
+def evaluate_all(model: Model, variables: Tree | Several, tokenizer: Tokenizer, task: Task, examples: Sequence[Example],
+                 batch_size: int, generate: bool = True, label: str | None = None) -> list[Evaluation]:
+  """Scores every row, ranks its choices by log-likelihood or generates its answer, and measures; for every member.
 
   Args:
+    variables: of a run, or of several that read the same rows.
     batch_size: lines (scoring) or prompts (generation) at one time; no result depends on it.
     label: of the progress line; None for silence.
     generate: False leaves out free text, which takes much longer than its loss, and the metrics that need it; so does a
@@ -34,17 +42,25 @@ def evaluate(model: Model, variables: Tree, tokenizer: Tokenizer, task: Task, ex
   """
   variables, cut = beginning.read(model, variables, [ids for e in examples for ids in (e.prompt_ids, *e.blank)])
   examples = [e._replace(prompt_ids=e.prompt_ids[cut:], blank=tuple(ids[cut:] for ids in e.blank)) for e in examples]
-  scores = score(model, variables, examples, tokenizer.eos, batch_size, label)
+  scores = score_all(model, variables, examples, tokenizer.eos, batch_size, label)
+  ids = [None] * len(scores)
+  if generate and task.metrics and not task.choices:
+    ids = decode.generate_all(model, variables, [e.prompt_ids for e in examples], task.max_new_tokens, tokenizer.eos,
+                              batch_size, label=label)
+  return [_measured(tokenizer, task, examples, *of_member) for of_member in zip(scores, ids)]
+
+
+def _measured(tokenizer: Tokenizer, task: Task, examples: Sequence[Example], scores: Sequence[Scores],
+              ids: Sequence[list[int]] | None) -> Evaluation:
+  """One member's evaluation, from its scores and, where it wrote free text, that."""
   names = ('loss', *task.metrics)
   if task.choices:
     column = label_column(task)
     answers = [max(s.ranked, key=s.ranked.get) for s in scores]
     targets = [str(e.row[column]) for e in examples]
-  elif not (generate and task.metrics):
+  elif ids is None:
     answers, targets, names = [''] * len(examples), [e.target.strip() for e in examples], ('loss',)
   else:
-    ids = decode.generate(model, variables, [e.prompt_ids for e in examples], task.max_new_tokens, tokenizer.eos,
-                          batch_size, label=label)
     answers = [tokenizer.decode(i).strip() for i in ids]
     targets = [e.target.strip() for e in examples]
   scored = [Scored(a, t, s.loss, s.tokens, task.choices) for a, t, s in zip(answers, targets, scores)]

@@ -5,13 +5,15 @@ from typing import NamedTuple
 
 import numpy as np
 
+from research import sharding
 from research.data import batches
 from research.data.batches import Document
 from research.data.prompts import Example
 from research.models.transformer import Model
+from research.training import cohort
+from research.training.cohort import Several
 from research.training.compile import compiled
 from research.training.monitor import tracked
-from research.training.steps import eval_step
 from research.tree import Tree
 
 
@@ -28,26 +30,42 @@ class Scores(NamedTuple):
     return {choice: value - self.blank.get(choice, 0.0) for choice, value in self.choices.items()}
 
 
-def document_losses(model: Model, variables: Tree, documents: Sequence[Document], batch_size: int,
+def document_losses(model: Model, variables: Tree | Several, documents: Sequence[Document], batch_size: int,
                     label: str | None = None) -> list[np.ndarray]:
-  """The loss of every target of every document, in nats; the same for every batch size."""
+  """The loss of every target of every document, in nats; the same for every batch size. Of several members [M, targets]."""
   found: list[np.ndarray] = [None] * len(documents)
-  for batch, layout in tracked(list(batches.evaluation_batches(documents, batch_size)), label):
-    losses = np.asarray(compiled(eval_step, variables, batch, model=model)(variables, batch), np.float64)
+  for batch, layout in tracked(list(batches.evaluation_batches(documents, batch_size, sharding.spread())), label):
+    batch = sharding.lines(batch)
+    losses = np.asarray(compiled(cohort.eval_step, variables, batch, model=model)(variables, batch), np.float64)
     for place in layout:
-      found[place.document] = losses[place.line, place.start:place.start + place.count]
+      found[place.document] = losses[..., place.line, place.start:place.start + place.count]
   return found
 
 
 def score(model: Model, variables: Tree, examples: Sequence[Example], eos: int, batch_size: int,
           label: str | None = None) -> list[Scores]:
-  """Scores every example. Where there are choices they share their prompt, and the target is one of them."""
+  """Scores every example: `score_all` of one run."""
+  return score_all(model, variables, examples, eos, batch_size, label)[0]
+
+
+def score_all(model: Model, variables: Tree | Several, examples: Sequence[Example], eos: int, batch_size: int,
+              label: str | None = None) -> list[list[Scores]]:
+  """Scores every example, for every member; a run is its only one.
+
+  Where there are choices they share their prompt, and the target is one of them.
+  """
   ranked = bool(examples[0].choices)
   start = model.config.start
   blanks = _blanks(examples)
   asked = [*examples, *blanks.values()]
   documents = [batches.compared(e, eos, start) if ranked else batches.answered(e, start) for e in asked]
-  losses = document_losses(model, variables, documents, batch_size, label)
+  losses = [np.atleast_2d(one) for one in document_losses(model, variables, documents, batch_size, label)]
+  return [_scores(examples, blanks, ranked, [one[number] for one in losses]) for number in range(cohort.count(variables))]
+
+
+def _scores(examples: Sequence[Example], blanks: dict[tuple[int, ...], Example], ranked: bool,
+            losses: Sequence[np.ndarray]) -> list[Scores]:
+  """One member's, from the losses of the examples and then of the prompts without content."""
   if not ranked:
     return [Scores(float(one.sum()), len(one), {}, {}) for one in losses]
   without = {prompt: _likelihoods(e, one) for (prompt, e), one in zip(blanks.items(), losses[len(examples):])}

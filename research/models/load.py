@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+from jax.sharding import Mesh
 
-from research import tree
+from research import sharding, tree
 from research.data import gguf_tokenizer
 from research.data import tokenizer as tokenizers
 from research.data.tokenizer import Tokenizer
@@ -32,9 +33,8 @@ class Loaded(NamedTuple):
   hf: dict[str, Any]        # the config.json that the originals read
 
 
-@lru_cache(maxsize=2)
 def load(source: str, execution: Execution, tokenizer: Tokenizer | None = None) -> Loaded:
-  """Loads a base model; a second call with the same arguments gives the same arrays.
+  """Loads a base model onto the mesh in use; a second call with the same arguments gives the same arrays.
 
   Args:
     source: a folder in Hugging Face's layout, a `.gguf` file, `package:NAME` (the GGUF inside an installed Python
@@ -43,6 +43,11 @@ def load(source: str, execution: Execution, tokenizer: Tokenizer | None = None) 
   Raises:
     InputError: nothing is there, or what is there is broken or of an unknown kind.
   """
+  return _load(source, execution, tokenizer, sharding.current())
+
+
+@lru_cache(maxsize=2)
+def _load(source: str, execution: Execution, tokenizer: Tokenizer | None, mesh: Mesh | None) -> Loaded:
   kind, _, name = source.partition(':')
   if kind == 'random':
     return _random(name, execution, tokenizer)
@@ -61,9 +66,13 @@ def load(source: str, execution: Execution, tokenizer: Tokenizer | None = None) 
                    'random:NAME or a hub id org/name')
 
 
-@lru_cache(maxsize=1)
 def load_apart(source: str, execution: Execution, tokenizer: Tokenizer | None, layers: int) -> Loaded:
   """`load`, with the last `layers` layers apart from the others, so that they can learn alone; also found again."""
+  return _load_apart(source, execution, tokenizer, layers, sharding.current())
+
+
+@lru_cache(maxsize=1)
+def _load_apart(source: str, execution: Execution, tokenizer: Tokenizer | None, layers: int, mesh: Mesh | None) -> Loaded:
   loaded = load(source, execution, tokenizer)
   config = loaded.model.config
   if layers > config.layers:
@@ -84,9 +93,10 @@ def _finish(family, config, tensors, hf, tokenizer, fingerprint, execution, wher
 
 
 def keep(execution: Execution):
-  """How parameters are kept: the kernels of layers quantised where the execution says so."""
+  """How parameters are kept: on their devices, the kernels of layers quantised where the execution says so."""
   quantize = KINDS[execution.quantize]
-  return lambda path, x: quantize(x) if quantize and re.search(r'layers/.*/kernel$', path) else x
+  quantized = lambda path, x: quantize(x) if quantize and re.search(r'layers/.*/kernel$', path) else x
+  return lambda path, x: sharding.place(quantized(path, x), f'params/{path}')
 
 
 def _fitting(tokenizer: Tokenizer, config: ModelConfig) -> Tokenizer:

@@ -122,7 +122,7 @@ def _named(family: Family, config: ModelConfig, tensors: Mapping[str, np.ndarray
 
 
 def import_params(family: Family, config: ModelConfig, tensors: Mapping[str, np.ndarray], where: str,
-                  dtype=jnp.float32, keep: Callable[[str, jax.Array], Any] = lambda path, x: x) -> Tree:
+                  dtype=jnp.float32, keep: Callable[[str, np.ndarray], Any] = lambda path, x: jnp.asarray(x)) -> Tree:
   """Their tensors as our parameters, layers stacked on axis 0.
 
   Beside what is kept, at most one tensor is in memory at a time; the largest are read first.
@@ -151,7 +151,7 @@ def import_params(family: Family, config: ModelConfig, tensors: Mapping[str, np.
       for array, part in zip(kept, row.apart(x, [part[-1] for part in parts])):
         (array[n] if stacked else array)[...] = part
       del x
-    found |= {path: keep(path, jnp.asarray(array)) for path, array in zip(row.paths, kept)}
+    found |= {path: keep(path, array) for path, array in zip(row.paths, kept)}
   return tree.nested(found)
 
 

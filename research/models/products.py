@@ -13,7 +13,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from research import machine
+from research import machine, sharding
 from research.models.quantized import dense
 
 Array = jax.Array
@@ -76,7 +76,9 @@ contract.defvjp(_forward, _backward, symbolic_zeros=True)
 def dot(x: Array, kernel) -> Array:
   """x [..., I] times kernel [I, O], in x's dtype with float32 sums."""
   batch = 'abc'[:x.ndim - 1]
-  return contract(f'{batch}i,io->{batch}o', x, kernel).astype(x.dtype)
+  if x.ndim < 3:                                 # no activations of lines
+    return contract(f'{batch}i,io->{batch}o', x, kernel).astype(x.dtype)
+  return sharding.rows(contract(f'{batch}i,io->{batch}o', sharding.rows(x), kernel).astype(x.dtype))
 
 
 def affine(x: Array, kernel, bias: Array | None) -> Array:

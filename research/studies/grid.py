@@ -108,7 +108,8 @@ def cells(s: Study, base: dict[str, Any]) -> list[Cell]:
         config['training'] |= {**s.budget, 'seed': seed}
         for field, value in setting.items():
           _set(config, field, value, arm)
-        digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:8]
+        says = {group: fields for group, fields in config.items() if group != 'mesh'}      # which changes no result
+        digest = hashlib.sha256(json.dumps(says, sort_keys=True).encode()).hexdigest()[:8]
         words = [config['task']['name'], arm, *(f'{f.split(".")[-1]}={v}' for f, v in setting.items()), f'seed={seed}']
         key = re.sub(r'[^\w.=+-]', '_', '-'.join(words)) + f'-{digest}'
         found.append(Cell(key, config['model']['source'], config['task']['name'], arm, seed, setting, config))
@@ -122,7 +123,7 @@ def cells(s: Study, base: dict[str, Any]) -> list[Cell]:
   return found
 
 
-ARRAYS = ('seed', 'learning_rate', 'weight_decay')      # fields of config.training that only change arrays of a step
+ARRAYS = ('seed', 'learning_rate', 'weight_decay', 'warmup')      # fields of config.training that only change arrays of a step
 
 
 def alike(found: list[Cell]) -> list[list[Cell]]:

@@ -93,11 +93,13 @@ def claim(s: Study, cells: list[Cell], workdir: Path, part: Shard = WHOLE, cohor
 
 
 def run(s: Study, cells: list[Cell], workdir: Path, train: Callable[[dict, Path, str], dict],
-        test: Callable[[Path], dict], part: Shard = WHOLE, cohorts: Cohorts | None = None) -> list[dict[str, Any]] | None:
+        test: Callable[[list[Path]], list[dict]], part: Shard = WHOLE,
+        cohorts: Cohorts | None = None) -> list[dict[str, Any]] | None:
   """Every cell trained, the chosen ones tested; finished work is not done again, and a broken cell stops no other.
 
   Args:
-    train: (config, workdir, label) -> result; test: workdir -> result, with test metrics.
+    train: (config, workdir, label) -> result.
+    test: workdirs of runs that differ in nothing but arrays -> their results, with test metrics.
     part: of the cells (or cohorts of them), those that are trained here; whoever ends last chooses and tests.
     cohorts: None: every cell is trained alone.
   Returns:
@@ -129,12 +131,23 @@ def run(s: Study, cells: list[Cell], workdir: Path, train: Callable[[dict, Path,
     return None
   for latest in (workdir / COHORTS).glob('*/'):                  # of a cohort that was killed once it had ended
     shutil.rmtree(latest)
-  for row in rows:
-    if row['selected'] and s.report not in row['result']['metrics']:
-      row['result'] = test(workdir / RUNS / row['key'])
+  for some in _to_test(s, rows):
+    for row, result in zip(some, test([workdir / RUNS / row['key'] for row in some])):
+      row['result'] = result
   files.write_jsonl(workdir / RESULTS, rows)
   say(f'study: all {len(cells)} cells done, {time.monotonic() - began:.0f} s')
   return rows
+
+
+def _to_test(s: Study, rows: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+  """The chosen rows that are not tested yet: seeds of one setting by as many at a time as were trained side by side."""
+  groups = defaultdict(list)
+  for row in rows:
+    if row['selected'] and s.report not in row['result']['metrics']:
+      size = row['result']['cost']['cohort_size']
+      groups[row['model'], row['task'], row['arm'], str(row['setting']), size].append(row)
+  for (*_, size), group in groups.items():
+    yield from (group[i:i + size] for i in range(0, len(group), size))
 
 
 def _units(cells: list[Cell], workdir: Path, cohorts: Cohorts | None) -> Iterator[list[Cell]]:

@@ -75,7 +75,7 @@ class Checkpoints:
     if self.step('latest') is None:
       return None
     named = self._restore('latest', _state_leaves(state))
-    key = jax.random.wrap_key_data(jnp.asarray(named.pop('key')))
+    key = jax.device_put(jax.random.wrap_key_data(jnp.asarray(named.pop('key'))), state.key.sharding)
     rest = TrainState(state.step, None, state.trainable, state.opt_state)
     return tree.replace(rest, named)._replace(key=key)
 
@@ -93,8 +93,8 @@ class Checkpoints:
     if self._base not in (None, record['base']):
       raise InputError(f'{where}: was trained on another base model ({record["base"]}, not {self._base})')
     check_shapes(record['arrays'], _describe(like), str(where))
-    abstract = {n: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=jax.sharding.SingleDeviceSharding(jax.devices()[0]))
-                for n, x in like.items()}
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    abstract = {n: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, 'sharding', here)) for n, x in like.items()}
     restored = manager.restore(step, args=ocp.args.Composite(arrays=ocp.args.StandardRestore(tree.nested(abstract))))
     return tree.leaves(restored['arrays'])
 

@@ -1,8 +1,9 @@
 """Several runs as one program: the same step, mapped over members that differ in nothing but arrays.
 
-Members have a seed, a learning rate and a weight decay of their own, and what follows from them: initial values, order of the
-data, dropout. What does not learn is one array for all wherever it is the same in all: the base is there once, and a product
-with it reads it once for all members. A cohort of one is the run itself: nothing is stacked; its step is `steps.train_step`.
+Members have a seed, a learning rate, a warm-up and a weight decay of their own, and what follows from them: initial values,
+order of the data, dropout. What does not learn is one array for all wherever it is the same in all: the base is there once, and
+a product with it reads it once for all members. A cohort of one is the run itself: nothing is stacked; its step is
+`steps.train_step`.
 """
 
 import time
@@ -14,29 +15,34 @@ import jax.numpy as jnp
 import numpy as np
 
 from research import tree
-from research.models.transformer import Batch
+from research.models.transformer import Batch, Model
 from research.training import steps
 from research.training.compile import Executable, compiled
 from research.training.steps import Metrics, TrainState
 from research.tree import Tree
 
 
-class Frozen(NamedTuple):
-  """What does not learn in a cohort: two trees of one shape, None where the leaf is in the other one."""
+class Several(NamedTuple):
+  """Variables of several members: two trees of one shape, None where the leaf is in the other one."""
   shared: Tree     # the same for all
   own: Tree        # with a leading axis of members
 
 
-def together(states: Sequence[TrainState], frozen: Sequence[Tree]) -> tuple[TrainState, Tree | Frozen]:
+def together(states: Sequence[TrainState], frozen: Sequence[Tree]) -> tuple[TrainState, Tree | Several]:
   """The members' states on a leading axis, and what does not learn in any of them."""
-  if len(states) == 1:
-    return states[0], frozen[0]
+  return (states[0] if len(states) == 1 else _stacked(states)), side_by_side(frozen)
+
+
+def side_by_side(frozen: Sequence[Tree]) -> Tree | Several:
+  """Trees of one shape, one of each member; what is the same in all is there once."""
+  if len(frozen) == 1:
+    return frozen[0]
   alike = [all(other is first or bool(jnp.array_equal(other, first)) for other in others)
            for first, *others in zip(*map(jax.tree.leaves, frozen), strict=True)]
   structure = jax.tree.structure(frozen[0])
   shared = [first if same else None for first, same in zip(jax.tree.leaves(frozen[0]), alike)]
   own = [structure.unflatten([None if same else x for x, same in zip(jax.tree.leaves(one), alike)]) for one in frozen]
-  return _stacked(states), Frozen(structure.unflatten(shared), _stacked(own))
+  return Several(structure.unflatten(shared), _stacked(own))
 
 
 @jax.jit
@@ -49,28 +55,64 @@ def _taken(x: Tree, number: int) -> Tree:
   return jax.tree.map(lambda leaf: leaf[number], x)
 
 
-def train_step(state: TrainState, frozen: Frozen, batch: Batch, **static: Any) -> tuple[TrainState, Metrics]:
+def count(variables: Tree | Several) -> int:
+  """How many members there are; a run is its only one."""
+  return len(jax.tree.leaves(variables.own)[0]) if isinstance(variables, Several) else 1
+
+
+def over(variables: Tree | Several, function: Callable[..., Any], *mapped: Any, axes: Any = 0) -> Any:
+  """`function(variables, *mapped)` of a run, or of every member of a cohort.
+
+  Args:
+    mapped: trees that each member has its own of, with the members' axis where `axes` says it is.
+    axes: of the results, as `out_axes` of `jax.vmap`: one for each, or one for all.
+  """
+  if not isinstance(variables, Several):
+    return function(variables, *mapped)
+  of_mapped = axes if isinstance(axes, tuple) else (axes,) * len(mapped)
+  return jax.vmap(lambda own, *mapped: function(tree.join(variables.shared, own), *mapped), (0, *of_mapped[:len(mapped)]),
+                  axes)(variables.own, *mapped)
+
+
+def train_step(state: TrainState, frozen: Several, batch: Batch, **static: Any) -> tuple[TrainState, Metrics]:
   """`steps.train_step` for every member: each array of state, batch and metrics has a leading axis of members."""
   def one(state, own, batch):
     return steps.train_step(state, tree.join(frozen.shared, own), batch, **static)
   return jax.vmap(one)(state, frozen.own, batch)
 
 
-def step_for(frozen: Tree | Frozen) -> Callable[..., tuple[TrainState, Metrics]]:
+def eval_step(variables: Tree | Several, batch: Batch, *, model: Model) -> jax.Array:
+  """`steps.eval_step` of a run, or for every member: all read the same batch."""
+  return over(variables, lambda one: steps.eval_step(one, batch, model=model))
+
+
+def step_for(frozen: Tree | Several) -> Callable[..., tuple[TrainState, Metrics]]:
   """The step of a run, or of a cohort."""
-  return train_step if isinstance(frozen, Frozen) else steps.train_step
+  return train_step if isinstance(frozen, Several) else steps.train_step
 
 
-def member(number: int, x: Tree, frozen: Tree | Frozen) -> Tree:
+def member(number: int, x: Tree, frozen: Tree | Several) -> Tree:
   """What member `number` has of a cohort's arrays; of a run's, all."""
-  return _taken(x, number) if isinstance(frozen, Frozen) else x
+  return _taken(x, number) if isinstance(frozen, Several) else x
 
 
-def variables(number: int, trainable: Tree, frozen: Tree | Frozen) -> Tree:
-  """The variables of member `number`."""
-  if not isinstance(frozen, Frozen):
+def variables(trainable: Tree, frozen: Tree | Several) -> Tree | Several:
+  """The variables of a run, or of all members."""
+  if not isinstance(frozen, Several):
     return tree.join(trainable, frozen)
-  return tree.join(member(number, trainable, frozen), frozen.shared, member(number, frozen.own, frozen))
+  return Several(frozen.shared, tree.join(trainable, frozen.own))
+
+
+def learned(trainable: Sequence[Tree], frozen: Sequence[Tree]) -> Tree | Several:
+  """The variables of all, from what each has learned and what does not learn in it."""
+  return variables(trainable[0] if len(trainable) == 1 else _stacked(trainable), side_by_side(frozen))
+
+
+def one(number: int, variables: Tree | Several) -> Tree:
+  """The variables of member `number`."""
+  if not isinstance(variables, Several):
+    return variables
+  return tree.join(variables.shared, _taken(variables.own, number))
 
 
 def batch(members: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -105,7 +147,7 @@ def trial_pays(count: int, steps: int) -> bool:
 class Side(NamedTuple):
   """Runs at one of their steps, alone or as one program."""
   state: TrainState
-  frozen: Tree | Frozen
+  frozen: Tree | Several
   batch: dict[str, np.ndarray]
   step: Executable
 

@@ -5,7 +5,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+from jax.sharding import NamedSharding
 
+from research import sharding
 from research.training import flops
 
 
@@ -14,7 +16,7 @@ class Executable(NamedTuple):
   call: Callable
   seconds: float             # that tracing and compiling took
   flops: float               # of one call: multiplications and additions of its matrix products
-  peak_bytes: int            # arguments, results and temporaries, as the compiler accounts for them
+  peak_bytes: int            # of each device: arguments, results and temporaries, as the compiler accounts for them
 
   def __call__(self, *args):
     return self.call(*args)
@@ -36,19 +38,27 @@ def forget() -> None:
   jax.clear_caches()
 
 
+def _place(x: Any) -> NamedSharding | None:
+  """Where an argument lies on the mesh in use; None on one device, and for what is given to the mesh with the call."""
+  found = getattr(x, 'sharding', None)
+  return found if isinstance(found, NamedSharding) else None
+
+
 def compiled(function: Callable, *args, donate: tuple[int, ...] = (), **static) -> Executable:
   """`function(*args, **static)` compiled ahead of time; found again for equal shapes and equal static arguments.
 
   Args:
-    donate: numbers of the arguments whose memory the results may take over.
+    donate: numbers of the arguments whose memory the results may take over. On a mesh the first of them is a state, and the
+      first result its successor, which lies as it lay.
     static: hashable keyword arguments, constants of the compiled program.
   """
   leaves, structure = jax.tree.flatten(args)
-  signature = tuple((x.shape, x.dtype) for x in leaves)
+  signature = tuple((x.shape, x.dtype, _place(x)) for x in leaves)
   key = (function, structure, signature, donate, tuple(sorted(static.items())))
   if key not in _kept:
     start = time.perf_counter()
-    traced = jax.jit(lambda *args: function(*args, **static), donate_argnums=donate).trace(*args)
+    results = (jax.tree.map(_place, args[donate[0]]), None) if donate and sharding.sizes() else None
+    traced = jax.jit(lambda *args: function(*args, **static), donate_argnums=donate, out_shardings=results).trace(*args)
     executable = traced.lower().compile()
     memory = executable.memory_analysis()
     peak = (memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes

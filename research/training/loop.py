@@ -15,14 +15,13 @@ import jax
 import numpy as np
 import optax
 
-from research import tree
+from research import sharding, tree
 from research.errors import InputError
 from research.models.transformer import Model
 from research.training import cohort
 from research.training import compile as compilation
 from research.training.checkpoint import Checkpoints
 from research.training.monitor import Monitor, ProgressLine, say
-from research.training.optim import shape
 from research.training.steps import TrainState
 from research.tree import Tree
 
@@ -78,20 +77,22 @@ class Outcome(NamedTuple):
   cost: Cost
 
 
+# (step, numbers of members, variables of all) -> the validation metrics of each of these, `valid/loss` among them.
+Evaluate = Callable[[int, Sequence[int], Tree | cohort.Several], Sequence[dict[str, float]]]
+
+
 class Member:
   """One run, by itself or in a cohort: what it learns from, where it writes, and the book of what it came to so far."""
 
-  def __init__(self, label: str, batch_of: Callable[[int], dict[str, np.ndarray]],
-               evaluate: Callable[[int, Tree], dict[str, float]] | None, learning_rate: float, checkpoints: Checkpoints,
-               monitor: Monitor):
+  def __init__(self, label: str, batch_of: Callable[[int], dict[str, np.ndarray]], learning_rate: float,
+               share: Callable[[int], float], checkpoints: Checkpoints, monitor: Monitor):
     """
     Args:
       batch_of: step number -> batch (see `data.batches.TrainingBatches`).
-      evaluate: (step, variables) -> validation metrics, `valid/loss` among them; None where there is no validation split.
-      learning_rate: only to log the rate of each step.
+      learning_rate: the schedule's peak; share: step number -> the share of it there. Both only to be told.
       checkpoints: of its best step.
     """
-    self.label, self.batch_of, self.evaluate, self.learning_rate = label, batch_of, evaluate, learning_rate
+    self.label, self.batch_of, self.learning_rate, self.share = label, batch_of, learning_rate, share
     self.checkpoints, self.monitor = checkpoints, monitor
     self.error: InputError | None = None            # why it ended before its time; the others go on
 
@@ -115,21 +116,21 @@ class Member:
     return self.monitor.history[-1]['step'] if self.monitor.history else 0
 
 
-def train(model: Model, state: TrainState, frozen: Tree | cohort.Frozen, tx: optax.GradientTransformation,
-          members: Sequence[Member], latest: Checkpoints, *, label: str, steps: int, eval_every: int, checkpoint_every: int,
-          log_every: int, best_metric: str, higher_is_better: bool, patience: int, label_smoothing: float, schedule: str,
-          warmup: int, profile: Path | None = None) -> list[Outcome | InputError]:
+def train(model: Model, state: TrainState, frozen: Tree | cohort.Several, tx: optax.GradientTransformation,
+          members: Sequence[Member], latest: Checkpoints, evaluate: Evaluate | None, *, label: str, steps: int,
+          eval_every: int, checkpoint_every: int, log_every: int, best_metric: str, higher_is_better: bool, patience: int,
+          label_smoothing: float, profile: Path | None = None) -> list[Outcome | InputError]:
   """Trains a run, or the members of a cohort side by side, to the end, from wherever `latest` has got to.
 
   Args:
     state, frozen: as `cohort.together` gives them for the members.
     latest: where the state of all is kept to go on from.
+    evaluate: validation of those members that have not ended; None where there is no validation split.
     label: of the progress line.
     eval_every: steps between evaluations; one more comes at the end. checkpoint_every: steps between checkpoints to go
       on from, or 0 for none. log_every: steps between looks at the device.
     best_metric, higher_is_better: what `evaluate` gives that says which step is best; of equal ones the first is.
     patience: evaluations without a new best one before a run ends early, or 0 for no early end.
-    schedule, warmup: only to log the rate of each step.
     profile: where a trace of some steps is written, for TensorBoard; None: nowhere.
   Returns:
     What each member came to, or why it diverged. A member that has ended keeps its place until all have; of the time that
@@ -140,11 +141,11 @@ def train(model: Model, state: TrainState, frozen: Tree | cohort.Frozen, tx: opt
   restored = latest.restore_latest(state)
   state = state if restored is None else restored
   step = int(np.max(state.step))                    # all members have taken as many
+  mesh = sharding.current()
   for m in members:
     m.monitor.start(None if restored is None else step)
   if restored is not None:
     say(f'{label}: goes on after step {step}')
-  rate = shape(schedule, warmup, steps)
   waiting: list[tuple[int, dict]] = []              # steps whose metrics are still on the device
   spent: Counter[str] = Counter()                   # seconds on what, since the last line was written
   compiled_before = compilation.seconds_spent()
@@ -162,7 +163,7 @@ def train(model: Model, state: TrainState, frozen: Tree | cohort.Frozen, tx: opt
     waiting.clear()
     for number, m in enumerate(members):
       rows = [{'step': s, 'train/loss': float(x['loss'][number]), 'train/tokens': int(x['tokens'][number]),
-               'grad_norm': float(x['grad_norm'][number]), 'learning_rate': m.learning_rate * float(rate(s - 1)),
+               'grad_norm': float(x['grad_norm'][number]), 'learning_rate': m.learning_rate * m.share(s - 1),
                'tokens_per_second': float(x['tokens'][number]) / seconds, 'seconds': seconds} for s, x in fetched]
       rows[-1] |= found.get(m, {}) | spent
       if not ended(m):
@@ -184,8 +185,9 @@ def train(model: Model, state: TrainState, frozen: Tree | cohort.Frozen, tx: opt
     return compilation.compiled(cohort.step_for(frozen), state, frozen, batch, donate=(0,), model=model, tx=tx,
                                 label_smoothing=label_smoothing)
 
-  def batch_of(step: int) -> dict[str, np.ndarray]:
-    return cohort.batch([m.batch_of(step) for m in members])
+  def batch_of(step: int) -> dict[str, jax.Array]:
+    with sharding.use(mesh):                        # also where another thread asks
+      return sharding.lines(cohort.batch([m.batch_of(step) for m in members]), axis=1 if len(members) == 1 else 2)
 
   def save_latest() -> None:
     latest.save_latest(state, [m.checkpoints for m in members])
@@ -193,12 +195,11 @@ def train(model: Model, state: TrainState, frozen: Tree | cohort.Frozen, tx: opt
   for m in members:
     if len(members) > 1 and m.taken < step and not _exhausted(evaluations(m), patience):
       m.diverged()                                  # what a cohort's books lack was not finite
-  validates = members[0].evaluate is not None
   progress = ProgressLine(label, steps, step)
   trace = Trace(profile, after=step + 1)                    # the step that compiles is not in it
   try:
     with Interrupts() as interrupts, ThreadPoolExecutor(1, 'input') as input_thread:
-      ahead = lambda step: input_thread.submit(lambda: jax.device_put(batch_of(step))) if step < steps else None
+      ahead = lambda step: input_thread.submit(batch_of, step) if step < steps else None
       coming = ahead(step)
       over = step >= steps or all(map(ended, members))
       while not over:
@@ -211,7 +212,7 @@ def train(model: Model, state: TrainState, frozen: Tree | cohort.Frozen, tx: opt
           step += 1
           waiting.append((step, metrics))
           asked, last = interrupts.asked, step == steps
-          at_evaluation = validates and (step % eval_every == 0 or last)
+          at_evaluation = evaluate is not None and (step % eval_every == 0 or last)
           at_checkpoint = checkpoint_every and (step % checkpoint_every == 0 or last)
           at_checkpoint = at_checkpoint or (last and len(members) > 1)      # their evaluations at the end can take long
           look = at_evaluation or at_checkpoint or asked or last or step % log_every == 0
@@ -221,9 +222,10 @@ def train(model: Model, state: TrainState, frozen: Tree | cohort.Frozen, tx: opt
         if look:
           found = {}
           if at_evaluation:
+            going = [number for number, m in enumerate(members) if not ended(m)]
             with timed('evaluation'):
-              found = {m: m.evaluate(step, cohort.variables(number, state.trainable, frozen))
-                       for number, m in enumerate(members) if not ended(m)}
+              measured = evaluate(step, going, cohort.variables(state.trainable, frozen))
+            found = {members[number]: of_member for number, of_member in zip(going, measured)}
           flush(found)
           with timed('checkpoint'):
             for number, m in enumerate(members):
@@ -234,7 +236,7 @@ def train(model: Model, state: TrainState, frozen: Tree | cohort.Frozen, tx: opt
               save_latest()
         if asked:
           raise Stopped(asked)
-      if not validates and step:
+      if evaluate is None and step:
         with timed('checkpoint'):
           for number, m in enumerate(members):
             if not m.error:
@@ -260,7 +262,7 @@ def train(model: Model, state: TrainState, frozen: Tree | cohort.Frozen, tx: opt
                 evaluation_seconds=total('evaluation_seconds'), checkpoint_seconds=total('checkpoint_seconds'),
                 compile_seconds=compile_seconds / len(members), cohort_size=len(members))
     if executable:
-      shared = tree.nbytes(frozen.shared) if isinstance(frozen, cohort.Frozen) else 0
+      shared = tree.nbytes(frozen.shared) if isinstance(frozen, cohort.Several) else 0
       cost = cost._replace(train_flops=executable.flops / len(members) * m.taken,
                            peak_bytes=shared + (executable.peak_bytes - shared) // len(members))
     found = evaluations(m)

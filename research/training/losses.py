@@ -9,12 +9,13 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from research import sharding
 from research.models.products import is_primal
 from research.models.transformer import Batch, Model
 from research.tree import Tree
 
 Array = jax.Array
-CHUNK = 256   # targets whose logits are alive at one time
+CHUNK = 256   # targets whose logits are alive at one time, on each device
 
 
 def _wanted(model: Model, variables: Tree, batch: Batch, key: Array | None = None) -> Array:
@@ -30,24 +31,24 @@ def _head(model: Model, variables: Tree) -> Tree:
 
 
 def _chunks(x: Array) -> Array:
-  """[B, T, …] -> [chunks, C, …], the last one filled up with 0."""
-  count = x.shape[0] * x.shape[1]
-  chunks = -(-count // CHUNK)
-  x = x.reshape(count, *x.shape[2:])
-  return jnp.pad(x, ((0, -count % chunks), *[(0, 0)] * (x.ndim - 1))).reshape(chunks, -1, *x.shape[1:])
+  """[B, T, …] -> [chunks, B, C, …], the last one filled up with 0; of each line some, wherever the lines are."""
+  B, T = x.shape[:2]
+  chunks = min(T, -(-B * T // (CHUNK * sharding.spread())))
+  x = jnp.pad(x, ((0, 0), (0, -T % chunks), *[(0, 0)] * (x.ndim - 2)))
+  return jnp.moveaxis(x.reshape(B, chunks, -1, *x.shape[2:]), 1, 0)
 
 
 def _whole(x: Array, like: Array) -> Array:
-  """The inverse of `_chunks`: [chunks, C, …] -> [B, T, …], with the first two axes of `like`."""
+  """The inverse of `_chunks`: [chunks, B, C, …] -> [B, T, …], with the first two axes of `like`."""
   B, T = like.shape[:2]
-  return x.reshape(-1, *x.shape[2:])[:B * T].reshape(B, T, *x.shape[2:])
+  return jnp.moveaxis(x, 0, 1).reshape(B, -1, *x.shape[3:])[:, :T]
 
 
 def _losses(model: Model, label_smoothing: float, head: Tree, wanted: Array, targets: Array) -> Array:
-  """[C] float32, in nats, of one chunk: wanted [C, D], targets [C]."""
-  logits = model.logits(head, wanted)                                           # [C, V]
+  """[B, C] float32, in nats, of one chunk: wanted [B, C, D], targets [B, C]."""
+  logits = model.logits(head, wanted)                                           # [B, C, V]
   normaliser = jax.nn.logsumexp(logits, axis=-1)
-  loss = normaliser - jnp.take_along_axis(logits, targets[:, None], axis=-1)[:, 0]
+  loss = normaliser - jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
   if label_smoothing:
     loss = (1 - label_smoothing) * loss + label_smoothing * (normaliser - logits.mean(axis=-1))
   return loss

@@ -1,12 +1,14 @@
 """Optimisers and schedules by name.
 
-Learning rate and weight decay are arrays in the optimiser's state, not constants of the compiled step: runs that differ
-in nothing else share one compilation.
+Learning rate, weight decay and warm-up are arrays in the optimiser's state, not constants of the compiled step: runs that
+differ in nothing else share one compilation.
 """
 
 import re
 from functools import lru_cache
+from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -15,9 +17,10 @@ from research.errors import InputError
 from research.tree import Tree
 
 SCHEDULES = {
-    'constant': lambda steps: optax.constant_schedule(1.0),
-    'linear': lambda steps: optax.linear_schedule(1.0, 0.0, steps),
-    'cosine': lambda steps: optax.cosine_decay_schedule(1.0, steps),
+    # name -> share of the peak rate, once a share `t` of the decay is behind
+    'constant': lambda t: 1.0,
+    'linear': lambda t: 1.0 - t,
+    'cosine': lambda t: (1 + jnp.cos(jnp.pi * t)) / 2,
 }
 
 OPTIMIZERS = {
@@ -28,22 +31,34 @@ OPTIMIZERS = {
 }
 
 
-def shape(schedule: str, warmup: int, steps: int) -> optax.Schedule:
-  """Share of the peak learning rate at each step: a linear rise over `warmup` steps, none of them at 0, then the decay."""
-  decay = SCHEDULES[schedule](max(1, steps - warmup))
-  if not warmup:
-    return decay
-  return optax.join_schedules([optax.linear_schedule(1 / (warmup + 1), 1.0, warmup), decay], [warmup])
+def shape(schedule: str, steps: int, step: jax.typing.ArrayLike, warmup: jax.typing.ArrayLike) -> jax.Array:
+  """Share of the peak learning rate at a step: a linear rise over `warmup` steps, none of them at 0, then the decay."""
+  decayed = jnp.clip((step - warmup) / jnp.maximum(1, steps - warmup), 0.0, 1.0)
+  return jnp.where(step < warmup, (step + 1) / (warmup + 1), SCHEDULES[schedule](decayed)).astype(jnp.float32)
+
+
+class Scheduled(NamedTuple):
+  """The state of `scheduled`."""
+  count: jax.Array     # [] int32, steps taken
+  warmup: jax.Array    # [] int32, steps
+
+
+def scheduled(schedule: str, steps: int) -> optax.GradientTransformation:
+  """Scales updates by `shape`; the warm-up stands in the state."""
+  def update(updates, state, params=None):
+    share = shape(schedule, steps, state.count, state.warmup)
+    return jax.tree.map(lambda u: u * share, updates), Scheduled(state.count + 1, state.warmup)
+  return optax.GradientTransformation(lambda params: Scheduled(jnp.int32(0), jnp.int32(0)), update)
 
 
 @lru_cache(maxsize=64)
-def make(name: str, schedule: str, steps: int, warmup: int, clip: float, b1: float, b2: float,
-         eps: float, rates: tuple[tuple[str, float], ...] = ()) -> optax.GradientTransformation:
+def make(name: str, schedule: str, steps: int, clip: float, b1: float, b2: float, eps: float,
+         rates: tuple[tuple[str, float], ...] = ()) -> optax.GradientTransformation:
   """The optimiser as a pure pair of functions; the same arguments give the same object.
 
   Args:
     name: a key of `OPTIMIZERS`; `schedule`: a key of `SCHEDULES`.
-    steps: of the whole run, where the decay ends; warmup: of them, the first ones.
+    steps: of the whole run, where the decay ends.
     clip: the gradients' largest global norm; 0 for no limit.
     rates: (pattern over leaves, factor of their learning rate); the first pattern that matches counts.
   """
@@ -55,7 +70,7 @@ def make(name: str, schedule: str, steps: int, warmup: int, clip: float, b1: flo
       OPTIMIZERS[name](b1, b2, eps),
       optax.inject_hyperparams(optax.add_decayed_weights)(weight_decay=0.0),
       optax.inject_hyperparams(optax.scale_by_learning_rate)(learning_rate=0.0),
-      optax.scale_by_schedule(shape(schedule, warmup, steps)),
+      scheduled(schedule, steps),
       optax.stateless(lambda updates, _: tree.map_named(lambda name, u: u * _factor(rates, name), updates))
       if rates else optax.identity())
 
@@ -64,7 +79,8 @@ def _factor(rates: tuple[tuple[str, float], ...], name: str) -> float:
   return next((factor for pattern, factor in rates if re.search(pattern, name)), 1.0)
 
 
-def init(tx: optax.GradientTransformation, trainable: Tree, learning_rate: float, weight_decay: float) -> Tree:
-  """The optimiser's first state, with the two settings that differ between runs."""
+def init(tx: optax.GradientTransformation, trainable: Tree, learning_rate: float, weight_decay: float,
+         warmup: int = 0) -> Tree:
+  """The optimiser's first state, with the settings that differ between runs; warmup: steps in which the rate rises."""
   return optax.tree_utils.tree_set(tx.init(trainable), learning_rate=jnp.float32(learning_rate),
-                                   weight_decay=jnp.float32(weight_decay))
+                                   weight_decay=jnp.float32(weight_decay), warmup=jnp.int32(warmup))

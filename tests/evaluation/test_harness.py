@@ -4,10 +4,13 @@ import json
 
 import numpy as np
 import pytest
+import small
 
-from research import workdir
+from research import tree, workdir
 from research.data import prompts, tasks
 from research.evaluation import harness
+from research.strategies import table
+from research.training import cohort
 
 
 def evaluated(tiny, name, count, batch_size, generate=True, split='valid', **fields):
@@ -30,6 +33,29 @@ def test_generated_answers_do_not_depend_on_the_eval_batch_size(tiny):
   one, other = (evaluated(tiny, 'translation', 5, batch_size, max_new_tokens=12) for batch_size in (1, 4))
   assert [p['prediction'] for p in one.predictions] == [p['prediction'] for p in other.predictions]
   assert len({p['prediction'] for p in one.predictions}) == 5
+
+
+@pytest.mark.parametrize('name, row, task', [
+    ('llama-tiny', 'lora', 'sentiment'), ('llama-tiny', 'full', 'translation'), ('t5-tiny', 'vera', 'translation'),
+    ('llama-tiny', 'prefix', 'beginning')])
+def test_members_of_a_cohort_come_to_what_each_comes_to_alone(name, row, task):
+  """Ranked choices and free text; what does not learn is there once, what all prompts begin with is read by every member."""
+  loaded = small.loud(name)
+  fields = {'max_new_tokens': 8}
+  if task == 'beginning':
+    task, fields = 'translation', {**fields, 'prompt': 'Please translate this sentence for me.\n{source}\n'}
+  task = tasks.make(task, fields)
+  found = [e for e in prompts.examples(task, task.rows('valid'), loaded.tokenizer) if len(e.prompt_ids) < 120][:6]
+  begun = [small.start(loaded, table.make(row, {}), seed=seed)[:2] for seed in (0, 1, 2)]
+  learned = [small.moved(state.trainable, seed) for seed, (state, _) in enumerate(begun)]
+  frozen = [frozen for _, frozen in begun]
+  together = harness.evaluate_all(loaded.model, cohort.learned(learned, frozen), loaded.tokenizer, task, found, 4)
+  alone = [harness.evaluate(loaded.model, tree.join(*one), loaded.tokenizer, task, found, 4) for one in zip(learned, frozen)]
+  assert len({str(e.predictions) for e in alone}) == 3
+  for one, other in zip(together, alone, strict=True):
+    assert one.scores == pytest.approx(other.scores, rel=1e-4)
+    assert [p['prediction'] for p in one.predictions] == [p['prediction'] for p in other.predictions]
+    assert [p['loss'] for p in one.predictions] == pytest.approx([p['loss'] for p in other.predictions], rel=1e-4)
 
 
 def read(path):

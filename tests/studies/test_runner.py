@@ -34,7 +34,7 @@ def ran(tmp_path_factory):
   workdir = tmp_path_factory.mktemp('study') / 'w'
   runner.claim(study, cells, workdir)
   # Two machines share the folder: the first leaves its part, the second ends the study.
-  test = lambda run: evaluate_verb.run(run, 'test')
+  test = lambda runs: evaluate_verb.together(runs, 'test')
   assert runner.run(study, cells, workdir, train_verb.run, test, runner.shard('1/2')) is None
   trained = {p.name for p in (workdir / 'runs').iterdir()}
   assert trained == {c.key for c in cells[::2]}

@@ -87,7 +87,7 @@ def test_what_is_the_same_in_all_is_there_once():
   own = tree.leaves(frozen.own)
   assert own and all(x.shape[0] == 3 and 'fixed' in name for name, x in own.items())
   for number, (one, fixed, _) in enumerate(begun):
-    variables = tree.leaves(cohort.variables(number, state.trainable, frozen))
+    variables = tree.leaves(cohort.one(number, cohort.variables(state.trainable, frozen)))
     jax.tree.map(np.testing.assert_array_equal, variables, tree.leaves(tree.join(one.trainable, fixed)))
 
 

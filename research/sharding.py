@@ -1,0 +1,159 @@
+"""Where every array lies on a mesh of devices: one table, for every family and every strategy.
+
+`data` holds other rows and the same weights, `fsdp` other rows and a part of every weight (gathered where a layer reads it),
+and `tensor` the same rows and a part of every product. JAX does the rest: a step is compiled for arrays that lie so, and what
+the model says about its activations (`rows`) keeps products from being summed up where a weight can be gathered instead.
+Without a mesh, on one device, nothing here does anything.
+"""
+
+import contextlib
+import math
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from research import tree
+from research.errors import InputError
+from research.tree import Tree
+
+Array = jax.Array
+
+AXES = ('data', 'fsdp', 'tensor')
+EVERYWHERE = {'data': 1, 'fsdp': -1, 'tensor': 1}      # to use what was learned: a part of the weights on each device here
+ROWS = ('data', 'fsdp')      # the axes over which a batch's lines are spread
+
+# Pattern over a parameter's path, or a delta's site -> the axes of its two sides: what it reads and what it gives.
+TABLE = (
+    (r'embed/embedding$', ('tensor', 'fsdp')),                       # [V, D]
+    (r'positions/embedding$', (None, 'fsdp')),                       # [positions, D]
+    (r'head/kernel$', ('fsdp', 'tensor')),                           # [D, V]
+    (r'/(q|k|v|gate|up)/(kernel|bias)$', ('fsdp', 'tensor')),        # [D, heads or hidden]: a part of the heads each
+    (r'/(o|down)/kernel$', ('tensor', 'fsdp')),                      # [heads or hidden, D]
+    (r'/qkv$', ('fsdp', None)),                                      # one delta of three kernels, side by side
+    (r'/prefix$', (None, 'tensor')),
+    (r'/output$', ('fsdp', 'fsdp')),                                 # a sublayer's result, that adapters read and give
+)
+
+# Leaves of a parameter, a delta or a quantised kernel -> which of the two sides their last dimensions are.
+LEAVES: Mapping[str, tuple[int | None, ...]] = {
+    'kernel': (0, 1), 'embedding': (0, 1), 'bias': (1,), 'values': (0, 1), 'scale': (0, 1),
+    'a': (0, None), 'fixed_a': (0, None), 'b': (None, 1), 'fixed_b': (None, 1),
+    'magnitude': (1,), 'fixed_square': (1,), 'o': (1,), 'value': (1,), 'keys': (None, 1),
+    'down': (0, None), 'up': (None, 1),
+}
+FLAT = ('codes', 'scales', 'outer')      # an nf4 kernel's leaves [N, …]: the weights of its first output, of its second, …
+
+
+def spec(name: str, shape: Sequence[int], sizes: Mapping[str, int]) -> P:
+  """How a leaf is divided. A dimension that its axes do not divide evenly stays whole.
+
+  Args:
+    name: the leaf's path, also inside an optimiser's state. sizes: of the mesh's axes.
+  """
+  site, _, leaf = name.rpartition('/')
+  where = name if leaf in ('kernel', 'embedding', 'bias') else site
+  sides = next((sides for pattern, sides in TABLE if re.search(pattern, where)), None)
+  if sides is None or re.search(r'/v_(row|col)/', name):      # the latter are Adafactor's sums over one of the sides
+    parts = []
+  elif leaf in FLAT:
+    parts = [('tensor', 'fsdp') if sides[1] == 'tensor' else 'fsdp']
+  else:
+    parts = [None if side is None else sides[side] for side in LEAVES.get(leaf, ())]
+  if not parts or len(parts) > len(shape):
+    return P()
+  fits = lambda axes, n: axes and n % math.prod(sizes.get(axis, 1) for axis in np.atleast_1d(axes)) == 0
+  return P(*[None] * (len(shape) - len(parts)),
+           *[axes if fits(axes, n) else None for axes, n in zip(parts, shape[len(shape) - len(parts):])])
+
+
+def mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh | None:
+  """The mesh that `config.mesh` names; None where it is a single device.
+
+  Args:
+    sizes: of `AXES`; one of them may be -1: what is left.
+    devices: in mesh order; all of this process's world where they are left out.
+  Raises:
+    InputError: the sizes are not those of the devices.
+  """
+  said = 'mesh: ' + ' x '.join(f'{axis}={sizes[axis]}' for axis in AXES)
+  found = {axis: sizes[axis] for axis in AXES}
+  count = len(jax.devices() if devices is None else devices)
+  if any(n < 1 and n != -1 for n in found.values()) or list(found.values()).count(-1) > 1:
+    raise InputError(f'{said}: every axis is 1 or more, or for one of them -1: what is left')
+  known = math.prod(n for n in found.values() if n != -1)
+  found = {axis: count // known if n == -1 else n for axis, n in found.items()}
+  if math.prod(found.values()) != count:
+    raise InputError(f'{said}: that is not the {count} device{"s" if count > 1 else ""} that are here; the product must be '
+                     f'{count}, or an axis -1')
+  if count == 1:
+    return None
+  return jax.make_mesh(tuple(found.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+
+
+def check_heads(heads: int, kv_heads: int) -> None:
+  """Refuses a model whose heads cannot be dealt out evenly on the mesh in use."""
+  tensor, both = sizes().get('tensor', 1), math.gcd(heads, kv_heads)
+  if both % tensor:
+    which = [n for n in range(1, both + 1) if both % n == 0]
+    raise InputError(f'mesh.tensor={tensor}: does not divide the model\'s {heads} heads of queries and {kv_heads} of keys and '
+                     f'values; these do: {", ".join(map(str, which))}')
+
+
+def use(mesh: Mesh | None) -> AbstractContextManager:
+  """While in use, arrays are placed on this mesh and programs are compiled for it."""
+  return contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh)
+
+
+def current() -> Mesh | None:
+  """The mesh in use; None on one device."""
+  found = jax.sharding.get_mesh()
+  return None if found.empty else found
+
+
+def sizes() -> dict[str, int]:
+  """Of the axes of the mesh in use; empty on one device."""
+  return dict(jax.sharding.get_abstract_mesh().shape)
+
+
+def spread() -> int:
+  """Over how many devices a batch's lines are spread."""
+  return math.prod(sizes().get(axis, 1) for axis in ROWS)
+
+
+def shardings(x: Tree, on: Mesh, prefix: str = '') -> Tree:
+  """Where each leaf lies; prefix: what stands before the leaves' paths."""
+  path = lambda name: f'{prefix}/{name}'.strip('/')
+  return tree.map_named(lambda name, leaf: NamedSharding(on, spec(path(name), leaf.shape, on.shape)), x)
+
+
+def place(x: Tree, prefix: str = '') -> Tree:
+  """The leaves where the table says. What lies there already is not copied."""
+  return jax.tree.map(jnp.asarray, x) if current() is None else jax.device_put(x, shardings(x, current(), prefix))
+
+
+def lines(batch: Mapping[str, np.ndarray], axis: int = 0) -> dict[str, Array]:
+  """A batch on its devices, its lines (on `axis`) spread; on all where they cannot be dealt out evenly."""
+  if current() is None:
+    return jax.device_put(batch)
+  even = all(x.shape[axis] % spread() == 0 for x in batch.values())
+  return jax.device_put(batch, NamedSharding(current(), P(*[None] * axis, ROWS) if even else P()))
+
+
+def rows(x: Array) -> Array:
+  """Activations [B, …], their rows spread over the mesh, so that products gather weights and never sum up activations."""
+  if not sizes():
+    return x
+  return jax.lax.with_sharding_constraint(x, P(ROWS, *[P.UNCONSTRAINED] * (x.ndim - 1)))
+
+
+def looked_up(x: Array) -> Array:
+  """What was read from a table whose columns lie over `fsdp`, [B, L, D]: it moves to its rows, and the table stays."""
+  if not sizes():
+    return x
+  return rows(jax.lax.with_sharding_constraint(x, P('data', None, 'fsdp')))

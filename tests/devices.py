@@ -1,0 +1,132 @@
+"""What the tests of meshes run in a process of its own, on eight simulated devices: one JSON object on standard output.
+
+    python tests/devices.py losses llama-tiny
+"""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import sys
+from collections import Counter
+from pathlib import Path
+
+os.environ['XLA_FLAGS'] = '--xla_force_host_platform_device_count=8'
+os.environ['JAX_PLATFORMS'] = 'cpu'
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import jax
+import numpy as np
+import small
+
+from research import sharding, train, tree
+from research.data.batches import TrainingBatches
+from research.errors import InputError
+from research.strategies import table
+from research.training.compile import compiled
+from research.training.loop import Stopped
+from research.training.monitor import Monitor
+from research.training.steps import train_step
+
+STRATEGIES = {'full': {}, 'lora': {'dropout': 0.1}, 'adapter': {'dropout': 0.1}, 'prefix': {}}
+MESHES = {'data': (8, 1, 1), 'fsdp': (1, 8, 1), 'tensor': (4, 1, 2), 'mixed': (2, 2, 2), 'permuted': (2, 2, 2)}
+STEPS = 5
+
+
+def mesh(name):
+  devices = jax.devices()
+  if name == 'permuted':
+    devices = [devices[i] for i in np.random.default_rng(0).permutation(8)]
+  return sharding.mesh(dict(zip(sharding.AXES, MESHES[name])), devices)
+
+
+def begun(model, strategy):
+  """(loaded, state, frozen, tx, batches) of a run on the mesh in use, at a rate where the loss falls smoothly."""
+  loaded = small.loud(model)
+  state, frozen, tx = small.start(loaded, table.make(strategy, STRATEGIES[strategy]), learning_rate=3e-4, clip=1.0)
+  batches = TrainingBatches(small.documents(loaded, 30, longest=130), 8, 1, 0, STEPS, multiple=sharding.spread())
+  return loaded, *sharding.place((state, frozen)), tx, [sharding.lines(batches(step), axis=1) for step in range(STEPS)]
+
+
+def losses(model, wanted):
+  """strategy/mesh -> the loss of every step, and strategy/one -> on one device."""
+  found = {}
+  small.loud(model)                  # on one device, before it is placed on any mesh
+  for strategy, name in [one.split('/') for one in wanted]:
+    for where in ('one', name):
+      with sharding.use(None if where == 'one' else mesh(where)):
+        loaded, state, frozen, tx, batches = begun(model, strategy)
+        _, found[f'{strategy}/{where}'] = small.take(loaded, state, frozen, tx, batches)
+  return found
+
+
+def collectives(model, strategy, name):
+  """What the compiled step sends between devices: [operation, dtype, shape, how often], and the shapes of all leaves."""
+  small.loud(model)
+  with sharding.use(mesh(name)):
+    loaded, state, frozen, tx, batches = begun(model, strategy)
+    step = compiled(train_step, state, frozen, batches[0], donate=(0,), model=loaded.model, tx=tx)
+    sent = Counter()
+    for line in step.call.as_text().splitlines():
+      match = re.search(r'= (.*?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(-start)?\(', line)
+      for kind, shape in re.findall(r'(\w+)\[([\d,]*)\]', match[1]) if match else ():
+        sent[match[2], kind, shape] += 1
+    # Inside the scan a leaf of a stack is one layer's.
+    layers = lambda n, x: x.shape[1:] if 'layers/' in n else x.shape
+    shapes = lambda t: [list(layers(n, x)) for n, x in tree.leaves(t).items()]
+    return {'sent': [[*what, count] for what, count in sent.items()],
+            'learns': shapes(state.trainable), 'stays': shapes(frozen)}
+
+
+def runs(folder):
+  """Runs by the verb on several meshes, stopped and gone on with on the same and on another, and what is refused."""
+  folder, found = Path(folder), {}
+
+  def told(workdir, result):
+    lines = (folder / workdir / 'metrics.jsonl').read_text().splitlines()
+    return {'losses': [json.loads(line)['train/loss'] for line in lines], 'metrics': result['metrics'],
+            'peak_bytes': result['cost']['peak_bytes']}
+
+  def made(sizes, **fields):
+    return {**small.steady(folder, **fields), 'mesh': dict(zip(sharding.AXES, sizes))}
+
+  found['mixed'] = told('mixed', train.run(made((2, 2, 2)), folder / 'mixed'))
+  write = Monitor.write
+
+  def stopping(self, lines):
+    write(self, lines)
+    if lines[-1]['step'] == 3:
+      signal.raise_signal(signal.SIGTERM)
+  Monitor.write = stopping
+  with contextlib.suppress(Stopped):
+    train.run(made((2, 2, 2), training__log_every=1), folder / 'again')
+  Monitor.write = write
+  shutil.copytree(folder / 'again', folder / 'elsewhere')
+  found['again'] = told('again', train.run(made((2, 2, 2), training__log_every=1), folder / 'again'))
+  found['elsewhere'] = told('elsewhere', train.run(made((8, 1, 1), training__log_every=1), folder / 'elsewhere'))
+  jobs = [(made((2, 4, 1), training__learning_rate=rate), folder / f'cohort-{rate}', str(rate)) for rate in (1e-3, 3e-4)]
+  found['cohort'] = told('cohort-0.001', train.together(jobs, folder / 'latest')[0])
+  found['refused'] = {}
+  for said, sizes, fields in (('these do: 1, 2', (2, 1, 4), {}), ('must be 8', (2, 2, 1), {}),
+                              ('the 6 rows', (4, 1, 2), {'training__batch_size': 6})):
+    try:
+      train.run(made(sizes, **fields), folder / 'refused')
+    except InputError as e:
+      found['refused'][said] = str(e)
+  assert len(found['refused']) == 3 and not (folder / 'refused').exists()
+  return found
+
+
+if __name__ == '__main__':
+  jax.config.update('jax_disable_most_optimizations', True)
+  what, *given = sys.argv[1:]
+  if what == 'losses':
+    found = losses(given[0], given[1:])
+  elif what == 'collectives':
+    jax.config.update('jax_disable_most_optimizations', False)
+    found = collectives(*given)
+  else:
+    found = runs(*given)
+  print(json.dumps(found))

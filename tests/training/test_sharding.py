@@ -1,0 +1,97 @@
+"""On eight simulated devices a run comes to what it comes to on one, and sends between them no more than it must."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+
+import pytest
+from small import ROOT, steady
+
+from research import sharding, train
+from research.errors import InputError
+
+# family -> the meshes on which each of full, lora, adapter and prefix is tried; `permuted` has the devices in another order.
+TRIED = {'llama-tiny': ('data', 'permuted', 'tensor', 'fsdp'), 'gpt2-tiny': ('fsdp', 'mixed', 'permuted', 'data'),
+         't5-tiny': ('mixed', 'tensor', 'data', 'permuted')}
+STRATEGIES = ('full', 'lora', 'adapter', 'prefix')
+
+
+def on_devices(*arguments):
+  """What `tests/devices.py` prints."""
+  environment = {n: v for n, v in os.environ.items() if n not in ('XLA_FLAGS', 'PYTEST_XDIST_WORKER')}
+  done = subprocess.run([sys.executable, str(ROOT / 'tests' / 'devices.py'), *arguments], capture_output=True, text=True,
+                        env=environment, cwd=ROOT)
+  assert done.returncode == 0, done.stderr[-3000:]
+  return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize('model', TRIED)
+def test_a_mesh_gives_the_losses_of_one_device(model):
+  """1e-5 over five steps, data order and dropout included."""
+  found = on_devices('losses', model, *(f'{strategy}/{mesh}' for strategy, mesh in zip(STRATEGIES, TRIED[model])))
+  assert len(found) == 2 * len(STRATEGIES)
+  for name, losses in found.items():
+    one = found[f'{name.split("/")[0]}/one']
+    assert losses == pytest.approx(one, rel=1e-5), name
+    assert len(one) == 5 and one[4] < one[1], name
+
+
+@pytest.mark.parametrize('strategy, mesh', [('lora', 'data'), ('lora', 'fsdp'), ('full', 'fsdp')])
+def test_a_step_sums_up_what_learns_alone_and_gathers_a_frozen_weight_twice(strategy, mesh):
+  """Once on the way forward and once on the way back; activations are never summed up."""
+  found = on_devices('collectives', 'llama-tiny', strategy, mesh)
+  learns = {tuple(shape) for shape in found['learns']}
+  summed, gathered = {}, {}
+  for operation, _, dims, count in found['sent']:
+    shape = tuple(int(n) for n in dims.split(',') if n)
+    if operation in ('all-reduce', 'reduce-scatter'):
+      summed[shape] = count
+    elif operation == 'all-gather':
+      gathered[shape] = count
+  assert summed and set(summed) - {()} <= learns, summed
+  weights = [tuple(shape) for shape in (*found['stays'], *found['learns']) if math.prod(shape) > 600]      # kernels and tables
+  for shape in set(weights):
+    assert gathered.get(shape, 0) <= 2 * weights.count(shape), shape
+  assert bool(gathered) == (mesh == 'fsdp')
+
+
+def test_a_mesh_must_be_the_devices_that_are_here():
+  with pytest.raises(InputError, match=r'mesh: data=2 x fsdp=1 x tensor=1: that is not the 1 device that are here'):
+    sharding.mesh({'data': 2, 'fsdp': 1, 'tensor': 1})
+  with pytest.raises(InputError, match='every axis is 1 or more'):
+    sharding.mesh({'data': -1, 'fsdp': -1, 'tensor': 1})
+  assert sharding.mesh({'data': 1, 'fsdp': -1, 'tensor': 1}) is None
+
+
+@pytest.mark.parametrize('name, shape, expected', [
+    ('params/layers/attn/q/kernel', (3, 64, 64), (None, 'fsdp', 'tensor')),
+    ('params/encoder/layers/mlp/down/kernel', (3, 160, 64), (None, 'tensor', 'fsdp')),
+    ('params/layers/attn/k/bias', (3, 32), (None, 'tensor')),
+    ('params/layers/norm_attn/scale', (3, 64), ()),
+    ('params/embed/embedding', (260, 64), ('tensor', 'fsdp')),
+    ('params/embed/embedding', (259, 64), (None, 'fsdp')),                      # a vocabulary that 2 does not divide
+    ('0/trainable/delta/layers/attn/o/kernel/a', (3, 64, 8), (None, 'tensor', None)),
+    ('opt_state/1/mu/delta/layers/attn/q/kernel/b', (3, 8, 64), (None, None, 'tensor')),
+    ('opt_state/1/0/v_row/params/layers/attn/q/kernel', (3, 64), ()),
+    ('params/layers/attn/q/kernel/codes', (3, 2048), (None, ('tensor', 'fsdp'))),
+    ('params/layers/mlp/down/kernel/codes', (3, 2048), (None, 'fsdp')),
+    ('delta/layers/attn/prefix/keys', (3, 10, 32), (None, None, 'tensor')),
+])
+def test_a_delta_lies_where_the_sides_of_its_kernel_lie(name, shape, expected):
+  assert tuple(sharding.spec(name, shape, {'data': 2, 'fsdp': 2, 'tensor': 2})) == expected
+
+
+def test_runs_on_meshes(tmp_path):
+  """A run goes on on another mesh, and bit for bit on its own; members and evaluations are what they are on one device."""
+  found = on_devices('runs', str(tmp_path))
+  alone = train.run(steady(tmp_path), tmp_path / 'one')
+  lines = [json.loads(line) for line in (tmp_path / 'one' / 'metrics.jsonl').read_text().splitlines()]
+  for name in ('mixed', 'elsewhere', 'cohort'):
+    assert found[name]['losses'] == pytest.approx([line['train/loss'] for line in lines], rel=1e-5), name
+    assert found[name]['metrics'] == pytest.approx(alone['metrics'], rel=1e-4), name
+  assert found['again']['losses'] == found['mixed']['losses']
+  assert found['mixed']['peak_bytes'] < found['cohort']['peak_bytes']
+  for name, said in found['refused'].items():
+    assert name in said, (name, said)
