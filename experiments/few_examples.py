@@ -21,8 +21,8 @@ Result (two seeds, 479 test reviews, both sampled; two cores of an AMD EPYC, hal
     lora_1024    rate 0.001    0.434 [0.318, 0.550]    +0.125 [+0.052, +0.199], p 0.07
 
 Demonstrations give this small model nothing. Training is shown to beat them from 1,024 examples on, by full fine-tuning alone;
-below that, and for LoRA, two seeds cannot tell (full_256's two seeds differ by 0.15). Best rates lie at an edge of their grids of
-two, so better ones may lie beyond. Two seeds also mean that intervals of a seed's spread can leave the range of a score.
+below that, and for LoRA, two seeds cannot tell (full_256's two seeds differ by 0.15, and an interval made of two can leave the
+range of a score). Best rates lie at an edge of their grids of two, so better ones may lie beyond.
 """
 
 COUNTS = {'': (64, 256, 1024), 'gpu': (16, 64, 256, 1024)}
