@@ -2,9 +2,9 @@
 
     python -m experiments.benchmarks.studies
 
-One JSON line a row, the machine first. Both sides run the same cells (seeds) from beginning to end in one process, validation,
-checkpoints and the test split included, by turns and with everything compiled; with cohorts as a study chooses them (`auto`, its
-trial included). `ratio` is the time without cohorts over that with them.
+One JSON line a row, the machine first. Both sides run the same cells (seeds) from beginning to end in one process, with
+validation and the test split, by turns and with everything compiled; cohorts are as a study chooses them (`auto`, its trial
+included). `ratio` is the time without cohorts over that with them.
 """
 
 import json
