@@ -1,111 +1,131 @@
 """How much memory a program takes at one time, read off its jaxpr: a prediction, made before anything is compiled.
 
 The program is walked in the order in which it is written. What a product, a loop, a gather or a scatter gives is an array from
-there to its last use; what is computed element by element exists where one of those reads it, and is fused elsewhere; what a
-donated argument can hold costs nothing. Compilers reorder and share more cleverly than this, or less.
+there to its last use. What is computed element by element is an array only where one of those reads it, and is fused elsewhere.
+The results of a loop's body have their place in what the loop gives, and those of the program take that of donated arguments.
+Compilers order and share more cleverly than this, or less.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
-MADE = {      # operations whose result is an array of its own; all others are taken to be fused into what reads them
-    'dot_general', 'conv_general_dilated', 'gather', 'scatter', 'scatter-add', 'sort', 'cumsum', 'dynamic_update_slice',
-    'concatenate', 'reduce_sum', 'reduce_max', 'reduce_min', 'argmax', 'top_k', 'random_bits', 'dynamic_slice', 'pad',
-}
+REDUCTIONS = {'reduce_sum', 'reduce_max', 'reduce_min', 'argmax', 'reduce_and', 'reduce_or'}      # what they read may be fused
 LOOPS = {'scan', 'while', 'cond'}
-READS = MADE - {'reduce_sum', 'reduce_max', 'reduce_min', 'argmax'}      # what reads arrays as they are: its operands are made
+MADE = REDUCTIONS | LOOPS | {      # operations whose result is an array of its own
+    'dot_general', 'gather', 'scatter', 'scatter-add', 'sort', 'cumsum', 'dynamic_update_slice', 'concatenate', 'top_k',
+    'random_bits', 'svd', 'custom_call',
+}
 
 
-def nbytes(aval: Any) -> int:
-  """Bytes of an array by its shape."""
-  if not hasattr(aval, 'shape'):
-    return 0
-  dtype = aval.dtype
-  return int(np.prod(aval.shape, dtype=np.int64)) * (dtype.itemsize if hasattr(dtype, 'itemsize') else 4)
+def nbytes(aval: Any) -> float:
+  """Bytes of an array."""
+  return float(math.prod(aval.shape) * getattr(aval.dtype, 'itemsize', 4))
 
 
-def peak(jaxpr: Any, donated: Sequence[bool] = (), size: Callable[[Any], float] = nbytes) -> float:
+def peak(closed: Any, donated: int, size: Callable[[Any], float] = nbytes) -> float:
   """Bytes that exist at the worst moment beside the arguments.
 
   Args:
-    jaxpr: of the program. donated: of each argument, whether a result may take its place.
-    size: bytes of an array, such as of a device's part of it.
+    closed: the program's jaxpr. donated: so many arguments, the first ones, whose place results may take.
+    size: aval -> bytes; of a program that runs on several devices, of the part on each.
   """
-  return _Walk(jaxpr, donated, size).worst
+  jaxpr = closed.jaxpr
+  places = sum(size(v.aval) for v in jaxpr.invars[:donated])
+  arguments = [_Value(v.aval, 0.0) for v in jaxpr.invars]
+  operations, results = _inlined(jaxpr, arguments)
+  return _worst(operations, results, size, places)
 
 
-class _Walk:
-  """One pass over a jaxpr: arrays that exist, and the most that ever did."""
+class _Value:
+  """An array of the program, or what stands for one; `bytes` where it is known to cost nothing."""
+  __slots__ = ('aval', 'bytes')
 
-  def __init__(self, jaxpr, donated, size, slices=()):
-    self.size, self.live, self.now, self.worst = size, {}, 0.0, 0.0
-    self.sources: dict[Any, frozenset] = {}      # of what is fused: the arrays that it is computed from
-    arguments = (set(jaxpr.invars) | set(jaxpr.constvars)) - set(slices)
-    free = [size(v.aval) for v, gone in zip(jaxpr.invars, donated) if gone]
-    uses: dict[Any, int] = {}
-    for number, eqn in enumerate(jaxpr.eqns):
-      for v in eqn.invars:
-        if isinstance(v, jax.extend.core.Var):
-          uses[v] = number
-    results = {v for v in jaxpr.outvars if isinstance(v, jax.extend.core.Var)}
-    last = dict(uses)
-    for number in range(len(jaxpr.eqns) - 1, -1, -1):      # what is fused keeps alive what it is computed from
-      eqn = jaxpr.eqns[number]
-      if _fused(eqn):
-        until = max((last.get(v, -1) for v in eqn.outvars), default=-1)
-        until = len(jaxpr.eqns) if results & set(eqn.outvars) else until
-        for v in eqn.invars:
-          if isinstance(v, jax.extend.core.Var):
-            last[v] = max(last.get(v, -1), until)
-    for v in results:
-      last[v] = len(jaxpr.eqns)
-    ending: dict[int, list] = {}
-    for v, number in last.items():
-      ending.setdefault(number, []).append(v)
-    self.arguments = arguments
-    for number, eqn in enumerate(jaxpr.eqns):
-      self._do(eqn)
-      for v in ending.get(number, ()):
-        self.now -= self.live.pop(v, 0.0)
-    for v in results:                                         # the results take the donated arguments' places
-      if v not in self.live and v not in arguments:
-        self.make(v)
-    held = sum(self.live.get(v, 0.0) for v in results)
-    self.worst = max(self.worst, self.now - min(held, sum(free)))
-    del held
-
-  def make(self, v) -> None:
-    if isinstance(v, jax.extend.core.Var) and v not in self.live and v not in self.arguments:
-      self.live[v] = self.size(v.aval)
-      self.now += self.live[v]
-      self.worst = max(self.worst, self.now)
-
-  def _do(self, eqn) -> None:
-    if _fused(eqn):
-      return
-    inner = 0.0
-    for body, slices in _bodies(eqn):
-      inner = max(inner, _Walk(body, (), self.size, slices).worst)
-    if eqn.primitive.name in READS or inner or eqn.primitive.name in LOOPS:
-      for v in eqn.invars:
-        self.make(v)
-    self.worst = max(self.worst, self.now + inner)
-    for v in eqn.outvars:
-      self.make(v)
-    self.worst = max(self.worst, self.now + (inner if eqn.primitive.name == 'scan' else 0.0))
+  def __init__(self, aval: Any, of: float | None = None):
+    self.aval, self.bytes = aval, of
 
 
-def _fused(eqn) -> bool:
-  return eqn.primitive.name not in MADE | LOOPS and not any(True for _ in _bodies(eqn))
+class _Operation(NamedTuple):
+  name: str
+  params: dict[str, Any]
+  reads: list[_Value]
+  gives: list[_Value]
 
 
-def _bodies(eqn):
-  """(jaxpr, those of its arguments that are slices of larger arrays) of all that an equation runs."""
-  for value in eqn.params.values():
+def _inlined(jaxpr: Any, arguments: Sequence[_Value]) -> tuple[list[_Operation], list[_Value]]:
+  """All operations of a jaxpr, those of the functions that it calls in their place, and its results."""
+  known = dict(zip(jaxpr.invars, arguments)) | {v: _Value(v.aval, 0.0) for v in jaxpr.constvars}
+  value = lambda v: known[v] if isinstance(v, jax.extend.core.Var) else _Value(v.aval, 0.0)
+  operations = []
+  for eqn in jaxpr.eqns:
+    reads = [value(v) for v in eqn.invars]
+    called = None if eqn.primitive.name in LOOPS else next(_bodies(eqn.params.values()), None)
+    if called is not None and len(called.invars) == len(reads):
+      inner, gives = _inlined(called, reads)
+      operations += inner
+    else:
+      gives = [_Value(v.aval) for v in eqn.outvars]
+      operations.append(_Operation(eqn.primitive.name, eqn.params, reads, gives))
+    known |= dict(zip(eqn.outvars, gives))
+  return operations, [value(v) for v in jaxpr.outvars]
+
+
+def _bodies(params: Iterable[Any]) -> Iterator[Any]:
+  """The jaxprs among an operation's parameters."""
+  for value in params:
     for sub in value if isinstance(value, (tuple, list)) else (value,):
-      body = sub.jaxpr if isinstance(sub, jax.extend.core.ClosedJaxpr) else sub
+      body = getattr(sub, 'jaxpr', sub)
       if isinstance(body, jax.extend.core.Jaxpr):
-        yield body, body.invars[eqn.params['num_consts'] + eqn.params['num_carry']:] if eqn.primitive.name == 'scan' else ()
+        yield body
+
+
+def _of_loop(operation: _Operation, size: Callable[[Any], float]) -> float:
+  """The most that exists within a loop's body, beside what it reads and gives."""
+  most, params = 0.0, operation.params
+  slices = params['num_consts'] + params['num_carry'] if operation.name == 'scan' else None
+  for body in _bodies(params.values()):
+    # A slice of a larger array is made where something reads it.
+    arguments = [_Value(v.aval, None if slices is not None and i >= slices else 0.0) for i, v in enumerate(body.invars)]
+    operations, results = _inlined(body, arguments)
+    for result in results:
+      result.bytes = 0.0
+    most = max(most, _worst(operations, results, size, 0.0))
+  return most
+
+
+def _worst(operations: Sequence[_Operation], results: Sequence[_Value], size: Callable[[Any], float], places: float) -> float:
+  """The most bytes at one time; places: what donated arguments leave for the results."""
+  end = len(operations)
+  last: dict[_Value, int] = dict.fromkeys(results, end)
+  for number in range(end - 1, -1, -1):
+    operation = operations[number]
+    fused = operation.name not in MADE          # then what it reads is needed for as long as what it gives is
+    until = max((last.get(v, number) for v in operation.gives), default=number) if fused else number
+    for v in operation.reads:
+      last[v] = max(last.get(v, -1), until)
+  ending: list[list[_Value]] = [[] for _ in range(end + 1)]
+  for v, number in last.items():
+    ending[number].append(v)
+  made: dict[_Value, float] = {}
+  now = worst = 0.0
+
+  def make(values: Iterable[_Value]) -> None:
+    nonlocal now
+    for v in values:
+      if v not in made:
+        made[v] = size(v.aval) if v.bytes is None else v.bytes
+        now += made[v]
+
+  for number, operation in enumerate(operations):
+    if operation.name in MADE:
+      if operation.name not in REDUCTIONS:
+        make(operation.reads)
+      within = _of_loop(operation, size) if operation.name in LOOPS else 0.0
+      make(operation.gives)
+      worst = max(worst, now + within)
+    for v in ending[number]:
+      now -= made.pop(v, 0.0)
+  make(results)
+  return max(worst, now - min(places, sum(made.get(v, 0.0) for v in set(results))))
