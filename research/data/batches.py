@@ -178,7 +178,8 @@ class TrainingBatches:
     self._documents, self._seed = documents, seed
     self._redraw = redraw or (lambda number, epoch: documents[number])
     self._part, self._parts, self._multiple = batch_size // microbatches, microbatches, multiple
-    self._room = room_for(documents, at_least=128)
+    usual = sum(len(d.source) or len(d.tokens) for d in documents) / len(documents)
+    self._room = room_for(documents, at_least=min(128, int(self._part * usual)))      # a small batch of short rows has short lines
     self._lines = self._targets = 1
     for step in range(min(steps, 2000)):
       for chosen, lines in self._packed(step, lambda number, epoch: documents[number]):
