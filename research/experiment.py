@@ -35,6 +35,7 @@ from research.strategies.table import Strategy
 from research.training import optim
 from research.training.checkpoint import Checkpoints
 from research.training.monitor import say
+from research.training.steps import TrainState
 from research.tree import Tree
 
 
@@ -82,7 +83,8 @@ class Experiment(NamedTuple):
     return texts.Corrupted(self.task.rows(split), self.tokenizer, self.text_context, self.task.noise, self.task.span,
                            self.config['training']['seed'], whole=self.task.objective == 'denoising')
 
-  def training_batches(self) -> batches.TrainingBatches:
+  def training_batches(self, looked_at: int = 2000) -> batches.TrainingBatches:
+    """The batches of all steps; the first ones, so many, determine their shape."""
     t, start = self.config['training'], self.model.config.start
     if self.task.objective in tasks.GAPS:
       corrupted = self.corrupted('train')
@@ -90,8 +92,8 @@ class Experiment(NamedTuple):
       documents = [redraw(number, 0) for number in range(len(corrupted))]
     else:
       redraw, documents = None, [batches.answered(e, start) for e in self.examples('train')]
-    return batches.TrainingBatches(documents, t['batch_size'], t['microbatches'], t['seed'], t['steps'], redraw,
-                                   sharding.spread())
+    return batches.TrainingBatches(documents, t['batch_size'], t['microbatches'], t['seed'],
+                                   min(t['steps'], looked_at), redraw, sharding.spread())
 
   def variables(self) -> tuple[Tree, Tree]:
     """(trainable, frozen), at step 0: new deltas, or those of `strategy.init_from`."""
@@ -108,8 +110,11 @@ def plain(config: ConfigDict) -> dict[str, Any]:
           for k, v in config.items()}
 
 
-def assemble(config: dict[str, Any]) -> Experiment:
+def assemble(config: dict[str, Any], abstract: bool = False) -> Experiment:
   """Loads and checks what the config names.
+
+  Args:
+    abstract: with shapes in place of weights, to plan with.
 
   Raises:
     InputError: some field cannot be right.
@@ -127,7 +132,7 @@ def assemble(config: dict[str, Any]) -> Experiment:
                      model_fields['remat'])
   def base(apart: int = 0) -> load.Loaded:
     named = (model_fields['source'], run_as, _learned_tokenizer(model_fields, task))
-    return load.load_apart(*named, apart) if apart else load.load(*named)
+    return load.load_apart(*named, apart, abstract) if apart else load.load(*named, abstract)
   strategy, own = _strategy(config['strategy'], base)
   if strategy.kernels:
     if run_as.quantize != 'none':
@@ -241,6 +246,18 @@ def _check_training(t: dict[str, Any]) -> None:
     require(t[field] >= 0, f'{field}={t[field]}: must be 0 or more')
   for field in ('eval_every', 'eval_batch_size', 'log_every'):
     require(t[field] >= 1, f'{field}={t[field]}: must be 1 or more')
+
+
+def begin(experiment: Experiment) -> tuple[TrainState, Tree]:
+  """(state, frozen) at step 0."""
+  t = experiment.config['training']
+  trainable, frozen = experiment.variables()
+  if t['init_from']:
+    if experiment.config['strategy']['init_from']:
+      raise InputError('strategy.init_from and training.init_from are both given; one says where to begin')
+    trainable, frozen = continued(Path(t['init_from']), experiment, trainable, frozen)
+  opt_state = optim.init(optimizer(experiment), trainable, t['learning_rate'], t['weight_decay'], warmup(experiment))
+  return TrainState(jnp.int32(0), jax.random.key(t['seed']), trainable, opt_state), frozen
 
 
 def _check_mesh(t: dict[str, Any]) -> None:

@@ -3,6 +3,8 @@
 import logging
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
@@ -62,15 +64,36 @@ def memory() -> int:
   return (min(there, int(limit)) if limit.isdecimal() else there) * 3 // 4
 
 
-@lru_cache(maxsize=1)
+_target: str | None = None      # see `compiling_for`
+
+
+@contextmanager
+def compiling_for(platform: str) -> Iterator[None]:
+  """While in use, programs are made for another kind of device than those that are here: cpu, gpu or tpu."""
+  global _target
+  before, _target = _target, platform
+  try:
+    yield
+  finally:
+    _target = before
+
+
+def platform_kind() -> str:
+  """The kind of device that programs are made for."""
+  return _target or jax.default_backend()
+
+
 def multiplies_bfloat16() -> bool:
-  """Whether the default device multiplies bfloat16 faster than float32: accelerators do, and processors with AMX or AVX-512's.
+  """Whether the device multiplies bfloat16 faster than float32: accelerators do, and processors with AMX or AVX-512's.
 
   Elsewhere XLA's bfloat16 products take twice as long as float32 ones (measured on an AMD EPYC with AVX2). Where the processor
   does not say (ARM, macOS), float32 is the choice that cannot be much slower.
   """
-  if jax.default_backend() != 'cpu':
-    return True
+  return platform_kind() != 'cpu' or _processor_multiplies_bfloat16()
+
+
+@lru_cache(maxsize=1)
+def _processor_multiplies_bfloat16() -> bool:
   return bool({'amx_bf16', 'avx512_bf16'} & set(_of_processor('flags').split()))
 
 

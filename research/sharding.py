@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from research import tree
@@ -72,28 +72,42 @@ def spec(name: str, shape: Sequence[int], sizes: Mapping[str, int]) -> P:
            *[axes if fits(axes, n) else None for axes, n in zip(parts, shape[len(shape) - len(parts):])])
 
 
-def mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh | None:
-  """The mesh that `config.mesh` names; None where it is a single device.
+def resolved(sizes: Mapping[str, int], count: int) -> dict[str, int]:
+  """The sizes of `AXES` on so many devices, where one of them may be -1: what is left.
 
-  Args:
-    sizes: of `AXES`; one of them may be -1: what is left.
-    devices: in mesh order; all of this process's world where they are left out.
   Raises:
     InputError: the sizes are not those of the devices.
   """
   said = 'mesh: ' + ' x '.join(f'{axis}={sizes[axis]}' for axis in AXES)
   found = {axis: sizes[axis] for axis in AXES}
-  count = len(jax.devices() if devices is None else devices)
   if any(n < 1 and n != -1 for n in found.values()) or list(found.values()).count(-1) > 1:
     raise InputError(f'{said}: every axis is 1 or more, or for one of them -1: what is left')
   known = math.prod(n for n in found.values() if n != -1)
   found = {axis: count // known if n == -1 else n for axis, n in found.items()}
   if math.prod(found.values()) != count:
-    raise InputError(f'{said}: that is not the {count} device{"s" if count > 1 else ""} that are here; the product must be '
-                     f'{count}, or an axis -1')
-  if count == 1:
+    raise InputError(f'{said}: that is not {count} device{"s" if count > 1 else ""}; the product must be {count}, or an axis '
+                     '-1')
+  return found
+
+
+def mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh | None:
+  """The mesh that `config.mesh` names; None where it is a single device.
+
+  Args:
+    sizes: as for `resolved`.
+    devices: in mesh order; all that are here where they are left out.
+  Raises:
+    InputError: the sizes are not those of the devices.
+  """
+  found = resolved(sizes, len(jax.devices() if devices is None else devices))
+  if math.prod(found.values()) == 1:
     return None
   return jax.make_mesh(tuple(found.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+
+
+def planned(sizes: Mapping[str, int]) -> AbstractContextManager:
+  """While in use, shapes and checks are those of a mesh of these sizes, of which no device needs to exist."""
+  return jax.sharding.use_abstract_mesh(AbstractMesh(tuple(sizes.values()), tuple(sizes), (AxisType.Auto,) * len(sizes)))
 
 
 def check_heads(heads: int, kv_heads: int) -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from absl import flags
 
 from research import cli, experiment, machine, sharding, tree
@@ -101,16 +100,8 @@ def _agree(exps: Sequence[experiment.Experiment]) -> None:
 
 
 def _at_first(exp: experiment.Experiment) -> tuple[TrainState, Tree]:
-  """(state, frozen) at step 0."""
-  t = exp.config['training']
-  trainable, frozen = exp.variables()
-  if t['init_from']:
-    if exp.config['strategy']['init_from']:
-      raise InputError('strategy.init_from and training.init_from are both given; one says where to begin')
-    trainable, frozen = experiment.continued(Path(t['init_from']), exp, trainable, frozen)
-  tx = experiment.optimizer(exp)
-  opt_state = optim.init(tx, trainable, t['learning_rate'], t['weight_decay'], experiment.warmup(exp))
-  return sharding.place((TrainState(jnp.int32(0), jax.random.key(t['seed']), trainable, opt_state), frozen))
+  """(state, frozen) at step 0, where they shall lie."""
+  return sharding.place(experiment.begin(exp))
 
 
 class Run:

@@ -169,8 +169,8 @@ class TrainingBatches:
     """
     Args:
       batch_size: documents a step, divided evenly over the `microbatches` M.
-      steps: of the run. Its batches (the first 2,000 at most) determine one shape for all, so that the step is compiled
-        once; a later batch that needs more lines gets them, and a compilation of its own.
+      steps: the first ones, whose batches determine one shape for all, so that the step is compiled once; a later batch that
+        needs more lines gets them, and a compilation of its own.
       redraw: (number, epoch) -> the document as that epoch sees it, as long as it stands in `documents`; without it every
         epoch sees the same.
       multiple: what the number of lines is filled up to a multiple of, with empty ones.
@@ -179,9 +179,9 @@ class TrainingBatches:
     self._redraw = redraw or (lambda number, epoch: documents[number])
     self._part, self._parts, self._multiple = batch_size // microbatches, microbatches, multiple
     usual = sum(len(d.source) or len(d.tokens) for d in documents) / len(documents)
-    self._room = room_for(documents, at_least=min(128, int(self._part * usual)))      # a small batch of short rows has short lines
+    self._room = room_for(documents, at_least=min(128, int(self._part * usual)))      # a small batch has short lines
     self._lines = self._targets = 1
-    for step in range(min(steps, 2000)):
+    for step in range(steps):
       for chosen, lines in self._packed(step, lambda number, epoch: documents[number]):
         self._lines = max(self._lines, len(lines))
         self._targets = max(self._targets, most_targets(chosen, lines))

@@ -16,10 +16,10 @@ from research.data import gguf_tokenizer
 from research.data import tokenizer as tokenizers
 from research.data.tokenizer import Tokenizer
 from research.errors import InputError
-from research.models import gguf, huggingface, names, transformer
+from research.models import gguf, huggingface, names, quantized, transformer
 from research.models.config import DTYPES, Execution, ModelConfig
 from research.models.families import FAMILIES
-from research.models.presets import PRESETS
+from research.models.presets import HUB, PRESETS, SENTINELS
 from research.models.quantized import KINDS
 from research.models.transformer import Model
 from research.tree import Tree
@@ -33,70 +33,91 @@ class Loaded(NamedTuple):
   hf: dict[str, Any]        # the config.json that the originals read
 
 
-def load(source: str, execution: Execution, tokenizer: Tokenizer | None = None) -> Loaded:
+def load(source: str, execution: Execution, tokenizer: Tokenizer | None = None, abstract: bool = False) -> Loaded:
   """Loads a base model onto the mesh in use; a second call with the same arguments gives the same arrays.
 
   Args:
     source: a folder in Hugging Face's layout, a `.gguf` file, `package:NAME` (the GGUF inside an installed Python
       package, which is not imported), `random:NAME` (see `presets`), or a hub id `org/name`.
     tokenizer: in place of the byte tokenizer of `random:NAME`.
+    abstract: shapes in place of the weights, of which none are read; models of `presets.HUB` are not fetched either.
   Raises:
     InputError: nothing is there, or what is there is broken or of an unknown kind.
   """
-  return _load(source, execution, tokenizer, sharding.current())
+  return _load(source, execution, tokenizer, sharding.current(), abstract)
 
 
 @lru_cache(maxsize=2)
-def _load(source: str, execution: Execution, tokenizer: Tokenizer | None, mesh: Mesh | None) -> Loaded:
+def _load(source: str, execution: Execution, tokenizer: Tokenizer | None, mesh: Mesh | None, abstract: bool) -> Loaded:
   kind, _, name = source.partition(':')
   if kind == 'random':
-    return _random(name, execution, tokenizer)
+    return _random(name, execution, tokenizer, abstract)
+  if abstract and source in HUB:
+    return _random(HUB[source], execution, tokenizer, abstract)
   if kind == 'package':
-    return _gguf(_package(name), execution)
+    return _gguf(_package(name), execution, abstract)
   path = Path(source).expanduser()
   if path.suffix == '.gguf':
     if not path.is_file():
       raise InputError(f'model.source={source}: no such file')
-    return _gguf(path, execution)
+    return _gguf(path, execution, abstract)
   if path.is_dir():
-    return _folder(path, execution)
+    return _folder(path, execution, abstract)
   if source.count('/') == 1 and not source.startswith(('.', '/', '~')):
-    return _folder(_hub(source), execution)
+    return _folder(_hub(source), execution, abstract)
   raise InputError(f'model.source={source!r}: no such folder; give a folder, a .gguf file, package:NAME, '
                    'random:NAME or a hub id org/name')
 
 
-def load_apart(source: str, execution: Execution, tokenizer: Tokenizer | None, layers: int) -> Loaded:
+def load_apart(source: str, execution: Execution, tokenizer: Tokenizer | None, layers: int, abstract: bool = False) -> Loaded:
   """`load`, with the last `layers` layers apart from the others, so that they can learn alone; also found again."""
-  return _load_apart(source, execution, tokenizer, layers, sharding.current())
+  return _load_apart(source, execution, tokenizer, layers, sharding.current(), abstract)
 
 
 @lru_cache(maxsize=1)
-def _load_apart(source: str, execution: Execution, tokenizer: Tokenizer | None, layers: int, mesh: Mesh | None) -> Loaded:
-  loaded = load(source, execution, tokenizer)
+def _load_apart(source: str, execution: Execution, tokenizer: Tokenizer | None, layers: int, mesh: Mesh | None,
+                abstract: bool) -> Loaded:
+  loaded = load(source, execution, tokenizer, abstract)
   config = loaded.model.config
   if layers > config.layers:
     raise InputError(f'strategy.layers={layers}: the model has only {config.layers}')
-  config, params = transformer.set_apart(config, loaded.params, layers)
-  return loaded._replace(model=transformer.build(config), params=params)
+  apart = dataclasses.replace(config, apart=layers)
+  divide = lambda params: transformer.set_apart(config, params, layers)[1]
+  params = jax.eval_shape(divide, loaded.params) if abstract else divide(loaded.params)
+  return loaded._replace(model=transformer.build(apart), params=params)
 
 
-def _finish(family, config, tensors, hf, tokenizer, fingerprint, execution, where) -> Loaded:
+def _finish(family, config, tensors, hf, tokenizer, fingerprint, execution, where, abstract) -> Loaded:
   if tokenizer.size > config.vocab:
     special = set(tokenizer.hf.all_special_ids)        # Gemma 3's text models name one token for images, and have no row for it
     if not special.issuperset(range(config.vocab, tokenizer.size)):
       raise InputError(f'{where}: the tokenizer has {tokenizer.size} tokens, the embedding only {config.vocab}')
     tokenizer = tokenizer._replace(size=config.vocab)
   config = dataclasses.replace(config, dtype=execution.dtype, scan=execution.scan, remat=execution.remat)
-  params = names.import_params(family, config, tensors, where, DTYPES[execution.param_dtype], keep(execution))
+  if abstract:
+    params = shapes(config, execution)
+  else:
+    params = names.import_params(family, config, tensors, where, DTYPES[execution.param_dtype], keep(execution))
   return Loaded(transformer.build(config), params, _fitting(tokenizer, config), fingerprint, hf)
+
+
+def shapes(config: ModelConfig, execution: Execution) -> Tree:
+  """The parameters as shapes alone."""
+  def one(path, shape):
+    if execution.quantize != 'none' and re.search(QUANTIZED, path):
+      return quantized.abstract(execution.quantize, shape)
+    return jax.ShapeDtypeStruct(shape, DTYPES[execution.param_dtype])
+  return tree.nested({path: one(path, shape) for path, shape in names.shapes(config).items()})
+
+
+QUANTIZED = r'layers/.*/kernel$'      # what `model.quantize` is about
 
 
 def keep(execution: Execution):
   """How parameters are kept: on their devices, the kernels of layers quantised where the execution says so."""
   quantize = KINDS[execution.quantize]
-  quantized = lambda path, x: quantize(x) if quantize and re.search(r'layers/.*/kernel$', path) else x
-  return lambda path, x: sharding.place(quantized(path, x), f'params/{path}')
+  kept = lambda path, x: quantize(x) if quantize and re.search(QUANTIZED, path) else x
+  return lambda path, x: sharding.place(kept(path, x), f'params/{path}')
 
 
 def _fitting(tokenizer: Tokenizer, config: ModelConfig) -> Tokenizer:
@@ -104,16 +125,16 @@ def _fitting(tokenizer: Tokenizer, config: ModelConfig) -> Tokenizer:
   return tokenizer._replace(closes=config.has_encoder)
 
 
-def _gguf(path: Path, execution: Execution) -> Loaded:
+def _gguf(path: Path, execution: Execution, abstract: bool) -> Loaded:
   family, config, tensors, fields, hf = gguf.read(path)
   tokenizer = gguf_tokenizer.from_gguf(fields, str(path))
-  return _finish(family, config, tensors, hf, tokenizer, _hash([path]), execution, str(path))
+  return _finish(family, config, tensors, hf, tokenizer, _hash([path]), execution, str(path), abstract)
 
 
-def _folder(folder: Path, execution: Execution) -> Loaded:
+def _folder(folder: Path, execution: Execution, abstract: bool) -> Loaded:
   family, config, tensors, hf = huggingface.read(folder)
   fingerprint = _hash([folder / 'config.json', *tensors.files])
-  return _finish(family, config, tensors, hf, tokenizers.from_folder(folder), fingerprint, execution, str(folder))
+  return _finish(family, config, tensors, hf, tokenizers.from_folder(folder), fingerprint, execution, str(folder), abstract)
 
 
 def _preset(name: str) -> dict[str, Any]:
@@ -125,10 +146,10 @@ def _preset(name: str) -> dict[str, Any]:
 
 def sentinels(name: str) -> int:
   """How many sentinels the tokenizer of `random:NAME` has."""
-  return _preset(name)['vocab_size'] - tokenizers.BYTES
+  return SENTINELS if _preset(name)['model_type'] == 't5' else 0
 
 
-def _random(name: str, execution: Execution, tokenizer: Tokenizer | None) -> Loaded:
+def _random(name: str, execution: Execution, tokenizer: Tokenizer | None, abstract: bool) -> Loaded:
   hf, fingerprint = _preset(name), f'random:{name}'
   if tokenizer is None:
     tokenizer = tokenizers.of_bytes(sentinels(name))
@@ -138,6 +159,8 @@ def _random(name: str, execution: Execution, tokenizer: Tokenizer | None) -> Loa
     hf, fingerprint = {**hf, 'vocab_size': tokenizer.size, **ids, **start}, f'{fingerprint}+{tokenizer.fingerprint()}'
   config = names.config_of(FAMILIES[hf['model_type']], hf, f'random:{name}', not hf['tie_word_embeddings'])
   model = transformer.build(dataclasses.replace(config, dtype=execution.dtype, scan=execution.scan, remat=execution.remat))
+  if abstract:
+    return Loaded(model, shapes(model.config, execution), _fitting(tokenizer, config), fingerprint, hf)
   params = jax.jit(model.init)(jax.random.key(0))
   kept = keep(execution)
   params = tree.map_named(lambda path, x: kept(path, x.astype(DTYPES[execution.param_dtype])), params)

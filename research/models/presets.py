@@ -1,7 +1,7 @@
-"""Named small shapes with random weights and a byte tokenizer, for tests and laptops: `random:NAME`.
+"""Named shapes with random weights and a byte tokenizer, `random:NAME`: small ones for laptops, large ones to plan with.
 
-Each is the config.json of its family; what it leaves out has the family's default. T5's vocabulary holds sentinels
-beside the bytes.
+Each is the config.json of its family; what it leaves out has the family's default. T5's vocabulary holds sentinels beside the
+bytes; a large model's has more rows than the byte tokenizer has tokens.
 """
 
 from typing import Any
@@ -29,8 +29,19 @@ def _t5(width: int, hidden: int, layers: int, heads: int) -> dict[str, Any]:
           'is_encoder_decoder': True, 'decoder_start_token_id': PAD, **_TOKENS}
 
 
+_LLAMA_3 = {'vocab_size': 128256, 'tie_word_embeddings': False, 'rope_theta': 500000.0}
+
 PRESETS = {
     'llama-tiny': _llama(64, 160, 3, 4, 2, 512), 'llama-small': _llama(256, 704, 6, 8, 4, 1024),
     'gpt2-tiny': _gpt2(64, 3, 4, 512), 'gpt2-small': _gpt2(256, 6, 8, 1024),
     't5-tiny': _t5(64, 128, 2, 4), 't5-small': _t5(256, 512, 4, 8),
+    'llama-3-8b': _llama(4096, 14336, 32, 32, 8, 8192) | _LLAMA_3,
+    'llama-3-70b': _llama(8192, 28672, 80, 64, 8, 8192) | _LLAMA_3,
+    'flan-t5-xxl': _t5(4096, 10240, 24, 64) | {'vocab_size': 32128, 'tie_word_embeddings': False},
+}
+
+# Models on the hub whose shapes are known here: they can be planned for without a network.
+HUB = {
+    'meta-llama/Meta-Llama-3-8B': 'llama-3-8b', 'meta-llama/Meta-Llama-3-70B': 'llama-3-70b',
+    'google/flan-t5-xxl': 'flan-t5-xxl',
 }

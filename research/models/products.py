@@ -63,7 +63,7 @@ def _backward(spec, residuals, g):
   if b is not None:
     grad_a = _multiply(f'{out},{letters_b}->{letters_a}', g, dense(b, like_a.dtype)).astype(like_a.dtype)
   if a is not None:
-    if jax.default_backend() == 'cpu':
+    if machine.platform_kind() == 'cpu':
       # XLA's CPU backend has no bfloat16 product with a transposed left operand (UNIMPLEMENTED as of jax 0.10).
       a, g = a.astype(jnp.float32), g.astype(jnp.float32)
     grad_b = _multiply(f'{letters_a},{out}->{letters_b}', a, g).astype(like_b.dtype)

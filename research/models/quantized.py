@@ -131,6 +131,17 @@ def nf4(kernel: Array) -> NF4:
   return NF4(*parts, inputs, outputs)
 
 
+def abstract(kind: str, shape: tuple[int, ...]) -> 'Quantized':
+  """What `KINDS[kind]` makes of a kernel [N, I, O], as shapes alone."""
+  *lead, inputs, outputs = shape
+  of = lambda dtype, *rest: jax.ShapeDtypeStruct((*lead, *rest), dtype)
+  if kind == 'int8':
+    return Int8(of(jnp.int8, inputs, outputs), of(jnp.bfloat16, -(-inputs // GROUP), outputs))
+  blocks = -(-inputs * outputs // BLOCK)
+  return NF4(of(jnp.uint8, blocks * BLOCK // 2), of(jnp.uint8, blocks), of(jnp.float32, -(-blocks // OUTER)), of(jnp.float32),
+             inputs, outputs)
+
+
 KINDS = {'none': None, 'int8': int8, 'nf4': nf4}
 
 

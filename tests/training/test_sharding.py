@@ -58,7 +58,7 @@ def test_a_step_sums_up_what_learns_alone_and_gathers_a_frozen_weight_twice(stra
 
 
 def test_a_mesh_must_be_the_devices_that_are_here():
-  with pytest.raises(InputError, match=r'mesh: data=2 x fsdp=1 x tensor=1: that is not the 1 device that are here'):
+  with pytest.raises(InputError, match=r'mesh: data=2 x fsdp=1 x tensor=1: that is not 1 device; the product must be 1'):
     sharding.mesh({'data': 2, 'fsdp': 1, 'tensor': 1})
   with pytest.raises(InputError, match='every axis is 1 or more'):
     sharding.mesh({'data': -1, 'fsdp': -1, 'tensor': 1})

@@ -1,0 +1,131 @@
+"""What a training step takes, from its shapes alone: bytes on each device by kind, FLOPs, and bytes between devices.
+
+What a device does is traced as a program of its own: the same step of the same model with a device's share of the heads, of the
+inner width and of the lines. Weights that lie over `fsdp` are whole where a layer reads them, and a part of them elsewhere.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+
+from research import experiment, sharding, tree
+from research.evaluation.decode import round_up
+from research.experiment import Experiment
+from research.models import transformer
+from research.training import flops, memory
+from research.training.steps import TrainState, train_step
+from research.tree import Tree
+
+KINDS = ('weights', 'trainables', 'optimizer', 'gradients', 'activations', 'cache')
+
+
+class Account(NamedTuple):
+  """Of one step, on each device."""
+  kinds: dict[str, float]      # bytes: `KINDS`; a cache stands in memory at another time than gradients and activations
+  flops: float                 # of matrix products
+  read: float                  # bytes read from and written to its memory, at least
+  sent: float                  # bytes that it sends to others
+  tokens: float                # that the whole mesh reads in a step, padding with them
+
+  @property
+  def total(self) -> float:
+    """Bytes at the worst moment."""
+    always = sum(self.kinds[kind] for kind in ('weights', 'trainables', 'optimizer'))
+    return always + max(self.kinds['gradients'] + self.kinds['activations'], self.kinds['cache'])
+
+
+def begun(exp: Experiment) -> tuple[TrainState, Tree]:
+  """(state, frozen) at step 0, as shapes."""
+  return jax.eval_shape(lambda params: experiment.begin(exp._replace(params=params)), exp.params)
+
+
+def batch_shapes(exp: Experiment, sizes: Mapping[str, int], looked_at: int = 4) -> dict[str, jax.ShapeDtypeStruct]:
+  """The arrays of a training batch on a mesh of these sizes, as the first steps have it."""
+  with sharding.planned(sizes):
+    return {n: jax.ShapeDtypeStruct(x.shape, x.dtype) for n, x in exp.training_batches(looked_at)(0).items()}
+
+
+def _part(name: str, shape: tuple[int, ...], sizes: Mapping[str, int]) -> tuple[int, ...]:
+  """The shape of a device's part of a leaf."""
+  spec = sharding.spec(name, shape, sizes)
+  of = lambda axes: math.prod(sizes.get(a, 1) for a in ((axes,) if isinstance(axes, str) else axes or ()))
+  return tuple(n // of(axes) for n, axes in zip(shape, (*spec, *[None] * (len(shape) - len(spec)))))
+
+
+def _parts(x: Tree, sizes: Mapping[str, int]) -> Tree:
+  return tree.map_named(lambda n, leaf: jax.ShapeDtypeStruct(_part(n, leaf.shape, sizes), leaf.dtype), x)
+
+
+def _bytes(x: Tree) -> float:
+  return sum(memory.nbytes(leaf) for leaf in jax.tree.leaves(x))
+
+
+def account(exp: Experiment, sizes: Mapping[str, int]) -> Account:
+  """The account of an experiment (of shapes) on a mesh of these sizes; it has at least one step to take."""
+  t, config = exp.config['training'], exp.model.config
+  state, frozen = begun(exp)
+  spread, fsdp, tensor = sizes['data'] * sizes['fsdp'], sizes['fsdp'], sizes['tensor']
+  share = lambda n: n // tensor if n % tensor == 0 else n
+  local = transformer.build(dataclasses.replace(
+      config, heads=config.heads // tensor, kv_heads=config.kv_heads // tensor, hidden=share(config.hidden),
+      vocab=share(config.vocab)))
+  whole = {'data': 1, 'fsdp': 1, 'tensor': tensor}                 # what a layer reads: gathered
+  batch = {n: jax.ShapeDtypeStruct((x.shape[0], x.shape[1] // spread, *x.shape[2:]), x.dtype)
+           for n, x in batch_shapes(exp, sizes).items()}
+  given = (_parts(state, whole), _parts(frozen, whole), batch)
+  traced = jax.jit(lambda *args: train_step(*args, model=local, tx=experiment.optimizer(exp),
+                                            label_smoothing=t['label_smoothing'])).trace(*given)
+  here, learning = _parts(frozen, sizes), _parts(state.trainable, sizes)
+  parts = {x.shape: memory.nbytes(p) / memory.nbytes(x) for x, p in
+           zip(jax.tree.leaves(given[0].trainable), jax.tree.leaves(learning)) if len(x.shape) > 1}
+  size = lambda aval: memory.nbytes(aval) * parts.get(aval.shape, 1.0)      # gradients lie as their parameters do
+  temporary = memory.peak(traced.jaxpr, len(jax.tree.leaves(given[0])), size)
+  if fsdp > 1:                                                     # a table, or the head, where it is read
+    temporary += max((memory.nbytes(x) for n, x in tree.leaves(tree.join(given[0].trainable, given[1])).items()
+                      if 'layers/' not in n), default=0.0)
+  gradients = _bytes(learning)
+  kinds = {'weights': _bytes(here), 'trainables': _bytes(learning),
+           'optimizer': _bytes(_parts(state.opt_state, sizes)), 'gradients': gradients,
+           'activations': max(0.0, temporary - gradients), 'cache': _cache(exp, sizes)}
+  microbatches, lines = batch['tokens'].shape[:2]
+  passes = 3 if config.remat != 'none' else 2                      # forward, backward, and forward again
+  moved = _bytes(given[1]) + _bytes(given[0].trainable)
+  read = (passes * microbatches * moved + 2 * microbatches * kinds['activations'] + 2 * gradients
+          + 2 * (kinds['trainables'] + kinds['optimizer']))
+  return Account(kinds, flops.count(traced.jaxpr), read,
+                 microbatches * _sent(exp, sizes, given, learning, lines, passes),
+                 math.prod(batch['tokens'].shape) * spread + _source(batch) * spread)
+
+
+def _source(batch: Mapping[str, Any]) -> int:
+  return math.prod(batch['source_tokens'].shape) if 'source_tokens' in batch else 0
+
+
+def _sent(exp: Experiment, sizes: Mapping[str, int], given: tuple, learning: Tree, lines: int, passes: int) -> float:
+  """Bytes that a device sends for one microbatch, by rings: gathers of weights, sums of gradients, sums of activations."""
+  config, (state, frozen, batch) = exp.model.config, given
+  ring = lambda n: (n - 1) / n
+  data, fsdp, tensor = (sizes[axis] for axis in sharding.AXES)
+  sent = passes * ring(fsdp) * (_bytes(frozen) + _bytes(state.trainable))      # each weight is gathered once a pass
+  sent += ring(fsdp) * _bytes(state.trainable) + 2 * ring(data) * _bytes(learning)
+  width = config.width * (2 if config.dtype == 'bfloat16' else 4)
+  sublayers = (2 + config.has_encoder) * config.layers
+  tokens = lines * batch['tokens'].shape[2] * sublayers + (
+      lines * batch['source_tokens'].shape[2] * 2 * config.encoder_layers if config.has_encoder else 0)
+  return sent + 2 * ring(tensor) * passes * width * tokens                     # each sublayer's result is summed up once a pass
+
+
+def _cache(exp: Experiment, sizes: Mapping[str, int]) -> float:
+  """Bytes of the keys and values where validation writes free text."""
+  config, task, t = exp.model.config, exp.task, exp.config['training']
+  if task.choices or not task.metrics or 'valid' not in task.splits:
+    return 0.0
+  longest = max(len(e.prompt_ids) for e in exp.examples('valid'))
+  rows = round_up(t['eval_batch_size'], sizes['data'] * sizes['fsdp']) // (sizes['data'] * sizes['fsdp'])
+  slots = (1 if config.has_encoder else round_up(longest, 32)) + task.max_new_tokens
+  slots += round_up(longest, 32) if config.has_encoder else 0
+  each = config.kv_heads // sizes['tensor'] * config.head_dim * (2 if config.dtype == 'bfloat16' else 4)
+  return 2.0 * config.layers * rows * slots * each

@@ -1,0 +1,107 @@
+"""Devices and what they cost: two tables, `chips.json` and `prices.json`, that a person can edit."""
+
+import json
+import math
+import re
+import time
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from research import machine
+from research.errors import InputError
+from research.training import flops
+
+HERE = Path(__file__).parent
+GIB = 2 ** 30
+TPU_SLICES = {'v5e': '1x1, 2x2, 2x4, 4x4, 4x8, 8x8, 8x16, 16x16', 'v6e': '1x1, 2x2, 2x4, 4x4, 4x8, 8x8, 8x16, 16x16',
+              'v5p': '2x2x1, 2x2x2, 2x2x4, 2x4x4, 4x4x4, 4x4x8, 4x8x8, 8x8x8'}
+
+
+class Chip(NamedTuple):
+  """One device."""
+  key: str                # of the tables
+  name: str
+  memory: float           # bytes that programs can use
+  rate: float             # FLOP/s of bfloat16 products with float32 sums
+  bandwidth: float        # bytes/s of its memory
+  interconnect: float     # bytes/s that it can send to others
+
+
+class Topology(NamedTuple):
+  """So many devices of one kind."""
+  said: str
+  chip: Chip
+  count: int
+  kind: str               # cpu, gpu or tpu
+
+  @property
+  def memory(self) -> float:
+    return self.chip.memory
+
+
+@lru_cache(maxsize=1)
+def table() -> dict[str, Chip]:
+  """The known devices by name."""
+  rows = json.loads((HERE / 'chips.json').read_text(encoding='utf-8'))['chips']
+  return {key: Chip(key, r['name'], r['memory'] * GIB, r['tflops'] * 1e12, r['bandwidth'] * 1e9, r['interconnect'] * 1e9)
+          for key, r in rows.items()}
+
+
+def topology(said: str, dtype: str) -> Topology:
+  """What `--topology` names: `local`, a GPU (`H100`, `H100:8`) or a TPU slice (`v5e:16x16`).
+
+  Args:
+    dtype: of the products, whose rate is measured here where the topology is local.
+  Raises:
+    InputError: there is no such device, or slice.
+  """
+  if said == 'local':
+    return Topology(said, _here(dtype), jax.device_count(), machine.platform_kind())
+  key, _, rest = said.partition(':')
+  gpus = [name for name in table() if name not in TPU_SLICES]
+  known = f'known: local; GPUs {", ".join(gpus)}, with :N for N of them; ' + '; '.join(
+      f'{name}:{{{slices}}}' for name, slices in TPU_SLICES.items())
+  if key in TPU_SLICES:
+    if rest not in TPU_SLICES[key].split(', '):
+      raise InputError(f'--topology={said}: no such slice ({known})')
+    return Topology(said, table()[key], math.prod(int(n) for n in rest.split('x')), 'tpu')
+  if key not in table() or not re.fullmatch(r'[1-9]\d*|', rest):
+    raise InputError(f'--topology={said}: no such device ({known})')
+  return Topology(said, table()[key], int(rest or 1), 'gpu')
+
+
+def _here(dtype: str) -> Chip:
+  """The devices of this process, measured."""
+  name = machine.processor() if jax.default_backend() == 'cpu' else jax.devices()[0].device_kind
+  return Chip('local', name, machine.memory(), flops.matrix_peak(dtype), _copies(), math.inf)
+
+
+@lru_cache(maxsize=1)
+def _copies() -> float:
+  """Bytes/s read and written of the best of five copies of a large array."""
+  x = jnp.zeros(1 << 26 if jax.default_backend() == 'cpu' else 1 << 28, jnp.float32)
+  step = jax.jit(lambda x: x + 1)
+  step(x).block_until_ready()
+  best = math.inf
+  for _ in range(5):
+    began = time.perf_counter()
+    step(x).block_until_ready()
+    best = min(best, time.perf_counter() - began)
+  return 2 * x.nbytes / best
+
+
+def costs(topology: Topology, hours: float) -> list[dict[str, Any]]:
+  """What so many hours cost, at each provider that has the device; the dearest last."""
+  prices = json.loads((HERE / 'prices.json').read_text(encoding='utf-8'))
+  found = []
+  for row in prices['rows']:
+    if row['chip'] == topology.chip.key:
+      machines = math.ceil(topology.count / row['chips'])
+      found.append({'provider': row['provider'], 'machine': row['machine'], 'machines': machines,
+                    'usd_per_hour': machines * row['usd_per_hour'], 'usd': machines * row['usd_per_hour'] * hours,
+                    'prices_of': prices['date']})
+  return sorted(found, key=lambda row: row['usd'])

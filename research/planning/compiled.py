@@ -1,0 +1,82 @@
+"""The very training step, compiled for a slice of TPUs on a machine that has none."""
+
+import os
+import re
+import time
+from typing import Any
+
+import jax
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from research import experiment, machine, sharding
+from research.errors import InputError
+from research.experiment import Experiment
+from research.planning import account
+from research.training.steps import train_step
+
+
+def prepare() -> None:
+  """To be called before JAX looks for devices: none is looked for, and libtpu does not ask the cloud where it is."""
+  os.environ.setdefault('TPU_SKIP_MDS_QUERY', '1')
+  os.environ.setdefault('TPU_LOG_DIR', 'disabled')
+  jax.config.update('jax_platforms', 'cpu')
+
+
+def available() -> bool:
+  """Whether libtpu is installed."""
+  try:
+    import libtpu  # noqa: F401
+  except ImportError:
+    return False
+  return True
+
+
+def devices(said: str) -> list[jax.Device]:
+  """The devices of a slice such as v5e:16x16, none of which needs to exist.
+
+  Raises:
+    InputError: libtpu is not installed, or knows no such slice.
+  """
+  from jax.experimental import topologies
+  if not available():
+    raise InputError(f'--topology={said}: compiling for TPUs needs libtpu: pip install \'flaxtune[tpu]\'; --nocompile does '
+                     'without')
+  try:
+    return topologies.get_topology_desc(platform='tpu', topology_name=said).devices
+  except jax.errors.JaxRuntimeError as e:
+    raise InputError(f'--topology={said}: libtpu knows no such slice ({str(e).splitlines()[0]})') from None
+
+
+def step(exp: Experiment, said: str) -> dict[str, Any]:
+  """What the compiler says of the step of an experiment (of shapes) on a slice: bytes on each chip, and FLOPs.
+
+  Raises:
+    InputError: the step does not fit in a chip's memory, or there is no such slice.
+  """
+  state, frozen = account.begun(exp)
+  batch = account.batch_shapes(exp, exp.config['mesh'])
+  mesh = sharding.mesh(exp.config['mesh'], devices(said))
+  tx, smoothing = experiment.optimizer(exp), exp.config['training']['label_smoothing']
+  with machine.compiling_for('tpu'), sharding.use(mesh):
+    lying = lambda x, on: jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), x, on)
+    state, frozen = (lying(x, sharding.shardings(x, mesh)) for x in (state, frozen))
+    batch = lying(batch, jax.tree.map(lambda x: NamedSharding(mesh, P(None, sharding.ROWS)), batch))
+    began = time.perf_counter()
+    lowered = jax.jit(lambda *args: train_step(*args, model=exp.model, tx=tx, label_smoothing=smoothing), donate_argnums=(0,),
+                      out_shardings=(jax.tree.map(lambda x: x.sharding, state), None)).lower(state, frozen, batch)
+    try:
+      compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as e:
+      if 'RESOURCE_EXHAUSTED' in str(e):
+        used = re.search(r'Used ([\d.]+\w) of ([\d.]+\w)', str(e))
+        told = f'{used[1]} of {used[2]}' if used else str(e).splitlines()[0]
+        raise InputError(f'--topology={said}: the compiler finds no room for the step in a chip\'s memory ({told})') from None
+      raise
+  memory = compiled.memory_analysis()
+  seconds = time.perf_counter() - began
+  arguments, temporary = memory.argument_size_in_bytes, memory.temp_size_in_bytes
+  total = arguments + memory.output_size_in_bytes + temporary - memory.alias_size_in_bytes
+  return {'arguments': arguments, 'temporary': temporary, 'total': total,
+          'flops': float((compiled.cost_analysis() or {}).get('flops', 0.0)), 'compile_seconds': seconds,
+          'libtpu': jax.__version__}
