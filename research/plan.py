@@ -2,7 +2,7 @@
 
     python -m research.plan --config=configs/default.py
     python -m research.plan --config=configs/default.py --topology=H100:8 --config.mesh.fsdp=-1 --config.mesh.data=1
-    python -m research.plan --config=configs/pods/llama_3_8b_lora.py --topology=v5e:4x4 --output=plan.json
+    python -m research.plan --config=configs/pods/llama_3_8b_lora.py --topology=v5e:4x4 --tokens=4096 --output=plan.json
     python -m research.plan --study=experiments/quickstart.py
 
 No weights are read. `--topology=local` is this machine, whose rates are measured; GPU names use an account of the step's
@@ -27,11 +27,12 @@ from research.planning.chips import Topology
 GIB = 2 ** 30
 
 
-def plan(config: dict[str, Any], said: str, compile: bool = True) -> dict[str, Any]:
+def plan(config: dict[str, Any], said: str, compile: bool = True, tokens: int = 0) -> dict[str, Any]:
   """The plan of one config.
 
   Args:
     said: the topology. compile: a TPU's step is compiled where libtpu is installed.
+    tokens: of every row; 0: as the data has it.
   Raises:
     InputError: something of the config cannot be right, or there is no such topology.
   """
@@ -43,17 +44,18 @@ def plan(config: dict[str, Any], said: str, compile: bool = True) -> dict[str, A
     trainable = tree.size(state.trainable)
     found = {'topology': said, 'devices': topology.count, 'device': topology.chip.name, 'mesh': sizes,
              'model': exp.config['model']['source'], 'strategy': exp.strategy.name,
+             'tokens_per_row': tokens or None,
              'parameters': {'total': trainable + tree.size(frozen), 'trainable': trainable}}
     if not exp.config['training']['steps']:
       return {**found, 'because': 'nothing learns: there is no training step to plan'}
-    of_step = account.account(exp, sizes)
+    of_step = account.account(exp, sizes, tokens)
     found |= {'bytes_per_device': {**of_step.kinds, 'total': of_step.total}, 'memory_per_device': topology.memory,
               'fits': of_step.total <= topology.memory, **timed(exp, of_step, topology)}
     if topology.kind == 'tpu' and compile and compiled.available():
-      found['compiled'] = compiled.step(exp, said)
+      found['compiled'] = compiled.step(exp, said, tokens)
       found['fits'] = found['compiled']['total'] <= topology.memory
     if not found['fits']:
-      found['changes'] = nearest(config, said, topology)
+      found['changes'] = nearest(config, said, topology, tokens)
   return found
 
 
@@ -78,7 +80,7 @@ def timed(exp: Experiment, of_step: Account, topology: Topology) -> dict[str, An
           'steps': steps, 'hours': hours, 'cost': chips.costs(topology, hours)}
 
 
-def nearest(config: dict[str, Any], said: str, topology: Topology) -> list[dict[str, Any]]:
+def nearest(config: dict[str, Any], said: str, topology: Topology, tokens: int = 0) -> list[dict[str, Any]]:
   """Changes of a config after which its step fits, by the account: single ones, and smaller parts with recomputation."""
   t, mesh = config['training'], config['mesh']
   rows = t['batch_size'] // t['microbatches']
@@ -105,7 +107,7 @@ def nearest(config: dict[str, Any], said: str, topology: Topology) -> list[dict[
         changed[group][name] = value
     try:
       exp, sizes = assembled(changed, said)
-      total = account.account(exp, sizes).total
+      total = account.account(exp, sizes, tokens).total
     except InputError:                            # no config, such as a batch that cannot be dealt out so
       continue
     if total <= topology.memory:
@@ -170,7 +172,7 @@ def main() -> None:
             'minutes or more')
     print(f'in all {found["hours"]:.3g} hours or more, evaluation not counted')
   else:
-    found = plan(experiment.plain(f.config), f.topology, f.compile)
+    found = plan(experiment.plain(f.config), f.topology, f.compile, f.tokens)
     print(told(found))
   if f.output:
     files.write_json(Path(f.output), found)
@@ -182,5 +184,6 @@ if __name__ == '__main__':
   flags.DEFINE_string('study', None, 'a study file: its cells are added up')
   flags.DEFINE_string('topology', 'local', 'local, a GPU (H100, H100:8), or a TPU slice (v5e:16x16)')
   flags.DEFINE_string('output', None, 'JSON file to write')
+  flags.DEFINE_integer('tokens', 0, 'of every row, in place of those of the data; 0: as the data has it', lower_bound=0)
   flags.DEFINE_bool('compile', True, 'for TPUs: compile the step where libtpu is installed')
   cli.run(main, __doc__)

@@ -42,10 +42,21 @@ def begun(exp: Experiment) -> tuple[TrainState, Tree]:
   return jax.eval_shape(lambda params: experiment.begin(exp._replace(params=params)), exp.params)
 
 
-def batch_shapes(exp: Experiment, sizes: Mapping[str, int], looked_at: int = 4) -> dict[str, jax.ShapeDtypeStruct]:
-  """The arrays of a training batch on a mesh of these sizes, as the first steps have it."""
-  with sharding.planned(sizes):
-    return {n: jax.ShapeDtypeStruct(x.shape, x.dtype) for n, x in exp.training_batches(looked_at)(0).items()}
+def batch_shapes(exp: Experiment, sizes: Mapping[str, int], tokens: int = 0) -> dict[str, jax.ShapeDtypeStruct]:
+  """The arrays of a training batch on a mesh of these sizes.
+
+  Args:
+    tokens: of every row, each on a line of its own, all of them targets; an encoder reads so many, and its decoder a quarter.
+      0: as the data has it in the first steps.
+  """
+  t = exp.config['training']
+  if not tokens:
+    with sharding.planned(sizes):
+      return {n: jax.ShapeDtypeStruct(x.shape, x.dtype) for n, x in exp.training_batches(looked_at=4)(0).items()}
+  lead, encoder = (t['microbatches'], t['batch_size'] // t['microbatches']), exp.model.config.has_encoder
+  read = dict.fromkeys(('tokens', 'positions', 'segments', 'index', 'targets', 'weights'), tokens // 4 if encoder else tokens)
+  read |= dict.fromkeys(('source_tokens', 'source_positions', 'source_segments') if encoder else (), tokens)
+  return {n: jax.ShapeDtypeStruct((*lead, length), 'float32' if n == 'weights' else 'int32') for n, length in read.items()}
 
 
 def _part(name: str, shape: tuple[int, ...], sizes: Mapping[str, int]) -> tuple[int, ...]:
@@ -63,8 +74,12 @@ def _bytes(x: Tree) -> float:
   return sum(memory.nbytes(leaf) for leaf in jax.tree.leaves(x))
 
 
-def account(exp: Experiment, sizes: Mapping[str, int]) -> Account:
-  """The account of an experiment (of shapes) on a mesh of these sizes; it has at least one step to take."""
+def account(exp: Experiment, sizes: Mapping[str, int], tokens: int = 0) -> Account:
+  """The account of an experiment (of shapes) on a mesh of these sizes; it has at least one step to take.
+
+  Args:
+    tokens: as for `batch_shapes`.
+  """
   t, config = exp.config['training'], exp.model.config
   state, frozen = begun(exp)
   spread, fsdp, tensor = sizes['data'] * sizes['fsdp'], sizes['fsdp'], sizes['tensor']
@@ -74,7 +89,7 @@ def account(exp: Experiment, sizes: Mapping[str, int]) -> Account:
       vocab=share(config.vocab)))
   whole = {'data': 1, 'fsdp': 1, 'tensor': tensor}                 # what a layer reads: gathered
   batch = {n: jax.ShapeDtypeStruct((x.shape[0], x.shape[1] // spread, *x.shape[2:]), x.dtype)
-           for n, x in batch_shapes(exp, sizes).items()}
+           for n, x in batch_shapes(exp, sizes, tokens).items()}
   given = (_parts(state, whole), _parts(frozen, whole), batch)
   traced = jax.jit(lambda *args: train_step(*args, model=local, tx=experiment.optimizer(exp),
                                             label_smoothing=t['label_smoothing'])).trace(*given)

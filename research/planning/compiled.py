@@ -1,5 +1,6 @@
 """The very training step, compiled for a slice of TPUs on a machine that has none."""
 
+import importlib.metadata
 import os
 import re
 import time
@@ -48,14 +49,16 @@ def devices(said: str) -> list[jax.Device]:
     raise InputError(f'--topology={said}: libtpu knows no such slice ({str(e).splitlines()[0]})') from None
 
 
-def step(exp: Experiment, said: str) -> dict[str, Any]:
+def step(exp: Experiment, said: str, tokens: int = 0) -> dict[str, Any]:
   """What the compiler says of the step of an experiment (of shapes) on a slice: bytes on each chip, and FLOPs.
 
+  Args:
+    tokens: as for `account.batch_shapes`.
   Raises:
     InputError: the step does not fit in a chip's memory, or there is no such slice.
   """
   state, frozen = account.begun(exp)
-  batch = account.batch_shapes(exp, exp.config['mesh'])
+  batch = account.batch_shapes(exp, exp.config['mesh'], tokens)
   mesh = sharding.mesh(exp.config['mesh'], devices(said))
   tx, smoothing = experiment.optimizer(exp), exp.config['training']['label_smoothing']
   with machine.compiling_for('tpu'), sharding.use(mesh):
@@ -79,4 +82,4 @@ def step(exp: Experiment, said: str) -> dict[str, Any]:
   total = arguments + memory.output_size_in_bytes + temporary - memory.alias_size_in_bytes
   return {'arguments': arguments, 'temporary': temporary, 'total': total,
           'flops': float((compiled.cost_analysis() or {}).get('flops', 0.0)), 'compile_seconds': seconds,
-          'libtpu': jax.__version__}
+          'versions': {name: importlib.metadata.version(name) for name in ('jax', 'libtpu')}}

