@@ -168,8 +168,8 @@ def main() -> None:
     found = of_study(f.study, f.topology, f.compile)
     for one in found['cells']:
       total = one.get('bytes_per_device', {}).get('total', 0.0)
-      print(f'{one["key"]}  {one["parameters"]["trainable"]:,} learn  {total / GIB:.2f} GiB  {one.get("hours", 0.0) * 60:.1f} '
-            'minutes or more')
+      print(f'{one["key"]}  {one["parameters"]["trainable"]:,} learn  {total / GIB:.2f} GiB  '
+            f'{one.get("hours", 0.0) * 3600:.3g} s or more')
     print(f'in all {found["hours"]:.3g} hours or more, evaluation not counted')
   else:
     found = plan(experiment.plain(f.config), f.topology, f.compile, f.tokens)
