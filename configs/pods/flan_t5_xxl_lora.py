@@ -5,8 +5,8 @@
 
 The shipped text stands in for one's own: `--config.task.train=FILE.jsonl`.
 
-Plan (by the account; not compiled yet; prices of 2025-07-01): 8.2 of 15.75 GiB on each chip; a step of 65,536 prompt tokens
-takes 0.85 s at least, bound by products; 1,000 steps a quarter of an hour, 5 USD.
+Plan (prices of 2025-07-01): the compiler needs 7.86 of 15.75 GiB on each chip (the account says 8.20); a step of 65,536 prompt
+tokens takes 0.85 s at least, bound by products; 1,000 steps a quarter of an hour, 5 USD (`experiments/plans/`).
 """
 
 import importlib.util

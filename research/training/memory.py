@@ -83,11 +83,12 @@ def _bodies(params: Iterable[Any]) -> Iterator[Any]:
 
 def _of_loop(operation: _Operation, size: Callable[[Any], float]) -> float:
   """The most that exists within a loop's body, beside what it reads and gives."""
-  most, params = 0.0, operation.params
-  slices = params['num_consts'] + params['num_carry'] if operation.name == 'scan' else None
-  for body in _bodies(params.values()):
+  most = 0.0
+  for body in _bodies(operation.params.values()):
+    outside = operation.reads if len(body.invars) == len(operation.reads) else body.invars
     # A slice of a larger array is made where something reads it.
-    arguments = [_Value(v.aval, None if slices is not None and i >= slices else 0.0) for i, v in enumerate(body.invars)]
+    arguments = [_Value(v.aval, 0.0 if v.aval.shape == whole.aval.shape else None)
+                 for v, whole in zip(body.invars, outside)]
     operations, results = _inlined(body, arguments)
     for result in results:
       result.bytes = 0.0
