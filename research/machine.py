@@ -1,9 +1,11 @@
 """The machine: what JAX is told about it before a verb computes anything, and what is chosen because of it."""
 
 import logging
+import math
 import os
 import platform
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -95,6 +97,17 @@ def multiplies_bfloat16() -> bool:
 @lru_cache(maxsize=1)
 def _processor_multiplies_bfloat16() -> bool:
   return bool({'amx_bf16', 'avx512_bf16'} & set(_of_processor('flags').split()))
+
+
+def fastest(call: Callable[[], jax.Array]) -> float:
+  """Seconds of the best of five calls, after one that compiles."""
+  call().block_until_ready()
+  best = math.inf
+  for _ in range(5):
+    began = time.perf_counter()
+    call().block_until_ready()
+    best = min(best, time.perf_counter() - began)
+  return best
 
 
 def settings() -> dict[str, str]:

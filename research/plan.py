@@ -2,7 +2,7 @@
 
     python -m research.plan --config=configs/default.py
     python -m research.plan --config=configs/default.py --topology=H100:8 --config.mesh.fsdp=-1 --config.mesh.data=1
-    python -m research.plan --config=configs/pods/llama_3_8b_lora.py --topology=v5e:4x4 --tokens=4096 --output=plan.json
+    python -m research.plan --config=configs/pods.py:llama-3-8b-lora --topology=v5e:4x4 --tokens=4096 --output=plan.json
     python -m research.plan --study=experiments/quickstart.py
 
 No weights are read. `--topology=local` is this machine, whose rates are measured; GPU names use an account of the step's
@@ -22,9 +22,7 @@ from research.errors import InputError
 from research.experiment import Experiment
 from research.planning import account, chips, compiled
 from research.planning.account import Account
-from research.planning.chips import Topology
-
-GIB = 2 ** 30
+from research.planning.chips import GIB, Topology
 
 
 def plan(config: dict[str, Any], said: str, compile: bool = True, tokens: int = 0) -> dict[str, Any]:
@@ -36,10 +34,9 @@ def plan(config: dict[str, Any], said: str, compile: bool = True, tokens: int = 
   Raises:
     InputError: something of the config cannot be right, or there is no such topology.
   """
-  kind = chips.topology(said, 'float32').kind if said != 'local' else machine.platform_kind()
-  with machine.compiling_for(kind):
-    exp, sizes = assembled(config, said)
-    topology = chips.topology(said, exp.model.config.dtype)
+  topology = chips.topology(said)
+  with machine.compiling_for(topology.kind):
+    exp, sizes = assembled(config, topology)
     state, frozen = account.begun(exp)
     trainable = tree.size(state.trainable)
     found = {'topology': said, 'devices': topology.count, 'device': topology.chip.name, 'mesh': sizes,
@@ -49,29 +46,28 @@ def plan(config: dict[str, Any], said: str, compile: bool = True, tokens: int = 
     if not exp.config['training']['steps']:
       return {**found, 'because': 'nothing learns: there is no training step to plan'}
     of_step = account.account(exp, sizes, tokens)
-    found |= {'bytes_per_device': {**of_step.kinds, 'total': of_step.total}, 'memory_per_device': topology.memory,
-              'fits': of_step.total <= topology.memory, **timed(exp, of_step, topology)}
+    found |= {'bytes_per_device': {**of_step.kinds, 'total': of_step.total}, 'memory_per_device': topology.chip.memory,
+              'fits': of_step.total <= topology.chip.memory, **timed(exp, of_step, topology)}
     if topology.kind == 'tpu' and compile and compiled.available():
       found['compiled'] = compiled.step(exp, said, tokens)
-      found['fits'] = found['compiled']['total'] <= topology.memory
+      found['fits'] = found['compiled']['total'] <= topology.chip.memory
     if not found['fits']:
-      found['changes'] = nearest(config, said, topology, tokens)
+      found['changes'] = nearest(config, topology, tokens)
   return found
 
 
-def assembled(config: dict[str, Any], said: str) -> tuple[Experiment, dict[str, int]]:
+def assembled(config: dict[str, Any], topology: Topology) -> tuple[Experiment, dict[str, int]]:
   """The experiment as shapes, and the sizes of its mesh on this topology."""
-  sizes = sharding.resolved(config['mesh'], chips.topology(said, 'float32').count)
+  sizes = sharding.resolved(config['mesh'], topology.count)
   with sharding.planned(sizes):
     return experiment.assemble({**config, 'mesh': sizes}, abstract=True), sizes
 
 
 def timed(exp: Experiment, of_step: Account, topology: Topology) -> dict[str, Any]:
   """The roofline of a step, and what the config's steps then take."""
-  chip, steps = topology.chip, exp.config['training']['steps']
-  slower = 4 if exp.model.config.dtype == 'float32' and topology.kind != 'cpu' else 1      # products of float32
-  bounds = {'products': of_step.flops * slower / chip.rate, 'memory': of_step.read / chip.bandwidth,
-            'interconnect': of_step.sent / chip.interconnect}
+  steps = exp.config['training']['steps']
+  bounds = {'products': of_step.flops / topology.rate(exp.model.config.dtype), 'memory': of_step.read / topology.bandwidth,
+            'interconnect': of_step.sent / topology.chip.interconnect}
   seconds = max(bounds.values())
   hours = steps * seconds / 3600
   return {'flops_per_step': of_step.flops * topology.count, 'bytes_sent_per_step': of_step.sent,
@@ -80,7 +76,7 @@ def timed(exp: Experiment, of_step: Account, topology: Topology) -> dict[str, An
           'steps': steps, 'hours': hours, 'cost': chips.costs(topology, hours)}
 
 
-def nearest(config: dict[str, Any], said: str, topology: Topology, tokens: int = 0) -> list[dict[str, Any]]:
+def nearest(config: dict[str, Any], topology: Topology, tokens: int = 0) -> list[dict[str, Any]]:
   """Changes of a config after which its step fits, by the account: single ones, and smaller parts with recomputation."""
   t, mesh = config['training'], config['mesh']
   rows = t['batch_size'] // t['microbatches']
@@ -106,11 +102,11 @@ def nearest(config: dict[str, Any], said: str, topology: Topology, tokens: int =
       else:
         changed[group][name] = value
     try:
-      exp, sizes = assembled(changed, said)
+      exp, sizes = assembled(changed, topology)
       total = account.account(exp, sizes, tokens).total
     except InputError:                            # no config, such as a batch that cannot be dealt out so
       continue
-    if total <= topology.memory:
+    if total <= topology.chip.memory:
       found.append({'changes': changes, 'bytes': total})
   return found
 
@@ -156,7 +152,7 @@ def of_study(said: str, where: str, compile: bool) -> dict[str, Any]:
       known[alike] = plan(cell.config, where, compile)
     found.append({'key': cell.key, **known[alike]})
   hours = sum(one.get('hours', 0.0) for one in found)
-  costs = chips.costs(chips.topology(where, 'float32'), hours)
+  costs = chips.costs(chips.topology(where), hours)
   return {'study': said, 'topology': where, 'cells': found, 'hours': hours, 'cost': costs}
 
 
@@ -164,6 +160,8 @@ def main() -> None:
   f = flags.FLAGS
   if (f.config is None) == (f.study is None):
     raise InputError('give --config=FILE or --study=FILE, one of them')
+  if chips.is_slice(f.topology):
+    compiled.prepare()
   if f.study:
     found = of_study(f.study, f.topology, f.compile)
     for one in found['cells']:
@@ -179,7 +177,6 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  compiled.prepare()
   cli.config_flag()
   flags.DEFINE_string('study', None, 'a study file: its cells are added up')
   flags.DEFINE_string('topology', 'local', 'local, a GPU (H100, H100:8), or a TPU slice (v5e:16x16)')

@@ -67,9 +67,19 @@ def spec(name: str, shape: Sequence[int], sizes: Mapping[str, int]) -> P:
     parts = [None if side is None else sides[side] for side in LEAVES.get(leaf, ())]
   if not parts or len(parts) > len(shape):
     return P()
-  fits = lambda axes, n: axes and n % math.prod(sizes.get(axis, 1) for axis in np.atleast_1d(axes)) == 0
-  return P(*[None] * (len(shape) - len(parts)),
-           *[axes if fits(axes, n) else None for axes, n in zip(parts, shape[len(shape) - len(parts):])])
+  parts = [None] * (len(shape) - len(parts)) + parts
+  return P(*[axes if n % _ways(axes, sizes) == 0 else None for axes, n in zip(parts, shape)])
+
+
+def _ways(axes: str | tuple[str, ...] | None, sizes: Mapping[str, int]) -> int:
+  """Into how many parts these axes divide a dimension."""
+  return math.prod(sizes.get(axis, 1) for axis in ((axes,) if isinstance(axes, str) else axes or ()))
+
+
+def part(name: str, shape: Sequence[int], sizes: Mapping[str, int]) -> tuple[int, ...]:
+  """The shape of a device's part of a leaf; the arguments are `spec`'s."""
+  divided = (*spec(name, shape, sizes), *[None] * len(shape))
+  return tuple(n // _ways(axes, sizes) for axes, n in zip(divided, shape))
 
 
 def resolved(sizes: Mapping[str, int], count: int) -> dict[str, int]:

@@ -10,11 +10,13 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from research import experiment, sharding, tree
-from research.evaluation.decode import round_up
+from research.data.batches import round_up
 from research.experiment import Experiment
 from research.models import transformer
+from research.models.config import DTYPES, ModelConfig
 from research.training import flops, memory
 from research.training.steps import TrainState, train_step
 from research.tree import Tree
@@ -59,15 +61,8 @@ def batch_shapes(exp: Experiment, sizes: Mapping[str, int], tokens: int = 0) -> 
   return {n: jax.ShapeDtypeStruct((*lead, length), 'float32' if n == 'weights' else 'int32') for n, length in read.items()}
 
 
-def _part(name: str, shape: tuple[int, ...], sizes: Mapping[str, int]) -> tuple[int, ...]:
-  """The shape of a device's part of a leaf."""
-  spec = sharding.spec(name, shape, sizes)
-  of = lambda axes: math.prod(sizes.get(a, 1) for a in ((axes,) if isinstance(axes, str) else axes or ()))
-  return tuple(n // of(axes) for n, axes in zip(shape, (*spec, *[None] * (len(shape) - len(spec)))))
-
-
 def _parts(x: Tree, sizes: Mapping[str, int]) -> Tree:
-  return tree.map_named(lambda n, leaf: jax.ShapeDtypeStruct(_part(n, leaf.shape, sizes), leaf.dtype), x)
+  return tree.map_named(lambda n, leaf: jax.ShapeDtypeStruct(sharding.part(n, leaf.shape, sizes), leaf.dtype), x)
 
 
 def _bytes(x: Tree) -> float:
@@ -115,6 +110,11 @@ def account(exp: Experiment, sizes: Mapping[str, int], tokens: int = 0) -> Accou
                  math.prod(batch['tokens'].shape) * spread + _source(batch) * spread)
 
 
+def _itemsize(config: ModelConfig) -> int:
+  """Bytes of a number among the activations."""
+  return jnp.dtype(DTYPES[config.dtype]).itemsize
+
+
 def _source(batch: Mapping[str, Any]) -> int:
   return math.prod(batch['source_tokens'].shape) if 'source_tokens' in batch else 0
 
@@ -126,7 +126,7 @@ def _sent(exp: Experiment, sizes: Mapping[str, int], given: tuple, learning: Tre
   data, fsdp, tensor = (sizes[axis] for axis in sharding.AXES)
   sent = passes * ring(fsdp) * (_bytes(frozen) + _bytes(state.trainable))      # each weight is gathered once a pass
   sent += ring(fsdp) * _bytes(state.trainable) + 2 * ring(data) * _bytes(learning)
-  width = config.width * (2 if config.dtype == 'bfloat16' else 4)
+  width = config.width * _itemsize(config)
   sublayers = (2 + config.has_encoder) * config.layers
   tokens = lines * batch['tokens'].shape[2] * sublayers + (
       lines * batch['source_tokens'].shape[2] * 2 * config.encoder_layers if config.has_encoder else 0)
@@ -142,5 +142,5 @@ def _cache(exp: Experiment, sizes: Mapping[str, int]) -> float:
   rows = round_up(t['eval_batch_size'], sizes['data'] * sizes['fsdp']) // (sizes['data'] * sizes['fsdp'])
   slots = (1 if config.has_encoder else round_up(longest, 32)) + task.max_new_tokens
   slots += round_up(longest, 32) if config.has_encoder else 0
-  each = config.kv_heads // sizes['tensor'] * config.head_dim * (2 if config.dtype == 'bfloat16' else 4)
+  each = config.kv_heads // sizes['tensor'] * config.head_dim * _itemsize(config)
   return 2.0 * config.layers * rows * slots * each

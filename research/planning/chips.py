@@ -3,7 +3,6 @@
 import json
 import math
 import re
-import time
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,9 +37,16 @@ class Topology(NamedTuple):
   count: int
   kind: str               # cpu, gpu or tpu
 
+  def rate(self, dtype: str) -> float:
+    """FLOP/s of a device's products; of this machine's, measured. Float32 ones take four times as long on accelerators."""
+    if self.said == 'local':
+      return flops.matrix_peak(dtype)
+    return self.chip.rate / (4 if dtype == 'float32' else 1)
+
   @property
-  def memory(self) -> float:
-    return self.chip.memory
+  def bandwidth(self) -> float:
+    """Bytes/s of a device's memory; of this machine's, measured."""
+    return _copies() if self.said == 'local' else self.chip.bandwidth
 
 
 @lru_cache(maxsize=1)
@@ -51,21 +57,26 @@ def table() -> dict[str, Chip]:
           for key, r in rows.items()}
 
 
-def topology(said: str, dtype: str) -> Topology:
+def is_slice(said: str) -> bool:
+  """Whether a topology is one of TPUs by name, that is not asked of this machine."""
+  return said.partition(':')[0] in TPU_SLICES
+
+
+def topology(said: str) -> Topology:
   """What `--topology` names: `local`, a GPU (`H100`, `H100:8`) or a TPU slice (`v5e:16x16`).
 
-  Args:
-    dtype: of the products, whose rate is measured here where the topology is local.
   Raises:
     InputError: there is no such device, or slice.
   """
   if said == 'local':
-    return Topology(said, _here(dtype), jax.device_count(), machine.platform_kind())
+    name = machine.processor() if jax.default_backend() == 'cpu' else jax.devices()[0].device_kind
+    here = Chip(said, name, machine.memory(), math.nan, math.nan, math.inf)      # rates are measured when asked for
+    return Topology(said, here, jax.device_count(), machine.platform_kind())
   key, _, rest = said.partition(':')
   gpus = [name for name in table() if name not in TPU_SLICES]
   known = f'known: local; GPUs {", ".join(gpus)}, with :N for N of them; ' + '; '.join(
       f'{name}:{{{slices}}}' for name, slices in TPU_SLICES.items())
-  if key in TPU_SLICES:
+  if is_slice(said):
     if rest not in TPU_SLICES[key].split(', '):
       raise InputError(f'--topology={said}: no such slice ({known})')
     return Topology(said, table()[key], math.prod(int(n) for n in rest.split('x')), 'tpu')
@@ -74,24 +85,12 @@ def topology(said: str, dtype: str) -> Topology:
   return Topology(said, table()[key], int(rest or 1), 'gpu')
 
 
-def _here(dtype: str) -> Chip:
-  """The devices of this process, measured."""
-  name = machine.processor() if jax.default_backend() == 'cpu' else jax.devices()[0].device_kind
-  return Chip('local', name, machine.memory(), flops.matrix_peak(dtype), _copies(), math.inf)
-
-
 @lru_cache(maxsize=1)
 def _copies() -> float:
-  """Bytes/s read and written of the best of five copies of a large array."""
+  """Bytes/s read and written by copies of a large array."""
   x = jnp.zeros(1 << 26 if jax.default_backend() == 'cpu' else 1 << 28, jnp.float32)
   step = jax.jit(lambda x: x + 1)
-  step(x).block_until_ready()
-  best = math.inf
-  for _ in range(5):
-    began = time.perf_counter()
-    step(x).block_until_ready()
-    best = min(best, time.perf_counter() - began)
-  return 2 * x.nbytes / best
+  return 2 * x.nbytes / machine.fastest(lambda: step(x))
 
 
 def costs(topology: Topology, hours: float) -> list[dict[str, Any]]:

@@ -30,7 +30,7 @@ class Several(NamedTuple):
 
 def together(states: Sequence[TrainState], frozen: Sequence[Tree]) -> tuple[TrainState, Tree | Several]:
   """The members' states on a leading axis, and what does not learn in any of them."""
-  return (states[0] if len(states) == 1 else _stacked(states)), side_by_side(frozen)
+  return _stacked(states), side_by_side(frozen)
 
 
 def side_by_side(frozen: Sequence[Tree]) -> Tree | Several:
@@ -45,8 +45,13 @@ def side_by_side(frozen: Sequence[Tree]) -> Tree | Several:
   return Several(structure.unflatten(shared), _stacked(own))
 
 
-@jax.jit
 def _stacked(trees: Sequence[Tree]) -> Tree:
+  """The trees' leaves on a leading axis; of a single tree, itself."""
+  return trees[0] if len(trees) == 1 else _stack(trees)
+
+
+@jax.jit
+def _stack(trees: Sequence[Tree]) -> Tree:
   return jax.tree.map(lambda *xs: jnp.stack(xs), *trees)
 
 
@@ -105,7 +110,7 @@ def variables(trainable: Tree, frozen: Tree | Several) -> Tree | Several:
 
 def learned(trainable: Sequence[Tree], frozen: Sequence[Tree]) -> Tree | Several:
   """The variables of all, from what each has learned and what does not learn in it."""
-  return variables(trainable[0] if len(trainable) == 1 else _stacked(trainable), side_by_side(frozen))
+  return variables(_stacked(trainable), side_by_side(frozen))
 
 
 def one(number: int, variables: Tree | Several) -> Tree:

@@ -35,7 +35,7 @@ def test_what_does_not_fit_is_told_what_would():
 @pytest.mark.parametrize('said', ['v5e:3x5', 'H900', 'H100:x', 'v5e'])
 def test_a_topology_that_does_not_exist_is_refused_with_those_that_do(said):
   with pytest.raises(InputError, match=f'--topology={said}: no such .*H100.*v5e:'):
-    chips.topology(said, 'float32')
+    chips.topology(said)
 
 
 def test_the_tables_of_devices_and_prices_agree():
