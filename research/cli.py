@@ -1,23 +1,52 @@
 """What the verbs share: flags, the one-line error, and how a signal ends them."""
 
+import os
 import signal
 import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+import jax
 from absl import flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
-from research import machine
+from research import hosts, machine
+from research import workdir as files
 from research.errors import InputError
+
+flags.disclaim_key_flags()      # what is defined here belongs to the verb that asks for it
 
 
 def config_flag(default: str | None = None) -> None:
   """Defines `--config=configs/NAME.py[:variant]`, with `--config.FIELD=VALUE` to override any field."""
   config_flags.DEFINE_config_file('config', default, 'config file, configs/NAME.py[:variant]; override any field with '
                                   '--config.FIELD=VALUE', lock_config=True)
+
+
+OWN = ('coordinator', 'process')      # flags that differ between processes
+
+
+def process_flags() -> None:
+  """Defines what a verb is told that runs in several processes at once."""
+  flags.DEFINE_string('coordinator', None, 'host:port of process 0 of several that run this command together; TPU slices, '
+                      'SLURM, Open MPI and Kubernetes tell it themselves')
+  flags.DEFINE_integer('processes', None, 'how many they are', lower_bound=1)
+  flags.DEFINE_integer('process', None, 'which of them this is, from 0', lower_bound=0)
+
+
+def _join() -> None:
+  """Makes this one of several processes, where there are some, and refuses what they were given differently."""
+  f = flags.FLAGS
+  if 'coordinator' not in f:
+    return
+  hosts.begin(f.coordinator, f.processes, f.process)
+  if hosts.several():
+    from research import experiment
+    config = {} if f.config is None else files.flat({'config': experiment.plain(f.config)})
+    said = {flag.name: flag.value for flag in f.get_key_flags_for_module('__main__') if flag.name not in ('config', *OWN)}
+    hosts.agree({**config, **said, 'the code': experiment.code(), 'jax': jax.__version__})
 
 
 def run(main: Callable[[], None], doc: str) -> None:
@@ -27,8 +56,7 @@ def run(main: Callable[[], None], doc: str) -> None:
   """
   if any(a in ('--help', '-h', '-help') for a in sys.argv[1:]):
     listed = flags.FLAGS.module_help('__main__').replace('__main__:\n', '').lstrip('\n')
-    config = f'  --config: {flags.FLAGS["config"].help}\n' if 'config' in flags.FLAGS else ''
-    print(f'{doc.strip()}\n\nFlags:\n{config}{listed}')
+    print(f'{doc.strip()}\n\nFlags:\n{listed}')
     sys.exit(0)
   absl_logging.set_verbosity(absl_logging.ERROR)         # Orbax narrates every save
   warnings.filterwarnings('ignore', message='.*(Sharding info not provided|donated buffers).*')
@@ -39,6 +67,7 @@ def run(main: Callable[[], None], doc: str) -> None:
   try:
     _parse()
     machine.prepare()
+    _join()
     main()
   except (InputError, flags.Error, PermissionError) as e:
     text, last = str(e), str(e).strip().rpartition('\n')[2]
@@ -50,6 +79,13 @@ def run(main: Callable[[], None], doc: str) -> None:
   except KeyboardInterrupt:
     print('stopped; the same command goes on from here', file=sys.stderr)
     sys.exit(130)
+  except jax.errors.JaxRuntimeError as e:
+    if not hosts.several():
+      raise
+    last = str(e).strip().rpartition('\n')[2]
+    print(f'error: process {jax.process_index()} cannot go on, as when another died ({last:.300}); the same command, in all '
+          'of them, goes on from the last checkpoint', file=sys.stderr, flush=True)
+    os._exit(1)                   # an orderly end would wait for the other
 
 
 def _parse() -> None:

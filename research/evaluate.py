@@ -90,6 +90,7 @@ def main() -> None:
 
 if __name__ == '__main__':
   cli.config_flag()
+  cli.process_flags()
   flags.DEFINE_string('workdir', None, 'a run, or with --config the place for results')
   flags.DEFINE_string('split', 'test', 'train, valid or test')
   cli.run(main, __doc__)

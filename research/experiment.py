@@ -16,7 +16,7 @@ import optax
 import safetensors.numpy
 from ml_collections import ConfigDict
 
-from research import machine, sharding, tree
+from research import hosts, machine, sharding, tree
 from research import workdir as files
 from research.data import batches, demonstrations, prompts, sources, tasks, texts
 from research.data import tokenizer as tokenizers
@@ -325,7 +325,7 @@ def _restored(workdir: Path, trainable: Tree, frozen: Tree, base: str | None) ->
 def keep_fixed(workdir: Path, frozen: Tree) -> None:
   """Saves what of the deltas does not learn and is part of them: what was drawn, or decomposed from the base as it then was."""
   fixed = peft.fixed(frozen)
-  if fixed:
+  if fixed and hosts.first():
     safetensors.numpy.save_file(fixed, workdir / files.FIXED)
 
 
@@ -368,7 +368,7 @@ def provenance(experiment: Experiment) -> dict[str, Any]:
   packages = ('flaxtune', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'transformers', 'tokenizers', 'numpy')
   return {
       'command': sys.argv,
-      'code': {'commit': _commit(), 'sources': _sources()},
+      'code': {'commit': _commit(), 'sources': code()},
       'data': {split: {'rows': len(rows), 'sha256': sources.fingerprint(rows)}
                for split, rows in experiment.task.splits.items()},
       'model': {'sha256': experiment.fingerprint, 'tokenizer': experiment.tokenizer.fingerprint()},
@@ -392,7 +392,7 @@ def _commit() -> str | None:
   return head.stdout.strip() + ('+' if git('status', '--porcelain').stdout.strip() else '')
 
 
-def _sources() -> str:
+def code() -> str:
   """Hash of the package's own Python files."""
   digest = hashlib.sha256()
   for file in sorted(Path(__file__).parent.rglob('*.py')):

@@ -85,6 +85,7 @@ def main() -> None:
 
 if __name__ == '__main__':
   cli.config_flag()
+  cli.process_flags()
   flags.DEFINE_string('workdir', None, 'a run; its best step answers')
   flags.DEFINE_string('prompt', None, 'text to continue')
   flags.DEFINE_string('input', None, 'JSON-lines file of prompts')

@@ -58,7 +58,7 @@ def allocator() -> str:
 
 def memory() -> int:
   """Bytes that a program may use here: of an accelerator's what it gives to this process, of a computer's three quarters."""
-  of_device = jax.devices()[0].memory_stats()
+  of_device = jax.local_devices()[0].memory_stats()
   if of_device and 'bytes_limit' in of_device:
     return of_device['bytes_limit']
   limit = ''.join(_lines('/sys/fs/cgroup/memory.max')).strip()             # of a container

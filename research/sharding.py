@@ -1,8 +1,9 @@
 """Where every array lies on a mesh of devices: one table, for every family and every strategy.
 
 `data` holds other rows and the same weights, `fsdp` other rows and a part of every weight (gathered where a layer reads it),
-and `tensor` the same rows and a part of every product. JAX does the rest: a step is compiled for arrays that lie so, and what
-the model says about its activations (`rows`) keeps products from being summed up where a weight can be gathered instead.
+and `tensor` the same rows and a part of every product; a cohort's `members` have an axis of their own. JAX does the rest: a
+step is compiled for arrays that lie so, and what the model says about its activations (`rows`) keeps products from being summed
+up where a weight can be gathered instead.
 Without a mesh, on one device, nothing here does anything.
 """
 
@@ -15,10 +16,10 @@ from contextlib import AbstractContextManager
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, Sharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 
-from research import tree
+from research import hosts, tree
 from research.errors import InputError
 from research.tree import Tree
 
@@ -27,6 +28,7 @@ Array = jax.Array
 AXES = ('data', 'fsdp', 'tensor')
 EVERYWHERE = {'data': 1, 'fsdp': -1, 'tensor': 1}      # to use what was learned: a part of the weights on each device here
 ROWS = ('data', 'fsdp')      # the axes over which a batch's lines are spread
+MEMBERS = 'members'          # the axis of a cohort's members, on the mesh of a cohort alone
 
 # Pattern over a parameter's path, or a delta's site -> the axes of its two sides: what it reads and what it gives.
 TABLE = (
@@ -100,19 +102,23 @@ def resolved(sizes: Mapping[str, int], count: int) -> dict[str, int]:
   return found
 
 
-def mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh | None:
+def mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = None, members: int = 1) -> Mesh | None:
   """The mesh that `config.mesh` names; None where it is a single device.
 
   Args:
     sizes: as for `resolved`.
     devices: in mesh order; all that are here where they are left out.
+    members: of a cohort. They take the devices of `data` first, as many as both divide by: members need nothing of each other.
   Raises:
     InputError: the sizes are not those of the devices.
   """
   found = resolved(sizes, len(jax.devices() if devices is None else devices))
   if math.prod(found.values()) == 1:
     return None
-  return jax.make_mesh(tuple(found.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+  apart = math.gcd(members, found['data'])
+  if apart > 1:
+    found = {MEMBERS: apart, **found, 'data': found['data'] // apart}
+  return jax.make_mesh(tuple(found.values()), tuple(found), axis_types=(AxisType.Auto,) * len(found), devices=devices)
 
 
 def planned(sizes: Mapping[str, int]) -> AbstractContextManager:
@@ -140,6 +146,11 @@ def current() -> Mesh | None:
   return None if found.empty else found
 
 
+def everywhere() -> Sharding:
+  """Whole on every device of the mesh in use, or on the one device."""
+  return SingleDeviceSharding(jax.devices()[0]) if current() is None else NamedSharding(current(), P())
+
+
 def sizes() -> dict[str, int]:
   """Of the axes of the mesh in use; empty on one device."""
   return dict(jax.sharding.get_abstract_mesh().shape)
@@ -150,23 +161,54 @@ def spread() -> int:
   return math.prod(sizes().get(axis, 1) for axis in ROWS)
 
 
-def shardings(x: Tree, on: Mesh, prefix: str = '') -> Tree:
-  """Where each leaf lies; prefix: what stands before the leaves' paths."""
-  path = lambda name: f'{prefix}/{name}'.strip('/')
-  return tree.map_named(lambda name, leaf: NamedSharding(on, spec(path(name), leaf.shape, on.shape)), x)
+def of_members(count: int) -> str | None:
+  """The axis over which so many members of a cohort are spread; None where each device has all."""
+  here = sizes().get(MEMBERS, 1)
+  return MEMBERS if here > 1 and count % here == 0 else None
 
 
-def place(x: Tree, prefix: str = '') -> Tree:
-  """The leaves where the table says. What lies there already is not copied."""
-  return jax.tree.map(jnp.asarray, x) if current() is None else jax.device_put(x, shardings(x, current(), prefix))
+def shardings(x: Tree, on: Mesh, prefix: str = '', members: int = 1) -> Tree:
+  """Where each leaf lies; prefix: what stands before the leaves' paths; members: as for `place`."""
+  def one(name: str, leaf: Array) -> NamedSharding:
+    path = f'{prefix}/{name}'.strip('/')
+    if members == 1:
+      return NamedSharding(on, spec(path, leaf.shape, on.shape))
+    return NamedSharding(on, P(of_members(members), *spec(path, leaf.shape[1:], on.shape)))
+  return tree.map_named(one, x)
 
 
-def lines(batch: Mapping[str, np.ndarray], axis: int = 0) -> dict[str, Array]:
-  """A batch on its devices, its lines (on `axis`) spread; on all where they cannot be dealt out evenly."""
+def place(x: Tree, prefix: str = '', members: int = 1) -> Tree:
+  """The leaves where the table says; of several members they have a leading axis. What lies there already is not copied."""
+  return jax.tree.map(jnp.asarray, x) if current() is None else _put(x, shardings(x, current(), prefix, members))
+
+
+def _put(x: Tree, where: Tree) -> Tree:
+  """Arrays onto the mesh; of what every process has whole, each sends its devices their parts."""
+  if not hosts.several():
+    return jax.device_put(x, where)
+
+  def one(x, where):
+    if isinstance(x, jax.Array) and not x.is_fully_addressable:
+      return jax.device_put(x, where)
+    if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+      return jax.random.wrap_key_data(one(jax.random.key_data(x), NamedSharding(where.mesh, P(*where.spec, None))))
+    x = np.asarray(x)
+    return jax.make_array_from_callback(x.shape, where, lambda index: x[index])
+  return jax.tree.map(one, x, where)
+
+
+def lines(batch: Mapping[str, np.ndarray], axis: int = 0, members: int = 1) -> dict[str, Array]:
+  """A batch on its devices, its lines (on `axis`) spread; on all where they cannot be dealt out evenly.
+
+  Args:
+    members: of a cohort, each with a batch of its own: these are on the leading axis.
+  """
   if current() is None:
     return jax.device_put(batch)
   even = all(x.shape[axis] % spread() == 0 for x in batch.values())
-  return jax.device_put(batch, NamedSharding(current(), P(*[None] * axis, ROWS) if even else P()))
+  before = [of_members(members), *[None] * (axis - 1)] if axis else []
+  where = NamedSharding(current(), P(*before, ROWS) if even else P(*before))
+  return _put(batch, dict.fromkeys(batch, where))
 
 
 def rows(x: Array) -> Array:

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 from absl import flags
 
-from research import cli, experiment, machine, sharding, tree
+from research import cli, experiment, hosts, machine, sharding, tree
 from research import workdir as files
 from research.data.prompts import Example
 from research.errors import InputError
@@ -60,35 +60,42 @@ def together(jobs: Sequence[tuple[dict[str, Any], Path, str]], latest: Path) -> 
   Raises:
     InputError: they cannot be one program, or cannot begin.
   """
-  with sharding.use(sharding.mesh(jobs[0][0]['mesh'])):
-    found: list[Any] = []
-    for config, workdir, label in jobs:
-      try:
-        exp = experiment.assemble(config)
-        files.check(workdir, exp.config)
-        found.append(Run(exp, workdir, label))
-      except InputError as e:
-        found.append(e)
-    runs = [one for one in found if isinstance(one, Run)]
-    label = f'{runs[0].label} and {len(runs) - 1} more' if runs else ''
-    results = iter(_trained(runs, latest, label) if runs else ())
-    return [next(results) if isinstance(one, Run) else one for one in found]
+  with sharding.use(sharding.mesh(jobs[0][0]['mesh'], members=len(jobs))):
+    runs = [_run_or_error(*job) for job in jobs]
+    whole = [job for job, run in zip(jobs, runs) if isinstance(run, Run)]
+    if len(whole) == len(jobs):
+      return _trained(runs, latest, f'{runs[0].label} and {len(runs) - 1} more' if len(runs) > 1 else runs[0].label)
+  results = iter(together(whole, latest) if whole else ())        # on the mesh of so many
+  return [next(results) if isinstance(run, Run) else run for run in runs]
+
+
+def _run_or_error(config: dict[str, Any], workdir: Path, label: str) -> 'Run | InputError':
+  try:
+    exp = experiment.assemble(config)
+    files.check(workdir, exp.config)
+    return Run(exp, workdir, label)
+  except InputError as e:
+    return e
 
 
 def cohort_size(configs: Sequence[dict[str, Any]]) -> dict[str, Any]:
   """How many of these runs, which differ in nothing but arrays, to train as one program: `size`, and what was found."""
+  def side(count: int) -> cohort.Side:
+    with sharding.use(sharding.mesh(configs[0]['mesh'], members=count)):
+      exps = [experiment.assemble(config) for config in configs[:count]]
+      return cohort.side([experiment.begin(exp) for exp in exps], [exp.training_batches()(0) for exp in exps],
+                         model=exps[0].model, tx=experiment.optimizer(exps[0]),
+                         label_smoothing=exps[0].config['training']['label_smoothing'])
+
   with sharding.use(sharding.mesh(configs[0]['mesh'])):
     exps = [experiment.assemble(config) for config in configs]
-    exp, t = exps[0], exps[0].config['training']
-    _agree(exps)
-    if not t['steps']:
-      return {'size': 1, 'because': 'nothing learns'}
-    if not cohort.trial_pays(len(exps), t['steps']):
-      return {'size': 1, 'because': f'{t["steps"]} steps are too few for a trial to be worth its time'}
-    tx = experiment.optimizer(exp)
-    found = cohort.trial(lambda number: _at_first(exps[number]), [e.training_batches()(0) for e in exps], machine.memory(),
-                         model=exp.model, tx=tx, label_smoothing=t['label_smoothing'])
-    return found._asdict()
+  _agree(exps)
+  steps = exps[0].config['training']['steps']
+  if not steps:
+    return {'size': 1, 'because': 'nothing learns'}
+  if not cohort.trial_pays(len(exps), steps):
+    return {'size': 1, 'because': f'{steps} steps are too few for a trial to be worth its time'}
+  return cohort.trial(side, len(exps), machine.memory())._asdict()
 
 
 def _agree(exps: Sequence[experiment.Experiment]) -> None:
@@ -130,6 +137,9 @@ class Run:
     exp = self.exp
     state, frozen = _at_first(exp)
     files.claim(self.workdir, exp.config)
+    hosts.reach('workdir claimed')
+    if not (self.workdir / files.CONFIG).exists():
+      raise InputError(f'{self.workdir}: what one process writes there another does not see; give a folder that all share')
     experiment.keep_fixed(self.workdir, frozen)
     lines = bind.table(state.trainable, frozen)
     files.write_json(self.workdir / files.SITES, [line._asdict() for line in lines])
@@ -222,7 +232,7 @@ def _trained(runs: Sequence[Run], latest: Path, label: str, profile: bool = Fals
     raise InputError('the rows that the seeds draw give lines of other lengths, on which dropout would draw otherwise')
   begun = [run.begin(tells=run is runs[0]) for run in runs]
   frozen = [one for _, one in begun]
-  state, frozen_of_all = sharding.place(cohort.together([state for state, _ in begun], frozen))
+  state, frozen_of_all = cohort.together([state for state, _ in begun], frozen)
   del begun                                    # each member's own copy of what is stacked now
   say(f'{label}: on ' + ', '.join(f'{what} {value}' for what, value in machine.settings().items()))
   tx = experiment.optimizer(exp)
@@ -291,7 +301,7 @@ def _memory(compiled_bytes: int, members: int) -> dict[str, Any]:
   if members > 1:
     return {'peak_bytes': compiled_bytes, 'memory_source': 'compiled: what the cohort shares, and its share of the rest of the '
                                                            'training step\'s arguments, results and temporaries'}
-  counted = jax.devices()[0].memory_stats()
+  counted = jax.local_devices()[0].memory_stats()
   if counted and 'peak_bytes_in_use' in counted:
     return {'peak_bytes': counted['peak_bytes_in_use'], 'memory_source': 'device: peak of this process'}
   return {'peak_bytes': compiled_bytes,
@@ -312,6 +322,7 @@ def main() -> None:
 
 if __name__ == '__main__':
   cli.config_flag()
+  cli.process_flags()
   flags.DEFINE_string('workdir', None, 'where the run is kept')
   flags.DEFINE_bool('profile', False, 'write a trace of five steps, which TensorBoard opens')
   cli.run(main, __doc__)

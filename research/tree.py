@@ -74,8 +74,8 @@ def replace(tree: Tree, named: dict[str, Any]) -> Tree:
 
 
 def size(tree: Tree) -> int:
-  """Number of scalars in all leaves; a quantised kernel counts as the kernel that it stands for."""
-  return sum(x.size for x in jax.tree.leaves(tree, is_leaf=lambda x: hasattr(x, 'size')))
+  """How many numbers all arrays hold; a quantised kernel counts as the kernel that it stands for, a setting [] not at all."""
+  return sum(x.size for x in jax.tree.leaves(tree, is_leaf=lambda x: hasattr(x, 'size')) if x.shape)
 
 
 def nbytes(tree: Tree) -> int:

@@ -1,4 +1,7 @@
-"""What a run leaves behind: the names of its files, and how they are written so that a kill cannot tear them."""
+"""What a run leaves behind: the names of its files, and how they are written so that a kill cannot tear them.
+
+Of several processes the first writes, and the others' calls do nothing.
+"""
 
 import json
 import os
@@ -6,6 +9,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+from research import hosts
 from research.errors import InputError
 
 CONFIG, PROVENANCE, RESULT, METRICS = 'config.json', 'provenance.json', 'result.json', 'metrics.jsonl'
@@ -17,7 +21,8 @@ SITES, FIXED = 'sites.json', 'fixed.safetensors'
 
 def write_text(path: Path, text: str) -> None:
   """Writes a whole file or nothing."""
-  os.replace(_apart(path, text), path)
+  if hosts.first():
+    os.replace(_apart(path, text), path)
 
 
 def write_once(path: Path, text: str) -> None:

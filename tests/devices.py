@@ -1,6 +1,6 @@
 """What the tests of meshes run in a process of its own, on eight simulated devices: one JSON object on standard output.
 
-    python tests/devices.py losses llama-tiny
+    python tests/devices.py losses llama-tiny lora/mixed full/fsdp
 """
 
 import contextlib
@@ -25,6 +25,7 @@ from research import sharding, train, tree
 from research.data.batches import TrainingBatches
 from research.errors import InputError
 from research.strategies import table
+from research.training import cohort
 from research.training.compile import compiled
 from research.training.loop import Stopped
 from research.training.monitor import Monitor
@@ -80,6 +81,18 @@ def collectives(model, strategy, name):
             'learns': shapes(state.trainable), 'stays': shapes(frozen)}
 
 
+def members(model):
+  """What a step of eight members sends between eight devices, and how many members a leaf has on each."""
+  with sharding.use(sharding.mesh({'data': 8, 'fsdp': 1, 'tensor': 1}, members=8)):
+    loaded = small.loud(model)
+    begun = [small.start(loaded, table.make('lora', STRATEGIES['lora']), seed=seed) for seed in range(8)]
+    batches = TrainingBatches(small.documents(loaded, 30, longest=130), 2, 1, 0, STEPS)
+    side = cohort.side([(state, frozen) for state, frozen, _ in begun], [batches(step % STEPS) for step in range(8)],
+                       model=loaded.model, tx=begun[0][2])
+    sent = re.findall(r'all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute', side.step.call.as_text())
+    return {'sent': sent, 'members': sorted({x.addressable_shards[0].data.shape[0] for x in jax.tree.leaves(side.state)})}
+
+
 def runs(folder):
   """Runs by the verb on several meshes, stopped and gone on with on the same and on another, and what is refused."""
   folder, found = Path(folder), {}
@@ -108,6 +121,11 @@ def runs(folder):
   found['elsewhere'] = told('elsewhere', train.run(made((8, 1, 1), training__log_every=1), folder / 'elsewhere'))
   jobs = [(made((2, 4, 1), training__learning_rate=rate), folder / f'cohort-{rate}', str(rate)) for rate in (1e-3, 3e-4)]
   found['cohort'] = told('cohort-0.001', train.together(jobs, folder / 'latest')[0])
+  broken = ({**jobs[1][0], 'strategy': {**jobs[1][0]['strategy'], 'rank': -1}}, folder / 'broken', 'broken')
+  jobs = [(config, folder / f'of-two-{number}', '') for number, (config, _, _) in enumerate((*jobs, jobs[0]))]
+  results = train.together([*jobs[:2], broken, jobs[2]], folder / 'latest-of-three')
+  assert isinstance(results.pop(2), InputError)
+  found['cohort of three'] = told('of-two-2', results[2])
   found['refused'] = {}
   for said, sizes, fields in (('these do: 1, 2', (2, 1, 4), {}), ('must be 8', (2, 2, 1), {}),
                               ('the 6 rows', (4, 1, 2), {'training__batch_size': 6})):
@@ -127,6 +145,8 @@ if __name__ == '__main__':
   elif what == 'collectives':
     jax.config.update('jax_disable_most_optimizations', False)
     found = collectives(*given)
+  elif what == 'members':
+    found = members(*given)
   else:
     found = runs(*given)
   print(json.dumps(found))

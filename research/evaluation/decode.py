@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from research import sharding
+from research import hosts, sharding
 from research.data.batches import round_up
 from research.models import transformer
 from research.models.transformer import Batch, Cache, Model
@@ -86,8 +86,8 @@ def generate_all(model: Model, variables: Tree | Several, prompts: Sequence[list
     batch = sharding.lines(_side_by_side([prompts[i] for i in chosen], rows, model.config.start))
     limits = np.where(np.arange(rows) < len(chosen), max_new_tokens, 0)      # empty rows are done at once
     key = jax.random.fold_in(jax.random.key(seed), start)
-    tokens = np.asarray(_generate(variables, batch, limits, key, jnp.float32(temperature), model=model,
-                                  new=max_new_tokens, eos=eos, greedy=temperature == 0))
+    tokens = hosts.fetched(_generate(variables, batch, limits, key, jnp.float32(temperature), model=model,
+                                     new=max_new_tokens, eos=eos, greedy=temperature == 0))
     for of_member, rows in zip(found, tokens.reshape(len(found), *tokens.shape[-2:])):
       for row, i in enumerate(chosen):
         ids = rows[row].tolist()

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from research import sharding
+from research import hosts, sharding
 from research.data import batches
 from research.data.batches import Document
 from research.data.prompts import Example
@@ -36,7 +36,7 @@ def document_losses(model: Model, variables: Tree | Several, documents: Sequence
   found: list[np.ndarray] = [None] * len(documents)
   for batch, layout in tracked(list(batches.evaluation_batches(documents, batch_size, sharding.spread())), label):
     batch = sharding.lines(batch)
-    losses = np.asarray(compiled(cohort.eval_step, variables, batch, model=model)(variables, batch), np.float64)
+    losses = hosts.fetched(compiled(cohort.eval_step, variables, batch, model=model)(variables, batch)).astype(np.float64)
     for place in layout:
       found[place.document] = losses[..., place.line, place.start:place.start + place.count]
   return found

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh
 
-from research import sharding, tree
+from research import hosts, sharding, tree
 from research.data import gguf_tokenizer
 from research.data import tokenizer as tokenizers
 from research.data.tokenizer import Tokenizer
@@ -191,11 +191,12 @@ def _hub(name: str) -> Path:
 
 
 def _hash(files: list[Path]) -> str:
+  """Of all bytes, which only the first of several processes reads."""
   digest = hashlib.sha256()
-  for file in files:
+  for file in files if hosts.first() else ():
     with open(file, 'rb') as f:
       while block := f.read(1 << 20):
         digest.update(block)
-  return digest.hexdigest()[:16]
+  return hosts.of_all(digest.hexdigest()[:16])[0]
 
 

@@ -51,7 +51,7 @@ def deltas(key: jax.Array, strategy: Strategy, model: Model, params: Tree, encod
         raise InputError(f'strategy {strategy.name}: two deltas meet at {path}; give them different targets')
       taken.update(changed)
     found |= placement.make(key, {path: places[path] for path in paths}, Base(model.config, encode))
-  if getattr(found.get('head/kernel'), 'rate', 0):
+  if getattr(found.get('head/kernel'), 'fixed_rate', None) is not None:
     raise InputError('strategy.dropout: the head takes none; leave it out of strategy.targets, or set dropout to 0')
   for field in ('rank_pattern', 'alpha_pattern'):
     for pattern in strategy.fields.get(field, ()):
@@ -63,7 +63,7 @@ def deltas(key: jax.Array, strategy: Strategy, model: Model, params: Tree, encod
 def stored(deltas: dict[str, Delta]) -> dict[str, Tree]:
   """The collections `delta` and `shared` that hold these deltas: the inverse of `placed`."""
   return {'delta': tree.nested({path: delta.own() for path, delta in deltas.items()}),
-          'shared': tree.nested({path: delta.alike() for path, delta in deltas.items() if delta.shared})}
+          'shared': tree.nested({path: delta.alike() for path, delta in deltas.items() if jax.tree.leaves(delta.alike())})}
 
 
 def is_delta(x: Any) -> bool:

@@ -22,9 +22,9 @@ from research.models.quantized import dense
 Array = jax.Array
 
 
-def dropout(x: Array, rate: float, key: Array | None) -> Array:
-  """Zeroes a share `rate` of x and scales the rest by 1 / (1 - rate); x itself where there is no key."""
-  if key is None or rate == 0:
+def dropout(x: Array, rate: Array | None, key: Array | None) -> Array:
+  """Zeroes a share `rate` of x and scales the rest by 1 / (1 - rate); x itself without a rate or a key."""
+  if key is None or rate is None:
     return x
   return jnp.where(jax.random.bernoulli(key, 1 - rate, x.shape), x / (1 - rate), 0).astype(x.dtype)
 
@@ -63,13 +63,13 @@ class LowRank(Delta):
   """
   a: Array       # [N, I, R]
   b: Array       # [N, R, O]
+  fixed_rate: Array | None      # [] of dropout, as in all that have it; None: there is none
   scale: float = struct.field(pytree_node=False)
-  rate: float = struct.field(pytree_node=False)
 
-  outputs = ('b',)
+  shared, outputs = ('fixed_rate',), ('b',)
 
   def __call__(self, x: Array, kernel, bias: Array | None, key: Array | None = None) -> Array:
-    return affine(x, kernel, bias) + dot(dot(dropout(x, self.rate, key), self.a), self.b) * self.scale
+    return affine(x, kernel, bias) + dot(dot(dropout(x, self.fixed_rate, key), self.a), self.b) * self.scale
 
   def merge(self, kernel: Array, bias: Array | None):
     """W + s A B, in float32."""
@@ -87,13 +87,13 @@ class Principal(Delta):
   b: Array             # [N, R, O]
   fixed_a: Array       # where a and b began
   fixed_b: Array
+  fixed_rate: Array | None
   scale: float = struct.field(pytree_node=False)
-  rate: float = struct.field(pytree_node=False)
 
-  outputs = ('b', 'fixed_b')
+  shared, outputs = ('fixed_rate',), ('b', 'fixed_b')
 
   def __call__(self, x: Array, kernel, bias: Array | None, key: Array | None = None) -> Array:
-    read = dropout(x, self.rate, key)
+    read = dropout(x, self.fixed_rate, key)
     change = dot(dot(read, self.a - self.fixed_a), self.b) + dot(dot(read, self.fixed_a), self.b - self.fixed_b)
     return affine(x, kernel, bias) + change * self.scale
 
@@ -113,10 +113,10 @@ class Dora(Delta):
   b: Array                 # [N, R, O]
   magnitude: Array         # m [N, O]
   fixed_square: Array      # ‖W‖² [N, O]
+  fixed_rate: Array | None
   scale: float = struct.field(pytree_node=False)
-  rate: float = struct.field(pytree_node=False)
 
-  outputs = ('b', 'magnitude', 'fixed_square')
+  shared, outputs = ('fixed_rate',), ('b', 'magnitude', 'fixed_square')
 
   def norm(self, kernel) -> Array:
     """‖W + s A B‖ of one layer's kernel, [O]."""
@@ -127,7 +127,7 @@ class Dora(Delta):
     return jnp.sqrt(jnp.maximum(square, jnp.finfo(jnp.float32).tiny))
 
   def __call__(self, x: Array, kernel, bias: Array | None, key: Array | None = None) -> Array:
-    changed = dot(x, kernel) + dot(dot(dropout(x, self.rate, key), self.a), self.b) * self.scale
+    changed = dot(x, kernel) + dot(dot(dropout(x, self.fixed_rate, key), self.a), self.b) * self.scale
     y = (self.magnitude / self.norm(kernel) * changed).astype(x.dtype)
     return y if bias is None else y + bias.astype(y.dtype)
 
@@ -143,12 +143,12 @@ class Vera(Delta):
   o: Array             # [N, O]
   fixed_a: Array       # [I, R]
   fixed_b: Array       # [R, O]
-  rate: float = struct.field(pytree_node=False)
+  fixed_rate: Array | None
 
-  shared, outputs = ('fixed_a', 'fixed_b'), ('o', 'fixed_b')
+  shared, outputs = ('fixed_a', 'fixed_b', 'fixed_rate'), ('o', 'fixed_b')
 
   def __call__(self, x: Array, kernel, bias: Array | None, key: Array | None = None) -> Array:
-    inner = dot(dropout(x, self.rate, key), self.fixed_a) * self.d.astype(x.dtype)
+    inner = dot(dropout(x, self.fixed_rate, key), self.fixed_a) * self.d.astype(x.dtype)
     return affine(x, kernel, bias) + dot(inner, self.fixed_b) * self.o.astype(x.dtype)
 
   def merge(self, kernel: Array, bias: Array | None):
@@ -206,17 +206,18 @@ class Bottleneck(Delta):
   down_bias: Array      # [N, W]
   up: Array             # [N, W, D]
   up_bias: Array        # [N, D]
-  rate: float = struct.field(pytree_node=False)
+  fixed_rate: Array | None
   scale: float = struct.field(pytree_node=False)
   parallel: bool = struct.field(pytree_node=False)
   activation: str = struct.field(pytree_node=False)
 
+  shared = ('fixed_rate',)
   unmergeable = 'adapter cannot be merged: a nonlinearity stands between its matrices'
 
   def __call__(self, x: Array, y: Array, key: Array | None = None) -> Array:
     act = {'gelu': jax.nn.gelu, 'relu': jax.nn.relu}[self.activation]
     inner = act(affine(x if self.parallel else y, self.down, self.down_bias))
-    return y + dropout(affine(inner, self.up, self.up_bias), self.rate, key) * self.scale
+    return y + dropout(affine(inner, self.up, self.up_bias), self.fixed_rate, key) * self.scale
 
 
 @struct.dataclass

@@ -41,6 +41,11 @@ def _uniform(key: Array, shape: tuple[int, ...], bound: float) -> Array:
   return jax.random.uniform(key, shape, jnp.float32, -bound, bound)
 
 
+def _rate(rate: float) -> Array | None:
+  """A rate of dropout as deltas have it."""
+  return jnp.float32(rate) if rate else None
+
+
 class Ranks(NamedTuple):
   """Rank and scale of every site: patterns over paths, of which the first that matches counts, and a default."""
   rank: int
@@ -70,7 +75,7 @@ def low_rank(ranks: Ranks, rate: float) -> Make:
     if site.kind == 'embedding':
       return deltas.LowRankEmbedding(jnp.zeros((site.inputs, rank)), jax.random.normal(key, (rank, site.outputs)), scale)
     a = _uniform(key, (*site.stack, site.inputs, rank), site.inputs ** -0.5)
-    return deltas.LowRank(a, jnp.zeros((*site.stack, rank, site.outputs)), scale, rate)
+    return deltas.LowRank(a, jnp.zeros((*site.stack, rank, site.outputs)), _rate(rate), scale)
   return _each(make)
 
 
@@ -81,7 +86,7 @@ def principal(ranks: Ranks, rate: float) -> Make:
     u, s, v = jnp.linalg.svd(_kernel(site), full_matrices=False)
     root = jnp.sqrt(s[..., :rank] / scale)
     a, b = u[..., :rank] * root[..., None, :], root[..., None] * v[..., :rank, :]
-    return deltas.Principal(a, b, a, b, scale, rate)
+    return deltas.Principal(a, b, a, b, _rate(rate), scale)
   return _each(make)
 
 
@@ -91,7 +96,7 @@ def dora(ranks: Ranks, rate: float) -> Make:
     rank, scale = ranks.at(path, site)
     a = _uniform(key, (*site.stack, site.inputs, rank), site.inputs ** -0.5)
     square = jnp.concatenate([deltas.column_squares(value) for value in site.values], axis=-1)
-    return deltas.Dora(a, jnp.zeros((*site.stack, rank, site.outputs)), jnp.sqrt(square), square, scale, rate)
+    return deltas.Dora(a, jnp.zeros((*site.stack, rank, site.outputs)), jnp.sqrt(square), square, _rate(rate), scale)
   return _each(make)
 
 
@@ -102,8 +107,9 @@ def vera(rank: int, initial: float, rate: float) -> Make:
     inputs, outputs = (max(getattr(site, side) for site in sites.values()) for side in ('inputs', 'outputs'))
     a = _uniform(first, (inputs, rank), math.sqrt(6 / inputs))
     b = _uniform(second, (rank, outputs), math.sqrt(6 / rank))
+    dropped = _rate(rate)
     return {path: deltas.Vera(jnp.full((*site.stack, rank), initial, jnp.float32), jnp.zeros((*site.stack, site.outputs)),
-                              a[:site.inputs], b[:, :site.outputs], rate) for path, site in sites.items()}
+                              a[:site.inputs], b[:, :site.outputs], dropped) for path, site in sites.items()}
   return make
 
 
@@ -124,7 +130,7 @@ def bottleneck(width: int, rate: float, **form: Any) -> Make:
   def make(key, path, site):
     down = _uniform(key, (*site.stack, site.inputs, width), site.inputs ** -0.5)
     zeros = lambda *shape: jnp.zeros((*site.stack, *shape))
-    return deltas.Bottleneck(down, zeros(width), zeros(width, site.outputs), zeros(site.outputs), rate, **form)
+    return deltas.Bottleneck(down, zeros(width), zeros(width, site.outputs), zeros(site.outputs), _rate(rate), **form)
   return _each(make)
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from research import tree
+from research import hosts, tree
 from research.errors import InputError
 from research.models.config import ModelConfig
 from research.models.families import FAMILIES
@@ -395,7 +395,7 @@ _KINDS = {'LORA': _lora, 'IA3': _ia3, 'VERA': _vera, 'PROMPT_TUNING': _prompt, '
 
 def fixed(frozen: Tree) -> dict[str, np.ndarray]:
   """What does not learn and yet is a delta's own: not what follows from the kernel that it stands on."""
-  return {n: np.asarray(x) for n, x in tree.leaves(frozen).items() if re.search(r'/fixed_[ab]$', n)}
+  return {n: hosts.fetched(x) for n, x in tree.leaves(frozen).items() if re.search(r'/fixed_[ab]$', n)}
 
 
 def placed_in(trainable: Tree, frozen: Tree, values: dict[str, np.ndarray], where: str) -> tuple[Tree, Tree]:
@@ -507,7 +507,7 @@ def _doubled(delta: Delta) -> Delta:
   if not isinstance(delta, deltas.Principal):
     return delta
   join = lambda x, y, axis: np.concatenate([np.asarray(x), np.asarray(y)], axis)
-  return deltas.LowRank(join(delta.a, delta.fixed_a, -1), join(delta.b, -delta.fixed_b, -2), delta.scale, delta.rate)
+  return deltas.LowRank(join(delta.a, delta.fixed_a, -1), join(delta.b, -delta.fixed_b, -2), None, delta.scale)
 
 
 def _fused(found: dict[str, Delta], modules: dict[str, Module]) -> dict[str, Delta]:
@@ -540,8 +540,8 @@ def _fused(found: dict[str, Delta], modules: dict[str, Module]) -> dict[str, Del
         b[..., row:row + part.b.shape[-2], column:column + width] = part.b
         row += part.b.shape[-2]
       column += width
-    out[site] = deltas.LowRank(np.concatenate([np.asarray(part.a) for part in present], -1), b, present[0].scale,
-                               present[0].rate)
+    out[site] = deltas.LowRank(np.concatenate([np.asarray(part.a) for part in present], -1), b, None,
+                               present[0].scale)
   homeless = [path for path in found if path not in out
               and not any(path in m.row.paths and m.site in out for m in wanted.values())]
   if homeless:

@@ -123,14 +123,17 @@ def cells(s: Study, base: dict[str, Any]) -> list[Cell]:
   return found
 
 
-ARRAYS = ('seed', 'learning_rate', 'weight_decay', 'warmup')      # fields of config.training that only change arrays of a step
+# Fields that change nothing but arrays of a step.
+ARRAYS = {'training': ('seed', 'learning_rate', 'weight_decay', 'warmup'), 'strategy': ('initial_d', 'init', 'init_text')}
 
 
 def alike(found: list[Cell]) -> list[list[Cell]]:
   """The cells whose runs can be one program, together, in their order."""
   groups: dict[str, list[Cell]] = {}
   for cell in found:
-    rest = {**cell.config, 'training': {f: v for f, v in cell.config['training'].items() if f not in ARRAYS}}
+    rest = {group: {f: v for f, v in fields.items() if f not in ARRAYS.get(group, ())}
+            for group, fields in cell.config.items()}
+    rest['strategy']['dropout'] = bool(rest['strategy'].get('dropout'))      # a step without draws nothing
     groups.setdefault(json.dumps(rest, sort_keys=True), []).append(cell)
   return [*groups.values()]
 

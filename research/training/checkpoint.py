@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from research import tree
+from research import sharding, tree
 from research.errors import InputError
 from research.training.steps import TrainState
 from research.tree import Tree
@@ -93,7 +93,7 @@ class Checkpoints:
     if self._base not in (None, record['base']):
       raise InputError(f'{where}: was trained on another base model ({record["base"]}, not {self._base})')
     check_shapes(record['arrays'], _describe(like), str(where))
-    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    here = sharding.everywhere()
     abstract = {n: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, 'sharding', here)) for n, x in like.items()}
     restored = manager.restore(step, args=ocp.args.Composite(arrays=ocp.args.StandardRestore(tree.nested(abstract))))
     return tree.leaves(restored['arrays'])

@@ -1,9 +1,9 @@
 """Several runs as one program: the same step, mapped over members that differ in nothing but arrays.
 
 Members have a seed, a learning rate, a warm-up and a weight decay of their own, and what follows from them: initial values,
-order of the data, dropout. What does not learn is one array for all wherever it is the same in all: the base is there once, and
-a product with it reads it once for all members. A cohort of one is the run itself: nothing is stacked; its step is
-`steps.train_step`.
+order of the data, dropout and its rate. What does not learn is one array for all wherever it is the same in all: the base is
+there once, and a product with it reads it once for all members. On a mesh, members lie on an axis of their own. A cohort of one
+is the run itself: nothing is stacked; its step is `steps.train_step`.
 """
 
 import time
@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from research import tree
+from research import sharding, tree
 from research.models.transformer import Batch, Model
 from research.training import steps
 from research.training.compile import Executable, compiled
@@ -29,8 +29,12 @@ class Several(NamedTuple):
 
 
 def together(states: Sequence[TrainState], frozen: Sequence[Tree]) -> tuple[TrainState, Tree | Several]:
-  """The members' states on a leading axis, and what does not learn in any of them."""
-  return _stacked(states), side_by_side(frozen)
+  """The members' states on a leading axis, and what does not learn in any of them, where they shall lie on the mesh in use."""
+  state, stays, members = _stacked(states), side_by_side(frozen), len(states)
+  if members == 1:
+    return sharding.place((state, stays))
+  own = sharding.place(stays.own, members=members)
+  return sharding.place(state, members=members), Several(sharding.place(stays.shared), own)
 
 
 def side_by_side(frozen: Sequence[Tree]) -> Tree | Several:
@@ -75,15 +79,15 @@ def over(variables: Tree | Several, function: Callable[..., Any], *mapped: Any, 
   if not isinstance(variables, Several):
     return function(variables, *mapped)
   of_mapped = axes if isinstance(axes, tuple) else (axes,) * len(mapped)
-  return jax.vmap(lambda own, *mapped: function(tree.join(variables.shared, own), *mapped), (0, *of_mapped[:len(mapped)]),
-                  axes)(variables.own, *mapped)
+  return jax.vmap(lambda own, *mapped: function(tree.join(variables.shared, own), *mapped), (0, *of_mapped[:len(mapped)]), axes,
+                  spmd_axis_name=sharding.of_members(count(variables)))(variables.own, *mapped)
 
 
 def train_step(state: TrainState, frozen: Several, batch: Batch, **static: Any) -> tuple[TrainState, Metrics]:
   """`steps.train_step` for every member: each array of state, batch and metrics has a leading axis of members."""
   def one(state, own, batch):
     return steps.train_step(state, tree.join(frozen.shared, own), batch, **static)
-  return jax.vmap(one)(state, frozen.own, batch)
+  return jax.vmap(one, spmd_axis_name=sharding.of_members(len(state.step)))(state, frozen.own, batch)
 
 
 def eval_step(variables: Tree | Several, batch: Batch, *, model: Model) -> jax.Array:
@@ -131,6 +135,11 @@ def batch(members: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
   return {field: stacked([one[field] for one in members]) for field in members[0]}
 
 
+def placed(members: Sequence[dict[str, np.ndarray]]) -> dict[str, jax.Array]:
+  """The batch of a run, or of all members, on its devices."""
+  return sharding.lines(batch(members), axis=1 if len(members) == 1 else 2, members=len(members))
+
+
 class Trial(NamedTuple):
   """What was found about training runs side by side."""
   size: int              # how many to train as one program
@@ -153,7 +162,7 @@ class Side(NamedTuple):
   """Runs at one of their steps, alone or as one program."""
   state: TrainState
   frozen: Tree | Several
-  batch: dict[str, np.ndarray]
+  batch: dict[str, jax.Array]
   step: Executable
 
   def taken(self) -> 'Side':
@@ -163,20 +172,24 @@ class Side(NamedTuple):
     return self._replace(state=state)
 
 
-def trial(begin: Callable[[int], tuple[TrainState, Tree]], batches: Sequence[dict[str, np.ndarray]], memory: int,
-          **static: Any) -> Trial:
+def side(begun: Sequence[tuple[TrainState, Tree]], batches: Sequence[dict[str, np.ndarray]], **static: Any) -> Side:
+  """Runs before their first step.
+
+  Args:
+    begun: (state, what does not learn) of each. batches: the first one of each. static: the step's.
+  """
+  state, frozen = together([state for state, _ in begun], [one for _, one in begun])
+  given = placed(batches)
+  return Side(state, frozen, given, compiled(step_for(frozen), state, frozen, given, donate=(0,), **static))
+
+
+def trial(side: Callable[[int], Side], most: int, memory: int) -> Trial:
   """How many runs to train as one program: as many as fit in memory, where that is clearly faster than one after the other.
 
   Args:
-    begin: number of a run -> its state and what does not learn. batches: the first one of each run.
-    memory: bytes that there are. static: the step's.
+    side: how many -> so many of the runs, before their first step.
+    most: runs that there are. memory: bytes that a device has.
   """
-  def side(count: int) -> Side:
-    begun = [begin(number) for number in range(count)]
-    state, frozen = together([state for state, _ in begun], [one for _, one in begun])
-    given = batch(batches[:count])
-    return Side(state, frozen, given, compiled(step_for(frozen), state, frozen, given, donate=(0,), **static))
-
   def timed(side: Side) -> tuple[Side, float]:
     began = time.perf_counter()
     side = side.taken()
@@ -185,7 +198,7 @@ def trial(begin: Callable[[int], tuple[TrainState, Tree]], batches: Sequence[dic
   alone = side(1)
   of_each = max(alone.step.peak_bytes - tree.nbytes(alone.frozen),   # the base is there once
                 2 * tree.nbytes(alone.state._replace(key=())))      # each state and its place in the stack
-  count = min(len(batches), 1 + max(0, memory - alone.step.peak_bytes) // max(1, of_each))
+  count = min(most, 1 + max(0, memory - alone.step.peak_bytes) // max(1, of_each))
   if count == 1:
     return Trial(1)
   all_of_them = side(count)

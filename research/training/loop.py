@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import optax
 
-from research import sharding, tree
+from research import hosts, sharding, tree
 from research.errors import InputError
 from research.models.transformer import Model
 from research.training import cohort
@@ -35,20 +35,29 @@ class Stopped(BaseException):
 
 
 class Interrupts:
-  """While in use, Ctrl-C and SIGTERM wait for `check`: never in the middle of a step whose state was donated."""
+  """While in use, Ctrl-C and SIGTERM wait until they are asked for: never in the middle of a step whose state was donated.
+
+  Of several processes all end after the same step, whichever was asked to; JAX itself hears SIGTERM then.
+  """
 
   def __enter__(self):
     self._asked: int | None = None
-    self._before = {s: signal.signal(s, self._ask) for s in (signal.SIGINT, signal.SIGTERM)}
+    heard = (signal.SIGINT,) if hosts.several() else (signal.SIGINT, signal.SIGTERM)
+    self._before = {s: signal.signal(s, self._ask) for s in heard}
     return self
 
   def _ask(self, signum, frame):
+    if hosts.several():
+      signal.raise_signal(signal.SIGTERM)
+      return
     if self._asked:                                 # asked twice: a compilation can take long
       raise Stopped(signum)
     self._asked = signum
 
-  @property
-  def asked(self) -> int | None:
+  def asked(self, step: int | None = None) -> int | None:
+    """The signal that came, if any; of several processes, after this step, which all must ask about."""
+    if hosts.several():
+      return signal.SIGTERM if step is not None and hosts.asked_to_end(step) else None
     return self._asked
 
   def __exit__(self, *exception):
@@ -158,7 +167,7 @@ def train(model: Model, state: TrainState, frozen: Tree | cohort.Several, tx: op
 
   def flush(found: dict[Member, dict[str, float]]) -> None:
     """Writes the lines of the waiting steps, which share what they took; what was `found` goes to the last one's."""
-    fetched = [(s, {name: np.reshape(x, -1) for name, x in metrics.items()}) for s, metrics in jax.device_get(waiting)]
+    fetched = [(s, {name: hosts.fetched(x).reshape(-1) for name, x in metrics.items()}) for s, metrics in waiting]
     seconds = spent.pop('step_seconds') / len(waiting)
     waiting.clear()
     for number, m in enumerate(members):
@@ -187,7 +196,7 @@ def train(model: Model, state: TrainState, frozen: Tree | cohort.Several, tx: op
 
   def batch_of(step: int) -> dict[str, jax.Array]:
     with sharding.use(mesh):                        # also where another thread asks
-      return sharding.lines(cohort.batch([m.batch_of(step) for m in members]), axis=1 if len(members) == 1 else 2)
+      return cohort.placed([m.batch_of(step) for m in members])
 
   def save_latest() -> None:
     latest.save_latest(state, [m.checkpoints for m in members])
@@ -211,7 +220,7 @@ def train(model: Model, state: TrainState, frozen: Tree | cohort.Several, tx: op
           state, metrics = executable(state, frozen, batch)
           step += 1
           waiting.append((step, metrics))
-          asked, last = interrupts.asked, step == steps
+          asked, last = interrupts.asked(step), step == steps
           at_evaluation = evaluate is not None and (step % eval_every == 0 or last)
           at_checkpoint = checkpoint_every and (step % checkpoint_every == 0 or last)
           at_checkpoint = at_checkpoint or (last and len(members) > 1)      # their evaluations at the end can take long
@@ -241,9 +250,9 @@ def train(model: Model, state: TrainState, frozen: Tree | cohort.Several, tx: op
           for number, m in enumerate(members):
             if not m.error:
               m.checkpoints.save_best(step, cohort.member(number, state.trainable, frozen))
-      if interrupts.asked:                                  # during the last evaluation
+      if interrupts.asked():                                # during the last evaluation
         save_latest()
-        raise Stopped(interrupts.asked)
+        raise Stopped(interrupts.asked())
   finally:
     progress.close()
     with timed('checkpoint'):
@@ -279,7 +288,7 @@ class Trace:
   """A trace of the five steps after step `after` (or fewer, where the run ends) in JAX's format; none without a folder."""
 
   def __init__(self, folder: Path | None, after: int):
-    self._folder, self._after, self._on = folder, after, False
+    self._folder, self._after, self._on = folder if hosts.first() else None, after, False
 
   def borders(self, step: int) -> bool:
     """Whether the trace begins or ends after this step, which must have come to its end before `after` is told."""

@@ -1,4 +1,4 @@
-"""What a person sees of a run: metrics.jsonl, TensorBoard and a progress line."""
+"""What a person sees of a run: metrics.jsonl, TensorBoard and a progress line. Of several processes the first tells it."""
 
 import json
 import os
@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from research import hosts
 from research import workdir as files
 
 T = TypeVar('T')
@@ -32,7 +33,10 @@ class Monitor:
       whole = [line for line in self._path.read_text(encoding='utf-8').splitlines(keepends=True) if line.endswith('\n')]
       lines = [row for row in map(json.loads, whole) if row['step'] <= step]
     self.history = lines
+    hosts.reach('metrics read')
     files.write_jsonl(self._path, lines)
+    if not hosts.first():
+      return
     from tensorboard.compat.proto import event_pb2
     from tensorboard.summary.writer.event_file_writer import EventFileWriter
     self._writer = EventFileWriter(str(self._tensorboard))
@@ -41,6 +45,9 @@ class Monitor:
 
   def write(self, rows: list[dict[str, Any]]) -> None:
     """Appends lines, on disk before it returns; each has `step`."""
+    self.history += rows
+    if not hosts.first():
+      return
     from tensorboard.compat.proto import event_pb2, summary_pb2
     with open(self._path, 'a', encoding='utf-8') as f:
       f.writelines(json.dumps(row) + '\n' for row in rows)
@@ -50,7 +57,6 @@ class Monitor:
       values = [summary_pb2.Summary.Value(tag=name, simple_value=value) for name, value in row.items() if name != 'step']
       self._writer.add_event(event_pb2.Event(wall_time=time.time(), step=row['step'],
                                              summary=summary_pb2.Summary(value=values)))
-    self.history += rows
 
   def close(self) -> None:
     if self._writer is not None:
@@ -68,7 +74,7 @@ class ProgressLine:
     self._said = self._began
     console = Console(stderr=True)
     self._bar = None
-    if console.is_terminal:
+    if console.is_terminal and hosts.first():
       self._bar = Progress(TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(),
                            TextColumn('{task.fields[facts]}'), TextColumn('left'), TimeRemainingColumn(),
                            console=console, transient=True)
@@ -107,4 +113,5 @@ def tracked(items: Sequence[T], label: str | None) -> Iterator[T]:
 
 def say(text: str) -> None:
   """One line for the person who watches."""
-  print(text, file=sys.stderr, flush=True)
+  if hosts.first():
+    print(text, file=sys.stderr, flush=True)

@@ -149,7 +149,7 @@ def test_the_adapter_is_its_equation():
   y, down, down_bias, up, up_bias = (rng.normal(size=s) for s in ((2, 3, 8), (8, 5), (5,), (5, 8), (8,)))
   inner = y @ down + down_bias
   gelu = inner / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (inner + 0.044715 * inner ** 3)))    # Hendrycks & Gimpel 2016
-  delta = deltas.Bottleneck(*(jnp.float32(x) for x in (down, down_bias, up, up_bias)), 0.0, 1.0, False, 'gelu')
+  delta = deltas.Bottleneck(*(jnp.float32(x) for x in (down, down_bias, up, up_bias)), None, 1.0, False, 'gelu')
   np.testing.assert_allclose(delta(None, jnp.float32(y)), y + gelu @ up + up_bias, rtol=1e-5, atol=1e-5)
 
 

@@ -271,6 +271,6 @@ def test_lora_without_a_key_equals_pefts_layer_in_evaluation():
              for n in ('base_layer', 'lora_A.default', 'lora_B.default')]
   kernel, a, b = map(jnp.asarray, weights)
   x = np.random.default_rng(0).normal(size=(2, 3, 24)).astype(np.float32)
-  delta = deltas.LowRank(a, b, 12 / 4, 0.5)
+  delta = deltas.LowRank(a, b, jnp.float32(0.5), 12 / 4)
   np.testing.assert_allclose(delta(jnp.asarray(x), kernel, None), model(torch.tensor(x)).detach(), rtol=1e-4, atol=1e-5)
   assert np.abs(delta(jnp.asarray(x), kernel, None, jax.random.key(0)) - delta(jnp.asarray(x), kernel, None)).max() > 0.1

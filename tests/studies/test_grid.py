@@ -51,3 +51,15 @@ def test_arms_that_are_the_same_run_are_refused():
   arms = {n: {'strategy': {'name': 'few_shot'}} for n in ('few_shot', 'twin')}
   with pytest.raises(InputError, match='same run'):
     grid.cells(grid.study(fields(arms=arms, seeds=(0,)), 'x.py'), BASE)
+
+
+def test_cells_that_differ_in_arrays_alone_are_one_program():
+  """Seeds, rates, also of dropout where there is any, and initial values; a rank is another shape."""
+  base = {**BASE, 'strategy': {**BASE['strategy'], 'dropout': None, 'initial_d': None}}
+  one = {'training.learning_rate': [1e-3, 1e-2], 'strategy.dropout': [0.0, 0.1, 0.2], 'strategy.initial_d': [0.1, 0.5],
+         'strategy.rank': [4, 8]}
+  arms = {'vera': {'strategy': {'name': 'vera'}, 'grid': one}}
+  groups = grid.alike(grid.cells(grid.study(fields(arms=arms, baseline='vera'), 'x.py'), base))
+  told = {(bool(c.config['strategy']['dropout']), c.config['strategy']['rank']) for group in groups for c in group}
+  assert len(groups) == len(told) == 4
+  assert sorted(map(len, groups)) == [2 * 2 * 2, 2 * 2 * 2, 2 * 2 * 2 * 2, 2 * 2 * 2 * 2]

@@ -60,6 +60,8 @@ def learned(made, workdir):
 def test_a_cohort_equals_runs_alone(members, fields, rows, tmp_path):
   """Losses within 1e-5 over 20 steps, the same best step, the same scores, and what was learned."""
   configs = six(**fields, **rows)[:members]
+  for number, made in enumerate(configs):
+    made['strategy']['dropout'] = fields.get('strategy__dropout') and (0.1, 0.3)[number % 2]
   together = train.together(jobs(configs, tmp_path / 'cohort'), tmp_path / 'latest')
   for number, (made, found) in enumerate(zip(configs, together)):
     alone = train.run(made, tmp_path / 'alone' / str(number))
@@ -147,13 +149,14 @@ def test_a_cohort_that_was_stopped_goes_on_bit_for_bit(rows, tmp_path, monkeypat
 
 def test_what_does_not_fit_in_memory_is_trained_alone():
   loaded = sides.model('random:llama-tiny', 'lora', 'float32', 'scanned')
-  begin = lambda number: start(loaded, table.make('lora', {}), seed=number)[:2]
   tx = start(loaded, table.make('lora', {}))[2]
-  given = [sides.tokens(loaded, 1, 32, seed=number) for number in range(4)]
-  static = {'model': loaded.model, 'tx': tx}
-  assert cohort.trial(begin, given, 0, **static) == cohort.Trial(1)
-  assert cohort.trial(begin, given, 2 ** 40, **static).tried == 4
-  assert cohort.trial(begin, given[:1], 2 ** 40, **static) == cohort.Trial(1)
+
+  def side(count):
+    begun = [start(loaded, table.make('lora', {}), seed=number)[:2] for number in range(count)]
+    return cohort.side(begun, [sides.tokens(loaded, 1, 32, seed=number) for number in range(count)], model=loaded.model, tx=tx)
+  assert cohort.trial(side, 4, 0) == cohort.Trial(1)
+  assert cohort.trial(side, 4, 2 ** 40).tried == 4
+  assert cohort.trial(side, 1, 2 ** 40) == cohort.Trial(1)
 
 
 @pytest.mark.parametrize('together, size', [(3.5, 4), (3.7, 1)])
@@ -161,8 +164,8 @@ def test_a_trial_chooses_a_cohort_where_it_takes_clearly_less_time(together, siz
   clock = itertools.accumulate(itertools.cycle([0, 1, 0, together]))      # a step alone takes 1, of all together so much
   monkeypatch.setattr(cohort.time, 'perf_counter', lambda: next(clock))
   monkeypatch.setattr(cohort, 'compiled', lambda *args, **_: Fake())
-  begin = lambda number: (TrainState(jnp.int32(0), jax.random.key(0), {'x': jnp.ones(3)}, {}), {'y': jnp.ones(3)})
-  found = cohort.trial(begin, [{'tokens': np.ones((1, 2))}] * 4, 2 ** 40)
+  one = TrainState(jnp.int32(0), jax.random.key(0), {'x': jnp.ones(3)}, {}), {'y': jnp.ones(3)}
+  found = cohort.trial(lambda count: cohort.side([one] * count, [{'tokens': np.ones((1, 2))}] * count), 4, 2 ** 40)
   assert found == cohort.Trial(size, 1, pytest.approx(together), 4)
 
 

@@ -1,0 +1,126 @@
+"""Several processes that run one program together, each on devices of its own (`jax.distributed`).
+
+All run the same code from the same config. Each makes the rows and reads the weights that its own devices need, and all that
+they have to agree on is found out together; what is written for a person comes from the first one, into a folder that all see.
+A single process is the usual case, in which nothing here does anything.
+"""
+
+import json
+import os
+import sys
+import threading
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from research.errors import InputError
+
+PATIENCE = 50      # seconds that processes wait for each other at the beginning
+SILENCE = 30       # seconds after which a process that says nothing is taken for dead
+
+
+def begin(coordinator: str | None = None, processes: int | None = None, process: int | None = None) -> None:
+  """Joins the other processes, before anything asks for a device. They end together: a dead one ends all.
+
+  Args:
+    coordinator: host:port of process 0; processes: how many; process: which this is. Left out, all three are found where there
+      is a TPU slice, SLURM, Open MPI or Kubernetes, and elsewhere this process is alone.
+  Raises:
+    InputError: some of the three are missing or wrong. Processes that do not find each other end with such a line.
+  """
+  given = {'coordinator_address': coordinator, 'num_processes': processes, 'process_id': process}
+  if None in given.values() and set(given.values()) != {None}:
+    raise InputError('--coordinator, --processes and --process: give all three, or none where they are found by themselves')
+  if coordinator is None and not _among_others():
+    return
+  if coordinator is not None:
+    host, _, port = coordinator.rpartition(':')
+    if not (host and port.isdecimal()):
+      raise InputError(f'--coordinator={coordinator}: must be host:port of process 0, such as 10.0.0.2:8476')
+    if not 0 <= process < processes:
+      raise InputError(f'--process={process}: must be 0 to {processes - 1}, another one in each of --processes={processes}')
+  name = f'process {process} of {processes}' if coordinator else 'this process'
+  waiting = threading.Timer(PATIENCE, _give_up, [
+      f'{name} and the others have not found each other in {PATIENCE} s: nobody answers at '
+      f'{coordinator or "the address of the first"}, or some of them were not started'])
+  waiting.daemon = True
+  waiting.start()
+  try:
+    jax.distributed.initialize(
+        **given, initialization_timeout=2 * PATIENCE, heartbeat_timeout_seconds=SILENCE, shutdown_timeout_seconds=SILENCE,
+        cluster_detection_method='deactivate' if coordinator else None)
+  except (ValueError, RuntimeError) as e:
+    if coordinator is None and 'coordinator_address' in str(e):      # a TPU of one host, or a batch job of one task
+      return
+    raise InputError(f'the processes cannot begin: {e}') from None
+  finally:
+    waiting.cancel()
+
+
+def _among_others() -> bool:
+  """Whether the surroundings tell of other processes."""
+  e = os.environ
+  many = any(int(e.get(name, '1')) > 1 for name in ('SLURM_STEP_NUM_TASKS', 'OMPI_COMM_WORLD_SIZE'))
+  pod = 'KUBERNETES_SERVICE_HOST' in e and 'JOB_COMPLETION_INDEX' in e
+  tpu = ',' in e.get('TPU_WORKER_HOSTNAMES', '') or any(os.path.exists(f'/dev/{name}') for name in ('accel0', 'vfio/0'))
+  return many or pod or tpu
+
+
+def _give_up(why: str) -> None:
+  """Ends this process, whose main thread waits for others."""
+  print(f'error: {why}', file=sys.stderr, flush=True)
+  os._exit(2)
+
+
+def several() -> bool:
+  return jax.distributed.is_initialized() and jax.process_count() > 1
+
+
+def first() -> bool:
+  """Whether this process is the one that writes."""
+  return not several() or jax.process_index() == 0
+
+
+def reach(point: str) -> None:
+  """Waits until all processes have come to this point, with what they have written."""
+  if several():
+    multihost_utils.sync_global_devices(point)
+
+
+def of_all(value: Any) -> list[Any]:
+  """What each process has here, as JSON holds it, in the processes' order."""
+  if not several():
+    return [value]
+  mine = np.frombuffer(json.dumps(value).encode(), np.uint8)
+  sizes = multihost_utils.process_allgather(np.int32(len(mine)))
+  padded = np.zeros(sizes.max(), np.uint8)
+  padded[:len(mine)] = mine
+  return [json.loads(bytes(one[:size])) for one, size in zip(multihost_utils.process_allgather(padded), sizes)]
+
+
+def agree(fields: dict[str, Any]) -> None:
+  """Refuses to go on where the processes were given different things.
+
+  Raises:
+    InputError: names what differs, in every process.
+  """
+  told, *others = of_all(fields)
+  for number, other in enumerate(others, 1):
+    different = [f'{name}={told.get(name)!r} in process 0, {other.get(name)!r} in process {number}'
+                 for name in {**told, **other} if told.get(name) != other.get(name)]
+    if different:
+      raise InputError(f'the processes were started differently: {"; ".join(different[:3])}')
+
+
+def asked_to_end(step: int) -> bool:
+  """Whether SIGTERM came to any process: true in all of them after the same step, if each asks after every step."""
+  return several() and multihost_utils.reached_preemption_sync_point(step)
+
+
+def fetched(x: jax.Array) -> np.ndarray:
+  """A whole array on this host, also where other processes hold parts of it."""
+  if isinstance(x, jax.Array) and not (x.is_fully_addressable or x.is_fully_replicated):
+    return multihost_utils.process_allgather(x, tiled=True)
+  return np.asarray(x)

@@ -1,0 +1,140 @@
+"""Two processes that train one run together: what they come to, and what happens to both when something happens to one."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+from small import ROOT, WORDS, write_pairs
+
+pytestmark = pytest.mark.slow
+
+STEPS, EVERY = 24, 4
+
+
+class Command:
+  """`research.train` in so many processes on this machine, each with so many devices."""
+
+  def __init__(self, folder, workdir, processes, devices, *flags, of_process=lambda number: []):
+    with socket.socket() as free:
+      free.bind(('localhost', 0))
+      port = free.getsockname()[1]
+    environment = {n: v for n, v in os.environ.items() if n != 'PYTEST_XDIST_WORKER'}
+    environment |= {'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}', 'JAX_PLATFORMS': 'cpu'}
+    given = [sys.executable, '-m', 'research.train', '--config=configs/default.py', f'--workdir={folder / workdir}',
+             '--config.model.source=random:llama-tiny', '--config.task.name=files', f'--config.task.train={folder}/train.jsonl',
+             f'--config.task.valid={folder}/valid.jsonl', '--config.task.prompt={a}:', '--config.task.target= {b}',
+             "--config.task.metrics=('exact_match',)", '--config.task.max_new_tokens=4', '--config.strategy.dropout=0.1',
+             '--config.training.best_metric=exact_match', '--config.training.schedule=constant', '--config.training.warmup=0.0',
+             '--config.training.learning_rate=1e-3', '--config.training.batch_size=8', '--config.training.patience=0',
+             f'--config.training.steps={STEPS}', '--config.training.eval_every=12', '--config.training.log_every=1',
+             f'--config.training.checkpoint_every={EVERY}', *flags]
+    several = [f'--coordinator=localhost:{port}', f'--processes={processes}']
+    self.all = [subprocess.Popen(given + ([*several, f'--process={number}'] if processes > 1 else []) + of_process(number),
+                                 cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) for number in range(processes)]
+
+  def ends(self, within=None):
+    """(exit status, what was said) of each process."""
+    said = [process.communicate(timeout=within)[1] for process in self.all]
+    return [(process.returncode, text) for process, text in zip(self.all, said)]
+
+  def well(self):
+    for status, said in self.ends():
+      assert status == 0, said
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('hosts')
+  pairs = [(a, b) for a in WORDS[:6] for b in WORDS[6:]]
+  write_pairs(folder / 'train.jsonl', pairs[:28])
+  write_pairs(folder / 'valid.jsonl', pairs[28:])
+  return folder
+
+
+def lines(workdir):
+  path = workdir / 'metrics.jsonl'
+  return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith('\n')] if path.exists() else []
+
+
+def losses(workdir):
+  found = lines(workdir)
+  assert [line['step'] for line in found] == [*range(1, STEPS + 1)]
+  return [line['train/loss'] for line in found]
+
+
+def reaches(command, workdir, step):
+  while len(lines(workdir)) < step:
+    assert all(process.poll() is None for process in command.all), command.ends()
+    time.sleep(0.01)
+
+
+def test_two_processes_are_one_run(folder):
+  """The losses of one device; stopped by SIGTERM to either they go on bit for bit, on other devices to 1e-5."""
+  Command(folder, 'one', 1, 1).well()
+  mesh = ['--config.mesh.fsdp=2']
+  Command(folder, 'two', 2, 2, *mesh).well()
+  assert losses(folder / 'two') == pytest.approx(losses(folder / 'one'), rel=1e-5)
+  assert losses(folder / 'one')[-1] < losses(folder / 'one')[0]
+  one, two = (json.loads((folder / name / 'result.json').read_text()) for name in ('one', 'two'))
+  assert two['metrics'] == pytest.approx(one['metrics'], rel=1e-4) and two['best_step'] == one['best_step']
+
+  command = Command(folder, 'stopped', 2, 2, *mesh)
+  reaches(command, folder / 'stopped', 5)
+  command.all[1].send_signal(signal.SIGTERM)
+  assert [status for status, _ in command.ends(within=60)] == [143, 143]
+  at = len(lines(folder / 'stopped'))
+  assert 5 <= at < STEPS
+  for name in ('here', 'on one', 'on four'):
+    shutil.copytree(folder / 'stopped', folder / name)
+  Command(folder, 'here', 2, 2, *mesh).well()
+  Command(folder, 'on one', 1, 1).well()
+  Command(folder, 'on four', 1, 4, *mesh).well()
+  assert losses(folder / 'here') == losses(folder / 'two')
+  for name in ('on one', 'on four'):
+    assert losses(folder / name) == pytest.approx(losses(folder / 'two'), rel=1e-5), name
+    assert losses(folder / name)[:at] == losses(folder / 'two')[:at]      # it did not begin anew
+
+
+@pytest.mark.parametrize('victim', [0, 1])
+def test_where_one_process_is_killed_the_other_ends(victim, folder):
+  """Within a minute, and the next start loses no more than the steps since the last checkpoint."""
+  workdir = folder / f'killed {victim}'
+  command = Command(folder, workdir.name, 2, 1)
+  reaches(command, workdir, 2 * EVERY + 2)
+  command.all[victim].send_signal(signal.SIGKILL)
+  found = command.ends(within=60)
+  status, said = found[1 - victim]
+  assert status not in (0, None) and ('goes on from the last checkpoint' in said or 'another task died' in said), said
+  at = len(lines(workdir))
+  [kept] = [int(path.name) for path in (workdir / 'checkpoints' / 'latest').iterdir() if path.name.isdecimal()]
+  assert kept >= at - EVERY - 1
+  command = Command(folder, workdir.name, 2, 1)
+  command.well()
+  assert len(losses(workdir)) == STEPS
+
+
+def test_processes_of_different_configs_are_refused(folder):
+  own = lambda number: [f'--config.training.learning_rate={1 + number}e-3', f'--config.training.seed={number}']
+  for status, said in Command(folder, 'different', 2, 1, of_process=own).ends(within=60):
+    assert status == 2
+    assert said.splitlines()[-1].startswith('error: the processes were started differently: ')
+    assert 'config.training.learning_rate=0.001 in process 0, 0.002 in process 1' in said
+  assert not (folder / 'different').exists()
+
+
+@pytest.mark.parametrize('flags, says', [
+    (['--coordinator=localhost:1', '--processes=2'], 'give all three'),
+    (['--coordinator=localhost', '--processes=2', '--process=0'], 'must be host:port'),
+    (['--coordinator=localhost:1', '--processes=2', '--process=2'], 'must be 0 to 1'),
+    (['--coordinator=localhost:1', '--processes=2', '--process=1'],
+     'process 1 of 2 and the others have not found each other in 50 s: nobody answers at localhost:1'),
+], ids=['incomplete', 'no port', 'no such process', 'unreachable'])
+def test_processes_that_cannot_begin_say_so_within_a_minute(flags, says, folder):
+  [(status, said)] = Command(folder, 'never', 1, 1, *flags).ends(within=60)
+  assert status == 2 and says in said and said.splitlines()[-1].startswith('error: ')
