@@ -7,8 +7,8 @@ A single process is the usual case, in which nothing here does anything.
 
 import json
 import os
-import sys
-import threading
+import socket
+import time
 from typing import Any
 
 import jax
@@ -17,7 +17,7 @@ from jax.experimental import multihost_utils
 
 from research.errors import InputError
 
-PATIENCE = 50      # seconds that processes wait for each other at the beginning
+PATIENCE = 40      # seconds that processes wait for each other at the beginning
 SILENCE = 30       # seconds after which a process that says nothing is taken for dead
 
 
@@ -28,7 +28,7 @@ def begin(coordinator: str | None = None, processes: int | None = None, process:
     coordinator: host:port of process 0; processes: how many; process: which this is. Left out, all three are found where there
       is a TPU slice, SLURM, Open MPI or Kubernetes, and elsewhere this process is alone.
   Raises:
-    InputError: some of the three are missing or wrong. Processes that do not find each other end with such a line.
+    InputError: some of the three are missing or wrong, or nobody answers.
   """
   given = {'coordinator_address': coordinator, 'num_processes': processes, 'process_id': process}
   if None in given.values() and set(given.values()) != {None}:
@@ -41,22 +41,28 @@ def begin(coordinator: str | None = None, processes: int | None = None, process:
       raise InputError(f'--coordinator={coordinator}: must be host:port of process 0, such as 10.0.0.2:8476')
     if not 0 <= process < processes:
       raise InputError(f'--process={process}: must be 0 to {processes - 1}, another one in each of --processes={processes}')
-  name = f'process {process} of {processes}' if coordinator else 'this process'
-  waiting = threading.Timer(PATIENCE, _give_up, [
-      f'{name} and the others have not found each other in {PATIENCE} s: nobody answers at '
-      f'{coordinator or "the address of the first"}, or some of them were not started'])
-  waiting.daemon = True
-  waiting.start()
+    if process and not _answers(host, int(port)):
+      raise InputError(f'--coordinator={coordinator}: nobody answers there, after {PATIENCE} s; process 0 of {processes} must '
+                       'run at that address, which this machine must reach')
   try:
-    jax.distributed.initialize(
-        **given, initialization_timeout=2 * PATIENCE, heartbeat_timeout_seconds=SILENCE, shutdown_timeout_seconds=SILENCE,
-        cluster_detection_method='deactivate' if coordinator else None)
+    jax.distributed.initialize(**given, initialization_timeout=PATIENCE, heartbeat_timeout_seconds=SILENCE,
+                               shutdown_timeout_seconds=SILENCE, cluster_detection_method='deactivate' if coordinator else None)
   except (ValueError, RuntimeError) as e:
     if coordinator is None and 'coordinator_address' in str(e):      # a TPU of one host, or a batch job of one task
       return
     raise InputError(f'the processes cannot begin: {e}') from None
-  finally:
-    waiting.cancel()
+
+
+def _answers(host: str, port: int) -> bool:
+  """Whether somebody listens there before long. JAX would end the process where nobody does, with a stack for a message."""
+  until = time.monotonic() + PATIENCE
+  while time.monotonic() < until:
+    try:
+      socket.create_connection((host.strip('[]'), port), timeout=max(1.0, until - time.monotonic())).close()
+      return True
+    except OSError:
+      time.sleep(0.5)
+  return False
 
 
 def _among_others() -> bool:
@@ -66,12 +72,6 @@ def _among_others() -> bool:
   pod = 'KUBERNETES_SERVICE_HOST' in e and 'JOB_COMPLETION_INDEX' in e
   tpu = ',' in e.get('TPU_WORKER_HOSTNAMES', '') or any(os.path.exists(f'/dev/{name}') for name in ('accel0', 'vfio/0'))
   return many or pod or tpu
-
-
-def _give_up(why: str) -> None:
-  """Ends this process, whose main thread waits for others."""
-  print(f'error: {why}', file=sys.stderr, flush=True)
-  os._exit(2)
 
 
 def several() -> bool:

@@ -10,7 +10,7 @@ Without a mesh, on one device, nothing here does anything.
 import contextlib
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 
 import jax
@@ -180,6 +180,39 @@ def shardings(x: Tree, on: Mesh, prefix: str = '', members: int = 1) -> Tree:
 def place(x: Tree, prefix: str = '', members: int = 1) -> Tree:
   """The leaves where the table says; of several members they have a leading axis. What lies there already is not copied."""
   return jax.tree.map(jnp.asarray, x) if current() is None else _put(x, shardings(x, current(), prefix, members))
+
+
+def born(make: Callable[[Array], Tree], key: Array, prefix: str = '') -> Tree:
+  """`make(key)`, each of whose leaves is made where the table says, and nowhere whole."""
+  on = current()
+  return jax.jit(make, out_shardings=None if on is None else shardings(jax.eval_shape(make, key), on, prefix))(key)
+
+
+def boxes(name: str, shape: Sequence[int]) -> list[tuple[slice, ...]]:
+  """The different parts of a leaf that this process's devices hold, in an order that is always the same."""
+  return [*_parts(name, shape).values()]
+
+
+def joined(name: str, shape: Sequence[int], parts: Sequence[np.ndarray]) -> Array:
+  """A leaf on its devices, of which this process has the parts `boxes`."""
+  if current() is None:
+    return jnp.asarray(parts[0])
+  where = NamedSharding(current(), spec(name, shape, current().shape))
+  found = dict(zip(_parts(name, shape), parts))
+  return jax.make_array_from_callback(tuple(shape), where, lambda index: found[_corners(index, shape)])
+
+
+def _parts(name: str, shape: Sequence[int]) -> dict[tuple, tuple[slice, ...]]:
+  if current() is None:
+    return {None: tuple(slice(0, n) for n in shape)}
+  where = NamedSharding(current(), spec(name, shape, current().shape))
+  corners = {_corners(index, shape): None for index in where.addressable_devices_indices_map(tuple(shape)).values()}
+  return {sides: tuple(slice(*side) for side in sides) for sides in corners}
+
+
+def _corners(index: tuple[slice, ...], shape: Sequence[int]) -> tuple[tuple[int, int], ...]:
+  """From where to where a part goes along every axis; slices are no keys before Python 3.12."""
+  return tuple(side.indices(n)[:2] for side, n in zip(index, shape))
 
 
 def _put(x: Tree, where: Tree) -> Tree:

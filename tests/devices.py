@@ -24,6 +24,8 @@ import small
 from research import sharding, train, tree
 from research.data.batches import TrainingBatches
 from research.errors import InputError
+from research.models import load
+from research.models.config import Execution
 from research.strategies import table
 from research.training import cohort
 from research.training.compile import compiled
@@ -93,6 +95,18 @@ def members(model):
     return {'sent': sent, 'members': sorted({x.addressable_shards[0].data.shape[0] for x in jax.tree.leaves(side.state)})}
 
 
+def read(folder, quantize):
+  """The parameters that are not, on each mesh, what they are on one device, and which lie in parts."""
+  execution, found = Execution('float32', 'float32', True, quantize), {}
+  one = tree.leaves(load.load(folder, execution).params)
+  for name in MESHES:
+    with sharding.use(mesh(name)):
+      params = tree.leaves(load.load(folder, execution).params)
+      other = [path for path, x in params.items() if not np.array_equal(x, one[path])]
+      found[name] = {'other': other, 'in parts': [path for path, x in params.items() if not x.is_fully_replicated]}
+  return found
+
+
 def runs(folder):
   """Runs by the verb on several meshes, stopped and gone on with on the same and on another, and what is refused."""
   folder, found = Path(folder), {}
@@ -145,6 +159,8 @@ if __name__ == '__main__':
   elif what == 'collectives':
     jax.config.update('jax_disable_most_optimizations', False)
     found = collectives(*given)
+  elif what == 'read':
+    found = read(*given)
   elif what == 'members':
     found = members(*given)
   else:

@@ -1,7 +1,7 @@
 """Folders in Hugging Face's layout: config.json and safetensors, single or sharded, read without torch."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,43 @@ from research.models.families import FAMILIES
 from research.models.names import Family
 
 
+class Stored:
+  """A tensor in a file: `x[box]` reads that part of it, and as an array it is read whole."""
+
+  def __init__(self, file: Path, name: str):
+    self._file, self._name = file, name
+
+  def _read(self, read: Callable[[Any], Any]) -> Any:
+    # Opened anew each time: what was read of a mapped file counts as this process's memory until it is closed.
+    try:
+      with safetensors.safe_open(self._file, framework='numpy') as opened:
+        return read(opened)
+    except (safetensors.SafetensorError, AttributeError) as e:       # numbers that NumPy does not know, such as float8
+      raise InputError(f'{self._file}: tensor {self._name} cannot be read ({e})') from None
+
+  @property
+  def shape(self) -> tuple[int, ...]:
+    return tuple(self._read(lambda opened: opened.get_slice(self._name).get_shape()))
+
+  @property
+  def dtype(self) -> np.dtype:
+    return self[(slice(0, 0),) * len(self.shape)].dtype
+
+  def __getitem__(self, box: tuple[slice, ...]) -> np.ndarray:
+    return self._floating(self._read(lambda opened: opened.get_slice(self._name)[box]))
+
+  def __array__(self, dtype=None, copy=None) -> np.ndarray:
+    x = self._floating(self._read(lambda opened: opened.get_tensor(self._name)))
+    return x if dtype is None else x.astype(dtype)
+
+  def _floating(self, x: np.ndarray) -> np.ndarray:
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+      raise InputError(f'{self._file}: tensor {self._name} holds {x.dtype}, not floating-point numbers')
+    return x
+
+
 class Tensors(Mapping):
-  """The folder's tensors by name, each read from its file when asked for."""
+  """The folder's tensors by name, each read from its file when it is looked into."""
 
   def __init__(self, folder: Path):
     index = folder / 'model.safetensors.index.json'
@@ -46,17 +81,8 @@ class Tensors(Mapping):
       except safetensors.SafetensorError as e:
         raise InputError(f'{file}: not a whole safetensors file ({e}); fetch it again') from None
 
-  def __getitem__(self, name: str) -> np.ndarray:
-    # Opened anew each time: what was read of a mapped file counts as this process's memory until it is closed.
-    file = self._where[name]
-    try:
-      with safetensors.safe_open(file, framework='numpy') as opened:
-        x = opened.get_tensor(name)
-    except (safetensors.SafetensorError, AttributeError) as e:       # numbers that NumPy does not know, such as float8
-      raise InputError(f'{file}: tensor {name} cannot be read ({e})') from None
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-      raise InputError(f'{file}: tensor {name} holds {x.dtype}, not floating-point numbers')
-    return x
+  def __getitem__(self, name: str) -> Stored:
+    return Stored(self._where[name], name)
 
   def __iter__(self) -> Iterator[str]:
     return iter(self._where)

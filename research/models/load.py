@@ -97,8 +97,20 @@ def _finish(family, config, tensors, hf, tokenizer, fingerprint, execution, wher
   if abstract:
     params = shapes(config, execution)
   else:
-    params = names.import_params(family, config, tensors, where, DTYPES[execution.param_dtype], keep(execution))
+    params = _read(family, config, tensors, execution, where)
   return Loaded(transformer.build(config), params, _fitting(tokenizer, config), fingerprint, hf)
+
+
+def _read(family, config, tensors, execution, where) -> Tree:
+  """The parameters on their devices. Of each tensor that is read which this process's devices need; to be quantised, all."""
+  expected, whole = names.shapes(config), keep(execution)
+
+  def boxes(path, shape):
+    return [names.everything(shape)] if _quantised(path, execution) else sharding.boxes(f'params/{path}', shape)
+
+  def kept(path, parts):
+    return whole(path, parts[0]) if _quantised(path, execution) else sharding.joined(f'params/{path}', expected[path], parts)
+  return names.import_params(family, config, tensors, where, DTYPES[execution.param_dtype], kept, boxes)
 
 
 def shapes(config: ModelConfig, execution: Execution) -> Tree:
@@ -115,9 +127,13 @@ QUANTIZED = r'layers/.*/kernel$'      # what `model.quantize` is about
 
 def keep(execution: Execution):
   """How parameters are kept: on their devices, the kernels of layers quantised where the execution says so."""
-  quantize = KINDS[execution.quantize]
-  kept = lambda path, x: quantize(x) if quantize and re.search(QUANTIZED, path) else x
-  return lambda path, x: sharding.place(kept(path, x), f'params/{path}')
+  def kept(path: str, x: Any) -> Any:
+    return sharding.place(KINDS[execution.quantize](x) if _quantised(path, execution) else x, f'params/{path}')
+  return kept
+
+
+def _quantised(path: str, execution: Execution) -> bool:
+  return execution.quantize != 'none' and re.search(QUANTIZED, path) is not None
 
 
 def _fitting(tokenizer: Tokenizer, config: ModelConfig) -> Tokenizer:
@@ -161,9 +177,9 @@ def _random(name: str, execution: Execution, tokenizer: Tokenizer | None, abstra
   model = transformer.build(dataclasses.replace(config, dtype=execution.dtype, scan=execution.scan, remat=execution.remat))
   if abstract:
     return Loaded(model, shapes(model.config, execution), _fitting(tokenizer, config), fingerprint, hf)
-  params = jax.jit(model.init)(jax.random.key(0))
-  kept = keep(execution)
-  params = tree.map_named(lambda path, x: kept(path, x.astype(DTYPES[execution.param_dtype])), params)
+  init = lambda key: jax.tree.map(lambda x: x.astype(DTYPES[execution.param_dtype]), model.init(key))
+  params = sharding.born(init, jax.random.key(0), prefix='params')
+  params = tree.map_named(keep(execution), params)
   return Loaded(model, params, _fitting(tokenizer, config), fingerprint, hf)
 
 

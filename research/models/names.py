@@ -20,6 +20,8 @@ from research.models.fields import Fields
 from research.models.header import Header
 from research.tree import Tree
 
+Box = tuple[slice, ...]      # a part of an array: from where to where along every axis
+
 
 class Row(NamedTuple):
   """One tensor over there: `theirs` may hold `{n}`, the layer's number; `transposed` kernels are stored [O, I]."""
@@ -31,6 +33,12 @@ class Row(NamedTuple):
   @property
   def paths(self) -> tuple[str, ...]:
     return (self.ours,) if isinstance(self.ours, str) else self.ours
+
+  def read(self, x: Any, widths: list[int], boxes: list[list[Box]]) -> list[list[np.ndarray]]:
+    """Of each parameter in a stored tensor these boxes; no more of it is read than they need, where it holds no other."""
+    if len(widths) == 1 and not self.heads:
+      return [[x[box[::-1]].T if self.transposed else x[box] for box in boxes[0]]]
+    return [[part[box] for box in of_part] for part, of_part in zip(self.apart(np.asarray(x), widths), boxes)]
 
   def apart(self, x: np.ndarray, widths: list[int]) -> list[np.ndarray]:
     """A tensor as it is stored -> the parameters in it, whose last axes have these widths."""
@@ -87,6 +95,11 @@ def config_of(family: Family, hf: dict[str, Any], where: str, separate_head: boo
   return config
 
 
+def everything(shape: tuple[int, ...]) -> Box:
+  """The box that is the whole array."""
+  return tuple(slice(0, n) for n in shape)
+
+
 def theirs(row: Row, shapes: dict[str, tuple[int, ...]]) -> list[str]:
   """The names that a row stands for, one for each layer of the stack."""
   return [row.theirs.format(n=n) for n in range(shapes[row.paths[0]][0])] if '{n}' in row.theirs else [row.theirs]
@@ -122,16 +135,18 @@ def _named(family: Family, config: ModelConfig, tensors: Mapping[str, np.ndarray
 
 
 def import_params(family: Family, config: ModelConfig, tensors: Mapping[str, np.ndarray], where: str,
-                  dtype=jnp.float32, keep: Callable[[str, np.ndarray], Any] = lambda path, x: jnp.asarray(x)) -> Tree:
+                  dtype=jnp.float32, keep: Callable[[str, list[np.ndarray]], Any] = lambda path, boxes: jnp.asarray(boxes[0]),
+                  boxes: Callable[[str, tuple[int, ...]], list[Box]] = lambda path, shape: [everything(shape)]) -> Tree:
   """Their tensors as our parameters, layers stacked on axis 0.
 
   Beside what is kept, at most one tensor is in memory at a time; the largest are read first.
 
   Args:
-    tensors: name -> array; each is read when it is asked for.
+    tensors: name -> array; each is read when it is looked into.
     where: what to call the source in an error.
     dtype: in which the parameters are kept.
-    keep: (path, array) -> what is kept of it, such as the quantised kernel.
+    keep: (path, arrays of its boxes) -> what is kept of it, such as the quantised kernel.
+    boxes: (path, shape) -> the parts of a parameter that are wanted here, each of all layers; without it one, the whole.
   Raises:
     InputError: a tensor is missing, unexpected or of another shape than the config says.
   """
@@ -142,16 +157,19 @@ def import_params(family: Family, config: ModelConfig, tensors: Mapping[str, np.
     parts = [expected[path][1:] if stacked else expected[path] for path in row.paths]
     whole = (*parts[0][:-1], sum(part[-1] for part in parts))
     stored = whole[::-1] if row.transposed else whole
-    kept: list[np.ndarray] = []
+    wanted = [boxes(path, expected[path]) for path in row.paths]
+    kept: list[list[np.ndarray]] = []
     for n, name in enumerate(theirs(row, expected)):
-      x = np.asarray(tensors[present[name]])
+      x = tensors[present[name]]
       if x.shape != stored:
         raise InputError(f'{where}: tensor {name} has shape {list(x.shape)}, but the config says {list(stored)}')
-      kept = kept or [_aligned(expected[path], dtype) for path in row.paths]
-      for array, part in zip(kept, row.apart(x, [part[-1] for part in parts])):
-        (array[n] if stacked else array)[...] = part
+      kept = kept or [[_aligned(tuple(side.stop - side.start for side in box), dtype) for box in of_path] for of_path in wanted]
+      within = [[box[1:] if stacked else box for box in of_path] for of_path in wanted]
+      for arrays, read in zip(kept, row.read(x, [part[-1] for part in parts], within)):
+        for array, part in zip(arrays, read):
+          (array[n] if stacked else array)[...] = part
       del x
-    found |= {path: keep(path, array) for path, array in zip(row.paths, kept)}
+    found |= {path: keep(path, arrays) for path, arrays in zip(row.paths, kept)}
   return tree.nested(found)
 
 

@@ -380,7 +380,7 @@ with open('/proc/self/clear_refs', 'w') as f:
 before = status('VmRSS')
 family, config, tensors, _ = huggingface.read(folder)
 if hoards:
-  tensors = dict(tensors)
+  tensors = {name: np.asarray(x) for name, x in tensors.items()}
 params = names.import_params(family, config, tensors, str(folder), jnp.dtype(dtype))
 jax.block_until_ready(params)
 print(json.dumps({'peak': status('VmHWM') - before, 'params': tree.nbytes(params)}))

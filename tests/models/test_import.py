@@ -12,6 +12,7 @@ from llamas import CONFIGS, FLOAT32, hf_config, weights
 from research import tree
 from research.models import gguf, huggingface, names
 from research.models.config import Execution
+from research.models.families import FAMILIES
 from research.models.load import load
 
 IDS = np.random.default_rng(1).integers(0, 256, (3, 23))
@@ -116,3 +117,42 @@ def test_config_json_written_before_rope_parameters_is_read_the_same(tmp_path):
     read.append(huggingface.read(tmp_path)[1])
   assert read[0] == read[1]
   assert read[0].kinds[0].rope.inverse[1] == pytest.approx(500 ** (-2 / 14))
+
+
+class Counted:
+  """A tensor that counts how many numbers of it are read."""
+
+  def __init__(self, x, read):
+    self.x, self.shape, self.read = x, x.shape, read
+
+  def __getitem__(self, box):
+    self.read.append(self.x[box].size)
+    return self.x[box]
+
+  def __array__(self, dtype=None, copy=None):
+    self.read.append(self.x.size)
+    return self.x
+
+
+@pytest.mark.parametrize('preset', ['llama-tiny', 't5-tiny', 'gpt2-tiny'])
+def test_of_a_tensor_only_the_wanted_parts_are_read(preset):
+  """An eighth of every kernel, in two boxes; where q, k and v are one tensor it is read whole."""
+  loaded = load(f'random:{preset}', FLOAT32)
+  family, config = FAMILIES[loaded.model.config.family], loaded.model.config
+  tensors, read = names.export_params(family, config, loaded.params), []
+
+  def boxes(path, shape):
+    if len(shape) < 3:
+      return [names.everything(shape)]
+    side = lambda n, part: slice(part * n // 4, (part + 1) * n // 4)
+    return [(*names.everything(shape[:-2]), side(shape[-2], 1), side(shape[-1], part)) for part in (0, 3)]
+  found = names.import_params(family, config, {n: Counted(x, read) for n, x in tensors.items()}, 'here', keep=lambda _, x: x,
+                              boxes=boxes)
+  params = tree.leaves(loaded.params)
+  for path, parts in tree.leaves(found, is_leaf=lambda x: isinstance(x, list)).items():
+    for part, box in zip(parts, boxes(path, params[path].shape), strict=True):
+      np.testing.assert_array_equal(part, params[path][box], err_msg=path)
+  small = sum(x.size for x in params.values() if x.ndim < 3)
+  fused = sum(x.size for n, x in tensors.items() if 'c_attn' in n)
+  assert sum(read) <= tree.size(loaded.params) / 8 + small + fused
+  assert (preset == 'gpt2-tiny') == bool(fused)

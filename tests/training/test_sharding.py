@@ -7,10 +7,14 @@ import subprocess
 import sys
 
 import pytest
-from small import ROOT, steady
+import safetensors.numpy
+from small import ROOT, loud, steady
 
 from research import sharding, train
+from research.data import tokenizer as tokenizers
 from research.errors import InputError
+from research.models import load, names, presets
+from research.models.families import FAMILIES
 
 # family -> the meshes on which each of full, lora, adapter and prefix is tried; `permuted` has the devices in another order.
 TRIED = {'llama-tiny': ('data', 'permuted', 'tensor', 'fsdp'), 'gpt2-tiny': ('fsdp', 'mixed', 'permuted', 'data'),
@@ -55,6 +59,18 @@ def test_a_step_sums_up_what_learns_alone_and_gathers_a_frozen_weight_twice(stra
   for shape in set(weights):
     assert gathered.get(shape, 0) <= 2 * weights.count(shape), shape
   assert bool(gathered) == (mesh == 'fsdp')
+
+
+@pytest.mark.parametrize('preset, quantize', [('llama-tiny', 'none'), ('gpt2-tiny', 'int8'), ('t5-tiny', 'none')])
+def test_weights_are_read_onto_a_mesh(preset, quantize, tmp_path):
+  loaded = loud(preset)
+  family, config = FAMILIES[loaded.model.config.family], loaded.model.config
+  safetensors.numpy.save_file(names.export_params(family, config, loaded.params), tmp_path / 'model.safetensors')
+  (tmp_path / 'config.json').write_text(json.dumps(presets.PRESETS[preset]), encoding='utf-8')
+  tokenizers.of_bytes(load.sentinels(preset)).hf.save_pretrained(tmp_path)
+  for mesh, found in on_devices('read', str(tmp_path), quantize).items():
+    assert not found['other'], mesh
+    assert bool(found['in parts']) == (mesh != 'data'), mesh
 
 
 def test_members_on_devices_of_their_own_send_each_other_nothing():
