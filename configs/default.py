@@ -93,6 +93,7 @@ def get_config():
           'patience': 0,                # evaluations without a better best_metric before the run ends early; 0: never
           'init_from': optional(str),   # workdir of an earlier run: start from what it learned
       },
+      'check_memory': True,             # refuse what finds no room here, before anything is loaded; False: try it
       'mesh': {                         # the devices; the product is their number, and -1 means what is left
           'data': -1,                   # parts of a batch; each device has all weights
           'fsdp': 1,                    # parts of a batch, and of every weight, gradient and optimiser state

@@ -93,7 +93,7 @@ class Experiment(NamedTuple):
     else:
       redraw, documents = None, [batches.answered(e, start) for e in self.examples('train')]
     return batches.TrainingBatches(documents, t['batch_size'], t['microbatches'], t['seed'],
-                                   min(t['steps'], looked_at), redraw, sharding.spread())
+                                   min(t['steps'], looked_at), redraw, sharding.spread(), sharding.own_lines)
 
   def variables(self) -> tuple[Tree, Tree]:
     """(trainable, frozen), at step 0: new deltas, or those of `strategy.init_from`."""

@@ -57,13 +57,13 @@ def allocator() -> str:
 
 
 def memory() -> int:
-  """Bytes that a program may use here: of an accelerator's what it gives to this process, of a computer's three quarters."""
+  """Bytes of each device here that a program may use: what an accelerator gives this process, of a computer three quarters."""
   of_device = jax.local_devices()[0].memory_stats()
   if of_device and 'bytes_limit' in of_device:
     return of_device['bytes_limit']
   limit = ''.join(_lines('/sys/fs/cgroup/memory.max')).strip()             # of a container
   there = os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')
-  return (min(there, int(limit)) if limit.isdecimal() else there) * 3 // 4
+  return (min(there, int(limit)) if limit.isdecimal() else there) * 3 // 4 // jax.local_device_count()
 
 
 _target: str | None = None      # see `compiling_for`

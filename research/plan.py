@@ -16,99 +16,12 @@ from typing import Any
 
 from absl import flags
 
-from research import cli, experiment, machine, sharding, tree
+from research import cli, experiment
 from research import workdir as files
 from research.errors import InputError
-from research.experiment import Experiment
-from research.planning import account, chips, compiled
-from research.planning.account import Account
-from research.planning.chips import GIB, Topology
-
-
-def plan(config: dict[str, Any], said: str, compile: bool = True, tokens: int = 0) -> dict[str, Any]:
-  """The plan of one config.
-
-  Args:
-    said: the topology. compile: a TPU's step is compiled where libtpu is installed.
-    tokens: of every row; 0: as the data has it.
-  Raises:
-    InputError: something of the config cannot be right, or there is no such topology.
-  """
-  topology = chips.topology(said)
-  with machine.compiling_for(topology.kind):
-    exp, sizes = assembled(config, topology)
-    state, frozen = account.begun(exp)
-    trainable = tree.size(state.trainable)
-    found = {'topology': said, 'devices': topology.count, 'device': topology.chip.name, 'mesh': sizes,
-             'model': exp.config['model']['source'], 'strategy': exp.strategy.name,
-             'tokens_per_row': tokens or None,
-             'parameters': {'total': trainable + tree.size(frozen), 'trainable': trainable}}
-    if not exp.config['training']['steps']:
-      return {**found, 'because': 'nothing learns: there is no training step to plan'}
-    of_step = account.account(exp, sizes, tokens)
-    found |= {'bytes_per_device': {**of_step.kinds, 'total': of_step.total}, 'memory_per_device': topology.chip.memory,
-              'fits': of_step.total <= topology.chip.memory, **timed(exp, of_step, topology)}
-    if topology.kind == 'tpu' and compile and compiled.available():
-      found['compiled'] = compiled.step(exp, said, tokens)
-      found['fits'] = found['compiled']['total'] <= topology.chip.memory
-    if not found['fits']:
-      found['changes'] = nearest(config, topology, tokens)
-  return found
-
-
-def assembled(config: dict[str, Any], topology: Topology) -> tuple[Experiment, dict[str, int]]:
-  """The experiment as shapes, and the sizes of its mesh on this topology."""
-  sizes = sharding.resolved(config['mesh'], topology.count)
-  with sharding.planned(sizes):
-    return experiment.assemble({**config, 'mesh': sizes}, abstract=True), sizes
-
-
-def timed(exp: Experiment, of_step: Account, topology: Topology) -> dict[str, Any]:
-  """The roofline of a step, and what the config's steps then take."""
-  steps = exp.config['training']['steps']
-  bounds = {'products': of_step.flops / topology.rate(exp.model.config.dtype), 'memory': of_step.read / topology.bandwidth,
-            'interconnect': of_step.sent / topology.chip.interconnect}
-  seconds = max(bounds.values())
-  hours = steps * seconds / 3600
-  return {'flops_per_step': of_step.flops * topology.count, 'bytes_sent_per_step': of_step.sent,
-          'step_seconds': seconds, 'bounds': bounds, 'bound_by': max(bounds, key=bounds.get),
-          'utilisation': bounds['products'] / seconds, 'tokens_per_second': of_step.tokens / seconds,
-          'steps': steps, 'hours': hours, 'cost': chips.costs(topology, hours)}
-
-
-def nearest(config: dict[str, Any], topology: Topology, tokens: int = 0) -> list[dict[str, Any]]:
-  """Changes of a config after which its step fits, by the account: single ones, and smaller parts with recomputation."""
-  t, mesh = config['training'], config['mesh']
-  rows = t['batch_size'] // t['microbatches']
-  smaller = [{'training.microbatches': t['microbatches'] * n} for n in (2, 4, 8, 16, 32, 64) if rows % n == 0]
-  again = [{'model.remat': name} for name in ('products', 'layer') if name != config['model']['remat']]
-  tried = [*smaller, *again, *({**s, **a} for a in again for s in smaller)]
-  if topology.count > 1 and mesh['fsdp'] != -1:
-    everywhere = {'mesh.data': 1, 'mesh.fsdp': -1, 'mesh.tensor': 1}
-    tried += [everywhere, *({**everywhere, **a} for a in again)]
-  if config['strategy']['name'] in ('full', 'last_layers'):
-    tried += [{'strategy.name': 'lora'}, *({'strategy.name': 'lora', **a} for a in again)]
-  elif config['model']['quantize'] == 'none':
-    tried += [{'model.quantize': 'nf4'}, *({'model.quantize': 'nf4', **a} for a in again)]
-  found: list[dict[str, Any]] = []
-  for changes in tried:
-    if any(set(f['changes'].items()) <= set(changes.items()) for f in found):      # a part of it is enough
-      continue
-    changed = {group: dict(fields) if isinstance(fields, dict) else fields for group, fields in config.items()}
-    for field, value in changes.items():
-      group, name = field.split('.')
-      if field == 'strategy.name':
-        changed[group] = dict.fromkeys(changed[group]) | {'name': value, 'allow_other_base': False}
-      else:
-        changed[group][name] = value
-    try:
-      exp, sizes = assembled(changed, topology)
-      total = account.account(exp, sizes, tokens).total
-    except InputError:                            # no config, such as a batch that cannot be dealt out so
-      continue
-    if total <= topology.chip.memory:
-      found.append({'changes': changes, 'bytes': total})
-  return found
+from research.planning import account, chips, compiled, plans
+from research.planning.chips import GIB
+from research.planning.plans import plan
 
 
 def told(found: Mapping[str, Any]) -> str:
@@ -133,8 +46,7 @@ def told(found: Mapping[str, Any]) -> str:
             f'{row["usd"]:,.2f} USD in all (prices of {row["prices_of"]})' for row in found['cost']]
   if not found['fits']:
     lines.append('it does not fit; these changes would:' if found['changes'] else 'it does not fit, nor after any change tried')
-    lines += ['  ' + ' '.join(f'--config.{field}={value}' for field, value in one['changes'].items())
-              + f'  ({one["bytes"] / GIB:.2f} GiB)' for one in found['changes']]
+    lines += [f'  {plans.change(one)}' for one in found['changes']]
   return '\n'.join(lines)
 
 

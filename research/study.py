@@ -18,6 +18,8 @@ from research import evaluate as evaluate_verb
 from research import train as train_verb
 from research import workdir as files
 from research.errors import InputError
+from research.planning import plans
+from research.planning.chips import GIB
 from research.studies import compare, grid, report, runner
 from research.training.monitor import say
 
@@ -57,6 +59,8 @@ def base_config(study: grid.Study, where: Path) -> dict[str, Any]:
 def check(study: grid.Study, cells: list[grid.Cell]) -> None:
   """Assembles every arm's settings, so that what is wrong is said before anything is trained or written."""
   for cell in {(c.model, c.task, c.arm, str(c.setting)): c for c in cells}.values():
+    if cell.config['check_memory']:
+      plans.check(cell.config)
     exp = experiment.assemble(cell.config)
     for wanted in (study.select, study.report, 'valid/loss'):
       split, name = wanted.split('/', 1)
@@ -66,20 +70,20 @@ def check(study: grid.Study, cells: list[grid.Cell]) -> None:
 
 
 def dry_run(cells: list[grid.Cell]) -> None:
-  """Prints every cell with its FLOPs, its time at this machine's matrix-product rate and its memory; nothing is trained."""
-  from research.training import flops
-  rate = flops.matrix_peak()
-  total, known = 0.0, {}
-  print(f'{len(cells)} cells; this machine multiplies at {rate / 1e9:,.0f} GFLOP/s')
+  """Prints every cell with its FLOPs, its time at this machine's rates and its memory; nothing is compiled or trained."""
+  print(f'{len(cells)} cells')
+  operations = seconds = 0.0
   for cell in cells:
-    # The same arm, task and seed have the same batches, so the same shapes: only they need compiling.
-    same = str({**cell.config, 'training': {**cell.config['training'], 'learning_rate': None}})
-    if same not in known:
-      known[same] = train_verb.predict(cell.config)
-    total += known[same]['train_flops']
-    print(f'{cell.key}  {known[same]["trainable_params"]:,} learn  {known[same]["train_flops"] / 1e12:.2f} TFLOP  '
-          f'{known[same]["train_flops"] / rate:.0f} s or more  {known[same]["peak_bytes"] / 2 ** 30:.2f} GiB in a step')
-  print(f'training in all: {total / 1e12:.1f} TFLOP, {total / rate / 60:.1f} minutes or more, evaluation not counted')
+    found = plans.here(cell.config)
+    if found is None:
+      print(f'{cell.key}  nothing learns')
+      continue
+    steps = found.exp.config['training']['steps']
+    operations += steps * found.of_step.flops
+    seconds += steps * found.step_seconds
+    print(f'{cell.key}  {found.trainable:,} learn  {steps * found.of_step.flops / 1e12:.2f} TFLOP  '
+          f'{steps * found.step_seconds:.0f} s or more  {found.bytes() / GIB:.2f} GiB in a step')
+  print(f'training in all: {operations / 1e12:.1f} TFLOP, {seconds / 60:.1f} minutes or more, evaluation not counted')
 
 
 def cohorts(text: str) -> runner.Cohorts | None:

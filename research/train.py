@@ -18,11 +18,12 @@ from research import workdir as files
 from research.data.prompts import Example
 from research.errors import InputError
 from research.evaluation import harness, metrics
+from research.planning import plans
 from research.strategies import bind
-from research.training import cohort, compile, flops, loop, optim
+from research.training import cohort, flops, loop, optim
 from research.training.checkpoint import Checkpoints
 from research.training.monitor import Monitor, say
-from research.training.steps import TrainState, train_step
+from research.training.steps import TrainState
 from research.tree import Tree
 
 
@@ -34,6 +35,8 @@ def run(config: dict[str, Any], workdir: Path, label: str = 'train', profile: bo
   Raises:
     InputError: the config cannot be right, the workdir holds another run, or training diverged.
   """
+  if config['check_memory'] and not (workdir / files.RESULT).exists():
+    plans.check(config)
   with sharding.use(sharding.mesh(config['mesh'])):
     exp = experiment.assemble(config)
     files.check(workdir, exp.config)
@@ -43,7 +46,7 @@ def run(config: dict[str, Any], workdir: Path, label: str = 'train', profile: bo
     if profile and exp.config['training']['steps'] < 2:
       raise InputError(f'--profile: training.steps={exp.config["training"]["steps"]}: the first step compiles, and the second '
                        'is the first to be traced')
-    [result] = _trained([Run(exp, workdir, label)], workdir / files.CHECKPOINTS, label, profile)
+    [result] = _trained([Run(exp, workdir, label, _planned(config))], workdir / files.CHECKPOINTS, label, profile)
     if isinstance(result, InputError):
       raise result
     return result
@@ -60,6 +63,8 @@ def together(jobs: Sequence[tuple[dict[str, Any], Path, str]], latest: Path) -> 
   Raises:
     InputError: they cannot be one program, or cannot begin.
   """
+  if jobs[0][0]['check_memory']:
+    plans.check(jobs[0][0], members=len(jobs))
   with sharding.use(sharding.mesh(jobs[0][0]['mesh'], members=len(jobs))):
     runs = [_run_or_error(*job) for job in jobs]
     whole = [job for job, run in zip(jobs, runs) if isinstance(run, Run)]
@@ -69,11 +74,16 @@ def together(jobs: Sequence[tuple[dict[str, Any], Path, str]], latest: Path) -> 
   return [next(results) if isinstance(run, Run) else run for run in runs]
 
 
+def _planned(config: dict[str, Any]) -> plans.Here | None:
+  """What the config was planned to take, where that was looked at."""
+  return plans.here(config) if config['check_memory'] else None
+
+
 def _run_or_error(config: dict[str, Any], workdir: Path, label: str) -> 'Run | InputError':
   try:
     exp = experiment.assemble(config)
     files.check(workdir, exp.config)
-    return Run(exp, workdir, label)
+    return Run(exp, workdir, label, _planned(config))
   except InputError as e:
     return e
 
@@ -114,13 +124,15 @@ def _at_first(exp: experiment.Experiment) -> tuple[TrainState, Tree]:
 class Run:
   """One run on its way: what its config names, where it is kept, and what validation found on the way."""
 
-  def __init__(self, exp: experiment.Experiment, workdir: Path, label: str):
+  def __init__(self, exp: experiment.Experiment, workdir: Path, label: str, planned: plans.Here | None = None):
     """
+    Args:
+      planned: what it is to take, to be told beside what it took.
     Raises:
       InputError: its rows do not fit the model.
     """
     t = exp.config['training']
-    self.exp, self.workdir, self.label = exp, workdir, label
+    self.exp, self.workdir, self.label, self.planned = exp, workdir, label, planned
     self.by = metrics.get(t['best_metric'])
     self.batch_of = exp.training_batches() if t['steps'] else None
     self.held_out = exp.examples('valid') if 'valid' in exp.task.splits else []
@@ -176,7 +188,7 @@ class Run:
 
   def end(self, outcome: loop.Outcome, evaluation: harness.Evaluation | None) -> dict[str, Any]:
     """Writes what came out but for result.json, which it gives; evaluation: of the best step, where there is validation."""
-    result = describe(self.exp, outcome, self.trainable_params, self.total_params)
+    result = describe(self.exp, outcome, self.trainable_params, self.total_params, self.planned)
     if evaluation:
       record(result, evaluation, self.workdir, 'valid')
     say(f'{self.label}: best step {outcome.best_step} of {outcome.steps}; '
@@ -264,23 +276,9 @@ def _trained(runs: Sequence[Run], latest: Path, label: str, profile: bool = Fals
   return results
 
 
-def predict(config: dict[str, Any]) -> dict[str, Any]:
-  """What training a config would take, from its compiled step, which a run finds again: nothing is run or written."""
-  with sharding.use(sharding.mesh(config['mesh'])):
-    exp = experiment.assemble(config)
-    t, steps = exp.config['training'], exp.config['training']['steps']
-    state, frozen = _at_first(exp)
-    predicted = {'trainable_params': tree.size(state.trainable), 'train_flops': 0.0, 'peak_bytes': 0}
-    if steps:
-      tx = experiment.optimizer(exp)
-      step = compile.compiled(train_step, state, frozen, exp.training_batches()(0), donate=(0,), model=exp.model, tx=tx,
-                              label_smoothing=t['label_smoothing'])
-      predicted |= {'train_flops': steps * step.flops, 'peak_bytes': step.peak_bytes}
-    return predicted
-
-
-def describe(exp: experiment.Experiment, outcome: loop.Outcome, trainable: int, total: int) -> dict[str, Any]:
-  """A run's result before anything was evaluated."""
+def describe(exp: experiment.Experiment, outcome: loop.Outcome, trainable: int, total: int,
+             planned: plans.Here | None = None) -> dict[str, Any]:
+  """A run's result before anything was evaluated; planned: what it was to take, alone."""
   c = outcome.cost
   per_second = lambda x: x / c.train_seconds if c.train_seconds else 0.0
   memory = _memory(c.peak_bytes, c.cohort_size)      # before the product below, which takes some too
@@ -291,8 +289,9 @@ def describe(exp: experiment.Experiment, outcome: loop.Outcome, trainable: int, 
       'metrics': {}, 'intervals': {},
       'cost': {'total_params': total, 'trainable_params': trainable, **c._asdict(),
                'tokens_per_second': per_second(c.train_tokens), 'matrix_peak': peak,
-               'utilisation': per_second(c.train_flops) / peak if peak else 0.0,
-               **memory},
+               'utilisation': per_second(c.train_flops) / peak if peak else 0.0, **memory,
+               'planned_peak_bytes': planned.bytes() if planned else None,
+               'planned_train_seconds': planned.step_seconds * outcome.steps if planned else None},
   }
 
 

@@ -146,6 +146,6 @@ def config(**fields):
   made = module.get_config()
   made.update_from_flattened_dict({
       'model.source': 'random:llama-tiny', 'training.steps': 4, 'training.batch_size': 4, 'training.eval_every': 2,
-      'training.checkpoint_every': 2, 'training.learning_rate': 3e-3})
+      'training.checkpoint_every': 2, 'training.learning_rate': 3e-3, 'check_memory': False})
   made.update_from_flattened_dict({name.replace('__', '.'): value for name, value in fields.items()})
   return experiment.plain(made)

@@ -165,7 +165,8 @@ class TrainingBatches:
   """Batch number s of a run, for any s: a pure function of (documents, seed, s)."""
 
   def __init__(self, documents: Sequence[Document], batch_size: int, microbatches: int, seed: int, steps: int,
-               redraw: Callable[[int, int], Document] | None = None, multiple: int = 1):
+               redraw: Callable[[int, int], Document] | None = None, multiple: int = 1,
+               own: Callable[[int], range | set[int]] = range):
     """
     Args:
       batch_size: documents a step, divided evenly over the `microbatches` M.
@@ -174,8 +175,9 @@ class TrainingBatches:
       redraw: (number, epoch) -> the document as that epoch sees it, as long as it stands in `documents`; without it every
         epoch sees the same.
       multiple: what the number of lines is filled up to a multiple of, with empty ones.
+      own: how many lines -> the numbers of those that are asked for here; others are left empty.
     """
-    self._documents, self._seed = documents, seed
+    self._documents, self._seed, self._own = documents, seed, own
     self._redraw = redraw or (lambda number, epoch: documents[number])
     self._part, self._parts, self._multiple = batch_size // microbatches, microbatches, multiple
     usual = sum(len(d.source) or len(d.tokens) for d in documents) / len(documents)
@@ -200,7 +202,9 @@ class TrainingBatches:
     packed = self._packed(step, self._redraw)
     lines = round_up(max(self._lines, *(len(lines) for _, lines in packed)), self._multiple)
     targets = round_up(max(self._targets, *(most_targets(*part) for part in packed)), 8)
-    parts = [pack(chosen, found + [[]] * (lines - len(found)), self._room, targets)[0] for chosen, found in packed]
+    own = self._own(lines)
+    filled = lambda found: [found[n] if n < len(found) and n in own else [] for n in range(lines)]
+    parts = [pack(chosen, filled(found), self._room, targets)[0] for chosen, found in packed]
     return {field: np.stack([part[field] for part in parts]) for field in parts[0]}
 
 

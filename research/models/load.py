@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import importlib.util
 import re
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -47,24 +48,42 @@ def load(source: str, execution: Execution, tokenizer: Tokenizer | None = None, 
   return _load(source, execution, tokenizer, sharding.current(), abstract)
 
 
+class Opened(NamedTuple):
+  """What a source says before any weight is read."""
+  config: ModelConfig
+  tokenizer: Tokenizer
+  fingerprint: str
+  hf: dict[str, Any]
+  params: Callable[[Model, Execution], Tree]      # reads, or draws, the weights of the model
+
+
 @lru_cache(maxsize=2)
 def _load(source: str, execution: Execution, tokenizer: Tokenizer | None, mesh: Mesh | None, abstract: bool) -> Loaded:
+  found = _open(f'random:{HUB[source]}' if abstract and source in HUB else source, tokenizer)
+  config = dataclasses.replace(found.config, dtype=execution.dtype, scan=execution.scan, remat=execution.remat)
+  model = transformer.build(config)
+  params = shapes(config, execution) if abstract else found.params(model, execution)
+  if not abstract:
+    _open.cache_clear()      # what was read of a mapped file counts as this process's memory until it is closed
+  return Loaded(model, params, _fitting(found.tokenizer, config), found.fingerprint, found.hf)
+
+
+@lru_cache(maxsize=2)
+def _open(source: str, tokenizer: Tokenizer | None) -> Opened:
   kind, _, name = source.partition(':')
   if kind == 'random':
-    return _random(name, execution, tokenizer, abstract)
-  if abstract and source in HUB:
-    return _random(HUB[source], execution, tokenizer, abstract)
+    return _random(name, tokenizer)
   if kind == 'package':
-    return _gguf(_package(name), execution, abstract)
+    return _gguf(_package(name))
   path = Path(source).expanduser()
   if path.suffix == '.gguf':
     if not path.is_file():
       raise InputError(f'model.source={source}: no such file')
-    return _gguf(path, execution, abstract)
+    return _gguf(path)
   if path.is_dir():
-    return _folder(path, execution, abstract)
+    return _folder(path)
   if source.count('/') == 1 and not source.startswith(('.', '/', '~')):
-    return _folder(_hub(source), execution, abstract)
+    return _folder(_hub(source))
   raise InputError(f'model.source={source!r}: no such folder; give a folder, a .gguf file, package:NAME, '
                    'random:NAME or a hub id org/name')
 
@@ -87,18 +106,14 @@ def _load_apart(source: str, execution: Execution, tokenizer: Tokenizer | None, 
   return loaded._replace(model=transformer.build(apart), params=params)
 
 
-def _finish(family, config, tensors, hf, tokenizer, fingerprint, execution, where, abstract) -> Loaded:
+def _opened(family, config, tensors, hf, tokenizer, fingerprint, where) -> Opened:
   if tokenizer.size > config.vocab:
     special = set(tokenizer.hf.all_special_ids)        # Gemma 3's text models name one token for images, and have no row for it
     if not special.issuperset(range(config.vocab, tokenizer.size)):
       raise InputError(f'{where}: the tokenizer has {tokenizer.size} tokens, the embedding only {config.vocab}')
     tokenizer = tokenizer._replace(size=config.vocab)
-  config = dataclasses.replace(config, dtype=execution.dtype, scan=execution.scan, remat=execution.remat)
-  if abstract:
-    params = shapes(config, execution)
-  else:
-    params = _read(family, config, tensors, execution, where)
-  return Loaded(transformer.build(config), params, _fitting(tokenizer, config), fingerprint, hf)
+  return Opened(config, tokenizer, fingerprint, hf,
+                lambda model, execution: _read(family, model.config, tensors, execution, where))
 
 
 def _read(family, config, tensors, execution, where) -> Tree:
@@ -141,16 +156,15 @@ def _fitting(tokenizer: Tokenizer, config: ModelConfig) -> Tokenizer:
   return tokenizer._replace(closes=config.has_encoder)
 
 
-def _gguf(path: Path, execution: Execution, abstract: bool) -> Loaded:
+def _gguf(path: Path) -> Opened:
   family, config, tensors, fields, hf = gguf.read(path)
-  tokenizer = gguf_tokenizer.from_gguf(fields, str(path))
-  return _finish(family, config, tensors, hf, tokenizer, _hash([path]), execution, str(path), abstract)
+  return _opened(family, config, tensors, hf, gguf_tokenizer.from_gguf(fields, str(path)), _hash([path]), str(path))
 
 
-def _folder(folder: Path, execution: Execution, abstract: bool) -> Loaded:
+def _folder(folder: Path) -> Opened:
   family, config, tensors, hf = huggingface.read(folder)
   fingerprint = _hash([folder / 'config.json', *tensors.files])
-  return _finish(family, config, tensors, hf, tokenizers.from_folder(folder), fingerprint, execution, str(folder), abstract)
+  return _opened(family, config, tensors, hf, tokenizers.from_folder(folder), fingerprint, str(folder))
 
 
 def _preset(name: str) -> dict[str, Any]:
@@ -165,7 +179,7 @@ def sentinels(name: str) -> int:
   return SENTINELS if _preset(name)['model_type'] == 't5' else 0
 
 
-def _random(name: str, execution: Execution, tokenizer: Tokenizer | None, abstract: bool) -> Loaded:
+def _random(name: str, tokenizer: Tokenizer | None) -> Opened:
   hf, fingerprint = _preset(name), f'random:{name}'
   if tokenizer is None:
     tokenizer = tokenizers.of_bytes(sentinels(name))
@@ -174,13 +188,13 @@ def _random(name: str, execution: Execution, tokenizer: Tokenizer | None, abstra
     start = {'decoder_start_token_id': ids['pad_token_id']} if 'decoder_start_token_id' in hf else {}
     hf, fingerprint = {**hf, 'vocab_size': tokenizer.size, **ids, **start}, f'{fingerprint}+{tokenizer.fingerprint()}'
   config = names.config_of(FAMILIES[hf['model_type']], hf, f'random:{name}', not hf['tie_word_embeddings'])
-  model = transformer.build(dataclasses.replace(config, dtype=execution.dtype, scan=execution.scan, remat=execution.remat))
-  if abstract:
-    return Loaded(model, shapes(model.config, execution), _fitting(tokenizer, config), fingerprint, hf)
+  return Opened(config, tokenizer, fingerprint, hf, _drawn)
+
+
+def _drawn(model: Model, execution: Execution) -> Tree:
+  """Random weights, each where it shall lie."""
   init = lambda key: jax.tree.map(lambda x: x.astype(DTYPES[execution.param_dtype]), model.init(key))
-  params = sharding.born(init, jax.random.key(0), prefix='params')
-  params = tree.map_named(keep(execution), params)
-  return Loaded(model, params, _fitting(tokenizer, config), fingerprint, hf)
+  return tree.map_named(keep(execution), sharding.born(init, jax.random.key(0), prefix='params'))
 
 
 def _package(name: str) -> Path:

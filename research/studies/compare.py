@@ -126,5 +126,10 @@ def _sums(metric: metrics.Metric, run: Path) -> np.ndarray:
 
 def _mean_cost(found: list[dict[str, Any]]) -> dict[str, Any]:
   costs = [r['result']['cost'] for r in found]
-  return {name: value if isinstance(value, str) else float(np.mean([c[name] for c in costs]))
-          for name, value in costs[0].items()}
+
+  def of_all(values: list[Any]) -> Any:
+    """Their mean; of words the first, and None where some run does not know."""
+    if isinstance(values[0], str) or None in values:
+      return values[0] if isinstance(values[0], str) else None
+    return float(np.mean(values))
+  return {name: of_all([c.get(name) for c in costs]) for name in costs[0]}

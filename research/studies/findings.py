@@ -113,6 +113,12 @@ def _cost(c: dict[str, Any]) -> list[str]:
     out.append(f'Of the arms that no test tells from the best, {least["arm"]} '
                + (f'took least to train: {flops} FLOPs, {learn} parameters that learn.' if least['cost']['train_flops'] else
                   'was not trained at all.'))
+  for a in c['arms']:
+    cost = a['cost']
+    if cost.get('planned_peak_bytes') and cost['train_flops']:
+      planned, measured = (cost[name] / 2 ** 30 for name in ('planned_peak_bytes', 'peak_bytes'))
+      out.append(f'{a["arm"]}: planned {planned:.2f} GiB and {cost["planned_train_seconds"]:.0f} s or more, alone; measured '
+                 f'{measured:.2f} GiB and {cost["train_seconds"]:.0f} s.')
   sizes = {a['arm']: a['cost'].get('cohort_size', 1) for a in c['arms']}
   shared = [f'{arm} ({size:g} runs)' for arm, size in sizes.items() if size > 1]
   if shared and len(set(sizes.values())) > 1:

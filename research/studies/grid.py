@@ -17,6 +17,9 @@ FIELDS: dict[str, Any] = {
 }
 
 
+PLACE = ('mesh', 'check_memory')      # what of a config is about where it runs, and changes no result
+
+
 class Study(NamedTuple):
   """A comparison, checked."""
   question: str
@@ -108,7 +111,7 @@ def cells(s: Study, base: dict[str, Any]) -> list[Cell]:
         config['training'] |= {**s.budget, 'seed': seed}
         for field, value in setting.items():
           _set(config, field, value, arm)
-        says = {group: fields for group, fields in config.items() if group != 'mesh'}      # which changes no result
+        says = {group: fields for group, fields in config.items() if group not in PLACE}
         digest = hashlib.sha256(json.dumps(says, sort_keys=True).encode()).hexdigest()[:8]
         words = [config['task']['name'], arm, *(f'{f.split(".")[-1]}={v}' for f, v in setting.items()), f'seed={seed}']
         key = re.sub(r'[^\w.=+-]', '_', '-'.join(words)) + f'-{digest}'
@@ -132,7 +135,7 @@ def alike(found: list[Cell]) -> list[list[Cell]]:
   groups: dict[str, list[Cell]] = {}
   for cell in found:
     rest = {group: {f: v for f, v in fields.items() if f not in ARRAYS.get(group, ())}
-            for group, fields in cell.config.items()}
+            for group, fields in cell.config.items() if group not in PLACE}
     rest['strategy']['dropout'] = bool(rest['strategy'].get('dropout'))      # a step without draws nothing
     groups.setdefault(json.dumps(rest, sort_keys=True), []).append(cell)
   return [*groups.values()]
@@ -141,7 +144,7 @@ def alike(found: list[Cell]) -> list[list[Cell]]:
 def command(cell: Cell, path: str, base: dict[str, Any]) -> str | None:
   """The research.train command that is this cell; None where no flag can say what differs from the base config in `path`."""
   flags = [f'python -m research.train --config={shlex.quote(path)} --workdir=runs/{cell.key}']
-  for group, fields in cell.config.items():
+  for group, fields in ((group, fields) for group, fields in cell.config.items() if isinstance(fields, dict)):
     for field, value in fields.items():
       if value is None and base[group][field] not in (None, '') and base[group][field] is not False:
         return None                          # a flag cannot take a value away

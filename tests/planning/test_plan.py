@@ -7,9 +7,10 @@ import sys
 import pytest
 from small import ROOT, config
 
-from research import plan
+from research import machine, plan, train
 from research.errors import InputError
-from research.planning import chips, compiled
+from research.planning import chips, compiled, plans
+from research.training import compile
 
 
 def test_a_plan_names_what_binds_and_what_it_costs():
@@ -54,6 +55,28 @@ def test_the_verb_writes_its_json_and_refuses_in_one_line(tmp_path):
   assert found['topology'] == 'local' and 'bound by' in done.stdout
   done = run('--config=configs/default.py', '--topology=v9:1x1')
   assert done.returncode == 2 and done.stderr.startswith('error: --topology=v9:1x1') and done.stderr.count('\n') == 1
+
+
+def test_training_refuses_what_finds_no_room_before_it_loads_or_compiles(tmp_path, monkeypatch):
+  """With what would fit; and tries it where that is asked for."""
+  made = config(check_memory=True, training__steps=1, training__microbatches=1, training__batch_size=64)
+  needs = plans.here(made).bytes()
+  monkeypatch.setattr(machine, 'memory', lambda: int(0.8 * needs))
+  monkeypatch.setattr(compile, 'compiled', lambda *_, **__: pytest.fail('compiled'))
+  with pytest.raises(InputError, match=r'needs about .* GiB on each device \(weights .*would fit: --config.training.mic'):
+    train.run(made, tmp_path / 'run')
+  with pytest.raises(InputError, match='needs about'):
+    train.together([(made, tmp_path / 'a', 'a'), (made, tmp_path / 'b', 'b')], tmp_path / 'latest')
+  assert not (tmp_path / 'run').exists()
+  monkeypatch.undo()
+  monkeypatch.setattr(machine, 'memory', lambda: int(0.8 * needs))
+  assert train.run({**made, 'check_memory': False}, tmp_path / 'run')['cost']['planned_peak_bytes'] is None
+
+
+def test_a_result_sets_the_plan_beside_what_was_measured(tmp_path):
+  cost = train.run(config(check_memory=True), tmp_path / 'run')['cost']
+  assert 0.75 < cost['planned_peak_bytes'] / cost['peak_bytes'] < 1.25
+  assert 0 < cost['planned_train_seconds'] < cost['train_seconds']      # the least that it can take
 
 
 @pytest.mark.skipif(not compiled.available(), reason='needs libtpu: pip install -e \'.[tpu]\'')

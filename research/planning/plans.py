@@ -1,0 +1,154 @@
+"""The plan of a config on a topology: what it takes, whether that fits, how long it is, and what would make it fit."""
+
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from research import experiment, machine, sharding, tree
+from research.errors import InputError
+from research.experiment import Experiment
+from research.planning import account, chips, compiled
+from research.planning.account import Account
+from research.planning.chips import GIB, Topology
+
+
+def plan(config: dict[str, Any], said: str, compile: bool = True, tokens: int = 0) -> dict[str, Any]:
+  """The plan of one config.
+
+  Args:
+    said: the topology. compile: a TPU's step is compiled where libtpu is installed.
+    tokens: of every row; 0: as the data has it.
+  Raises:
+    InputError: something of the config cannot be right, or there is no such topology.
+  """
+  topology = chips.topology(said)
+  with machine.compiling_for(topology.kind):
+    exp, sizes = assembled(config, topology)
+    state, frozen = account.begun(exp)
+    trainable = tree.size(state.trainable)
+    found = {'topology': said, 'devices': topology.count, 'device': topology.chip.name, 'mesh': sizes,
+             'model': exp.config['model']['source'], 'strategy': exp.strategy.name,
+             'tokens_per_row': tokens or None,
+             'parameters': {'total': trainable + tree.size(frozen), 'trainable': trainable}}
+    if not exp.config['training']['steps']:
+      return {**found, 'because': 'nothing learns: there is no training step to plan'}
+    of_step = account.account(exp, sizes, tokens)
+    found |= {'bytes_per_device': {**of_step.kinds, 'total': of_step.total}, 'memory_per_device': topology.chip.memory,
+              'fits': of_step.total <= topology.chip.memory, **timed(exp, of_step, topology)}
+    if topology.kind == 'tpu' and compile and compiled.available():
+      found['compiled'] = compiled.step(exp, said, tokens)
+      found['fits'] = found['compiled']['total'] <= topology.chip.memory
+    if not found['fits']:
+      found['changes'] = nearest(config, topology, tokens)
+  return found
+
+
+def assembled(config: dict[str, Any], topology: Topology) -> tuple[Experiment, dict[str, int]]:
+  """The experiment as shapes, and the sizes of its mesh on this topology."""
+  sizes = sharding.resolved(config['mesh'], topology.count)
+  with sharding.planned(sizes):
+    return experiment.assemble({**config, 'mesh': sizes}, abstract=True), sizes
+
+
+def timed(exp: Experiment, of_step: Account, topology: Topology) -> dict[str, Any]:
+  """The roofline of a step, and what the config's steps then take."""
+  steps = exp.config['training']['steps']
+  bounds = {'products': of_step.flops / topology.rate(exp.model.config.dtype), 'memory': of_step.read / topology.bandwidth,
+            'interconnect': of_step.sent / topology.chip.interconnect}
+  seconds = max(bounds.values())
+  hours = steps * seconds / 3600
+  return {'flops_per_step': of_step.flops * topology.count, 'bytes_sent_per_step': of_step.sent,
+          'step_seconds': seconds, 'bounds': bounds, 'bound_by': max(bounds, key=bounds.get),
+          'utilisation': bounds['products'] / seconds, 'tokens_per_second': of_step.tokens / seconds,
+          'steps': steps, 'hours': hours, 'cost': chips.costs(topology, hours)}
+
+
+def nearest(config: dict[str, Any], topology: Topology, tokens: int = 0) -> list[dict[str, Any]]:
+  """Changes of a config after which its step fits, by the account: single ones, and smaller parts with recomputation."""
+  t, mesh = config['training'], config['mesh']
+  rows = t['batch_size'] // t['microbatches']
+  smaller = [{'training.microbatches': t['microbatches'] * n} for n in (2, 4, 8, 16, 32, 64) if rows % n == 0]
+  again = [{'model.remat': name} for name in ('products', 'layer') if name != config['model']['remat']]
+  tried = [*smaller, *again, *({**s, **a} for a in again for s in smaller)]
+  if topology.count > 1 and mesh['fsdp'] != -1:
+    everywhere = {'mesh.data': 1, 'mesh.fsdp': -1, 'mesh.tensor': 1}
+    tried += [everywhere, *({**everywhere, **a} for a in again)]
+  if config['strategy']['name'] in ('full', 'last_layers'):
+    tried += [{'strategy.name': 'lora'}, *({'strategy.name': 'lora', **a} for a in again)]
+  elif config['model']['quantize'] == 'none':
+    tried += [{'model.quantize': 'nf4'}, *({'model.quantize': 'nf4', **a} for a in again)]
+  found: list[dict[str, Any]] = []
+  for changes in tried:
+    if any(set(f['changes'].items()) <= set(changes.items()) for f in found):      # a part of it is enough
+      continue
+    changed = {group: dict(fields) if isinstance(fields, dict) else fields for group, fields in config.items()}
+    for field, value in changes.items():
+      group, name = field.split('.')
+      if field == 'strategy.name':
+        changed[group] = dict.fromkeys(changed[group]) | {'name': value, 'allow_other_base': False}
+      else:
+        changed[group][name] = value
+    try:
+      exp, sizes = assembled(changed, topology)
+      total = account.account(exp, sizes, tokens).total
+    except InputError:                            # no config, such as a batch that cannot be dealt out so
+      continue
+    if total <= topology.chip.memory:
+      found.append({'changes': changes, 'bytes': total})
+  return found
+
+
+def change(one: Mapping[str, Any]) -> str:
+  """One of the `nearest` changes, as flags."""
+  said = ' '.join(f'--config.{field}={value}' for field, value in one['changes'].items())
+  return f'{said}  ({one["bytes"] / GIB:.2f} GiB)'
+
+
+class Here(NamedTuple):
+  """What a training step takes on each of the devices that are here, before it has been compiled."""
+  exp: Experiment              # of shapes
+  of_step: Account
+  trainable: int               # parameters
+
+  @property
+  def step_seconds(self) -> float:
+    """The least that the measured rates of these devices allow."""
+    return timed(self.exp, self.of_step, chips.topology('local'))['step_seconds']
+
+  def bytes(self, members: int = 1) -> float:
+    """On each device, of so many members as one program: what does not learn is there once."""
+    shared = self.of_step.kinds['weights']
+    return shared + members * (self.of_step.total - shared)
+
+
+def here(config: dict[str, Any]) -> Here | None:
+  """The account of a config on this machine, the same for settings that only change arrays; None where nothing learns."""
+  arrays = {**config['training'], 'learning_rate': 1.0, 'weight_decay': 0.0, 'seed': 0}
+  return _here(json.dumps({**config, 'training': arrays}))
+
+
+@lru_cache(maxsize=16)
+def _here(said: str) -> Here | None:
+  exp, sizes = assembled(json.loads(said), chips.topology('local'))
+  if not exp.config['training']['steps']:
+    return None
+  return Here(exp, account.account(exp, sizes), tree.size(account.begun(exp)[0].trainable))
+
+
+def check(config: dict[str, Any], members: int = 1) -> None:
+  """Refuses a config whose step finds no room here.
+
+  Args:
+    members: that are trained as one program.
+  Raises:
+    InputError: it does not fit; it says what would.
+  """
+  found, topology = here(config), chips.topology('local')
+  if found is None or found.bytes(members) <= topology.chip.memory:
+    return
+  kinds = ', '.join(f'{kind} {n / GIB:.2f}' for kind, n in found.of_step.kinds.items() if n)
+  fitting = [] if members > 1 else nearest(config, topology)
+  hint = f'this would fit: {change(fitting[0])}; ' if fitting else ''
+  raise InputError(f'a training step needs about {found.bytes(members) / GIB:.2f} GiB on each device ({kinds}), and '
+                   f'{topology.chip.memory / GIB:.2f} are there; {hint}--config.check_memory=False tries it all the same')
