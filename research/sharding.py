@@ -53,7 +53,7 @@ FLAT = ('codes', 'scales', 'outer')      # an nf4 kernel's leaves [N, …]: the 
 
 
 def spec(name: str, shape: Sequence[int], sizes: Mapping[str, int]) -> P:
-  """How a leaf is divided. A dimension that its axes do not divide evenly stays whole.
+  """How a leaf is divided. A dimension that its axes do not divide evenly is divided by the first of them, or stays whole.
 
   Args:
     name: the leaf's path, also inside an optimiser's state. sizes: of the mesh's axes.
@@ -69,8 +69,15 @@ def spec(name: str, shape: Sequence[int], sizes: Mapping[str, int]) -> P:
     parts = [None if side is None else sides[side] for side in LEAVES.get(leaf, ())]
   if not parts or len(parts) > len(shape):
     return P()
+  if 'fsdp' not in parts:      # the half of a low-rank delta, a bias, that has no side to spread over it
+    parts = [('tensor', 'fsdp') if part == 'tensor' else part for part in parts]
   parts = [None] * (len(shape) - len(parts)) + parts
-  return P(*[axes if n % _ways(axes, sizes) == 0 else None for axes, n in zip(parts, shape)])
+  return P(*[next((some for some in (axes, _first(axes)) if n % _ways(some, sizes) == 0), None)
+             for axes, n in zip(parts, shape)])
+
+
+def _first(axes: str | tuple[str, ...] | None) -> str | None:
+  return axes[0] if isinstance(axes, tuple) else axes
 
 
 def _ways(axes: str | tuple[str, ...] | None, sizes: Mapping[str, int]) -> int:

@@ -88,16 +88,18 @@ def test_a_mesh_must_be_the_devices_that_are_here():
 @pytest.mark.parametrize('name, shape, expected', [
     ('params/layers/attn/q/kernel', (3, 64, 64), (None, 'fsdp', 'tensor')),
     ('params/encoder/layers/mlp/down/kernel', (3, 160, 64), (None, 'tensor', 'fsdp')),
-    ('params/layers/attn/k/bias', (3, 32), (None, 'tensor')),
+    ('params/layers/attn/k/bias', (3, 32), (None, ('tensor', 'fsdp'))),
     ('params/layers/norm_attn/scale', (3, 64), ()),
     ('params/embed/embedding', (260, 64), ('tensor', 'fsdp')),
     ('params/embed/embedding', (259, 64), (None, 'fsdp')),                      # a vocabulary that 2 does not divide
-    ('0/trainable/delta/layers/attn/o/kernel/a', (3, 64, 8), (None, 'tensor', None)),
-    ('opt_state/1/mu/delta/layers/attn/q/kernel/b', (3, 8, 64), (None, None, 'tensor')),
+    ('0/trainable/delta/layers/attn/q/kernel/a', (3, 64, 8), (None, 'fsdp', None)),
+    ('0/trainable/delta/layers/attn/o/kernel/a', (3, 64, 8), (None, ('tensor', 'fsdp'), None)),
+    ('opt_state/1/mu/delta/layers/attn/q/kernel/b', (3, 8, 64), (None, None, ('tensor', 'fsdp'))),
+    ('delta/layers/attn/q/kernel/b', (3, 8, 66), (None, None, 'tensor')),                    # 4 does not divide it
     ('opt_state/1/0/v_row/params/layers/attn/q/kernel', (3, 64), ()),
     ('params/layers/attn/q/kernel/codes', (3, 2048), (None, ('tensor', 'fsdp'))),
     ('params/layers/mlp/down/kernel/codes', (3, 2048), (None, 'fsdp')),
-    ('delta/layers/attn/prefix/keys', (3, 10, 32), (None, None, 'tensor')),
+    ('delta/layers/attn/prefix/keys', (3, 10, 32), (None, None, ('tensor', 'fsdp'))),
 ])
 def test_a_delta_lies_where_the_sides_of_its_kernel_lie(name, shape, expected):
   assert tuple(sharding.spec(name, shape, {'data': 2, 'fsdp': 2, 'tensor': 2})) == expected
