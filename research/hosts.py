@@ -7,6 +7,7 @@ A single process is the usual case, in which nothing here does anything.
 
 import json
 import os
+import re
 import socket
 import time
 from typing import Any
@@ -26,15 +27,16 @@ def begin(coordinator: str | None = None, processes: int | None = None, process:
 
   Args:
     coordinator: host:port of process 0; processes: how many; process: which this is. Left out, all three are found where there
-      is a TPU slice, SLURM, Open MPI or Kubernetes, and elsewhere this process is alone.
+      is a TPU slice, SLURM, Open MPI or Kubernetes, and elsewhere this process is alone; as it is anywhere with processes=1.
   Raises:
     InputError: some of the three are missing or wrong, or nobody answers.
   """
+  nothing_said = (coordinator, processes, process) == (None,) * 3
+  if processes == 1 or (nothing_said and not (_told() or _on_tpu())):
+    return
   given = {'coordinator_address': coordinator, 'num_processes': processes, 'process_id': process}
   if None in given.values() and set(given.values()) != {None}:
     raise InputError('--coordinator, --processes and --process: give all three, or none where they are found by themselves')
-  if coordinator is None and not _among_others():
-    return
   if coordinator is not None:
     host, _, port = coordinator.rpartition(':')
     if not (host and port.isdecimal()):
@@ -48,9 +50,23 @@ def begin(coordinator: str | None = None, processes: int | None = None, process:
     jax.distributed.initialize(**given, initialization_timeout=PATIENCE, heartbeat_timeout_seconds=SILENCE,
                                shutdown_timeout_seconds=SILENCE, cluster_detection_method='deactivate' if coordinator else None)
   except (ValueError, RuntimeError) as e:
-    if coordinator is None and 'coordinator_address' in str(e):      # a TPU of one host, or a batch job of one task
+    if not (coordinator or _told()):      # a TPU of a single host
       return
-    raise InputError(f'the processes cannot begin: {e}') from None
+    raise InputError(f'the processes cannot begin ({e}); give --coordinator, --processes and --process, or --processes=1 to '
+                     'run alone; on Kubernetes JAX finds them where the package kubernetes is installed') from None
+
+
+def _told() -> bool:
+  """Whether the surroundings tell of other processes."""
+  e = os.environ
+  return (any(int(e.get(name, '1')) > 1 for name in ('SLURM_STEP_NUM_TASKS', 'OMPI_COMM_WORLD_SIZE'))
+          or {'KUBERNETES_SERVICE_HOST', 'JOB_COMPLETION_INDEX'} <= e.keys()
+          or re.fullmatch(r'[^,\s]+(,[^,\s]+)+', e.get('TPU_WORKER_HOSTNAMES', '')) is not None)
+
+
+def _on_tpu() -> bool:
+  """Whether this can be a host of a TPU slice, which asks its surroundings over the network."""
+  return any(os.path.exists(f'/dev/{name}') for name in ('accel0', 'vfio/0'))
 
 
 def _answers(host: str, port: int) -> bool:
@@ -63,15 +79,6 @@ def _answers(host: str, port: int) -> bool:
     except OSError:
       time.sleep(0.5)
   return False
-
-
-def _among_others() -> bool:
-  """Whether the surroundings tell of other processes."""
-  e = os.environ
-  many = any(int(e.get(name, '1')) > 1 for name in ('SLURM_STEP_NUM_TASKS', 'OMPI_COMM_WORLD_SIZE'))
-  pod = 'KUBERNETES_SERVICE_HOST' in e and 'JOB_COMPLETION_INDEX' in e
-  tpu = ',' in e.get('TPU_WORKER_HOSTNAMES', '') or any(os.path.exists(f'/dev/{name}') for name in ('accel0', 'vfio/0'))
-  return many or pod or tpu
 
 
 def several() -> bool:

@@ -57,6 +57,20 @@ def test_the_verb_writes_its_json_and_refuses_in_one_line(tmp_path):
   assert done.returncode == 2 and done.stderr.startswith('error: --topology=v9:1x1') and done.stderr.count('\n') == 1
 
 
+def test_from_16_to_256_chips_a_chip_holds_its_share_and_loses_no_time():
+  """Weights and optimiser fall as 1/n within 10 %, the roofline's utilisation loses at most 15 %: one row a chip, over fsdp."""
+  held, used = {}, {}
+  for chips_there, slice_of in ((16, '4x4'), (64, '8x8'), (256, '16x16')):
+    made = config(model__source='meta-llama/Meta-Llama-3-8B', model__dtype='bfloat16', model__remat='layer',
+                  strategy__name='full', training__batch_size=chips_there, mesh__data=1, mesh__fsdp=-1)
+    found = plan.plan(made, f'v5e:{slice_of}', compile=False, tokens=4096)
+    held[chips_there] = chips_there * sum(found['bytes_per_device'][kind] for kind in ('weights', 'trainables', 'optimizer'))
+    used[chips_there] = found['utilisation']
+    assert found['fits']
+  assert all(x == pytest.approx(held[16], rel=0.1) for x in held.values()), held
+  assert min(used.values()) >= 0.85 * used[16], used
+
+
 def test_training_refuses_what_finds_no_room_before_it_loads_or_compiles(tmp_path, monkeypatch):
   """With what would fit; and tries it where that is asked for."""
   made = config(check_memory=True, training__steps=1, training__microbatches=1, training__batch_size=64)

@@ -12,6 +12,9 @@ import time
 import pytest
 from small import ROOT, WORDS, write_pairs
 
+from research import hosts
+from research.errors import InputError
+
 pytestmark = pytest.mark.slow
 
 STEPS, EVERY = 24, 4
@@ -139,3 +142,37 @@ def test_processes_of_different_configs_are_refused(folder):
 def test_processes_that_cannot_begin_say_so_within_a_minute(flags, says, folder):
   [(status, said)] = Command(folder, 'never', 1, 1, *flags).ends(within=60)
   assert status == 2 and says in said and said.splitlines()[-1].startswith('error: ')
+
+
+@pytest.mark.parametrize('environment, joins', [
+    ({}, False),
+    ({'SLURM_STEP_NUM_TASKS': '4'}, True),
+    ({'SLURM_STEP_NUM_TASKS': '1'}, False),
+    ({'OMPI_COMM_WORLD_SIZE': '2'}, True),
+    ({'KUBERNETES_SERVICE_HOST': '10.0.0.1', 'JOB_COMPLETION_INDEX': '0'}, True),
+    ({'KUBERNETES_SERVICE_HOST': '10.0.0.1'}, False),
+    ({'TPU_WORKER_HOSTNAMES': 'a.internal,b.internal'}, True),
+    ({'TPU_WORKER_HOSTNAMES': 'WARNING: could not determine TPU worker hostnames, please set it'}, False),
+])
+def test_surroundings_that_tell_of_other_processes_are_joined(environment, joins, monkeypatch):
+  for name in ('SLURM_STEP_NUM_TASKS', 'OMPI_COMM_WORLD_SIZE', 'KUBERNETES_SERVICE_HOST', 'TPU_WORKER_HOSTNAMES'):
+    monkeypatch.delenv(name, raising=False)
+  for name, value in environment.items():
+    monkeypatch.setenv(name, value)
+  joined = []
+  monkeypatch.setattr(hosts.jax.distributed, 'initialize', lambda **given: joined.append(given))
+  hosts.begin()
+  assert [one['coordinator_address'] for one in joined] == ([None] if joins else [])
+  hosts.begin(processes=1)                  # alone, whatever they tell
+  assert len(joined) == joins
+
+
+def test_surroundings_that_tell_too_little_are_an_error(monkeypatch):
+  """Where several are told of, none goes on alone in silence."""
+  monkeypatch.setenv('SLURM_STEP_NUM_TASKS', '4')
+
+  def refuse(**_):
+    raise ValueError('coordinator_address should be defined.')
+  monkeypatch.setattr(hosts.jax.distributed, 'initialize', refuse)
+  with pytest.raises(InputError, match=r'the processes cannot begin .*--processes=1 to run alone'):
+    hosts.begin()
