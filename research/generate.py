@@ -13,7 +13,7 @@ from typing import Any
 
 from absl import flags
 
-from research import cli, experiment, sharding, tree
+from research import cli, experiment, hosts, sharding, tree
 from research import workdir as files
 from research.data import prompts, sources, tasks
 from research.errors import InputError
@@ -76,7 +76,9 @@ def main() -> None:
       variables = tree.join(*exp.variables())
     limit = f.max_new_tokens or exp.task.max_new_tokens
     if f.prompt is not None:
-      print(run(exp, variables, [f.prompt.replace('\\n', '\n')], limit, f.temperature, f.seed)[0])
+      [answer] = run(exp, variables, [f.prompt.replace('\\n', '\n')], limit, f.temperature, f.seed)
+      if hosts.first():
+        print(answer)
       return
     rows = sources.read_jsonl(Path(f.input))
     answers = run(exp, variables, rendered(exp, rows), limit, f.temperature, f.seed)

@@ -253,7 +253,7 @@ def lines(batch: Mapping[str, np.ndarray], axis: int = 0, members: int = 1) -> d
 
 def own_lines(count: int) -> range | set[int]:
   """Which of so many lines of a batch this process's devices hold."""
-  if not hosts.several() or count % spread():
+  if current() is None or not hosts.several() or count % spread():
     return range(count)
   held = NamedSharding(current(), P(ROWS)).addressable_devices_indices_map((count,)).values()
   return {n for [lines] in held for n in range(*lines.indices(count))}

@@ -18,28 +18,31 @@ from research.errors import InputError
 pytestmark = pytest.mark.slow
 
 STEPS, EVERY = 24, 4
+FIELDS = {
+    'model.source': 'random:llama-tiny', 'strategy.dropout': 0.1, 'task.name': 'files', 'task.prompt': '{a}:',
+    'task.target': ' {b}', 'task.metrics': "('exact_match',)", 'task.max_new_tokens': 4, 'training.best_metric': 'exact_match',
+    'training.schedule': 'constant', 'training.warmup': 0.0, 'training.learning_rate': 1e-3, 'training.batch_size': 8,
+    'training.steps': STEPS, 'training.eval_every': 12, 'training.log_every': 1, 'training.checkpoint_every': EVERY}
 
 
 class Command:
-  """`research.train` in so many processes on this machine, each with so many devices."""
+  """A verb in so many processes on this machine, each with so many devices."""
 
-  def __init__(self, folder, workdir, processes, devices, *flags, of_process=lambda number: []):
+  def __init__(self, folder, workdir, processes, devices, *flags, of_process=lambda number: [], verb='train'):
     with socket.socket() as free:
       free.bind(('localhost', 0))
       port = free.getsockname()[1]
     environment = {n: v for n, v in os.environ.items() if n != 'PYTEST_XDIST_WORKER'}
     environment |= {'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}', 'JAX_PLATFORMS': 'cpu'}
-    given = [sys.executable, '-m', 'research.train', '--config=configs/default.py', f'--workdir={folder / workdir}',
-             '--config.model.source=random:llama-tiny', '--config.task.name=files', f'--config.task.train={folder}/train.jsonl',
-             f'--config.task.valid={folder}/valid.jsonl', '--config.task.prompt={a}:', '--config.task.target= {b}',
-             "--config.task.metrics=('exact_match',)", '--config.task.max_new_tokens=4', '--config.strategy.dropout=0.1',
-             '--config.training.best_metric=exact_match', '--config.training.schedule=constant', '--config.training.warmup=0.0',
-             '--config.training.learning_rate=1e-3', '--config.training.batch_size=8', '--config.training.patience=0',
-             f'--config.training.steps={STEPS}', '--config.training.eval_every=12', '--config.training.log_every=1',
-             f'--config.training.checkpoint_every={EVERY}', *flags]
+    given = [sys.executable, '-m', f'research.{verb}', f'--workdir={folder / workdir}']
+    if verb == 'train':
+      rows = [f'--config.task.{split}={folder}/{split}.jsonl' for split in ('train', 'valid')]
+      given += ['--config=configs/default.py', *rows, *(f'--config.{field}={value}' for field, value in FIELDS.items())]
+    given += flags
     several = [f'--coordinator=localhost:{port}', f'--processes={processes}']
     self.all = [subprocess.Popen(given + ([*several, f'--process={number}'] if processes > 1 else []) + of_process(number),
-                                 cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) for number in range(processes)]
+                                 cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+                for number in range(processes)]
 
   def ends(self, within=None):
     """(exit status, what was said) of each process."""
@@ -87,6 +90,14 @@ def test_two_processes_are_one_run(folder):
   assert losses(folder / 'one')[-1] < losses(folder / 'one')[0]
   one, two = (json.loads((folder / name / 'result.json').read_text()) for name in ('one', 'two'))
   assert two['metrics'] == pytest.approx(one['metrics'], rel=1e-4) and two['best_step'] == one['best_step']
+  Command(folder, 'two', 2, 2, '--split=valid', verb='evaluate').well()
+  assert json.loads((folder / 'two' / 'result.json').read_text())['metrics'] == pytest.approx(one['metrics'], rel=1e-4)
+  command = Command(folder, 'two', 2, 2, '--prompt=amber:', '--max_new_tokens=4', verb='generate')
+  assert [process.wait() for process in command.all] == [0, 0]
+  alone = subprocess.run([sys.executable, '-m', 'research.generate', f'--workdir={folder}/one', '--prompt=amber:',
+                          '--max_new_tokens=4'], cwd=ROOT, capture_output=True, text=True)
+  told = [process.communicate()[0].splitlines() for process in command.all]
+  assert alone.stdout.rstrip('\n') in told[0] and alone.stdout.rstrip('\n') not in told[1]
 
   command = Command(folder, 'stopped', 2, 2, *mesh)
   reaches(command, folder / 'stopped', 5)
