@@ -6,6 +6,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 from absl import flags
@@ -36,23 +37,28 @@ def process_flags() -> None:
   flags.DEFINE_integer('process', None, 'which of them this is, from 0', lower_bound=0)
 
 
-def _join() -> None:
+def _join(saves: bool) -> None:
   """Makes this one of several processes, where there are some, and refuses what they were given differently."""
   f = flags.FLAGS
   if 'coordinator' not in f:
     return
-  hosts.begin(f.coordinator, f.processes, f.process)
-  if hosts.several():
+  hosts.begin(f.coordinator, f.processes, f.process, saves)
+
+  def given() -> dict[str, Any]:
     from research import experiment
     config = {} if f.config is None else files.flat({'config': experiment.plain(f.config)})
     said = {flag.name: flag.value for flag in f.get_key_flags_for_module('__main__') if flag.name not in ('config', *OWN)}
-    hosts.agree({**config, **said, 'the code': experiment.code(), 'jax': jax.__version__})
+    return {**config, **said, 'the code': experiment.code(), 'jax': jax.__version__}
+  hosts.agree(given)
 
 
-def run(main: Callable[[], None], doc: str) -> None:
+def run(main: Callable[[], None], doc: str, saves: bool = False) -> None:
   """Parses the flags, runs a verb, and turns what a person can put right into one line and exit status 2.
 
   Ctrl-C ends with 130 and SIGTERM with 143, after what must be saved is saved.
+
+  Args:
+    saves: whether, of several processes that were asked to end, all go on to the same step and save (see `hosts.begin`).
   """
   if any(a in ('--help', '-h', '-help') for a in sys.argv[1:]):
     listed = flags.FLAGS.module_help('__main__').replace('__main__:\n', '').lstrip('\n')
@@ -67,7 +73,7 @@ def run(main: Callable[[], None], doc: str) -> None:
   try:
     _parse()
     machine.prepare()
-    _join()
+    _join(saves)
     main()
   except (InputError, flags.Error, PermissionError) as e:
     text, last = str(e), str(e).strip().rpartition('\n')[2]

@@ -13,7 +13,7 @@ from typing import Any
 
 from absl import flags
 
-from research import cli, experiment, sharding, tree
+from research import cli, experiment, hosts, sharding, tree
 from research import train as train_verb
 from research import workdir as files
 from research.data.sources import SPLITS
@@ -40,6 +40,7 @@ def run(workdir: Path, split: str, config: dict[str, Any] | None = None) -> dict
       raise InputError(f'strategy {exp.strategy.name} has to learn first: run research.train, then evaluate its workdir; '
                        'a base model is evaluated with --config.strategy.name=few_shot')
     exp.config['training'] |= {'steps': 0, 'epochs': 0.0}       # a workdir that holds no training
+    hosts.agree(lambda: experiment.content(exp))
     files.check(workdir, exp.config)
     variables = tree.join(*exp.variables())
     examples = exp.examples(split)

@@ -363,6 +363,12 @@ def continued(workdir: Path, experiment: Experiment, trainable: Tree, frozen: Tr
   return _restored(workdir, trainable, frozen, None if any_base else experiment.fingerprint)
 
 
+def content(experiment: Experiment) -> dict[str, Any]:
+  """What several processes must have read alike, each from its own files perhaps."""
+  rows = {f'rows of {split}': sources.fingerprint(rows) for split, rows in experiment.task.splits.items()}
+  return {**rows, 'tokenizer': experiment.tokenizer.fingerprint(), 'model': experiment.hf, 'weights': experiment.fingerprint}
+
+
 def provenance(experiment: Experiment) -> dict[str, Any]:
   """What a result came from."""
   packages = ('flaxtune', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'transformers', 'tokenizers', 'numpy')

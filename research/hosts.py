@@ -1,6 +1,6 @@
 """Several processes that run one program together, each on devices of its own (`jax.distributed`).
 
-All run the same code from the same config. Each makes the rows and reads the weights that its own devices need, and all that
+All run the same code from the same config. Each lays out the lines and reads the weights that its own devices need, and what
 they have to agree on is found out together; what is written for a person comes from the first one, into a folder that all see.
 A single process is the usual case, in which nothing here does anything.
 """
@@ -9,7 +9,9 @@ import json
 import os
 import re
 import socket
+import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -18,18 +20,21 @@ from jax.experimental import multihost_utils
 
 from research.errors import InputError
 
-PATIENCE = 40      # seconds that processes wait for each other at the beginning
+PATIENCE = 30      # seconds that processes wait for each other at the beginning; 300 where a cluster starts them
 SILENCE = 30       # seconds after which a process that says nothing is taken for dead
 
 
-def begin(coordinator: str | None = None, processes: int | None = None, process: int | None = None) -> None:
+def begin(coordinator: str | None = None, processes: int | None = None, process: int | None = None,
+          saves: bool = False) -> None:
   """Joins the other processes, before anything asks for a device. They end together: a dead one ends all.
 
   Args:
     coordinator: host:port of process 0; processes: how many; process: which this is. Left out, all three are found where there
       is a TPU slice, SLURM, Open MPI or Kubernetes, and elsewhere this process is alone; as it is anywhere with processes=1.
+    saves: whether it asks `asked_to_end` after its steps, and saves; otherwise SIGTERM ends it at once.
   Raises:
-    InputError: some of the three are missing or wrong, or nobody answers.
+    InputError: some of the three are missing or wrong, or nobody answers at the coordinator's address. Where others do not
+      come JAX itself ends the process, and says so in its own words.
   """
   nothing_said = (coordinator, processes, process) == (None,) * 3
   if processes == 1 or (nothing_said and not (_told() or _on_tpu())):
@@ -46,11 +51,14 @@ def begin(coordinator: str | None = None, processes: int | None = None, process:
     if process and not _answers(host, int(port)):
       raise InputError(f'--coordinator={coordinator}: nobody answers there, after {PATIENCE} s; process 0 of {processes} must '
                        'run at that address, which this machine must reach')
+    print(f'process {process} of {processes} waits for the others, for {PATIENCE} s', file=sys.stderr, flush=True)
+  jax.config.update('jax_enable_preemption_service', saves)
   try:
-    jax.distributed.initialize(**given, initialization_timeout=PATIENCE, heartbeat_timeout_seconds=SILENCE,
-                               shutdown_timeout_seconds=SILENCE, cluster_detection_method='deactivate' if coordinator else None)
-  except (ValueError, RuntimeError) as e:
-    if not (coordinator or _told()):      # a TPU of a single host
+    jax.distributed.initialize(
+        **given, initialization_timeout=PATIENCE if coordinator else 300, heartbeat_timeout_seconds=SILENCE,
+        shutdown_timeout_seconds=SILENCE, cluster_detection_method='deactivate' if coordinator else None)
+  except (ValueError, RuntimeError, OSError) as e:
+    if not (coordinator or _told()) and 'coordinator_address should be defined' in str(e):      # no slice, after all
       return
     raise InputError(f'the processes cannot begin ({e}); give --coordinator, --processes and --process, or --processes=1 to '
                      'run alone; on Kubernetes JAX finds them where the package kubernetes is installed') from None
@@ -107,13 +115,15 @@ def of_all(value: Any) -> list[Any]:
   return [json.loads(bytes(one[:size])) for one, size in zip(multihost_utils.process_allgather(padded), sizes)]
 
 
-def agree(fields: dict[str, Any]) -> None:
-  """Refuses to go on where the processes were given different things.
+def agree(fields: Callable[[], dict[str, Any]]) -> None:
+  """Refuses to go on where the processes were given different things; of a single process nothing is asked.
 
   Raises:
     InputError: names what differs, in every process.
   """
-  told, *others = of_all(fields)
+  if not several():
+    return
+  told, *others = of_all(fields())
   for number, other in enumerate(others, 1):
     different = [f'{name}={told.get(name)!r} in process 0, {other.get(name)!r} in process {number}'
                  for name in {**told, **other} if told.get(name) != other.get(name)]

@@ -128,6 +128,19 @@ def mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = None, 
   return jax.make_mesh(tuple(found.values()), tuple(found), axis_types=(AxisType.Auto,) * len(found), devices=devices)
 
 
+def of_a_run(mesh: Mesh | None) -> Mesh | None:
+  """The mesh on which a member of this mesh's cohort would be trained alone: the same devices, for rows in place of members."""
+  if mesh is None or MEMBERS not in mesh.shape:
+    return mesh
+  shape = {axis: n * (mesh.shape[MEMBERS] if axis == 'data' else 1) for axis, n in mesh.shape.items() if axis != MEMBERS}
+  return Mesh(mesh.devices.reshape([*shape.values()]), tuple(shape), axis_types=(AxisType.Auto,) * len(shape))
+
+
+def held(x: Tree) -> int:
+  """Bytes of all leaves on each device."""
+  return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(x))
+
+
 def planned(sizes: Mapping[str, int]) -> AbstractContextManager:
   """While in use, shapes and checks are those of a mesh of these sizes, of which no device needs to exist."""
   return jax.sharding.use_abstract_mesh(AbstractMesh(tuple(sizes.values()), tuple(sizes), (AxisType.Auto,) * len(sizes)))

@@ -11,6 +11,7 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
+import jax
 from absl import flags
 
 from research import cli, experiment
@@ -79,9 +80,10 @@ def dry_run(cells: list[grid.Cell]) -> None:
       print(f'{cell.key}  nothing learns')
       continue
     steps = found.exp.config['training']['steps']
-    operations += steps * found.of_step.flops
+    of_cell = steps * found.of_step.flops * jax.device_count()
+    operations += of_cell
     seconds += steps * found.step_seconds
-    print(f'{cell.key}  {found.trainable:,} learn  {steps * found.of_step.flops / 1e12:.2f} TFLOP  '
+    print(f'{cell.key}  {found.trainable:,} learn  {of_cell / 1e12:.2f} TFLOP  '
           f'{steps * found.step_seconds:.0f} s or more  {found.bytes() / GIB:.2f} GiB in a step')
   print(f'training in all: {operations / 1e12:.1f} TFLOP, {seconds / 60:.1f} minutes or more, evaluation not counted')
 
@@ -137,7 +139,7 @@ if __name__ == '__main__':
   flags.DEFINE_string('workdir', None, 'where the study is kept')
   flags.DEFINE_boolean('dry_run', False, 'print the cells and their predicted cost, and do nothing')
   flags.DEFINE_string('shard', '1/1', 'i/n: train every n-th cell, from the i-th on, of a workdir that n machines share')
-  flags.DEFINE_string('cohorts', 'auto', 'runs that differ in seed and rate alone, trained as one program: auto (where a short '
-                      'trial shows that to be faster), off, or how many')
+  flags.DEFINE_string('cohorts', 'auto', 'runs that differ in seeds and rates alone, trained as one program: auto (where a '
+                      'short trial shows that to be faster), off, or how many')
   flags.DEFINE_boolean('report_only', False, 'write comparison and report again from the results that are there')
   cli.run(main, __doc__)

@@ -35,12 +35,14 @@ def run(config: dict[str, Any], workdir: Path, label: str = 'train', profile: bo
   Raises:
     InputError: the config cannot be right, the workdir holds another run, or training diverged.
   """
-  if config['check_memory'] and not (workdir / files.RESULT).exists():
+  finished = hosts.of_all((workdir / files.RESULT).exists())[0]
+  if config['check_memory'] and not finished:
     plans.check(config)
   with sharding.use(sharding.mesh(config['mesh'])):
     exp = experiment.assemble(config)
+    hosts.agree(lambda: experiment.content(exp))
     files.check(workdir, exp.config)
-    if (workdir / files.RESULT).exists():
+    if finished:
       say(f'{label}: {workdir} is finished already')
       return files.read_json(workdir / files.RESULT)
     if profile and exp.config['training']['steps'] < 2:
@@ -64,7 +66,7 @@ def together(jobs: Sequence[tuple[dict[str, Any], Path, str]], latest: Path) -> 
     InputError: they cannot be one program, or cannot begin.
   """
   if jobs[0][0]['check_memory']:
-    plans.check(jobs[0][0], members=len(jobs))
+    plans.check(jobs[0][0], len(jobs))
   with sharding.use(sharding.mesh(jobs[0][0]['mesh'], members=len(jobs))):
     runs = [_run_or_error(*job) for job in jobs]
     whole = [job for job, run in zip(jobs, runs) if isinstance(run, Run)]
@@ -149,9 +151,6 @@ class Run:
     exp = self.exp
     state, frozen = _at_first(exp)
     files.claim(self.workdir, exp.config)
-    hosts.reach('workdir claimed')
-    if not (self.workdir / files.CONFIG).exists():
-      raise InputError(f'{self.workdir}: what one process writes there another does not see; give a folder that all share')
     experiment.keep_fixed(self.workdir, frozen)
     lines = bind.table(state.trainable, frozen)
     files.write_json(self.workdir / files.SITES, [line._asdict() for line in lines])
@@ -324,4 +323,4 @@ if __name__ == '__main__':
   cli.process_flags()
   flags.DEFINE_string('workdir', None, 'where the run is kept')
   flags.DEFINE_bool('profile', False, 'write a trace of five steps, which TensorBoard opens')
-  cli.run(main, __doc__)
+  cli.run(main, __doc__, saves=True)

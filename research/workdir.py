@@ -5,6 +5,7 @@ Of several processes the first writes, and the others' calls do nothing.
 
 import json
 import os
+import time
 import uuid
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from research.errors import InputError
 CONFIG, PROVENANCE, RESULT, METRICS = 'config.json', 'provenance.json', 'result.json', 'metrics.jsonl'
 _LINE_ENDS = {code: f'\\u{code:04x}' for code in (0x85, 0x2028, 0x2029)}
 CHECKPOINTS, PREDICTIONS, TENSORBOARD = 'checkpoints', 'predictions', 'tensorboard'
+VISIBLE = 60             # seconds after which a network file system shows to all what one process wrote
 UNFINISHED = '.tmp'      # how the name of a file ends as long as it is not whole
 SITES, FIXED = 'sites.json', 'fixed.safetensors'
 
@@ -27,6 +29,8 @@ def write_text(path: Path, text: str) -> None:
 
 def write_once(path: Path, text: str) -> None:
   """Writes a whole file unless somebody has written it already."""
+  if not hosts.first():
+    return
   temporary = _apart(path, text)
   try:
     os.link(temporary, path)
@@ -119,7 +123,7 @@ def check(workdir: Path, config: dict[str, Any]) -> None:
   Raises:
     InputError: it holds another config's run, or files that are no run's.
   """
-  path = workdir / CONFIG
+  path, taken = workdir / CONFIG, is_taken(workdir)      # in this order: another process may just claim it
   if path.exists():
     there, here = (flat({**c, 'mesh': {}}) for c in (read_config(workdir), config))      # a run goes on on any mesh
     different = [f'{k}={there.get(k)!r} there, {here.get(k)!r} here' for k in sorted({*there, *here})
@@ -128,12 +132,23 @@ def check(workdir: Path, config: dict[str, Any]) -> None:
       more = f' and {len(different) - 3} more' if len(different) > 3 else ''
       raise InputError(f'{workdir} holds the run of another config ({"; ".join(different[:3])}{more}); '
                        'give another --workdir')
-  elif is_taken(workdir):
+  elif taken:
     raise InputError(f'{workdir} exists and is not the workdir of a run; give another --workdir')
 
 
 def claim(workdir: Path, config: dict[str, Any]) -> None:
-  """Makes `workdir` this config's, once everything else has been checked; raises as `check` does."""
+  """Makes `workdir` this config's, once everything else has been checked; raises as `check` does.
+
+  Of several processes the first claims it, and the others see that, or say that the folder is not one for all.
+  """
+  if hosts.first():
+    check(workdir, config)
+    if not (workdir / CONFIG).exists():
+      write_json(workdir / CONFIG, config)
+  hosts.reach('workdir claimed')
+  until = time.monotonic() + VISIBLE
+  while not (workdir / CONFIG).exists():
+    if time.monotonic() > until:
+      raise InputError(f'{workdir}: what one process writes there another does not see; give a folder that all share')
+    time.sleep(1)
   check(workdir, config)
-  if not (workdir / CONFIG).exists():
-    write_json(workdir / CONFIG, config)

@@ -38,7 +38,7 @@ class Stored:
   def dtype(self) -> np.dtype:
     return self[(slice(0, 0),) * len(self.shape)].dtype
 
-  def __getitem__(self, box: tuple[slice, ...]) -> np.ndarray:
+  def __getitem__(self, box: slice | tuple[slice, ...]) -> np.ndarray:
     return self._floating(self._read(lambda opened: opened.get_slice(self._name)[box]))
 
   def __array__(self, dtype=None, copy=None) -> np.ndarray:
@@ -121,5 +121,5 @@ def read(folder: Path) -> tuple[Family, ModelConfig, Tensors, dict[str, Any]]:
     raise InputError(f'{file}: model_type {kind!r:.60} is not supported (known: {", ".join(FAMILIES)})')
   tensors = Tensors(folder)
   separate = family.head in tensors and not (
-      family.embedding in tensors and np.array_equal(tensors[family.head], tensors[family.embedding]))
+      family.embedding in tensors and names.alike(tensors[family.head], tensors[family.embedding]))
   return family, names.config_of(family, hf, str(file), separate), tensors, hf

@@ -37,6 +37,8 @@ class Loaded(NamedTuple):
 def load(source: str, execution: Execution, tokenizer: Tokenizer | None = None, abstract: bool = False) -> Loaded:
   """Loads a base model onto the mesh in use; a second call with the same arguments gives the same arrays.
 
+  A cohort's mesh has them where the run's mesh has them, and they are there once.
+
   Args:
     source: a folder in Hugging Face's layout, a `.gguf` file, `package:NAME` (the GGUF inside an installed Python
       package, which is not imported), `random:NAME` (see `presets`), or a hub id `org/name`.
@@ -45,7 +47,7 @@ def load(source: str, execution: Execution, tokenizer: Tokenizer | None = None, 
   Raises:
     InputError: nothing is there, or what is there is broken or of an unknown kind.
   """
-  return _load(source, execution, tokenizer, sharding.current(), abstract)
+  return (_shapes if abstract else _load)(source, execution, tokenizer, sharding.current())
 
 
 class Opened(NamedTuple):
@@ -58,7 +60,21 @@ class Opened(NamedTuple):
 
 
 @lru_cache(maxsize=2)
-def _load(source: str, execution: Execution, tokenizer: Tokenizer | None, mesh: Mesh | None, abstract: bool) -> Loaded:
+def _load(source: str, execution: Execution, tokenizer: Tokenizer | None, mesh: Mesh | None) -> Loaded:
+  of_run = sharding.of_a_run(mesh)
+  if of_run is mesh:
+    return _made(source, execution, tokenizer, abstract=False)
+  with sharding.use(of_run):
+    loaded = load(source, execution, tokenizer)
+  return loaded._replace(params=sharding.place(loaded.params, 'params'))
+
+
+@lru_cache(maxsize=2)
+def _shapes(source: str, execution: Execution, tokenizer: Tokenizer | None, mesh: Mesh | None) -> Loaded:
+  return _made(source, execution, tokenizer, abstract=True)
+
+
+def _made(source: str, execution: Execution, tokenizer: Tokenizer | None, abstract: bool) -> Loaded:
   found = _open(f'random:{HUB[source]}' if abstract and source in HUB else source, tokenizer)
   config = dataclasses.replace(found.config, dtype=execution.dtype, scan=execution.scan, remat=execution.remat)
   model = transformer.build(config)
@@ -93,7 +109,7 @@ def load_apart(source: str, execution: Execution, tokenizer: Tokenizer | None, l
   return _load_apart(source, execution, tokenizer, layers, sharding.current(), abstract)
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=2)
 def _load_apart(source: str, execution: Execution, tokenizer: Tokenizer | None, layers: int, mesh: Mesh | None,
                 abstract: bool) -> Loaded:
   loaded = load(source, execution, tokenizer, abstract)
@@ -221,7 +237,8 @@ def _hub(name: str) -> Path:
 
 
 def _hash(files: list[Path]) -> str:
-  """Of all bytes, which only the first of several processes reads."""
+  """Of all bytes, which only the first of several processes reads; the others' files must be as long."""
+  hosts.agree(lambda: {file.name: file.stat().st_size for file in files})
   digest = hashlib.sha256()
   for file in files if hosts.first() else ():
     with open(file, 'rb') as f:

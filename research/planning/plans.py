@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from research import experiment, machine, sharding, tree
+from research import experiment, hosts, machine, sharding, tree
 from research.errors import InputError
 from research.experiment import Experiment
 from research.planning import account, chips, compiled
@@ -110,11 +110,7 @@ class Here(NamedTuple):
   exp: Experiment              # of shapes
   of_step: Account
   trainable: int               # parameters
-
-  @property
-  def step_seconds(self) -> float:
-    """The least that the measured rates of these devices allow."""
-    return timed(self.exp, self.of_step, chips.topology('local'))['step_seconds']
+  step_seconds: float          # the least that the measured rates of these devices allow
 
   def bytes(self, members: int = 1) -> float:
     """On each device, of so many members as one program: what does not learn is there once."""
@@ -123,17 +119,22 @@ class Here(NamedTuple):
 
 
 def here(config: dict[str, Any]) -> Here | None:
-  """The account of a config on this machine, the same for settings that only change arrays; None where nothing learns."""
-  arrays = {**config['training'], 'learning_rate': 1.0, 'weight_decay': 0.0, 'seed': 0}
-  return _here(json.dumps({**config, 'training': arrays}))
+  """The account of a config on this machine; None where nothing learns. Settings that only change arrays share one."""
+  arrays = {**config['training'], 'learning_rate': 1.0, 'weight_decay': 0.0, 'warmup': 0.0}
+  if not config['task']['rows']:                # otherwise the seed draws them
+    arrays['seed'] = 0
+  dropout = config['strategy'].get('dropout') and 0.1
+  return _here(json.dumps({**config, 'training': arrays, 'strategy': {**config['strategy'], 'dropout': dropout}}))
 
 
 @lru_cache(maxsize=16)
 def _here(said: str) -> Here | None:
-  exp, sizes = assembled(json.loads(said), chips.topology('local'))
+  topology = chips.topology('local')
+  exp, sizes = assembled(json.loads(said), topology)
   if not exp.config['training']['steps']:
     return None
-  return Here(exp, account.account(exp, sizes), tree.size(account.begun(exp)[0].trainable))
+  of_step = account.account(exp, sizes)
+  return Here(exp, of_step, tree.size(account.begun(exp)[0].trainable), timed(exp, of_step, topology)['step_seconds'])
 
 
 def check(config: dict[str, Any], members: int = 1) -> None:
@@ -145,10 +146,11 @@ def check(config: dict[str, Any], members: int = 1) -> None:
     InputError: it does not fit; it says what would.
   """
   found, topology = here(config), chips.topology('local')
-  if found is None or found.bytes(members) <= topology.chip.memory:
+  memory = min(hosts.of_all(topology.chip.memory))      # where processes have different machines, the smallest
+  if found is None or found.bytes(members) <= memory:
     return
   kinds = ', '.join(f'{kind} {n / GIB:.2f}' for kind, n in found.of_step.kinds.items() if n)
   fitting = [] if members > 1 else nearest(config, topology)
   hint = f'this would fit: {change(fitting[0])}; ' if fitting else ''
   raise InputError(f'a training step needs about {found.bytes(members) / GIB:.2f} GiB on each device ({kinds}), and '
-                   f'{topology.chip.memory / GIB:.2f} are there; {hint}--config.check_memory=False tries it all the same')
+                   f'{memory / GIB:.2f} are there; {hint}--config.check_memory=False tries it all the same')

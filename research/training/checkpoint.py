@@ -44,7 +44,8 @@ class Checkpoints:
 
   def step(self, kind: str) -> int | None:
     """The step of the whole checkpoint of this kind, if there is one."""
-    return self._manager(kind).latest_step() if (self._folder / kind).is_dir() else None
+    there = kind in self._managers or (self._folder / kind).is_dir()
+    return self._manager(kind).latest_step() if there else None
 
   def save_best(self, step: int, trainable: Tree) -> None:
     self._save('best', step, tree.leaves(trainable))

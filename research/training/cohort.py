@@ -196,8 +196,8 @@ def trial(side: Callable[[int], Side], most: int, memory: int) -> Trial:
     return side, time.perf_counter() - began
 
   alone = side(1)
-  of_each = max(alone.step.peak_bytes - tree.nbytes(alone.frozen),   # the base is there once
-                2 * tree.nbytes(alone.state._replace(key=())))      # each state and its place in the stack
+  of_each = max(alone.step.peak_bytes - sharding.held(alone.frozen),   # the base is there once
+                2 * sharding.held(alone.state._replace(key=())))      # each state and its place in the stack
   count = min(most, 1 + max(0, memory - alone.step.peak_bytes) // max(1, of_each))
   if count == 1:
     return Trial(1)

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import optax
 
-from research import hosts, sharding, tree
+from research import hosts, sharding
 from research.errors import InputError
 from research.models.transformer import Model
 from research.training import cohort
@@ -63,6 +63,12 @@ class Interrupts:
   def __exit__(self, *exception):
     for signum, handler in self._before.items():
       signal.signal(signum, handler)
+    if hosts.several():
+      signal.signal(signal.SIGTERM, _end)           # there are no more steps after which all could end
+
+
+def _end(signum, frame):
+  raise Stopped(signum)
 
 
 class Cost(NamedTuple):
@@ -271,9 +277,10 @@ def train(model: Model, state: TrainState, frozen: Tree | cohort.Several, tx: op
                 evaluation_seconds=total('evaluation_seconds'), checkpoint_seconds=total('checkpoint_seconds'),
                 compile_seconds=compile_seconds / len(members), cohort_size=len(members))
     if executable:
-      shared = tree.nbytes(frozen.shared) if isinstance(frozen, cohort.Several) else 0
+      shared = sharding.held(frozen.shared) if isinstance(frozen, cohort.Several) else 0
+      here = len(members) // (sharding.sizes()[sharding.MEMBERS] if sharding.of_members(len(members)) else 1)
       cost = cost._replace(train_flops=executable.flops / len(members) * m.taken,
-                           peak_bytes=shared + (executable.peak_bytes - shared) // len(members))
+                           peak_bytes=shared + (executable.peak_bytes - shared) // here)
     found = evaluations(m)
     best = min(found)[1] if found else m.taken
     if m.checkpoints.step('best') not in (None, best):    # only where a step run twice gives two results

@@ -148,10 +148,11 @@ def test_processes_of_different_configs_are_refused(folder):
     (['--coordinator=localhost', '--processes=2', '--process=0'], 'must be host:port'),
     (['--coordinator=localhost:1', '--processes=2', '--process=2'], 'must be 0 to 1'),
     (['--coordinator=localhost:1', '--processes=2', '--process=1'],
-     'nobody answers there, after 40 s; process 0 of 2 must run at that address'),
+     'nobody answers there, after 30 s; process 0 of 2 must run at that address'),
 ], ids=['incomplete', 'no port', 'no such process', 'unreachable'])
 def test_processes_that_cannot_begin_say_so_within_a_minute(flags, says, folder):
-  [(status, said)] = Command(folder, 'never', 1, 1, *flags).ends(within=60)
+  assert hosts.PATIENCE < 45                 # to which Python's own start comes
+  [(status, said)] = Command(folder, 'never', 1, 1, *flags).ends(within=120)
   assert status == 2 and says in said and said.splitlines()[-1].startswith('error: ')
 
 
