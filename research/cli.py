@@ -88,8 +88,8 @@ def run(main: Callable[[], None], doc: str, saves: bool = False) -> None:
   except jax.errors.JaxRuntimeError as e:
     if not hosts.several():
       raise
-    last = str(e).strip().rpartition('\n')[2]
-    print(f'error: process {jax.process_index()} cannot go on, as when another died ({last:.300}); the same command, in all '
+    why = str(e).strip().partition('\n')[0]
+    print(f'error: process {jax.process_index()} cannot go on, as when another died ({why:.300}); the same command, in all '
           'of them, goes on from the last checkpoint', file=sys.stderr, flush=True)
     os._exit(1)                   # an orderly end would wait for the other
 
