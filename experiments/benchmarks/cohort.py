@@ -42,27 +42,24 @@ def one(loaded, strategy: str, members: int, lines: int, length: int) -> dict:
   begin = lambda number: sides.begun(loaded, strategy, 1e-6 * (1 + number), seed=number)
   tx = begin(0)[2]
   given = [sides.tokens(loaded, lines, length, seed=number) for number in range(members)]
-  found = cohort.trial(lambda number: begin(number)[:2], given, machine.memory(), model=loaded.model, tx=tx)
+  static = {'model': loaded.model, 'tx': tx}
+  first = lambda count: cohort.side([begin(number)[:2] for number in range(count)], given[:count], **static)
+  found = cohort.trial(first, members, machine.memory())
   runs = [begin(number)[:2] for number in range(members)]
-  step = compiled(train_step, *runs[0], given[0], donate=(0,), model=loaded.model, tx=tx)
+  step = compiled(train_step, *runs[0], given[0], donate=(0,), **static)
 
   def one_after_the_other():
     for number, (state, frozen) in enumerate(runs):
       state, metrics = step(state, frozen, given[number])
       runs[number] = (state, frozen)
       jax.block_until_ready(metrics)
-  begun = [begin(number)[:2] for number in range(members)]
-  state, frozen = cohort.together([state for state, _ in begun], [frozen for _, frozen in begun])
-  del begun
-  batch = cohort.batch(given)
-  of_all = compiled(cohort.step_for(frozen), state, frozen, batch, donate=(0,), model=loaded.model, tx=tx)
+  side = first(members)
 
   def together():
-    nonlocal state
-    state, metrics = of_all(state, frozen, batch)
-    jax.block_until_ready(metrics)
+    nonlocal side
+    side = side.taken()
   seconds, _ = measure.take_turns({'alone': one_after_the_other, 'together': together}, FLAGS.rounds)
-  return {'seconds': round(statistics.median(seconds['together']), 4), 'peak_bytes': of_all.peak_bytes,
+  return {'seconds': round(statistics.median(seconds['together']), 4), 'peak_bytes': side.step.peak_bytes,
           'alone_peak_bytes': step.peak_bytes, 'chosen': found.size, **measure.against('alone', seconds, 'together')}
 
 

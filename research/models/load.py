@@ -78,9 +78,11 @@ def _made(source: str, execution: Execution, tokenizer: Tokenizer | None, abstra
   found = _open(f'random:{HUB[source]}' if abstract and source in HUB else source, tokenizer)
   config = dataclasses.replace(found.config, dtype=execution.dtype, scan=execution.scan, remat=execution.remat)
   model = transformer.build(config)
-  params = shapes(config, execution) if abstract else found.params(model, execution)
-  if not abstract:
-    _open.cache_clear()      # what was read of a mapped file counts as this process's memory until it is closed
+  try:
+    params = shapes(config, execution) if abstract else found.params(model, execution)
+  finally:
+    if not abstract:
+      _open.cache_clear()      # what was read of a mapped file counts as this process's memory until it is closed
   return Loaded(model, params, _fitting(found.tokenizer, config), found.fingerprint, found.hf)
 
 

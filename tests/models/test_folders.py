@@ -55,7 +55,7 @@ def write(folder, fields, tensors, shards=1):
 
 def read(folder, execution=FLOAT32):
   """What is in the folder now, whatever was read of it before."""
-  return load._load.__wrapped__(str(folder), execution, None, None, False)
+  return load._load.__wrapped__(str(folder), execution, None, None)
 
 
 def refused(folder, *saying):
