@@ -102,7 +102,7 @@ def test_two_processes_are_one_run(folder):
   command = Command(folder, 'stopped', 2, 2, *mesh)
   reaches(command, folder / 'stopped', 5)
   command.all[1].send_signal(signal.SIGTERM)
-  assert [status for status, _ in command.ends(within=60)] == [143, 143]
+  assert [status for status, _ in command.ends(within=180)] == [143, 143]
   at = len(lines(folder / 'stopped'))
   assert 5 <= at < STEPS
   for name in ('here', 'on one', 'on four'):
@@ -136,7 +136,7 @@ def test_where_one_process_is_killed_the_other_ends(victim, folder):
 
 def test_processes_of_different_configs_are_refused(folder):
   own = lambda number: [f'--config.training.learning_rate={1 + number}e-3', f'--config.training.seed={number}']
-  for status, said in Command(folder, 'different', 2, 1, of_process=own).ends(within=60):
+  for status, said in Command(folder, 'different', 2, 1, of_process=own).ends(within=180):
     assert status == 2
     assert said.splitlines()[-1].startswith('error: the processes were started differently: ')
     assert 'config.training.learning_rate=0.001 in process 0, 0.002 in process 1' in said
