@@ -20,7 +20,8 @@ from jax.experimental import multihost_utils
 
 from research.errors import InputError
 
-PATIENCE = 30      # seconds that processes wait for each other at the beginning; 300 where a cluster starts them
+PATIENCE = 30      # seconds that processes wait for each other at the beginning, where a person starts them
+OF_CLUSTER = 300   # where a cluster starts them, some perhaps minutes after others
 SILENCE = 30       # seconds after which a process that says nothing is taken for dead
 
 
@@ -55,7 +56,7 @@ def begin(coordinator: str | None = None, processes: int | None = None, process:
   jax.config.update('jax_enable_preemption_service', saves)
   try:
     jax.distributed.initialize(
-        **given, initialization_timeout=PATIENCE if coordinator else 300, heartbeat_timeout_seconds=SILENCE,
+        **given, initialization_timeout=PATIENCE if coordinator else OF_CLUSTER, heartbeat_timeout_seconds=SILENCE,
         shutdown_timeout_seconds=SILENCE, cluster_detection_method='deactivate' if coordinator else None)
   except (ValueError, RuntimeError, OSError) as e:
     if not (coordinator or _told()) and 'coordinator_address should be defined' in str(e):      # no slice, after all

@@ -166,7 +166,7 @@ def current() -> Mesh | None:
   return None if found.empty else found
 
 
-def everywhere() -> Sharding:
+def replicated() -> Sharding:
   """Whole on every device of the mesh in use, or on the one device."""
   return SingleDeviceSharding(jax.devices()[0]) if current() is None else NamedSharding(current(), P())
 

@@ -95,7 +95,7 @@ def cohort_size(configs: Sequence[dict[str, Any]]) -> dict[str, Any]:
   def side(count: int) -> cohort.Side:
     with sharding.use(sharding.mesh(configs[0]['mesh'], members=count)):
       exps = [experiment.assemble(config) for config in configs[:count]]
-      return cohort.side([experiment.begin(exp) for exp in exps], [exp.training_batches()(0) for exp in exps],
+      return cohort.side([_at_first(exp) for exp in exps], [exp.training_batches()(0) for exp in exps],
                          model=exps[0].model, tx=experiment.optimizer(exps[0]),
                          label_smoothing=exps[0].config['training']['label_smoothing'])
 

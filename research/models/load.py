@@ -47,7 +47,7 @@ def load(source: str, execution: Execution, tokenizer: Tokenizer | None = None, 
   Raises:
     InputError: nothing is there, or what is there is broken or of an unknown kind.
   """
-  return (_shapes if abstract else _load)(source, execution, tokenizer, sharding.current())
+  return (_planned if abstract else _load)(source, execution, tokenizer, sharding.current())
 
 
 class Opened(NamedTuple):
@@ -70,7 +70,7 @@ def _load(source: str, execution: Execution, tokenizer: Tokenizer | None, mesh: 
 
 
 @lru_cache(maxsize=2)
-def _shapes(source: str, execution: Execution, tokenizer: Tokenizer | None, mesh: Mesh | None) -> Loaded:
+def _planned(source: str, execution: Execution, tokenizer: Tokenizer | None, mesh: Mesh | None) -> Loaded:
   return _made(source, execution, tokenizer, abstract=True)
 
 

@@ -94,7 +94,7 @@ class Checkpoints:
     if self._base not in (None, record['base']):
       raise InputError(f'{where}: was trained on another base model ({record["base"]}, not {self._base})')
     check_shapes(record['arrays'], _describe(like), str(where))
-    here = sharding.everywhere()
+    here = sharding.replicated()
     abstract = {n: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, 'sharding', here)) for n, x in like.items()}
     restored = manager.restore(step, args=ocp.args.Composite(arrays=ocp.args.StandardRestore(tree.nested(abstract))))
     return tree.leaves(restored['arrays'])
