@@ -1,7 +1,7 @@
 """The plan of a config on a topology: what it takes, whether that fits, how long it is, and what would make it fit."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -40,7 +40,7 @@ def plan(config: dict[str, Any], said: str, compile: bool = True, tokens: int = 
       found['compiled'] = compiled.step(exp, said, tokens)
       found['fits'] = found['compiled']['total'] <= topology.chip.memory
     if not found['fits']:
-      found['changes'] = nearest(config, topology, tokens)
+      found['changes'] = [*nearest(config, topology, tokens)]
   return found
 
 
@@ -64,7 +64,7 @@ def timed(exp: Experiment, of_step: Account, topology: Topology) -> dict[str, An
           'steps': steps, 'hours': hours, 'cost': chips.costs(topology, hours)}
 
 
-def nearest(config: dict[str, Any], topology: Topology, tokens: int = 0) -> list[dict[str, Any]]:
+def nearest(config: dict[str, Any], topology: Topology, tokens: int = 0) -> Iterator[dict[str, Any]]:
   """Changes of a config after which its step fits, by the account: single ones, and smaller parts with recomputation."""
   t, mesh = config['training'], config['mesh']
   rows = t['batch_size'] // t['microbatches']
@@ -80,7 +80,7 @@ def nearest(config: dict[str, Any], topology: Topology, tokens: int = 0) -> list
     tried += [{'model.quantize': 'nf4'}, *({'model.quantize': 'nf4', **a} for a in again)]
   found: list[dict[str, Any]] = []
   for changes in tried:
-    if any(set(f['changes'].items()) <= set(changes.items()) for f in found):      # a part of it is enough
+    if any(set(f.items()) <= set(changes.items()) for f in found):      # a part of it is enough
       continue
     changed = {group: dict(fields) if isinstance(fields, dict) else fields for group, fields in config.items()}
     for field, value in changes.items():
@@ -95,8 +95,8 @@ def nearest(config: dict[str, Any], topology: Topology, tokens: int = 0) -> list
     except InputError:                            # no config, such as a batch that cannot be dealt out so
       continue
     if total <= topology.chip.memory:
-      found.append({'changes': changes, 'bytes': total})
-  return found
+      found.append(changes)
+      yield {'changes': changes, 'bytes': total}
 
 
 def change(one: Mapping[str, Any]) -> str:
@@ -150,7 +150,7 @@ def check(config: dict[str, Any], members: int = 1) -> None:
   if found is None or found.bytes(members) <= memory:
     return
   kinds = ', '.join(f'{kind} {n / GIB:.2f}' for kind, n in found.of_step.kinds.items() if n)
-  fitting = [] if members > 1 else nearest(config, topology)
-  hint = f'this would fit: {change(fitting[0])}; ' if fitting else ''
+  fitting = None if members > 1 else next(nearest(config, topology), None)      # each that is tried takes a second
+  hint = f'this would fit: {change(fitting)}; ' if fitting else ''
   raise InputError(f'a training step needs about {found.bytes(members) / GIB:.2f} GiB on each device ({kinds}), and '
                    f'{memory / GIB:.2f} are there; {hint}--config.check_memory=False tries it all the same')
