@@ -94,6 +94,14 @@ def multiplies_bfloat16() -> bool:
   return platform_kind() != 'cpu' or _processor_multiplies_bfloat16()
 
 
+def has_cudnn() -> bool:
+  """Whether programs are made for NVIDIA's cards of 2020 (compute capability 8.0) or later; where none is here, for such."""
+  if platform_kind() != 'gpu':
+    return False
+  capability = getattr(jax.devices()[0], 'compute_capability', '8.0') if jax.default_backend() == 'gpu' else '8.0'
+  return capability.replace('.', '').isdecimal() and float(capability) >= 8
+
+
 @lru_cache(maxsize=1)
 def _processor_multiplies_bfloat16() -> bool:
   return bool({'amx_bf16', 'avx512_bf16'} & set(_of_processor('flags').split()))

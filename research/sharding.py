@@ -279,6 +279,11 @@ def rows(x: Array) -> Array:
   return jax.lax.with_sharding_constraint(x, P(ROWS, *[P.UNCONSTRAINED] * (x.ndim - 1)))
 
 
+def of_heads(count: int) -> P:
+  """How queries, keys and values [B, L, H, head_dim] of so many rows lie on the mesh in use: rows and heads are spread."""
+  return P(ROWS if count % spread() == 0 else None, None, 'tensor', None)
+
+
 def looked_up(x: Array) -> Array:
   """What was read from a table whose columns lie over `fsdp`, [B, L, D]: it moves to its rows, and the table stays."""
   if not sizes():

@@ -23,21 +23,26 @@ Batch = dict[str, np.ndarray]
 FORWARD = 'forward'      # beside the strategies: the loss alone
 
 
-def model(source: str, strategy: str, precision: str, layout: str) -> load.Loaded:
+def model(source: str, strategy: str, precision: str, layout: str, remat: str = 'none') -> load.Loaded:
   """A model as a run of this strategy would keep it: what learns is float32."""
   kept = 'float32' if strategy in ('full', 'last_layers') else precision
-  return load.load(source, Execution(precision, kept, layout == 'scanned'))
+  return load.load(source, Execution(precision, kept, layout == 'scanned', remat=remat))
 
 
-def tokens(loaded: load.Loaded, batch: int, length: int, seed: int = 0) -> Batch:
-  """Random tokens, [1, batch, length], all of them targets; an encoder reads as many again."""
-  config = loaded.model.config
-  drawn = np.random.default_rng(seed).integers(10, config.vocab, (batch, length + 1)).tolist()
-  numbers = list(range(length))
-  documents = [Document(ids[:-1], numbers, [0] * length, numbers, ids[1:], ids[:-1] if config.has_encoder else ())
+def tokens(loaded: load.Loaded, batch: int, length: int, seed: int = 0, packed: int = 1) -> Batch:
+  """Random tokens, [1, batch, length], all of them targets; an encoder reads as many again.
+
+  Args:
+    packed: how many documents share a line, all of one length.
+  """
+  config, own = loaded.model.config, length // packed
+  drawn = np.random.default_rng(seed).integers(10, config.vocab, (batch * packed, own + 1)).tolist()
+  numbers = list(range(own))
+  documents = [Document(ids[:-1], numbers, [0] * own, numbers, ids[1:], ids[:-1] if config.has_encoder else ())
                for ids in drawn]
   room = Room(length, length if config.has_encoder else 0)
-  return {name: x[None] for name, x in batches.pack(documents, [[i] for i in range(batch)], room, length)[0].items()}
+  lines = [list(range(i, i + packed)) for i in range(0, batch * packed, packed)]
+  return {name: x[None] for name, x in batches.pack(documents, lines, room, length)[0].items()}
 
 
 def begun(loaded: load.Loaded, strategy: str, learning_rate: float, schedule: str = 'constant', steps: int = 10_000,
@@ -66,18 +71,18 @@ def ours(loaded: load.Loaded, strategy: str, batch: Batch) -> tuple[Callable[[],
 
 
 def twin(loaded: load.Loaded, attention: str | None = None) -> Any:
-  """A torch model of the same config with the parameters of a float32 one of ours.
+  """A torch model of the same config with the parameters of a float32 one of ours, on the same device.
 
   Args:
     attention: transformers' name of an implementation; None: its own choice.
   Raises:
-    InputError: ours is not computed on the processor.
+    InputError: torch does not compute on ours.
     RuntimeError: the weights do not fit transformers' model.
   """
   import torch
   import transformers
-  if jax.default_backend() != 'cpu':
-    raise InputError('--against=peft: torch computes on the processor here, so it is no match for an accelerator')
+  if device() == 'cuda' and not torch.cuda.is_available():
+    raise InputError('--against=peft: torch does not see the GPU that ours is computed on; needs a build of it with CUDA')
   config = transformers.AutoConfig.for_model(**loaded.hf)
   config._attn_implementation = attention
   for field in ('dropout_rate', 'resid_pdrop', 'embd_pdrop', 'attn_pdrop'):       # ours has none outside of deltas
@@ -90,7 +95,18 @@ def twin(loaded: load.Loaded, attention: str | None = None) -> Any:
   tied = {'lm_head.weight', 'encoder.embed_tokens.weight', 'decoder.embed_tokens.weight'}
   if unexpected or not set(missing) <= tied:
     raise RuntimeError(f'unexpected: {sorted(unexpected)}, missing: {sorted(set(missing) - tied)}')
-  return made
+  return made.to(device())
+
+
+def device() -> str:
+  """Torch's name of the kind of device that ours is computed on.
+
+  Raises:
+    InputError: torch has none such.
+  """
+  if jax.default_backend() == 'tpu':
+    raise InputError('--against=peft: torch does not compute on a TPU')
+  return {'cpu': 'cpu', 'gpu': 'cuda'}[jax.default_backend()]
 
 
 def adapted(torch_model: Any, strategy: str) -> Any:
@@ -110,18 +126,21 @@ def adapted(torch_model: Any, strategy: str) -> Any:
 
 
 def theirs(loaded: load.Loaded, strategy: str, precision: str, batch: Batch) -> Callable[[], float]:
-  """The step of `ours` with torch's AdamW; bfloat16 is autocast's."""
+  """The step of `ours` with torch's AdamW; bfloat16 is autocast's, and on a GPU the frozen weights are kept in it."""
   import torch
-  made = adapted(twin(loaded), strategy)
+  made = twin(loaded)
+  if device() == 'cuda' and precision == 'bfloat16' and strategy != 'full':
+    made = made.to(torch.bfloat16)
+  made = adapted(made, strategy)
   optimizer = torch.optim.AdamW([p for p in made.parameters() if p.requires_grad], lr=1e-6, weight_decay=0.0)
-  of = lambda name: torch.tensor(batch[name][0], dtype=torch.long)
+  of = lambda name: torch.tensor(batch[name][0], dtype=torch.long, device=device())
   given = {'input_ids': of('tokens'), 'use_cache': False}
   if loaded.model.config.has_encoder:
     given |= {'input_ids': of('source_tokens'), 'decoder_input_ids': of('tokens')}
   targets = of('targets')
 
   def loss():
-    with torch.autocast('cpu', torch.bfloat16, enabled=precision == 'bfloat16'):
+    with torch.autocast(device(), torch.bfloat16, enabled=precision == 'bfloat16'):
       logits = made(**given).logits
       return torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
 

@@ -18,6 +18,7 @@ from absl import app, flags
 
 from experiments.benchmarks import measure, sides
 from research import machine
+from research.models.config import REMAT
 from research.training import flops
 
 FLAGS = flags.FLAGS
@@ -27,21 +28,24 @@ flags.DEFINE_list('precisions', ['float32'], 'of activations and products: float
 flags.DEFINE_list('layouts', ['scanned'], 'scanned: one compiled layer run N times; unrolled: N laid out')
 flags.DEFINE_integer('batch', 4, 'lines')
 flags.DEFINE_integer('length', 256, 'tokens a line, each of them a target')
+flags.DEFINE_integer('documents', 1, 'that share a line; theirs reads a line as one')
+flags.DEFINE_enum('remat', 'none', REMAT, 'what our backward pass computes again')
 flags.DEFINE_integer('rounds', 8, 'timed calls of each side')
 flags.DEFINE_enum('against', None, ['peft'], 'whose step takes turns with ours')
 
 
 def main(_) -> None:
   machine.prepare()
-  measure.tell(benchmark='step', model=FLAGS.model, batch=FLAGS.batch, length=FLAGS.length, **measure.setting())
+  measure.tell(benchmark='step', model=FLAGS.model, batch=FLAGS.batch, length=FLAGS.length, documents=FLAGS.documents,
+               remat=FLAGS.remat, **measure.setting())
   for precision in FLAGS.precisions:
     peak = flops.matrix_peak(precision)
     measure.tell(row='matrix peak', precision=precision, gflops_per_second=round(peak / 1e9, 1))
     for strategy in FLAGS.strategies:
       turns, costs = {}, {}
       for layout in FLAGS.layouts:
-        loaded = sides.model(FLAGS.model, strategy, precision, layout)
-        batch = sides.tokens(loaded, FLAGS.batch, FLAGS.length)
+        loaded = sides.model(FLAGS.model, strategy, precision, layout, FLAGS.remat)
+        batch = sides.tokens(loaded, FLAGS.batch, FLAGS.length, packed=FLAGS.documents)
         turns[layout], costs[layout] = sides.ours(loaded, strategy, batch)
       if FLAGS.against:
         exact = sides.model(FLAGS.model, strategy, 'float32', 'scanned')

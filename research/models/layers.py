@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from research import sharding, tree
+from research.models import fused
 from research.models.config import ModelConfig
 from research.models.products import affine, contract
 from research.models.quantized import is_quantized
@@ -147,16 +148,18 @@ BLOCK = 512      # those that do on longer lines
 STAGES = 4       # of a long line, each with its blocks and as many keys as the last of them sees
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=('mask',), meta_fields=('queries', 'starts'))
+@partial(jax.tree_util.register_dataclass, data_fields=('mask',), meta_fields=('queries', 'starts', 'causal'))
 @dataclasses.dataclass(frozen=True)
 class Stage:
   """Queries that attend block by block, each block to an equally long stretch of keys outside of which it sees none."""
   queries: tuple[int, int]       # first and end, of L
   starts: tuple[int, ...]        # of each block's stretch, the first key
   mask: Array                    # [blocks, B, queries of a block, keys of a stretch], True where the query sees the key
+  causal: bool | None = None     # of a line that attends by `fused`: whether query i sees no key from i + 1 on
 
 
-def stages(sees, length: int, slots: int, ahead: int | None = None, window: int = 0) -> tuple[Stage, ...]:
+def stages(sees, length: int, slots: int, ahead: int | None = None, window: int = 0,
+           one_kernel: bool = False) -> tuple[Stage, ...]:
   """What a line's queries see: one block of a short line, and of a long one no more than they could.
 
   Args:
@@ -164,9 +167,10 @@ def stages(sees, length: int, slots: int, ahead: int | None = None, window: int 
     length: L; slots: S.
     ahead: query i sees no key from slot `ahead` + i + 1 on; None: it may see all.
     window: a query sees no further back than this many slots, its own among them; 0: it may see all.
+    one_kernel: the line attends by `fused`.
   """
-  if length <= WHOLE:
-    return (Stage((0, length), (0,), sees(slice(length), slice(slots))[None]),)
+  if one_kernel or length <= WHOLE:
+    return (Stage((0, length), (0,), sees(slice(length), slice(slots))[None], ahead == 0 if one_kernel else None),)
   firsts = range(0, length, BLOCK)
   each = len(firsts) if ahead is None or window else -(-len(firsts) // STAGES)
   found = []
@@ -196,6 +200,9 @@ def attend(q: Array, k: Array, v: Array, stages: tuple[Stage, ...], scale: float
   Returns:
     [B, L, H, head_dim]. A query that sees nothing (padding) gets the mean of the values, which nobody reads.
   """
+  if stages[0].causal is not None:
+    y = fused.attend(q, k.swapaxes(1, 2), v.swapaxes(1, 2), stages[0].mask[0], scale, stages[0].causal)
+    return checkpoint_name(y, PRODUCT)
   if len(stages) == len(stages[0].starts) == 1:
     return _attend(q, k, v, stages[0].mask[0], bias, scale, cap)
 
@@ -227,5 +234,5 @@ def _attend(q: Array, k: Array, v: Array, mask: Array, bias: Array | None, scale
     scores = scores + bias.reshape(B, K, G, L, -1).swapaxes(2, 3)
   scores = jnp.where(mask[:, None, :, None], scores, jnp.finfo(jnp.float32).min)
   weights = jax.nn.softmax(scores, axis=-1).astype(q.dtype).reshape(B, K, L * G, -1)
-  y = contract('bkqs,bksd->bkqd', weights, v).astype(q.dtype)
+  y = contract('bkqs,bksd->bkqd', weights, v, q.dtype)
   return y.reshape(B, K, L, G, head_dim).swapaxes(1, 2).reshape(B, L, H, head_dim)

@@ -29,12 +29,18 @@ def _t5(width: int, hidden: int, layers: int, heads: int) -> dict[str, Any]:
           'is_encoder_decoder': True, 'decoder_start_token_id': PAD, **_TOKENS}
 
 
+_SMOLLM2 = {'vocab_size': 49152, 'rope_theta': 100000.0}
+_LLAMA_3_2 = {'vocab_size': 128256, 'rope_theta': 500000.0, 'rope_scaling': {
+    'rope_type': 'llama3', 'factor': 32.0, 'low_freq_factor': 1.0, 'high_freq_factor': 4.0,
+    'original_max_position_embeddings': 8192}}
 _LLAMA_3 = {'vocab_size': 128256, 'tie_word_embeddings': False, 'rope_theta': 500000.0}
 
 PRESETS = {
     'llama-tiny': _llama(64, 160, 3, 4, 2, 512), 'llama-small': _llama(256, 704, 6, 8, 4, 1024),
     'gpt2-tiny': _gpt2(64, 3, 4, 512), 'gpt2-small': _gpt2(256, 6, 8, 1024),
     't5-tiny': _t5(64, 128, 2, 4), 't5-small': _t5(256, 512, 4, 8),
+    'smollm2-135m': _llama(576, 1536, 30, 9, 3, 8192) | _SMOLLM2,
+    'llama-3.2-1b': _llama(2048, 8192, 16, 32, 8, 131072) | _LLAMA_3_2,
     'llama-3-8b': _llama(4096, 14336, 32, 32, 8, 8192) | _LLAMA_3,
     'llama-3-70b': _llama(8192, 28672, 80, 64, 8, 8192) | _LLAMA_3,
     'flan-t5-xxl': _t5(4096, 10240, 24, 64) | {'vocab_size': 32128, 'tie_word_embeddings': False},
@@ -42,6 +48,8 @@ PRESETS = {
 
 # Models on the hub whose shapes are known here: they can be planned for without a network.
 HUB = {
+    'HuggingFaceTB/SmolLM2-135M': 'smollm2-135m', 'HuggingFaceTB/SmolLM2-135M-Instruct': 'smollm2-135m',
+    'meta-llama/Llama-3.2-1B': 'llama-3.2-1b',
     'meta-llama/Meta-Llama-3-8B': 'llama-3-8b', 'meta-llama/Meta-Llama-3-70B': 'llama-3-70b',
     'google/flan-t5-xxl': 'flan-t5-xxl',
 }

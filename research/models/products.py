@@ -9,6 +9,7 @@ kept so.
 """
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,14 +20,17 @@ from research.models.quantized import dense
 Array = jax.Array
 
 
-def _multiply(spec: str, a: Array, b: Array) -> Array:
+def _multiply(spec: str, a: Array, b: Array, dtype: Any) -> Array:
   if not machine.multiplies_bfloat16():
     a, b = a.astype(jnp.float32), b.astype(jnp.float32)
-  return jnp.einsum(spec, a, b, preferred_element_type=jnp.float32)
+  on_gpu = machine.platform_kind() == 'gpu'      # whose products sum in float32 whatever they give: it need not be written out
+  exact = a.dtype == jnp.float32 and machine.platform_kind() != 'cpu'         # accelerators would round float32 operands
+  return jnp.einsum(spec, a, b, preferred_element_type=dtype if on_gpu else jnp.float32,
+                    precision=jax.lax.Precision.HIGHEST if exact else None).astype(dtype)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def contract(spec: str, a: Array, b) -> Array:
+@partial(jax.custom_vjp, nondiff_argnums=(0, 3))
+def contract(spec: str, a: Array, b, dtype: Any = jnp.float32) -> Array:
   """`jnp.einsum(spec, a, b)` of two operands, summed in float32.
 
   `b` is cast to `a`'s dtype before the product, and its gradient comes back in its own: a float32 master kernel under
@@ -35,38 +39,37 @@ def contract(spec: str, a: Array, b) -> Array:
   Args:
     spec: two-operand einsum without repeated or summed-alone letters, such as 'bld,df->blf'.
     a: activations; b: activations or a kernel, which may be `quantized`.
-  Returns:
-    float32, whatever the operands.
+    dtype: of the result; float32 unless said, whatever the operands.
   """
-  return _multiply(spec, a, dense(b, a.dtype))
+  return _multiply(spec, a, dense(b, a.dtype), dtype)
 
 
 def is_primal(x) -> bool:
   return isinstance(x, jax.custom_derivatives.CustomVJPPrimal)
 
 
-def _forward(spec, a, b):
+def _forward(spec, a, b, dtype):
   perturbed = any(x.perturbed for x in jax.tree.leaves(b, is_leaf=is_primal))
   b = jax.tree.map(lambda x: x.value, b, is_leaf=is_primal)
   keep_a = a.value if perturbed else None        # a frozen kernel: nothing is kept for its gradient
   keep_b = b if a.perturbed else None
   like_b = jnp.zeros((0,), b.dtype) if perturbed else None
-  return contract(spec, a.value, b), (keep_a, keep_b, jnp.zeros((0,), a.value.dtype), like_b)
+  return contract(spec, a.value, b, dtype), (keep_a, keep_b, jnp.zeros((0,), a.value.dtype), like_b)
 
 
-def _backward(spec, residuals, g):
+def _backward(spec, dtype, residuals, g):
   a, b, like_a, like_b = residuals               # the last two carry dtypes
   operands, out = spec.split('->')
   letters_a, letters_b = operands.split(',')
   g = g.astype(like_a.dtype)
   grad_a = grad_b = None
   if b is not None:
-    grad_a = _multiply(f'{out},{letters_b}->{letters_a}', g, dense(b, like_a.dtype)).astype(like_a.dtype)
+    grad_a = _multiply(f'{out},{letters_b}->{letters_a}', g, dense(b, like_a.dtype), like_a.dtype)
   if a is not None:
     if machine.platform_kind() == 'cpu':
       # XLA's CPU backend has no bfloat16 product with a transposed left operand (UNIMPLEMENTED as of jax 0.10).
       a, g = a.astype(jnp.float32), g.astype(jnp.float32)
-    grad_b = _multiply(f'{letters_a},{out}->{letters_b}', a, g).astype(like_b.dtype)
+    grad_b = _multiply(f'{letters_a},{out}->{letters_b}', a, g, like_b.dtype)
   return grad_a, grad_b
 
 
@@ -77,8 +80,8 @@ def dot(x: Array, kernel) -> Array:
   """x [..., I] times kernel [I, O], in x's dtype with float32 sums."""
   batch = 'abc'[:x.ndim - 1]
   if x.ndim < 3:                                 # no activations of lines
-    return contract(f'{batch}i,io->{batch}o', x, kernel).astype(x.dtype)
-  return sharding.rows(contract(f'{batch}i,io->{batch}o', sharding.rows(x), kernel).astype(x.dtype))
+    return contract(f'{batch}i,io->{batch}o', x, kernel, x.dtype)
+  return sharding.rows(contract(f'{batch}i,io->{batch}o', sharding.rows(x), kernel, x.dtype))
 
 
 def affine(x: Array, kernel, bias: Array | None) -> Array:

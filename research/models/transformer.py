@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from research import tree
 from research.errors import InputError
+from research.models import fused
 from research.models.config import DTYPES, ModelConfig
 from research.models.layers import (
   ACTIVATIONS,
@@ -350,12 +351,13 @@ def build(config: ModelConfig) -> Model:
 
   def masks(query, key, prefix, straight):
     """Of each kind of layers. In a `straight` line a document's tokens stand one after the other, so windows are stretches."""
-    found = {}
+    found, lengths = {}, _lengths(query, key)
+    one_kernel = not config.buckets and not config.attention_cap and fused.holds(config.dtype, config.head_dim, *lengths)
     for window in {kind.window for kind in config.kinds}:
       def sees(queries, keys, window=window):
         sides = _part(query, queries), _part(key, keys)
         return visible(*sides) & within(window, *sides) if window else visible(*sides)
-      found[window] = stages(sees, *_lengths(query, key), prefix, window if straight and not prefix else 0)
+      found[window] = stages(sees, *lengths, prefix, window if straight and not prefix else 0, one_kernel)
     return tuple(found[kind.window] for kind in config.kinds)
 
   def context(query, key, prefix=0, write=None, source=None, source_tokens=None, straight=False) -> Context:

@@ -51,6 +51,11 @@ class Delta:
             for at, width in zip(starts, widths)]
 
 
+def low_rank(x: Array, a: Array, b: Array, scale: float) -> Array:
+  """scale · x A B, scaled between the products, where it is small."""
+  return dot(dot(x, a) * scale, b)
+
+
 def _product(a: Array, b: Array) -> Array:
   return jnp.einsum('...ir,...ro->...io', a, b, precision='highest')
 
@@ -69,7 +74,7 @@ class LowRank(Delta):
   shared, outputs = ('fixed_rate',), ('b',)
 
   def __call__(self, x: Array, kernel, bias: Array | None, key: Array | None = None) -> Array:
-    return affine(x, kernel, bias) + dot(dot(dropout(x, self.fixed_rate, key), self.a), self.b) * self.scale
+    return affine(x, kernel, bias) + low_rank(dropout(x, self.fixed_rate, key), self.a, self.b, self.scale)
 
   def merge(self, kernel: Array, bias: Array | None):
     """W + s A B, in float32."""
@@ -94,8 +99,8 @@ class Principal(Delta):
 
   def __call__(self, x: Array, kernel, bias: Array | None, key: Array | None = None) -> Array:
     read = dropout(x, self.fixed_rate, key)
-    change = dot(dot(read, self.a - self.fixed_a), self.b) + dot(dot(read, self.fixed_a), self.b - self.fixed_b)
-    return affine(x, kernel, bias) + change * self.scale
+    return (affine(x, kernel, bias) + low_rank(read, self.a - self.fixed_a, self.b, self.scale)
+            + low_rank(read, self.fixed_a, self.b - self.fixed_b, self.scale))
 
   def merge(self, kernel: Array, bias: Array | None):
     """W + s (A B - A₀ B₀), in float32."""
@@ -127,7 +132,7 @@ class Dora(Delta):
     return jnp.sqrt(jnp.maximum(square, jnp.finfo(jnp.float32).tiny))
 
   def __call__(self, x: Array, kernel, bias: Array | None, key: Array | None = None) -> Array:
-    changed = dot(x, kernel) + dot(dot(dropout(x, self.fixed_rate, key), self.a), self.b) * self.scale
+    changed = dot(x, kernel) + low_rank(dropout(x, self.fixed_rate, key), self.a, self.b, self.scale)
     y = (self.magnitude / self.norm(kernel) * changed).astype(x.dtype)
     return y if bias is None else y + bias.astype(y.dtype)
 

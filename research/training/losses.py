@@ -9,13 +9,13 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from research import sharding
+from research import machine, sharding
 from research.models.products import is_primal
 from research.models.transformer import Batch, Model
 from research.tree import Tree
 
 Array = jax.Array
-CHUNK = 256   # targets whose logits are alive at one time, on each device
+CHUNK, CHUNK_ON_GPU = 256, 1024   # targets whose logits are alive at one time, on each device
 
 
 def _wanted(model: Model, variables: Tree, batch: Batch, key: Array | None = None) -> Array:
@@ -33,7 +33,8 @@ def _head(model: Model, variables: Tree) -> Tree:
 def _chunks(x: Array) -> Array:
   """[B, T, …] -> [chunks, B, C, …], the last one filled up with 0; of each line some, wherever the lines are."""
   B, T = x.shape[:2]
-  chunks = min(T, -(-B * T // (CHUNK * sharding.spread())))
+  each = CHUNK_ON_GPU if machine.platform_kind() == 'gpu' else CHUNK
+  chunks = min(T, -(-B * T // (each * sharding.spread())))
   x = jnp.pad(x, ((0, 0), (0, -T % chunks), *[(0, 0)] * (x.ndim - 2)))
   return jnp.moveaxis(x.reshape(B, chunks, -1, *x.shape[2:]), 1, 0)
 

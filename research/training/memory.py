@@ -12,11 +12,13 @@ from typing import Any, NamedTuple
 
 import jax
 
+from research.models import fused
+
 REDUCTIONS = {'reduce_sum', 'reduce_max', 'reduce_min', 'argmax', 'reduce_and', 'reduce_or'}      # what they read may be fused
 LOOPS = {'scan', 'while', 'cond'}
 MADE = REDUCTIONS | LOOPS | {      # operations whose result is an array of its own
     'dot_general', 'gather', 'scatter', 'scatter-add', 'sort', 'cumsum', 'dynamic_update_slice', 'concatenate', 'top_k',
-    'random_bits', 'svd', 'custom_call',
+    'random_bits', 'svd', 'custom_call', *fused.PRODUCTS,
 }
 
 
@@ -61,13 +63,14 @@ def _inlined(jaxpr: Any, arguments: Sequence[_Value]) -> tuple[list[_Operation],
   operations = []
   for eqn in jaxpr.eqns:
     reads = [value(v) for v in eqn.invars]
-    called = None if eqn.primitive.name in LOOPS else next(_bodies(eqn.params.values()), None)
+    kernel = fused.kernel(eqn)
+    called = None if kernel or eqn.primitive.name in LOOPS else next(_bodies(eqn.params.values()), None)
     if called is not None and len(called.invars) == len(reads):
       inner, gives = _inlined(called, reads)
       operations += inner
     else:
       gives = [_Value(v.aval) for v in eqn.outvars]
-      operations.append(_Operation(eqn.primitive.name, eqn.params, reads, gives))
+      operations.append(_Operation(kernel or eqn.primitive.name, eqn.params, reads, gives))
     known |= dict(zip(eqn.outvars, gives))
   return operations, [value(v) for v in jaxpr.outvars]
 

@@ -31,11 +31,13 @@ def on_devices(*arguments):
   return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize('model', TRIED)
-def test_a_mesh_gives_the_losses_of_one_device(model):
+@pytest.mark.parametrize('attention, model, strategies, meshes', [
+    *(('losses', model, STRATEGIES, meshes) for model, meshes in TRIED.items()),
+    ('fused', 'llama-tiny', ('lora', 'prefix'), ('mixed', 'fsdp')), ('fused', 'gpt2-tiny', ('full',), ('tensor',))])
+def test_a_mesh_gives_the_losses_of_one_device(attention, model, strategies, meshes):
   """1e-5 over five steps, data order and dropout included."""
-  found = on_devices('losses', model, *(f'{strategy}/{mesh}' for strategy, mesh in zip(STRATEGIES, TRIED[model])))
-  assert len(found) == 2 * len(STRATEGIES)
+  found = on_devices(attention, model, *(f'{strategy}/{mesh}' for strategy, mesh in zip(strategies, meshes)))
+  assert len(found) == 2 * len(strategies)
   for name, losses in found.items():
     one = found[f'{name.split("/")[0]}/one']
     assert losses == pytest.approx(one, rel=1e-5), name

@@ -1,0 +1,141 @@
+"""On an NVIDIA card a line attends by one kernel. There is none here: what stands in for it computes the same in plain
+operations, so these are tests of what the kernel is given, of its gradient's rule and of its account."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from small import loud
+
+from research import machine, tree
+from research.models import fused, layers
+from research.models.config import Kind
+from research.models.transformer import build
+from research.strategies import table
+from research.strategies.bind import bind
+from research.training import flops, memory
+
+LENGTHS = 50, 30, 48       # of the documents that share a line of 128
+WINDOW = 9
+
+
+def batch(lines=2, lengths=LENGTHS):
+  rng = np.random.default_rng(0)
+  row = lambda parts: np.stack([np.concatenate(parts)] * lines).astype(np.int32)
+  return {'tokens': rng.integers(3, 250, (lines, sum(lengths))).astype(np.int32),
+          'positions': row([np.arange(n) for n in lengths]),
+          'segments': row([np.full(n, i + 1) for i, n in enumerate(lengths)])}
+
+
+def model(name, windows=(0,), **fields):
+  c = loud(name).model.config
+  kinds = tuple(Kind(window, c.kinds[0].rope) for window in windows)
+  pattern = tuple(i % len(kinds) for i in range(c.layers))
+  return build(dataclasses.replace(c, **{'dtype': 'bfloat16', 'kinds': kinds, 'pattern': pattern, **fields}))
+
+
+def kernels(model, variables, lines):
+  """Those that the gradient of a line calls, and how often."""
+  found = {}
+  with machine.compiling_for('gpu'):
+    total = lambda v: jnp.sum(model.hidden(v, lines).astype(jnp.float32))
+    for eqn, times in flops.equations(jax.make_jaxpr(jax.grad(total))(variables).jaxpr):
+      if fused.kernel(eqn):
+        found[fused.kernel(eqn)] = found.get(fused.kernel(eqn), 0) + times
+  return found
+
+
+def of_a_line(model, variables, lines, kind):
+  """What a line's hidden states are, and the gradient of a sum of them by all variables, on a kind of device."""
+  g = np.random.default_rng(1).normal(size=(*lines['tokens'].shape, model.config.width)).astype(np.float32)
+  def total(v):
+    x = model.hidden(v, lines).astype(jnp.float32)
+    return jnp.sum(x * g), x
+  with machine.compiling_for(kind):
+    (_, x), gradient = jax.jit(lambda v: jax.value_and_grad(total, has_aux=True)(v))(variables)
+  return [x, *jax.tree.leaves(gradient)]
+
+
+def off(ours, expected):
+  """The relative error of the states, or of the whole gradient: the larger one."""
+  flat = lambda arrays: np.concatenate([np.asarray(x, np.float64).ravel() for x in arrays])
+  error = lambda a, b: np.linalg.norm(flat(a) - flat(b)) / np.linalg.norm(flat(b))
+  return max(error(ours[:1], expected[:1]), error(ours[1:], expected[1:]))
+
+
+@pytest.mark.parametrize('name, windows, branches', [
+    ('llama-tiny', (0,), False), ('llama-tiny', (WINDOW,), False), ('llama-tiny', (0, WINDOW), True),
+    ('gpt2-tiny', (0,), True)])
+def test_a_line_sees_what_it_sees_elsewhere(name, windows, branches):
+  """No further from float32 than plain bfloat16 is."""
+  made, lines, variables = model(name, windows), batch(), {'params': loud(name).params}
+  if branches:
+    lines['branches'] = np.repeat([[0, 1, 2, 3]], 32, axis=1).repeat(2, axis=0).astype(np.int32)
+  assert kernels(made, variables, lines) == dict.fromkeys(('fused_attention', 'fused_attention_gradient'), made.config.layers)
+  exact = of_a_line(model(name, windows, dtype='float32'), variables, lines, 'cpu')
+  ours, plain = (off(of_a_line(made, variables, lines, kind), exact) for kind in ('gpu', 'cpu'))
+  assert ours < 1.5 * plain < 0.1
+
+
+def test_it_stands_behind_a_prefix():
+  loaded, lines = loud('llama-tiny'), batch()
+  trainable, frozen = bind(jax.random.key(0), table.make('prefix', {'slots': 4}), loaded.model, loaded.params)
+  variables = tree.join(trainable, frozen)
+  assert kernels(model('llama-tiny'), variables, lines)['fused_attention'] > 0
+  exact = of_a_line(model('llama-tiny', dtype='float32'), variables, lines, 'cpu')
+  ours, plain = (off(of_a_line(model('llama-tiny'), variables, lines, kind), exact) for kind in ('gpu', 'cpu'))
+  assert ours < 1.5 * plain < 0.1
+
+
+@pytest.mark.parametrize('why, name, fields, lengths', [
+    ('float32', 'llama-tiny', {'dtype': 'float32'}, LENGTHS), ('capped scores', 'llama-tiny', {'attention_cap': 50.0}, LENGTHS),
+    ('relative biases', 't5-tiny', {}, LENGTHS), ('odd', 'llama-tiny', {}, (127, 2)), ('short', 'llama-tiny', {}, (64,)),
+    ('long', 'llama-tiny', {}, (4096, 2))])
+def test_what_the_kernel_cannot_do_is_done_without_it(why, name, fields, lengths):
+  lines = batch(1, lengths)
+  if name == 't5-tiny':
+    lines |= {f'source_{n}': x for n, x in lines.items()}
+  assert kernels(model(name, **fields), {'params': loud(name).params}, lines) == {}, why
+
+
+def attention(length, members=()):
+  """Queries, keys and values of 4 heads on 2, and the mask of a line of two documents."""
+  keys = jax.random.split(jax.random.key(0), 3)
+  q, k, v = (jax.random.normal(key, (*members, 2, length, heads, 16), jnp.bfloat16) for key, heads in zip(keys, (4, 2, 2)))
+  side = {'slots': jnp.arange(length)[None], 'branches': jnp.zeros((1, length), int),
+          'segments': jnp.where(jnp.arange(length)[None] < length // 3, 1, 2)}
+  return q, k, v, jnp.broadcast_to(layers.visible(side, side), (2, length, length))
+
+
+def test_members_of_a_cohort_attend_as_each_would_alone():
+  *given, mask = attention(128, members=(3,))
+  total = lambda *x: jnp.sum(jnp.sin(fused.attend(*x, mask, 0.25, True).astype(jnp.float32)))
+  gradient = jax.grad(total, (0, 1, 2))
+  together = jax.jit(jax.vmap(gradient))(*given)
+  for number in range(3):
+    alone = jax.jit(gradient)(*[x[number] for x in given])
+    for a, b in zip(together, alone):
+      np.testing.assert_array_equal(np.asarray(a[number], np.float32), np.asarray(b, np.float32))
+
+
+def test_its_account_counts_half_of_all_pairs_and_keeps_no_scores():
+  def of(length):
+    *given, mask = attention(length)
+    traced = jax.jit(jax.grad(lambda *x: jnp.sum(fused.attend(*x, mask, 0.25, True).astype(jnp.float32)))).trace(*given)
+    return flops.count(traced.jaxpr), memory.peak(traced.jaxpr, 0)
+  (flops_1, bytes_1), (flops_2, bytes_2) = of(256), of(512)
+  assert flops_1 == (2 + 7) * 2 * 4 * 256 ** 2 * 16 and flops_2 == 4 * flops_1
+  assert bytes_2 == pytest.approx(2 * bytes_1, rel=1e-3)
+
+
+@pytest.mark.parametrize('kind, backend, capability, expected', [
+    ('cpu', 'cpu', None, False), ('tpu', 'cpu', None, False), ('gpu', 'cpu', None, True), ('gpu', 'gpu', '9.0', True),
+    ('gpu', 'gpu', '7.5', False), ('gpu', 'gpu', 'gfx942', False)])
+def test_the_cards_that_have_it(monkeypatch, kind, backend, capability, expected):
+  device = type('Device', (), {} if capability is None else {'compute_capability': capability})
+  monkeypatch.setattr(jax, 'devices', lambda: [device])
+  monkeypatch.setattr(jax, 'default_backend', lambda: backend)
+  with machine.compiling_for(kind):
+    assert machine.has_cudnn() is expected
