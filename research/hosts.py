@@ -5,6 +5,7 @@ they have to agree on is found out together; what is written for a person comes 
 A single process is the usual case, in which nothing here does anything.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -23,6 +24,7 @@ from research.errors import InputError
 PATIENCE = 30      # seconds that processes wait for each other at the beginning, where a person starts them
 OF_CLUSTER = 300   # where a cluster starts them, some perhaps minutes after others
 SILENCE = 30       # seconds after which a process that says nothing is taken for dead
+ALL_HERE = b'all here'
 
 
 def begin(coordinator: str | None = None, processes: int | None = None, process: int | None = None,
@@ -34,11 +36,11 @@ def begin(coordinator: str | None = None, processes: int | None = None, process:
       is a TPU slice, SLURM, Open MPI or Kubernetes, and elsewhere this process is alone; as it is anywhere with processes=1.
     saves: whether it asks `asked_to_end` after its steps, and saves; otherwise SIGTERM ends it at once.
   Raises:
-    InputError: some of the three are missing or wrong, or nobody answers at the coordinator's address. Where others do not
-      come JAX itself ends the process, and says so in its own words.
+    InputError: some of the three are missing or wrong, or not all came to the coordinator's address. Where a cluster starts
+      the processes and one does not come, JAX itself ends the others, in its own words.
   """
   nothing_said = (coordinator, processes, process) == (None,) * 3
-  if processes == 1 or (nothing_said and not (_told() or _on_tpu())):
+  if processes == 1 or (nothing_said and not (told_of_others() or _on_tpu())):
     return
   given = {'coordinator_address': coordinator, 'num_processes': processes, 'process_id': process}
   if None in given.values() and set(given.values()) != {None}:
@@ -49,23 +51,24 @@ def begin(coordinator: str | None = None, processes: int | None = None, process:
       raise InputError(f'--coordinator={coordinator}: must be host:port of process 0, such as 10.0.0.2:8476')
     if not 0 <= process < processes:
       raise InputError(f'--process={process}: must be 0 to {processes - 1}, another one in each of --processes={processes}')
-    if process and not _answers(host, int(port)):
-      raise InputError(f'--coordinator={coordinator}: nobody answers there, after {PATIENCE} s; process 0 of {processes} must '
-                       'run at that address, which this machine must reach')
     print(f'process {process} of {processes} waits for the others, for {PATIENCE} s', file=sys.stderr, flush=True)
+    if process:
+      _come(host.strip('[]'), int(port), process)
+    else:
+      _gather(int(port), processes)
   jax.config.update('jax_enable_preemption_service', saves)
   try:
     jax.distributed.initialize(
         **given, initialization_timeout=PATIENCE if coordinator else OF_CLUSTER, heartbeat_timeout_seconds=SILENCE,
         shutdown_timeout_seconds=SILENCE, cluster_detection_method='deactivate' if coordinator else None)
   except (ValueError, RuntimeError, OSError) as e:
-    if not (coordinator or _told()) and 'coordinator_address should be defined' in str(e):      # no slice, after all
+    if not (coordinator or told_of_others()) and 'coordinator_address should be defined' in str(e):      # no slice, after all
       return
     raise InputError(f'the processes cannot begin ({e}); give --coordinator, --processes and --process, or --processes=1 to '
                      'run alone; on Kubernetes JAX finds them where the package kubernetes is installed') from None
 
 
-def _told() -> bool:
+def told_of_others() -> bool:
   """Whether the surroundings tell of other processes."""
   e = os.environ
   return (any(int(e.get(name, '1')) > 1 for name in ('SLURM_STEP_NUM_TASKS', 'OMPI_COMM_WORLD_SIZE'))
@@ -78,16 +81,60 @@ def _on_tpu() -> bool:
   return any(os.path.exists(f'/dev/{name}') for name in ('accel0', 'vfio/0'))
 
 
-def _answers(host: str, port: int) -> bool:
-  """Whether somebody listens there before long. JAX would end the process where nobody does, with a stack for a message."""
-  until = time.monotonic() + PATIENCE
-  while time.monotonic() < until:
+def _gather(port: int, processes: int) -> None:
+  """Waits, as process 0, until all others have come to this port. JAX, which would end the process with a stack where one
+  does not, meets them at the same port afterwards."""
+  until, came = time.monotonic() + PATIENCE, {}
+  with contextlib.ExitStack() as open_ones:
     try:
-      socket.create_connection((host.strip('[]'), port), timeout=max(1.0, until - time.monotonic())).close()
-      return True
+      family = {'family': socket.AF_INET6, 'dualstack_ipv6': True} if socket.has_dualstack_ipv6() else {}
+      here = open_ones.enter_context(socket.create_server(('', port), **family))
+    except OSError as e:
+      raise InputError(f'--coordinator: port {port} of process 0 cannot be opened ({e.strerror})') from None
+    while missing := sorted(set(range(1, processes)) - came.keys()):
+      here.settimeout(max(0.01, until - time.monotonic()))
+      try:
+        one = open_ones.enter_context(here.accept()[0])
+      except TimeoutError:
+        raise InputError(f'--processes={processes}: after {PATIENCE} s process {", ".join(map(str, missing))} did not come to '
+                         f'port {port} of process 0; start all within that time, with the same --coordinator') from None
+      number = _line(one, 1.0)
+      if number in map(str, missing):
+        came[int(number)] = one
+      elif number in map(str, came):
+        raise InputError(f'--process={number}: said to two processes; must be another one in each')
+    for one in came.values():
+      one.sendall(ALL_HERE + b'\n')
+    for one in came.values():      # each closes its end first, which leaves the port free
+      _line(one, 1.0)
+
+
+def _come(host: str, port: int, process: int) -> None:
+  """Comes to process 0, and waits until all others have."""
+  until, said = time.monotonic() + PATIENCE, f'--coordinator={host}:{port}: '
+  while True:
+    try:
+      there = socket.create_connection((host, port), timeout=max(1.0, until - time.monotonic()))
+      break
     except OSError:
+      if time.monotonic() >= until:
+        raise InputError(f'{said}nobody answers there, after {PATIENCE} s; process 0 must run at that address, which this '
+                         'machine must reach') from None
       time.sleep(0.5)
-  return False
+  with there:
+    there.sendall(f'{process}\n'.encode())
+    if _line(there, PATIENCE + 1.0) != ALL_HERE.decode():      # process 0 gives up before
+      raise InputError(f'{said}process 0, or whoever answers there, did not say that all processes have come; its own message '
+                       'says which did not')
+
+
+def _line(end: socket.socket, seconds: float) -> str:
+  """What the other end of a connection says before it ends its line or itself; nothing where it says nothing in time."""
+  end.settimeout(seconds)
+  try:
+    return end.makefile('rb').readline(80).decode(errors='replace').strip()
+  except OSError:
+    return ''
 
 
 def several() -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 from absl import flags
 
-from research import cli, experiment
+from research import cli, experiment, hosts
 from research import evaluate as evaluate_verb
 from research import train as train_verb
 from research import workdir as files
@@ -114,6 +114,9 @@ def main() -> None:
     return dry_run(cells)
   cli.required('workdir')
   workdir, part, side_by_side = Path(f.workdir), runner.shard(f.shard), cohorts(f.cohorts)
+  if part.count == 1 and hosts.told_of_others():
+    raise InputError('--shard: several processes were started, and each would run the whole study; start one, or give each '
+                     'its part, --shard=1/2 and so on (in SLURM: --shard=$((SLURM_PROCID + 1))/$SLURM_NTASKS)')
   if f.report_only:
     runner.check(study, cells, workdir)
     rows = runner.results(study, cells, workdir)

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from small import ROOT, WORDS, write_pairs
@@ -25,13 +26,17 @@ FIELDS = {
     'training.steps': STEPS, 'training.eval_every': 12, 'training.log_every': 1, 'training.checkpoint_every': EVERY}
 
 
+def unused_port():
+  with socket.socket() as free:
+    free.bind(('localhost', 0))
+    return free.getsockname()[1]
+
+
 class Command:
   """A verb in so many processes on this machine, each with so many devices."""
 
   def __init__(self, folder, workdir, processes, devices, *flags, of_process=lambda number: [], verb='train'):
-    with socket.socket() as free:
-      free.bind(('localhost', 0))
-      port = free.getsockname()[1]
+    port = unused_port()
     environment = {n: v for n, v in os.environ.items() if n != 'PYTEST_XDIST_WORKER'}
     environment |= {'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}', 'JAX_PLATFORMS': 'cpu'}
     given = [sys.executable, '-m', f'research.{verb}', f'--workdir={folder / workdir}']
@@ -148,12 +153,41 @@ def test_processes_of_different_configs_are_refused(folder):
     (['--coordinator=localhost', '--processes=2', '--process=0'], 'must be host:port'),
     (['--coordinator=localhost:1', '--processes=2', '--process=2'], 'must be 0 to 1'),
     (['--coordinator=localhost:1', '--processes=2', '--process=1'],
-     'nobody answers there, after 30 s; process 0 of 2 must run at that address'),
+     'nobody answers there, after 30 s; process 0 must run at that address'),
 ], ids=['incomplete', 'no port', 'no such process', 'unreachable'])
 def test_processes_that_cannot_begin_say_so_within_a_minute(flags, says, folder):
   assert hosts.PATIENCE < 45                 # to which Python's own start comes
   [(status, said)] = Command(folder, 'never', 1, 1, *flags).ends(within=120)
   assert status == 2 and says in said and said.splitlines()[-1].startswith('error: ')
+
+
+def meet(processes, coming, monkeypatch):
+  """What each of these processes, by number, was refused with (None: with nothing), process 0 among them."""
+  monkeypatch.setattr(hosts, 'PATIENCE', 2)
+  port = unused_port()
+
+  def one(number):
+    try:
+      hosts._come('localhost', port, number) if number else hosts._gather(port, processes)
+    except InputError as e:
+      return str(e)
+  with ThreadPoolExecutor(len(coming) + 1) as threads:
+    stranger = threads.submit(lambda: socket.create_connection(('localhost', port)).close())      # who says nothing, too early
+    found = [*threads.map(one, coming)]
+    stranger.exception()
+  return found
+
+
+def test_processes_begin_once_all_have_come(monkeypatch):
+  assert meet(3, [0, 1, 2], monkeypatch) == [None] * 3
+  assert meet(3, [2, 1, 0], monkeypatch) == [None] * 3
+
+
+def test_where_one_does_not_come_all_others_are_told(monkeypatch):
+  first, *others = meet(4, [0, 2], monkeypatch)
+  assert 'after 2 s process 1, 3 did not come' in first
+  assert len(others) == 1 and 'did not say that all processes have come' in others[0]
+  assert 'said to two processes' in meet(3, [0, 1, 1], monkeypatch)[0]
 
 
 @pytest.mark.parametrize('environment, joins', [
@@ -175,6 +209,7 @@ def test_surroundings_that_tell_of_other_processes_are_joined(environment, joins
   monkeypatch.setattr(hosts.jax.distributed, 'initialize', lambda **given: joined.append(given))
   hosts.begin()
   assert [one['coordinator_address'] for one in joined] == ([None] if joins else [])
+  assert hosts.told_of_others() == joins
   hosts.begin(processes=1)                  # alone, whatever they tell
   assert len(joined) == joins
 

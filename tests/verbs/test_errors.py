@@ -93,3 +93,9 @@ def test_a_checkpoint_of_another_model_or_shape_is_not_loaded(run, tmp_path, fie
 def test_a_wrong_flag_is_named(name, flags, says):
   assert says in refused(verb(name, *flags))
   assert not (ROOT / 'nowhere').exists()
+
+
+def test_a_study_that_a_cluster_starts_several_times_over_needs_its_part(tmp_path, monkeypatch):
+  monkeypatch.setenv('SLURM_STEP_NUM_TASKS', '4')
+  line = refused(verb('study', '--study=experiments/quickstart.py', f'--workdir={tmp_path}/study'))
+  assert '--shard: several processes were started' in line and not (tmp_path / 'study').exists()
