@@ -33,6 +33,11 @@ class Account(NamedTuple):
   tokens: float                # that the whole mesh reads in a step, padding with them
 
   @property
+  def held(self) -> float:
+    """Bytes that a step takes of however few tokens."""
+    return sum(self.kinds[kind] for kind in ('weights', 'trainables', 'optimizer', 'gradients'))
+
+  @property
   def total(self) -> float:
     """Bytes at the worst moment."""
     always = sum(self.kinds[kind] for kind in ('weights', 'trainables', 'optimizer'))

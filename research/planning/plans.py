@@ -40,7 +40,7 @@ def plan(config: dict[str, Any], said: str, compile: bool = True, tokens: int = 
       found['compiled'] = compiled.step(exp, said, tokens)
       found['fits'] = found['compiled']['total'] <= topology.chip.memory
     if not found['fits']:
-      found['changes'] = [*nearest(config, topology, tokens)]
+      found['changes'] = [*nearest(config, of_step, topology, tokens)]
   return found
 
 
@@ -64,13 +64,19 @@ def timed(exp: Experiment, of_step: Account, topology: Topology) -> dict[str, An
           'steps': steps, 'hours': hours, 'cost': chips.costs(topology, hours)}
 
 
-def nearest(config: dict[str, Any], topology: Topology, tokens: int = 0) -> Iterator[dict[str, Any]]:
-  """Changes of a config after which its step fits, by the account: single ones, and smaller parts with recomputation."""
+def nearest(config: dict[str, Any], of_step: Account, topology: Topology, tokens: int = 0) -> Iterator[dict[str, Any]]:
+  """Changes of a config after which its step fits, by the account: single ones, and smaller parts with recomputation.
+
+  Args:
+    of_step: of the config itself.
+  """
   t, mesh = config['training'], config['mesh']
   rows = t['batch_size'] // t['microbatches']
   smaller = [{'training.microbatches': t['microbatches'] * n} for n in (2, 4, 8, 16, 32, 64) if rows % n == 0]
   again = [{'model.remat': name} for name in ('products', 'layer') if name != config['model']['remat']]
   tried = [*smaller, *again, *({**s, **a} for a in again for s in smaller)]
+  if of_step.held > topology.chip.memory:       # then no smaller part will do
+    tried = []
   if topology.count > 1 and mesh['fsdp'] != -1:
     everywhere = {'mesh.data': 1, 'mesh.fsdp': -1, 'mesh.tensor': 1}
     tried += [everywhere, *({**everywhere, **a} for a in again)]
@@ -150,7 +156,7 @@ def check(config: dict[str, Any], members: int = 1) -> None:
   if found is None or found.bytes(members) <= memory:
     return
   kinds = ', '.join(f'{kind} {n / GIB:.2f}' for kind, n in found.of_step.kinds.items() if n)
-  fitting = None if members > 1 else next(nearest(config, topology), None)      # each that is tried takes a second
+  fitting = None if members > 1 else next(nearest(config, found.of_step, topology), None)      # each takes a second
   hint = f'this would fit: {change(fitting)}; ' if fitting else ''
   raise InputError(f'a training step needs about {found.bytes(members) / GIB:.2f} GiB on each device ({kinds}), and '
                    f'{memory / GIB:.2f} are there; {hint}--config.check_memory=False tries it all the same')
