@@ -17,8 +17,8 @@ from research import machine, sharding
 
 Array = jax.Array
 
-SHORTEST, LONGEST = 128, 4096      # of a line: shorter ones are not faster so, and of longer ones a mask is large
-PRODUCTS = {'fused_attention': 2, 'fused_attention_gradient': 7}      # of queries and keys: with the scores again, and results
+SHORTEST, LONGEST = 128, 4096      # of a line: of shorter ones the scores are few, and of longer ones a mask is large
+PRODUCTS = {'fused_attention': 2, 'fused_attention_gradient': 2 + 5}      # kernel -> how many products it makes, of L x S x head_dim
 
 
 def holds(dtype: str, head_dim: int, queries: int, keys: int) -> bool:
@@ -57,7 +57,7 @@ def _forward(q, k, v, mask, scale, causal):
 
 
 def _backward(scale, causal, residuals, g):
-  *gradients, = _on_the_mesh(partial(fused_attention_gradient, scale=scale, causal=causal), 3, *residuals, g)
+  gradients = _on_the_mesh(partial(fused_attention_gradient, scale=scale, causal=causal), 3, *residuals, g)
   return *gradients, None
 
 
