@@ -18,7 +18,7 @@ from research import machine, sharding
 Array = jax.Array
 
 SHORTEST, LONGEST = 128, 4096      # of a line: of shorter ones the scores are few, and of longer ones a mask is large
-PRODUCTS = {'fused_attention': 2, 'fused_attention_gradient': 2 + 5}      # kernel -> how many products it makes, of L x S x head_dim
+PRODUCTS = {'fused_attention': 2, 'fused_attention_gradient': 2 + 5}      # kernel -> products, each of L x S x head_dim
 
 
 def holds(dtype: str, head_dim: int, queries: int, keys: int) -> bool:
