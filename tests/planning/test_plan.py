@@ -33,6 +33,27 @@ def test_what_does_not_fit_is_told_what_would():
   assert '--config.strategy.name=lora' in plan.told(found)
 
 
+def compiled_on_an_h100():
+  """(the benchmark's settings, a row) of each step that was measured on one."""
+  for line in map(json.loads, (ROOT / 'experiments' / 'benchmarks' / 'step.jsonl').read_text().splitlines()):
+    if 'benchmark' in line:
+      settings = line
+    elif 'H100' in settings['device'] and 'peak_bytes' in line:
+      yield settings, line
+
+
+def test_what_is_planned_for_a_gpu_is_near_what_its_compiler_took():
+  rows = [*compiled_on_an_h100()]
+  assert len(rows) >= 4
+  for settings, row in rows:
+    strategy, dtype, _ = row['row'].split()
+    found = plan.plan(config(model__source=settings['model'], model__dtype=dtype, model__remat=settings['remat'],
+                             strategy__name=strategy, training__batch_size=settings['batch']), 'H100', tokens=settings['length'])
+    assert found['bytes_per_device']['total'] == pytest.approx(row['peak_bytes'], rel=0.25), row
+    assert found['flops_per_step'] == pytest.approx(1e9 * row['gflops'], rel=1e-3), row
+    assert found['step_seconds'] < row['seconds']            # a roofline: the least that the card allows
+
+
 @pytest.mark.parametrize('said', ['v5e:3x5', 'H900', 'H100:x', 'v5e'])
 def test_a_topology_that_does_not_exist_is_refused_with_those_that_do(said):
   with pytest.raises(InputError, match=f'--topology={said}: no such .*H100.*v5e:'):
