@@ -15,7 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from research import tree
+from research import sharding, tree
 from research.errors import InputError
 from research.models import fused
 from research.models.config import DTYPES, ModelConfig
@@ -258,7 +258,9 @@ class Transformer(nn.Module):
 
   def embedded(self, tokens, positions):
     x = self.embed(tokens)
-    return x + self.positions(positions).astype(x.dtype) if self.config.learned_positions else x
+    if not self.config.learned_positions:
+      return x
+    return x + sharding.looked_up(self.positions(positions).astype(x.dtype))
 
   def encode(self, tokens, positions, context: Context):
     """The prompt [B, S'] -> [B, S', D]."""

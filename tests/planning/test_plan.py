@@ -48,7 +48,8 @@ def test_what_is_planned_for_a_gpu_is_near_what_its_compiler_took():
   for settings, row in rows:
     strategy, dtype, _ = row['row'].split()
     found = plan.plan(config(model__source=settings['model'], model__dtype=dtype, model__remat=settings['remat'],
-                             strategy__name=strategy, training__batch_size=settings['batch']), 'H100', tokens=settings['length'])
+                             strategy__name=strategy, training__batch_size=settings['batch']),
+                      'H100', tokens=settings['length'])
     assert found['bytes_per_device']['total'] == pytest.approx(row['peak_bytes'], rel=0.25), row
     assert found['flops_per_step'] == pytest.approx(1e9 * row['gflops'], rel=1e-3), row
     assert found['step_seconds'] < row['seconds']            # a roofline: the least that the card allows
