@@ -20,6 +20,7 @@ def get_config():
           'quantize': 'none',           # frozen kernels of the layers: none, int8, nf4 (QLoRA)
           'scan': True,                 # one compiled layer run N times (compiles fast), or all laid out
           'remat': 'none',              # computed again on the way back instead of kept: none, products (all but), layer (all)
+          'attention': 'auto',          # one kernel on the GPUs where it is known to be right, or plain
           'vocab': 0,                   # random:NAME: learn a BPE vocabulary of this size from the training rows; 0: bytes
           'context': 0,                 # longest prompt with its answer, in tokens; 0: the model's own
       },

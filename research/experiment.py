@@ -129,7 +129,7 @@ def assemble(config: dict[str, Any], abstract: bool = False) -> Experiment:
   for name in task.metrics:
     metrics.get(name)
   run_as = execution(model_fields['dtype'], model_fields['param_dtype'], model_fields['scan'], model_fields['quantize'],
-                     model_fields['remat'])
+                     model_fields['remat'], model_fields['attention'])
   def base(apart: int = 0) -> load.Loaded:
     named = (model_fields['source'], run_as, _learned_tokenizer(model_fields, task))
     return load.load_apart(*named, apart, abstract) if apart else load.load(*named, abstract)
@@ -289,7 +289,8 @@ def of_run(workdir: Path, **model_fields: Any) -> Experiment:
     InputError: there is no run.
   """
   config = files.read_config(workdir)
-  config['model'] = {'quantize': 'none', 'remat': 'none', **config['model'], **model_fields}     # older runs lack some
+  config['model'] = {'quantize': 'none', 'remat': 'none', 'attention': 'auto', **config['model'],       # older runs lack some
+                     **model_fields}
   config['task'] = {'rows': 0, **config['task']}
   config['training'] = {'best_metric': 'loss', **config['training']}
   config['mesh'] = dict(sharding.EVERYWHERE)

@@ -24,7 +24,7 @@ from research.errors import InputError
 PATIENCE = 30      # seconds that processes wait for each other at the beginning, where a person starts them
 OF_CLUSTER = 300   # where a cluster starts them, some perhaps minutes after others
 SILENCE = 30       # seconds after which a process that says nothing is taken for dead
-ALL_HERE = b'all here'
+ALL_HERE = 'all here'
 
 
 def begin(coordinator: str | None = None, processes: int | None = None, process: int | None = None,
@@ -47,7 +47,7 @@ def begin(coordinator: str | None = None, processes: int | None = None, process:
     raise InputError('--coordinator, --processes and --process: give all three, or none where they are found by themselves')
   if coordinator is not None:
     host, _, port = coordinator.rpartition(':')
-    if not (host and port.isdecimal()):
+    if not (host and port.isdecimal() and 0 < int(port) < 2 ** 16):
       raise InputError(f'--coordinator={coordinator}: must be host:port of process 0, such as 10.0.0.2:8476')
     if not 0 <= process < processes:
       raise InputError(f'--process={process}: must be 0 to {processes - 1}, another one in each of --processes={processes}')
@@ -91,41 +91,57 @@ def _gather(port: int, processes: int) -> None:
       here = open_ones.enter_context(socket.create_server(('', port), **family))
     except OSError as e:
       raise InputError(f'--coordinator: port {port} of process 0 cannot be opened ({e.strerror})') from None
-    while missing := sorted(set(range(1, processes)) - came.keys()):
-      here.settimeout(max(0.01, until - time.monotonic()))
+    here.settimeout(0.5)
+    while missing := [n for n in range(1, processes) if n not in came or _left(came[n])]:
+      if time.monotonic() > until:
+        raise InputError(f'--processes={processes}: after {PATIENCE} s process {", ".join(map(str, missing))} did not come to '
+                         f'port {port} of process 0; start all within that time, with the same --coordinator')
       try:
         one = open_ones.enter_context(here.accept()[0])
       except TimeoutError:
-        raise InputError(f'--processes={processes}: after {PATIENCE} s process {", ".join(map(str, missing))} did not come to '
-                         f'port {port} of process 0; start all within that time, with the same --coordinator') from None
+        continue
       number = _line(one, 1.0)
-      if number in map(str, missing):
-        came[int(number)] = one
-      elif number in map(str, came):
+      if number not in map(str, range(1, processes)):      # a stranger
+        continue
+      if int(number) in came and not _left(came[int(number)]):
         raise InputError(f'--process={number}: said to two processes; must be another one in each')
-    for one in came.values():
-      one.sendall(ALL_HERE + b'\n')
+      came[int(number)] = one
+    for number, one in came.items():
+      try:
+        one.sendall(f'{ALL_HERE}\n'.encode())
+      except OSError as e:
+        raise InputError(f'process {number} came, and left before all had come ({e.strerror})') from None
     for one in came.values():      # each closes its end first, which leaves the port free
       _line(one, 1.0)
 
 
 def _come(host: str, port: int, process: int) -> None:
-  """Comes to process 0, and waits until all others have."""
-  until, said = time.monotonic() + PATIENCE, f'--coordinator={host}:{port}: '
-  while True:
+  """Comes to process 0, and waits until all others have. Whoever closes the connection before that is asked again."""
+  until = time.monotonic() + PATIENCE
+  while (left := until - time.monotonic()) > 0:
     try:
-      there = socket.create_connection((host, port), timeout=max(1.0, until - time.monotonic()))
-      break
+      with socket.create_connection((host, port), timeout=min(3.0, left)) as there:
+        there.sendall(f'{process}\n'.encode())
+        if _line(there, PATIENCE + 1.0) == ALL_HERE:      # process 0 loses patience first, and closes
+          return
+    except UnicodeError:
+      raise InputError(f'--coordinator={host}:{port}: {host!r} is no host\'s name') from None
     except OSError:
-      if time.monotonic() >= until:
-        raise InputError(f'{said}nobody answers there, after {PATIENCE} s; process 0 must run at that address, which this '
-                         'machine must reach') from None
-      time.sleep(0.5)
-  with there:
-    there.sendall(f'{process}\n'.encode())
-    if _line(there, PATIENCE + 1.0) != ALL_HERE.decode():      # process 0 gives up before
-      raise InputError(f'{said}process 0, or whoever answers there, did not say that all processes have come; its own message '
-                       'says which did not')
+      pass                         # not yet
+    time.sleep(0.2)
+  raise InputError(f'--coordinator={host}:{port}: nobody said there, within {PATIENCE} s, that all processes have come; '
+                   'process 0 must run at that address, which this machine must reach, and says which did not come')
+
+
+def _left(end: socket.socket) -> bool:
+  """Whether the process at the other end has closed the connection."""
+  end.setblocking(False)
+  try:
+    return end.recv(1, socket.MSG_PEEK) == b''
+  except BlockingIOError:
+    return False
+  except OSError:
+    return True
 
 
 def _line(end: socket.socket, seconds: float) -> str:

@@ -4,6 +4,7 @@ import logging
 import math
 import os
 import platform
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -66,14 +67,18 @@ def memory() -> int:
   return (min(there, int(limit)) if limit.isdecimal() else there) * 3 // 4 // jax.local_device_count()
 
 
-_target: str | None = None      # see `compiling_for`
+_target: tuple[str, float] | None = None      # see `compiling_for`
 
 
 @contextmanager
-def compiling_for(platform: str) -> Iterator[None]:
-  """While in use, programs are made for another kind of device than those that are here: cpu, gpu or tpu."""
+def compiling_for(platform: str, capability: float = 0.0) -> Iterator[None]:
+  """While in use, programs are made for another kind of device than those that are here: cpu, gpu or tpu.
+
+  Args:
+    capability: see `compute_capability`.
+  """
   global _target
-  before, _target = _target, platform
+  before, _target = _target, (platform, capability)
   try:
     yield
   finally:
@@ -82,7 +87,7 @@ def compiling_for(platform: str) -> Iterator[None]:
 
 def platform_kind() -> str:
   """The kind of device that programs are made for."""
-  return _target or jax.default_backend()
+  return _target[0] if _target else jax.default_backend()
 
 
 def multiplies_bfloat16() -> bool:
@@ -94,12 +99,12 @@ def multiplies_bfloat16() -> bool:
   return platform_kind() != 'cpu' or _processor_multiplies_bfloat16()
 
 
-def has_cudnn() -> bool:
-  """Whether programs are made for NVIDIA's cards of 2020 (compute capability 8.0) or later; where none is here, for such."""
-  if platform_kind() != 'gpu':
-    return False
-  capability = getattr(jax.devices()[0], 'compute_capability', '8.0') if jax.default_backend() == 'gpu' else '8.0'
-  return capability.replace('.', '').isdecimal() and float(capability) >= 8
+def compute_capability() -> float:
+  """Of the NVIDIA card that programs are made for, such as 9.0 for an H100; 0 for all other devices."""
+  if _target:
+    return _target[1]
+  said = str(getattr(jax.devices()[0], 'compute_capability', ''))      # AMD's cards have one like gfx942
+  return float(said) if re.fullmatch(r'\d+\.\d+', said) else 0.0
 
 
 @lru_cache(maxsize=1)

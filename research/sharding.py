@@ -85,6 +85,11 @@ def _ways(axes: str | tuple[str, ...] | None, sizes: Mapping[str, int]) -> int:
   return math.prod(sizes.get(axis, 1) for axis in ((axes,) if isinstance(axes, str) else axes or ()))
 
 
+def ways(spec: P, sizes: Mapping[str, int]) -> int:
+  """Over how many devices an array that is divided so is spread."""
+  return math.prod(_ways(axes, sizes) for axes in spec)
+
+
 def part(name: str, shape: Sequence[int], sizes: Mapping[str, int]) -> tuple[int, ...]:
   """The shape of a device's part of a leaf; the arguments are `spec`'s."""
   divided = (*spec(name, shape, sizes), *[None] * len(shape))

@@ -113,16 +113,16 @@ def main() -> None:
   if f.dry_run:
     return dry_run(cells)
   cli.required('workdir')
-  workdir, part, side_by_side = Path(f.workdir), runner.shard(f.shard), cohorts(f.cohorts)
-  if part.count == 1 and hosts.told_of_others():
-    raise InputError('--shard: several processes were started, and each would run the whole study; start one, or give each '
-                     'its part, --shard=1/2 and so on (in SLURM: --shard=$((SLURM_PROCID + 1))/$SLURM_NTASKS)')
+  workdir, part, side_by_side = Path(f.workdir), runner.shard(f.shard or '1/1'), cohorts(f.cohorts)
   if f.report_only:
     runner.check(study, cells, workdir)
     rows = runner.results(study, cells, workdir)
     if len(rows) < len(cells) or any(r['selected'] and study.report not in r['result']['metrics'] for r in rows):
       raise InputError(f'{workdir}: the study is not finished; run it without --report_only')
   else:
+    if f.shard is None and hosts.told_of_others():
+      raise InputError('--shard: a cluster started several processes, and each would run the whole study; give each its part, '
+                       '--shard=1/2 and so on, or one of them 1/1 and start no other')
     check(study, cells)
     runner.claim(study, cells, workdir, part, side_by_side)
     test = lambda runs: evaluate_verb.together(runs, 'test')
@@ -141,7 +141,8 @@ if __name__ == '__main__':
   flags.DEFINE_string('study', None, 'study file, experiments/NAME.py[:variant]')
   flags.DEFINE_string('workdir', None, 'where the study is kept')
   flags.DEFINE_boolean('dry_run', False, 'print the cells and their predicted cost, and do nothing')
-  flags.DEFINE_string('shard', '1/1', 'i/n: train every n-th cell, from the i-th on, of a workdir that n machines share')
+  flags.DEFINE_string('shard', None, 'i/n: train every n-th cell, from the i-th on, of a workdir that n machines share; all, '
+                      'where it is left out')
   flags.DEFINE_string('cohorts', 'auto', 'runs that differ in seeds and rates alone, trained as one program: auto (where a '
                       'short trial shows that to be faster), off, or how many')
   flags.DEFINE_boolean('report_only', False, 'write comparison and report again from the results that are there')

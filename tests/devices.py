@@ -59,10 +59,13 @@ def losses(model, wanted):
   found = {}
   small.loud(model)                  # on one device, before it is placed on any mesh
   for strategy, name in [one.split('/') for one in wanted]:
+    multiplied = set()
     for where in ('one', name):
       with sharding.use(None if where == 'one' else mesh(where)):
         loaded, state, frozen, tx, batches = begun(model, strategy)
         _, found[f'{strategy}/{where}'] = small.take(loaded, state, frozen, tx, batches)
+        multiplied.add(compiled(train_step, state, frozen, batches[0], model=loaded.model, tx=tx, label_smoothing=0.0).flops)
+    assert len(multiplied) == 1, f'{strategy}/{name}: not the FLOPs of one device: {multiplied}'
   return found
 
 

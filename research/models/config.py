@@ -16,6 +16,9 @@ DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 REMAT = ('none', 'products', 'layer')     # keep all; keep results of kernels and compute the rest again; keep a layer's input
 
 
+ATTENTION = ('auto', 'plain')                # one kernel where it is known to be right (`fused`), or never
+
+
 class Kind(NamedTuple):
   """What layers of one stack may differ in: how far back they see, and how positions turn their heads."""
   window: int = 0              # a query sees this many positions, its own among them; 0: all
@@ -72,6 +75,7 @@ class ModelConfig:
   dtype: str = 'float32'       # of activations and products (sums, norms and the loss are always float32)
   scan: bool = True            # one compiled layer run N times, or N layers laid out one after the other
   remat: str = 'none'          # what the backward pass computes again: one of `REMAT`
+  attention: str = 'auto'      # one of `ATTENTION`
 
   @property
   def has_encoder(self) -> bool:
@@ -91,6 +95,7 @@ class Execution(NamedTuple):
   scan: bool
   quantize: str = 'none'     # how frozen kernels of the layers are kept: a key of `quantized.KINDS`
   remat: str = 'none'        # what the backward pass computes again: one of `REMAT`
+  attention: str = 'auto'    # one of `ATTENTION`
 
 
 def native_dtype() -> str:
@@ -98,12 +103,15 @@ def native_dtype() -> str:
   return 'float32' if machine.platform_kind() == 'cpu' else 'bfloat16'
 
 
-def execution(dtype: str, param_dtype: str, scan: bool, quantize: str, remat: str = 'none') -> Execution:
+def execution(dtype: str, param_dtype: str, scan: bool, quantize: str, remat: str = 'none',
+              attention: str = 'auto') -> Execution:
   """Resolves `auto` to what this machine does well; `param_dtype=auto` keeps frozen weights in the compute dtype."""
   if quantize not in KINDS:
     raise InputError(f'model.quantize={quantize!r}: must be one of {", ".join(KINDS)}')
   if remat not in REMAT:
     raise InputError(f'model.remat={remat!r}: must be one of {", ".join(REMAT)}')
+  if attention not in ATTENTION:
+    raise InputError(f'model.attention={attention!r}: must be one of {", ".join(ATTENTION)}')
   if remat != 'none' and not scan and machine.platform_kind() == 'cpu':
     raise InputError(f'model.remat={remat}: on a processor XLA keeps everything where the layers are laid out; needs '
                      'model.scan=True')
@@ -111,4 +119,4 @@ def execution(dtype: str, param_dtype: str, scan: bool, quantize: str, remat: st
     if value not in (*DTYPES, 'auto'):
       raise InputError(f'model.{field}={value!r}: must be one of {", ".join(DTYPES)}, auto')
   dtype = native_dtype() if dtype == 'auto' else dtype
-  return Execution(dtype, dtype if param_dtype == 'auto' else param_dtype, scan, quantize, remat)
+  return Execution(dtype, dtype if param_dtype == 'auto' else param_dtype, scan, quantize, remat, attention)

@@ -1,8 +1,10 @@
 """Attention as one kernel that writes no scores to memory: cuDNN's, on NVIDIA's cards (Dao 2023, arXiv 2307.08691).
 
-It takes the same masks as `layers.attend`, so documents, prefixes, windows and branches see what they see elsewhere. A mask is
-one array for all heads here; lines too long for that attend block by block. Where there is no such card, to plan for one, the
-same is traced in plain operations, and the accounts of memory and FLOPs take it for the kernel (`PRODUCTS`).
+It takes the same masks as `layers.attend`, so documents, windows and branches see what they see elsewhere. It is used where it
+was compared with plain attention: lines that see themselves, of whole blocks of 128 tokens, on cards from Ampere to Hopper (the
+comparison was made on an H100). A mask is one array for all heads here; lines too long for that attend block by block. Where
+there is no such card, to plan for one, the same is traced in plain operations, and the accounts of memory and FLOPs take it for
+the kernel (`PRODUCTS`).
 """
 
 import math
@@ -17,14 +19,15 @@ from research import machine, sharding
 
 Array = jax.Array
 
-SHORTEST, LONGEST = 128, 4096      # of a line: of shorter ones the scores are few, and of longer ones a mask is large
-PRODUCTS = {'fused_attention': 2, 'fused_attention_gradient': 2 + 5}      # kernel -> products, each of L x S x head_dim
+BLOCK, LONGEST = 128, 4096
+CAPABILITIES = 8.0, 9.0
+PRODUCTS = {'fused_attention': 2, 'fused_attention_gradient': 2 + 5}      # kernel -> products, each of L x L x head_dim
 
 
 def holds(dtype: str, head_dim: int, queries: int, keys: int) -> bool:
   """Whether programs that are made now attend so, to that many keys."""
-  return (dtype == 'bfloat16' and head_dim % 8 == 0 and head_dim <= 128 and queries % 2 == keys % 2 == 0
-          and SHORTEST <= queries <= LONGEST and keys <= LONGEST and machine.has_cudnn())
+  return (dtype == 'bfloat16' and head_dim % 8 == 0 and head_dim <= 128 and queries == keys <= LONGEST and queries % BLOCK == 0
+          and CAPABILITIES[0] <= machine.compute_capability() <= CAPABILITIES[1])
 
 
 def kernel(eqn: Any) -> str | None:
@@ -39,26 +42,25 @@ def flops(eqn: Any) -> float:
   return PRODUCTS[eqn.params['name']] * math.prod(queries) * keys[-3]
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(4, 5))
-def attend(q: Array, k: Array, v: Array, mask: Array, scale: float, causal: bool) -> Array:
-  """What `layers._attend` computes, in bfloat16.
+@partial(jax.custom_vjp, nondiff_argnums=(4,))
+def attend(q: Array, k: Array, v: Array, mask: Array, scale: float) -> Array:
+  """What `layers._attend` computes of a line that sees itself, in bfloat16.
 
   Args:
-    q: [B, L, H, head_dim]; k, v: [B, S, K, head_dim], where K divides H.
-    mask: [B, L, S] bool. causal: query i sees no key from i + 1 on (the mask says so too; the kernel leaves those out).
+    q: [B, L, H, head_dim]; k, v: [B, L, K, head_dim], where K divides H.
+    mask: [B, L, L] bool, where no query sees a key behind it; the kernel leaves those out.
   Returns:
     [B, L, H, head_dim].
   """
-  return _on_the_mesh(partial(fused_attention, scale=scale, causal=causal), 1, q, k, v, mask)
+  return _on_the_mesh(partial(fused_attention, scale=scale), 1, q, k, v, mask)
 
 
-def _forward(q, k, v, mask, scale, causal):
-  return attend(q, k, v, mask, scale, causal), (q, k, v, mask)
+def _forward(q, k, v, mask, scale):
+  return attend(q, k, v, mask, scale), (q, k, v, mask)
 
 
-def _backward(scale, causal, residuals, g):
-  gradients = _on_the_mesh(partial(fused_attention_gradient, scale=scale, causal=causal), 3, *residuals, g)
-  return *gradients, None
+def _backward(scale, residuals, g):
+  return *_on_the_mesh(partial(fused_attention_gradient, scale=scale), 3, *residuals, g), None
 
 
 attend.defvjp(_forward, _backward)
@@ -74,18 +76,17 @@ def _on_the_mesh(function, results: int, q, k, v, mask, *g):
                        check_vma=False)(q, k, v, mask, *g)
 
 
-@partial(jax.jit, static_argnames=('scale', 'causal'))
-def fused_attention(q: Array, k: Array, v: Array, mask: Array, *, scale: float, causal: bool) -> Array:
+@partial(jax.jit, static_argnames='scale')
+def fused_attention(q: Array, k: Array, v: Array, mask: Array, *, scale: float) -> Array:
   """The kernel, under the name by which the accounts know it."""
-  return _side_by_side(partial(_kernel, scale=scale, causal=causal), q, k, v, mask)
+  return _side_by_side(partial(_kernel, scale=scale), q, k, v, mask)
 
 
-@partial(jax.jit, static_argnames=('scale', 'causal'))
-def fused_attention_gradient(q: Array, k: Array, v: Array, mask: Array, g: Array, *, scale: float,
-                             causal: bool) -> tuple[Array, ...]:
+@partial(jax.jit, static_argnames='scale')
+def fused_attention_gradient(q: Array, k: Array, v: Array, mask: Array, g: Array, *, scale: float) -> tuple[Array, ...]:
   """By q, k and v. The forward kernel runs again, for a third of the time of the backward one: nothing is kept for it."""
   def gradient(q, k, v, mask, g):
-    return jax.vjp(lambda *x: _kernel(*x, mask, scale, causal), q, k, v)[1](g)
+    return jax.vjp(lambda *x: _kernel(*x, mask, scale), q, k, v)[1](g)
   return _side_by_side(gradient, q, k, v, mask, g)
 
 
@@ -102,7 +103,6 @@ def _side_by_side(function, *given: Array):
   return mapped(*given)
 
 
-def _kernel(q, k, v, mask, scale, causal):
-  if jax.default_backend() == 'gpu':
-    return jax.nn.dot_product_attention(q, k, v, mask=mask[:, None], is_causal=causal, scale=scale, implementation='cudnn')
-  return jax.nn.dot_product_attention(q, k, v, mask=mask[:, None], scale=scale, implementation='xla')
+def _kernel(q, k, v, mask, scale):
+  how = 'cudnn' if jax.default_backend() == 'gpu' else 'xla'
+  return jax.nn.dot_product_attention(q, k, v, mask=mask[:, None], is_causal=True, scale=scale, implementation=how)

@@ -148,14 +148,14 @@ BLOCK = 512      # those that do on longer lines
 STAGES = 4       # of a long line, each with its blocks and as many keys as the last of them sees
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=('mask',), meta_fields=('queries', 'starts', 'causal'))
+@partial(jax.tree_util.register_dataclass, data_fields=('mask',), meta_fields=('queries', 'starts', 'fused'))
 @dataclasses.dataclass(frozen=True)
 class Stage:
   """Queries that attend block by block, each block to an equally long stretch of keys outside of which it sees none."""
   queries: tuple[int, int]       # first and end, of L
   starts: tuple[int, ...]        # of each block's stretch, the first key
   mask: Array                    # [blocks, B, queries of a block, keys of a stretch], True where the query sees the key
-  causal: bool | None = None     # of a line that attends by `fused`: whether query i sees no key from i + 1 on
+  fused: bool = False            # the one stage of a line that attends by one kernel
 
 
 def stages(sees, length: int, slots: int, ahead: int | None = None, window: int = 0,
@@ -167,10 +167,10 @@ def stages(sees, length: int, slots: int, ahead: int | None = None, window: int 
     length: L; slots: S.
     ahead: query i sees no key from slot `ahead` + i + 1 on; None: it may see all.
     window: a query sees no further back than this many slots, its own among them; 0: it may see all.
-    one_kernel: the line attends by `fused`.
+    one_kernel: the line attends by one (`fused`).
   """
   if one_kernel or length <= WHOLE:
-    return (Stage((0, length), (0,), sees(slice(length), slice(slots))[None], ahead == 0 if one_kernel else None),)
+    return (Stage((0, length), (0,), sees(slice(length), slice(slots))[None], one_kernel),)
   firsts = range(0, length, BLOCK)
   each = len(firsts) if ahead is None or window else -(-len(firsts) // STAGES)
   found = []
@@ -198,11 +198,10 @@ def attend(q: Array, k: Array, v: Array, stages: tuple[Stage, ...], scale: float
     q: [B, L, H, head_dim]; k, v: [B, K, S, head_dim].
     scale: of the scores; bias: [B, H, L, S], added to them; cap: see `capped`.
   Returns:
-    [B, L, H, head_dim]. A query that sees nothing (padding) gets the mean of the values, which nobody reads.
+    [B, L, H, head_dim]. A query that sees nothing (padding) gets a mean of values, which nobody reads.
   """
-  if stages[0].causal is not None:
-    y = fused.attend(q, k.swapaxes(1, 2), v.swapaxes(1, 2), stages[0].mask[0], scale, stages[0].causal)
-    return checkpoint_name(y, PRODUCT)
+  if stages[0].fused:
+    return checkpoint_name(fused.attend(q, k.swapaxes(1, 2), v.swapaxes(1, 2), stages[0].mask[0], scale), PRODUCT)
   if len(stages) == len(stages[0].starts) == 1:
     return _attend(q, k, v, stages[0].mask[0], bias, scale, cap)
 

@@ -76,7 +76,8 @@ def _planned(source: str, execution: Execution, tokenizer: Tokenizer | None, mes
 
 def _made(source: str, execution: Execution, tokenizer: Tokenizer | None, abstract: bool) -> Loaded:
   found = _open(f'random:{HUB[source]}' if abstract and source in HUB else source, tokenizer)
-  config = dataclasses.replace(found.config, dtype=execution.dtype, scan=execution.scan, remat=execution.remat)
+  config = dataclasses.replace(found.config, dtype=execution.dtype, scan=execution.scan, remat=execution.remat,
+                               attention=execution.attention)
   model = transformer.build(config)
   try:
     params = shapes(config, execution) if abstract else found.params(model, execution)

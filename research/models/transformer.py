@@ -354,7 +354,8 @@ def build(config: ModelConfig) -> Model:
   def masks(query, key, prefix, straight):
     """Of each kind of layers. In a `straight` line a document's tokens stand one after the other, so windows are stretches."""
     found, lengths = {}, _lengths(query, key)
-    one_kernel = not config.buckets and not config.attention_cap and fused.holds(config.dtype, config.head_dim, *lengths)
+    one_kernel = (config.attention == 'auto' and not config.buckets and not config.attention_cap
+                  and fused.holds(config.dtype, config.head_dim, *lengths))
     for window in {kind.window for kind in config.kinds}:
       def sees(queries, keys, window=window):
         sides = _part(query, queries), _part(key, keys)

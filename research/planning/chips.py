@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from research import machine
 from research.errors import InputError
+from research.models.config import DTYPES
 from research.training import flops
 
 HERE = Path(__file__).parent
@@ -25,9 +26,10 @@ class Chip(NamedTuple):
   key: str                # of the tables
   name: str
   memory: float           # bytes that programs can use
-  rate: float             # FLOP/s of bfloat16 products with float32 sums
+  rates: dict[str, float]      # dtype -> FLOP/s of products with float32 sums
   bandwidth: float        # bytes/s of its memory
   interconnect: float     # bytes/s that it can send to others
+  capability: float = 0.0      # see `machine.compute_capability`
 
 
 class Topology(NamedTuple):
@@ -38,10 +40,8 @@ class Topology(NamedTuple):
   kind: str               # cpu, gpu or tpu
 
   def rate(self, dtype: str) -> float:
-    """FLOP/s of a device's products; of this machine's, measured. Float32 ones take four times as long on accelerators."""
-    if self.said == 'local':
-      return flops.matrix_peak(dtype)
-    return self.chip.rate / (4 if dtype == 'float32' else 1)
+    """FLOP/s of a device's products; of this machine's, measured."""
+    return flops.matrix_peak(dtype) if self.said == 'local' else self.chip.rates[dtype]
 
   @property
   def bandwidth(self) -> float:
@@ -53,8 +53,8 @@ class Topology(NamedTuple):
 def table() -> dict[str, Chip]:
   """The known devices by name."""
   rows = json.loads((HERE / 'chips.json').read_text(encoding='utf-8'))['chips']
-  return {key: Chip(key, r['name'], r['memory'] * GIB, r['tflops'] * 1e12, r['bandwidth'] * 1e9, r['interconnect'] * 1e9)
-          for key, r in rows.items()}
+  return {key: Chip(key, r['name'], r['memory'] * GIB, {dtype: r[dtype] * 1e12 for dtype in DTYPES}, r['bandwidth'] * 1e9,
+                    r['interconnect'] * 1e9, r.get('capability', 0.0)) for key, r in rows.items()}
 
 
 def is_slice(said: str) -> bool:
@@ -70,7 +70,8 @@ def topology(said: str) -> Topology:
   """
   if said == 'local':
     name = machine.processor() if jax.default_backend() == 'cpu' else jax.devices()[0].device_kind
-    here = Chip(said, name, machine.memory(), math.nan, math.nan, math.inf)      # rates are measured when asked for
+    here = Chip(said, name, machine.memory(), {}, math.nan, math.inf,      # rates are measured when asked for
+                machine.compute_capability())
     return Topology(said, here, jax.device_count(), machine.platform_kind())
   key, _, rest = said.partition(':')
   gpus = [name for name in table() if name not in TPU_SLICES]

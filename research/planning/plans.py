@@ -23,7 +23,7 @@ def plan(config: dict[str, Any], said: str, compile: bool = True, tokens: int = 
     InputError: something of the config cannot be right, or there is no such topology.
   """
   topology = chips.topology(said)
-  with machine.compiling_for(topology.kind):
+  with machine.compiling_for(topology.kind, topology.chip.capability):
     exp, sizes = assembled(config, topology)
     state, frozen = account.begun(exp)
     trainable = tree.size(state.trainable)

@@ -5,7 +5,7 @@ from functools import lru_cache
 
 import jax
 
-from research import machine
+from research import machine, sharding
 from research.models import fused
 from research.models.products import contract
 
@@ -24,6 +24,8 @@ def equations(jaxpr, times: float = 1):
       inner = times * eqn.params['length']
     elif eqn.primitive.name == 'cond':
       inner = times / len(eqn.params['branches'])
+    elif eqn.primitive.name == 'shard_map' and eqn.outvars:      # its body is one device's part
+      inner = times * sharding.ways(eqn.params['out_specs'][0], eqn.params['mesh'].shape)
     for value in eqn.params.values():
       for sub in value if isinstance(value, (tuple, list)) else (value,):
         if isinstance(sub, jax.extend.core.ClosedJaxpr):

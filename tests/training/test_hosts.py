@@ -151,19 +151,24 @@ def test_processes_of_different_configs_are_refused(folder):
 @pytest.mark.parametrize('flags, says', [
     (['--coordinator=localhost:1', '--processes=2'], 'give all three'),
     (['--coordinator=localhost', '--processes=2', '--process=0'], 'must be host:port'),
+    (['--coordinator=localhost:99999', '--processes=2', '--process=0'], 'must be host:port'),
     (['--coordinator=localhost:1', '--processes=2', '--process=2'], 'must be 0 to 1'),
     (['--coordinator=localhost:1', '--processes=2', '--process=1'],
-     'nobody answers there, after 30 s; process 0 must run at that address'),
-], ids=['incomplete', 'no port', 'no such process', 'unreachable'])
+     'nobody said there, within 30 s, that all processes have come'),
+], ids=['incomplete', 'no port', 'no such port', 'no such process', 'unreachable'])
 def test_processes_that_cannot_begin_say_so_within_a_minute(flags, says, folder):
   assert hosts.PATIENCE < 45                 # to which Python's own start comes
   [(status, said)] = Command(folder, 'never', 1, 1, *flags).ends(within=120)
   assert status == 2 and says in said and said.splitlines()[-1].startswith('error: ')
 
 
-def meet(processes, coming, monkeypatch):
-  """What each of these processes, by number, was refused with (None: with nothing), process 0 among them."""
-  monkeypatch.setattr(hosts, 'PATIENCE', 2)
+def meet(processes, coming, monkeypatch, others=()):
+  """What each of these processes, by number, was refused with (None: with nothing); process 0 is there from the beginning.
+
+  Args:
+    others: what else happens at the port meanwhile, one after the other: functions of it.
+  """
+  monkeypatch.setattr(hosts, 'PATIENCE', 4)
   port = unused_port()
 
   def one(number):
@@ -172,22 +177,41 @@ def meet(processes, coming, monkeypatch):
     except InputError as e:
       return str(e)
   with ThreadPoolExecutor(len(coming) + 1) as threads:
-    stranger = threads.submit(lambda: socket.create_connection(('localhost', port)).close())      # who says nothing, too early
-    found = [*threads.map(one, coming)]
-    stranger.exception()
-  return found
+    found = [threads.submit(one, 0)]
+    for other in others:
+      other(port)
+    found += [threads.submit(one, number) for number in coming]
+    return [each.result() for each in found]
+
+
+def comes_and_goes(said=b''):
+  """Somebody who says this, if anything, and leaves."""
+  def other(port):
+    while True:
+      try:
+        with socket.create_connection(('localhost', port)) as there:
+          there.sendall(said)
+          time.sleep(0.3)
+        return
+      except ConnectionRefusedError:      # process 0 is not there yet
+        time.sleep(0.05)
+  return other
 
 
 def test_processes_begin_once_all_have_come(monkeypatch):
-  assert meet(3, [0, 1, 2], monkeypatch) == [None] * 3
-  assert meet(3, [2, 1, 0], monkeypatch) == [None] * 3
+  assert meet(3, [2, 1], monkeypatch) == [None] * 3
+  assert meet(3, [1, 2], monkeypatch, [comes_and_goes(), comes_and_goes(b'GET / HTTP/1.1\n')]) == [None] * 3
 
 
-def test_where_one_does_not_come_all_others_are_told(monkeypatch):
-  first, *others = meet(4, [0, 2], monkeypatch)
-  assert 'after 2 s process 1, 3 did not come' in first
-  assert len(others) == 1 and 'did not say that all processes have come' in others[0]
-  assert 'said to two processes' in meet(3, [0, 1, 1], monkeypatch)[0]
+def test_a_process_that_left_and_comes_again_is_one(monkeypatch):
+  assert meet(3, [1, 2], monkeypatch, [comes_and_goes(b'1\n')]) == [None] * 3
+
+
+def test_where_one_does_not_come_or_does_not_stay_all_others_are_told(monkeypatch):
+  first, other = meet(4, [2], monkeypatch, [comes_and_goes(b'3\n')])
+  assert 'after 4 s process 1, 3 did not come' in first
+  assert 'nobody said there, within 4 s, that all processes have come' in other
+  assert 'said to two processes' in meet(3, [1, 1], monkeypatch)[0]
 
 
 @pytest.mark.parametrize('environment, joins', [

@@ -130,7 +130,7 @@ def test_a_run_of_before_a_field_was_there_is_read(overfit, tmp_path):
   made, workdir, _ = overfit
   shutil.copytree(workdir, tmp_path / 'old')
   config = json.loads((workdir / 'config.json').read_text())
-  del config['model']['remat'], config['model']['quantize'], config['training']['best_metric']
+  del config['model']['attention'], config['model']['remat'], config['model']['quantize'], config['training']['best_metric']
   (tmp_path / 'old' / 'config.json').write_text(json.dumps(config))
   old = experiment.of_run(tmp_path / 'old')
   assert tree.leaves(experiment.learned(tmp_path / 'old', old)['delta']).keys() == learned(made, workdir).keys()

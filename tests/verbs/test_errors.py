@@ -98,4 +98,4 @@ def test_a_wrong_flag_is_named(name, flags, says):
 def test_a_study_that_a_cluster_starts_several_times_over_needs_its_part(tmp_path, monkeypatch):
   monkeypatch.setenv('SLURM_STEP_NUM_TASKS', '4')
   line = refused(verb('study', '--study=experiments/quickstart.py', f'--workdir={tmp_path}/study'))
-  assert '--shard: several processes were started' in line and not (tmp_path / 'study').exists()
+  assert '--shard: a cluster started several processes' in line and not (tmp_path / 'study').exists()
