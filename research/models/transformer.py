@@ -196,7 +196,7 @@ class Block(nn.Module):
 def _recomputed(c: ModelConfig) -> type[Block]:
   """A layer that keeps for the backward pass what `config.remat` says, and computes the rest again there.
 
-  'products' keeps what kernels give and computes plain attention, norms and activations again: little work for most of the memory.
+  'products' keeps what kernels give and computes plain attention, norms and activations again: little work, most of the memory.
   """
   if c.remat == 'none':
     return Block
