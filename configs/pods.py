@@ -11,7 +11,7 @@ from 5.61 GiB to 0.35 (1/n within 1 %), and products bind everywhere.
     variant              slice        account   compiled       a step               1,000 steps
     llama-3-8b-lora      v5e:4x4      8.43      9.77           1.94 s, products     0.54 h, 10 USD
     llama-3-8b-full      v5e:16x16    4.82      5.58           1.27 s, products     0.35 h, 109 USD
-    llama-3-70b-qlora    v5e:8x8      13.11     10.95          8.51 s, products     2.36 h, 181 USD
+    llama-3-70b-qlora    v5e:8x8      13.33     10.95          8.51 s, products     2.36 h, 181 USD
     flan-t5-xxl-lora     v5e:4x4      7.67      7.40           0.85 s, products     0.24 h, 5 USD
 """
 
