@@ -113,7 +113,7 @@ def main() -> None:
   if f.dry_run:
     return dry_run(cells)
   cli.required('workdir')
-  workdir, part, side_by_side = Path(f.workdir), runner.shard(f.shard or '1/1'), cohorts(f.cohorts)
+  workdir, part, side_by_side = Path(f.workdir), runner.shard(f.shard) if f.shard else runner.Shard(), cohorts(f.cohorts)
   if f.report_only:
     runner.check(study, cells, workdir)
     rows = runner.results(study, cells, workdir)
