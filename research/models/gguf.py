@@ -113,20 +113,21 @@ def _open(path: Path) -> tuple[Any, dict[str, Any]]:
     It also makes two arrays of each string, and a vocabulary and its merges are a hundred thousand: seconds before every run.
     """
 
+    def _mapped(self) -> mmap.mmap:
+      return self.data.base  # type: ignore[return-value]  # NumPy's types: a memmap's base is the mapped file, and no array
+
     def _get(self, offset, dtype, count=1, override_order=None):
       dtype, offset, count = np.dtype(dtype).newbyteorder(override_order or self.byte_order), int(offset), int(count)
       if offset + count * dtype.itemsize > len(self.data):
         raise ValueError('it ends early')
-      assert self.data.base is not None      # the mapped file
-      return np.frombuffer(self.data.base, dtype, count, offset)
+      return np.frombuffer(self._mapped(), dtype, count, offset)
 
     def _get_field_parts(self, orig_offs, raw_type):
       kinds = gguf.GGUFValueType
       if raw_type != kinds.ARRAY or self._get(orig_offs, np.uint32)[0] != kinds.STRING:
         return super()._get_field_parts(orig_offs, raw_type)
       kind, count = self._get(orig_offs, np.uint32), self._get(orig_offs + 4, np.uint64)
-      assert self.data.base is not None
-      at, strings, buffer = int(orig_offs) + 12, [], memoryview(self.data.base)
+      at, strings, buffer = int(orig_offs) + 12, [], memoryview(self._mapped())
       size = struct.Struct('=Q' if self.byte_order == 'I' else '>Q')
       for _ in range(int(count[0])):
         length = size.unpack_from(buffer, at)[0] if at + 8 <= len(self.data) else len(self.data)
