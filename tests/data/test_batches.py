@@ -108,6 +108,7 @@ def test_changing_one_choice_cannot_change_another_choices_loss_by_a_bit(tiny, c
   assert (np.abs(after[parts[changed]] - before[parts[changed]]) > 1e-3).any()
 
 
+@pytest.mark.quick
 def test_loss_is_on_target_tokens_alone_and_every_one_of_them(tiny):
   found = made(tiny, 'translation', 30, split='train')
   documents = [answered(e) for e in found]
@@ -125,6 +126,7 @@ def test_loss_is_on_target_tokens_alone_and_every_one_of_them(tiny):
         *found[place.document].prompt_ids, *found[place.document].target_ids[:-1]]
 
 
+@pytest.mark.quick
 def test_fit_puts_every_document_in_one_line_that_holds_it():
   sizes = np.random.default_rng(0).integers(1, 100, 200).tolist()
   pairs = [(size, 0) for size in sizes]
@@ -135,6 +137,7 @@ def test_fit_puts_every_document_in_one_line_that_holds_it():
   assert lines == fit(pairs, Room(128))
 
 
+@pytest.mark.quick
 def test_every_epoch_is_another_permutation():
   draws = list(itertools.islice(order(17, seed=3, start=0), 4 * 17))
   epochs = [tuple(draws[i:i + 17]) for i in range(0, 68, 17)]
@@ -143,12 +146,14 @@ def test_every_epoch_is_another_permutation():
   assert draws != list(itertools.islice(order(17, seed=4, start=0), 68))
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize('start', [1, 16, 17, 18, 40])
 def test_order_is_a_pure_function_of_seed_and_start(start):
   whole = list(itertools.islice(order(17, seed=3, start=0), 100))
   assert list(itertools.islice(order(17, seed=3, start=start), 30)) == whole[start:start + 30]
 
 
+@pytest.mark.quick
 def test_a_batch_is_a_pure_function_of_its_step(tiny):
   documents = [answered(e) for e in made(tiny, 'sentiment', 20, split='train')]
   run = TrainingBatches(documents, 8, 2, seed=1, steps=12)
@@ -162,6 +167,7 @@ def test_a_batch_is_a_pure_function_of_its_step(tiny):
   assert any(other[n].shape != x.shape or (other[n] != x).any() for n, x in walked[0].items())
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize('microbatches', [1, 2, 4])
 def test_batches_hold_the_rows_that_order_draws(tiny, microbatches):
   documents = [answered(e) for e in made(tiny, 'sentiment', 20, split='train')]

@@ -7,6 +7,8 @@ import pytest
 from research.data import demonstrations, tasks
 from research.errors import InputError
 
+pytestmark = pytest.mark.quick
+
 WORDS = ('cheap phone', 'slow phone', 'good film', 'bad film', 'cheap film', 'warm soup', 'cold soup', 'warm bread',
          'old phone')
 ROWS = [{'text': text, 'label': ('no', 'yes')[i % 2]} for i, text in enumerate(WORDS)]

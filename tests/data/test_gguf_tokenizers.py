@@ -217,6 +217,7 @@ def test_byte_level_bpe_gives_the_ids_of_transformers_own_tokenizer(tmp_path, le
       assert ours.encode(text) == theirs.encode(text, add_special_tokens=False), text
 
 
+@pytest.mark.quick
 def test_written_out_special_tokens_are_read_as_such_and_those_of_users_stay_in_texts(tmp_path, learned):
   ours = loaded(tmp_path, byte_level(learned, 'qwen2'))
   end, tool, pad = (len(learned[0]) + i for i in range(3))
@@ -244,6 +245,7 @@ def small(kind, **change):
   return {f'tokenizer.ggml.{n}': v for n, v in (SMALL[kind] | change).items() if v is not ...}
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize('kind, change, begins, ends', [
     ('gpt2', {}, True, False), ('gpt2', dict(add_bos_token=False), False, False),
     ('gpt2', dict(add_bos_token=...), False, False), ('gpt2', dict(add_bos_token=..., pre='llama-bpe'), True, False),
@@ -259,6 +261,7 @@ def test_a_text_begins_and_ends_as_the_header_says_or_its_kind_does(kind, change
   assert ours.prompt('a') == [0] * begins + inner
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize('model_type, kind, change', [
     ('gpt2', 'gpt2', {}), ('llama', 'gpt2', dict(pre='llama-bpe', add_bos_token=...)),
     ('qwen2', 'gpt2', dict(pre='qwen2', tokens=['<s>', '<|endoftext|>', *'abĠ12', 'ab', '12'], merges=['a b', '1 2'])),
@@ -275,11 +278,13 @@ def test_a_saved_tokenizer_is_the_same_when_transformers_reads_it_again(tmp_path
     assert again.decode(again.encode(text)) == ours.decode(ours.encode(text))
 
 
+@pytest.mark.quick
 def test_digits_stand_alone_where_smollm_cuts_and_together_where_gpt2_does():
   assert gguf_tokenizer.from_gguf(small('gpt2'), 'FILE').encode('ab12') == [4, 6, 7]
   assert gguf_tokenizer.from_gguf(small('gpt2', pre='gpt-2'), 'FILE').encode('ab12') == [4, 8]
 
 
+@pytest.mark.quick
 def test_bos_begins_a_text_once():
   with_bos = gguf_tokenizer.from_gguf(small('gpt2'), 'FILE')
   assert with_bos.prompt('ab') == [0, 4] and with_bos.prompt('<s>ab') == [0, 4] and with_bos.prompt('') == [0]
@@ -297,18 +302,21 @@ def refused(fields, *saying):
     assert words in str(e.value)
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize('pre', ['deepseek-coder', 'default', ...])
 def test_an_unknown_way_to_cut_text_is_refused_by_name(pre):
   refused(small('gpt2', pre=pre), f'tokenizer.ggml.pre={("default" if pre is ... else pre)!r} is not supported', 'smollm',
           'gpt-2', 'llama-bpe', 'qwen2')
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize('model', ['bert', 'rwkv', ...])
 def test_an_unknown_kind_of_vocabulary_is_refused_by_name(model):
   refused(small('gpt2', model=model), f'tokenizer.ggml.model={None if model is ... else model!r} is not supported', 'gpt2',
           'llama', 't5')
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize('kind, field', [
     *((kind, field) for kind in SMALL for field in ('tokens', 'token_type', 'eos_token_id')), ('gpt2', 'merges'),
     ('llama', 'scores'), ('t5', 'scores')])
@@ -316,11 +324,13 @@ def test_a_tokenizer_that_lacks_a_part_is_refused(kind, field):
   refused(small(kind, **{field: ...}), f'lacks tokenizer.ggml.{field}')
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize('kind', ['llama', 't5'])
 def test_a_sentencepiece_vocabulary_without_an_unknown_token_is_refused(kind):
   refused(small(kind, token_type=[3, 3, 1, 1, 1, 1, 1, 1]), 'lacks tokenizer.ggml.unknown_token_id')
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize('kind, change', [
     ('gpt2', dict(tokens='abc')), ('gpt2', dict(tokens=[1, 2, 3])), ('gpt2', dict(token_type=[3, 3])),
     ('gpt2', dict(merges=[1])), ('gpt2', dict(merges=['ab'])), ('gpt2', dict(eos_token_id=9)), ('gpt2', dict(bos_token_id=-1)),
@@ -331,15 +341,18 @@ def test_a_field_of_the_wrong_kind_is_refused_by_name(kind, change):
   refused(small(kind, **change), f'tokenizer.ggml.{next(iter(change))}')
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize('kind, change', [
     ('gpt2', dict(merges=['a a'])), ('t5', dict(precompiled_charsmap=[1, 2, 3])), ('t5', dict(precompiled_charsmap=[300] * 8))])
 def test_what_the_tokenizers_library_refuses_is_refused_in_one_line(kind, change):
   refused(small(kind, **change), 'the tokenizer is broken')
 
 
+@pytest.mark.quick
 def test_scores_that_say_no_order_are_refused():
   refused(small('llama', scores=[-1000.0] * 8), 'tokenizer.ggml.scores')
 
 
+@pytest.mark.quick
 def test_a_chat_template_that_is_no_text_is_refused():
   refused({**small('gpt2'), 'tokenizer.chat_template': 3}, 'tokenizer.chat_template')

@@ -7,6 +7,8 @@ import pytest
 from research.data import demonstrations, prompts, tasks, tokenizer
 from research.errors import InputError
 
+pytestmark = pytest.mark.quick
+
 BYTES = tokenizer.of_bytes()
 ROWS = [{'text': f'text {i}', 'label': ('no', 'yes')[i % 2]} for i in range(9)]
 TASK = tasks.Task('own', {'train': ROWS, 'test': ROWS[:3]}, 'Q: {text}\nA:', ' {label}', ('no', 'yes'), ('accuracy',))

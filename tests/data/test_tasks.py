@@ -9,6 +9,8 @@ from research.data.prompts import examples
 from research.data.tokenizer import of_bytes
 from research.errors import InputError
 
+pytestmark = pytest.mark.quick
+
 ROWS = [{'text': f'text {i}', 'label': ('no', 'yes')[i % 2]} for i in range(9)]
 FIELDS = {'prompt': '{text}', 'target': ' {label}', 'choices': ('no', 'yes')}
 

@@ -66,6 +66,7 @@ def test_filling_each_gap_from_the_target_gives_back_the_text(noise, span):
       assert filled(example, SENTINELS) == list(text_of(length).encode())
 
 
+@pytest.mark.quick
 def test_denoising_reads_the_same_gaps_and_answers_with_the_whole_text():
   for number, length in enumerate(lengths := [2, 20, 64, 150]):
     for epoch in range(3):
@@ -86,6 +87,7 @@ def test_texts_of_a_learned_vocabulary_can_be_filled_again(learned, shipped):
     assert learned.decode(ids) == text
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize('noise, span', [(0.15, 3.0), (0.5, 2.0), (0.3, 8.0)])
 def test_lengths_and_the_share_in_gaps_depend_on_the_texts_length_alone(noise, span):
   for length in (2, 5, 19, 40, 100, 120):
@@ -100,6 +102,7 @@ def test_lengths_and_the_share_in_gaps_depend_on_the_texts_length_alone(noise, s
     assert gaps == 1 or len({tuple(e.prompt_ids) for e in examples}) > 1
 
 
+@pytest.mark.quick
 def test_every_token_is_lost_about_as_often_as_the_noise_says():
   made, lost = corrupted([60], noise=0.25, span=3.0), np.zeros(60)
   for epoch in range(2000):
@@ -121,6 +124,7 @@ def spans(example):
   return [(example.target_ids[a], b - a - 1) for a, b in itertools.pairwise([*marks, len(example.target_ids) - 1])]
 
 
+@pytest.mark.quick
 def test_gaps_are_a_pure_function_of_seed_number_and_epoch():
   made, again = corrupted([80] * 4, seed=3), corrupted([80] * 4, seed=3)
   draws = {(number, epoch): made.example(number, epoch) for number in range(4) for epoch in range(4)}
@@ -130,6 +134,7 @@ def test_gaps_are_a_pure_function_of_seed_number_and_epoch():
   assert corrupted([80] * 4, seed=4).example(0) != draws[0, 0]
 
 
+@pytest.mark.quick
 def test_a_text_with_more_gaps_than_sentinels_is_refused():
   corrupted([1000], context=1024, noise=0.3)
   with pytest.raises(InputError, match=r'a text needs 102 sentinels, but the vocabulary has only 100 .* task\.span'):
@@ -139,6 +144,7 @@ def test_a_text_with_more_gaps_than_sentinels_is_refused():
     corrupted([80], tokens=BYTES)
 
 
+@pytest.mark.quick
 def test_every_sentinel_is_one_token_and_text_around_it_is_read_as_ever(learned):
   for tokens in (SENTINELS, learned):
     ids = [tokens.encode(f'<extra_id_{i}>') for i in range(100)]
@@ -149,6 +155,7 @@ def test_every_sentinel_is_one_token_and_text_around_it_is_read_as_ever(learned)
     assert tokens.prompt('hi') == [*tokens.encode('hi')] and tokens.bos is None
 
 
+@pytest.mark.quick
 def test_a_learned_vocabulary_has_the_size_asked_for_shortens_its_texts_and_gives_them_back(learned, shipped):
   assert learned.size == len(learned.hf) == 900 and learned.eos == learned.hf.eos_token_id
   of_bytes, of_words = 0, 0
@@ -162,6 +169,7 @@ def test_a_learned_vocabulary_has_the_size_asked_for_shortens_its_texts_and_give
   assert with_bos.prompt('fox') == [with_bos.bos, *with_bos.encode('fox')] and with_bos.eos != with_bos.bos
 
 
+@pytest.mark.quick
 def test_a_vocabulary_smaller_than_the_bytes_and_special_tokens_is_refused():
   with pytest.raises(InputError, match=r'model\.vocab=300: must be at least 359'):
     tokenizer.learned([WORDS], 300, sentinels=100)
@@ -175,6 +183,7 @@ def test_another_process_learns_the_same_vocabulary(shipped):
   assert said == tokenizer.learned((row['text'] for row in shipped[:300]), 900, 100).fingerprint()
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize('context', [16, 33, 64])
 def test_pieces_of_a_long_text_are_together_the_text_and_fit_the_context(context):
   rows = [{'text': text_of(n)} for n in (1, 5, context - 2, context - 1, context, 3 * context, 200)]
@@ -193,6 +202,7 @@ def test_pieces_of_a_long_text_are_together_the_text_and_fit_the_context(context
     assert ids == list(row['text'].encode())[:len(ids)] and len(ids) >= len(row['text']) - 1
 
 
+@pytest.mark.quick
 def test_continuation_predicts_every_token_once_and_the_end_after_it():
   rows = [{'text': WORDS}, {'text': text_of(40)}, {'text': text_of(7)}]
   for tokens, first in ((BYTES, BYTES.bos), (BYTES._replace(bos=None), BYTES.eos)):
@@ -211,6 +221,7 @@ def write(path, content):
   return str(path)
 
 
+@pytest.mark.quick
 def test_a_text_file_is_read_by_paragraphs_and_json_lines_by_rows(tmp_path):
   plain = write(tmp_path / 'a.txt', '\ufeffOne line\r\nand another.\r\n\r\n \t\r\n\r\nSecond: äöü\n\n\n')
   rows = write(tmp_path / 'b.jsonl', '{"text": "Größe", "n": 1}\n\n{"text": "two\\n\\nparts"}\n')
@@ -220,6 +231,7 @@ def test_a_text_file_is_read_by_paragraphs_and_json_lines_by_rows(tmp_path):
   assert (task.choices, task.metrics, task.objective) == ((), (), None)
 
 
+@pytest.mark.quick
 def test_without_files_the_texts_are_those_that_ship(shipped):
   task = tasks.make('text', {})
   assert task.rows('train') == shipped and len(shipped) == 2 * 2400 + 2 * 934 + 2200
@@ -229,6 +241,7 @@ def test_without_files_the_texts_are_those_that_ship(shipped):
     tasks.make('text', {'subset': 'hass'})
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize('name, content, match', [
     ('a.txt', '', r'a\.txt: holds no text'), ('a.txt', ' \n\n\t\n', r'a\.txt: holds no text'),
     ('a.txt', 'Größe'.encode('latin-1'), r'a\.txt: is not UTF-8 text .* save the file as UTF-8'),
@@ -244,6 +257,7 @@ def test_a_file_without_text_is_refused(tmp_path, name, content, match):
     tasks.make('text', {'valid': str(tmp_path / name)})
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize('fields, match', [
     ({'prompt': '{text}:'}, 'has no prompt'), ({'target': ' {text}'}, 'has no prompt, target'), ({'chat': True}, 'or chat'),
     ({'choices': ('a', 'b')}, 'choices'), ({'metrics': ('bleu',)}, 'metrics'), ({'path': 'x'}, r'task\.path is of task\.name='),
@@ -254,6 +268,7 @@ def test_fields_that_text_does_not_have_are_refused(fields, match):
     tasks.make('text', fields)
 
 
+@pytest.mark.quick
 def test_an_objective_is_of_text_alone():
   with pytest.raises(InputError, match=r"task\.objective='continuation' is of task\.name=text alone"):
     tasks.make('sentiment', {'objective': 'continuation'})
@@ -268,6 +283,7 @@ def assembled(tmp_path_factory):
       config(model__source=f'random:{model}-tiny', task__name='text', **{'task__train': file, **fields}))
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize('model, objective', [('gpt2', 'continuation'), ('t5', 'span_corruption')])
 def test_a_model_has_the_objective_that_it_is_made_for_and_an_epoch_is_a_pass_over_all_pieces(assembled, model, objective):
   exp = assembled(model, training__epochs=2.0, training__batch_size=5)
@@ -275,6 +291,7 @@ def test_a_model_has_the_objective_that_it_is_made_for_and_an_epoch_is_a_pass_ov
   assert len(exp.examples('train')) == 12 and exp.config['training']['steps'] == 5       # 24 of 5 at a time
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize('model, fields, match', [
     ('gpt2', {'task__objective': 'span_corruption'}, 'span_corruption: needs a model with an encoder'),
     ('gpt2', {'task__objective': 'denoising'}, 'denoising: needs a model with an encoder'),
@@ -285,6 +302,7 @@ def test_what_does_not_go_with_text_is_refused(assembled, model, fields, match):
     assembled(model, **fields)
 
 
+@pytest.mark.quick
 def test_texts_or_a_context_too_short_to_learn_from_are_refused(assembled, tmp_path):
   letters = write(tmp_path / 'a.txt', 'a\n\nb')
   with pytest.raises(InputError, match='no piece of a text has two tokens'):
@@ -296,6 +314,7 @@ def test_texts_or_a_context_too_short_to_learn_from_are_refused(assembled, tmp_p
   assert len(assembled('gpt2', model__context=3).examples('train')) == 9 * 62 + 1300
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize('objective', ['span_corruption', 'denoising'])
 def test_what_is_shown_of_an_example_is_what_the_model_reads(assembled, objective):
   exp = assembled('t5', task__objective=objective, task__noise=0.3, task__span=2.0)

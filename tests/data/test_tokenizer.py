@@ -87,6 +87,7 @@ def test_smollm2_chat_ends_where_the_answer_begins(ours):
   assert text == ('<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n')
 
 
+@pytest.mark.quick
 def test_a_folder_adds_bos_where_its_own_post_processor_does(tmp_path):
   hf = tokenizer.of_bytes().hf
   hf.save_pretrained(tmp_path / 'with')
@@ -98,6 +99,7 @@ def test_a_folder_adds_bos_where_its_own_post_processor_does(tmp_path):
   assert (added.eos, added.size) == (257, 259)
 
 
+@pytest.mark.quick
 def test_a_folder_whose_tokenizer_names_no_end_is_refused(tmp_path):
   hf = tokenizer.of_bytes().hf
   hf.eos_token = None
@@ -106,6 +108,7 @@ def test_a_folder_whose_tokenizer_names_no_end_is_refused(tmp_path):
     tokenizer.from_folder(tmp_path)
 
 
+@pytest.mark.quick
 def test_the_byte_tokenizer_reads_bytes_and_gives_back_every_text(shipped):
   of_bytes = tokenizer.of_bytes()
   for text in [*BY_HAND, *shipped[::10]]:

@@ -50,6 +50,7 @@ def test_scores_and_answers_are_those_of_every_prompt_read_anew(model, name, tas
       assert one['choices'][choice] == pytest.approx(value, abs=1e-3)
 
 
+@pytest.mark.quick
 def test_what_all_begin_with_leaves_every_prompt_a_token_of_its_own():
   assert beginning.common([[1, 2, 3], [1, 2, 4, 5]]) == 2
   assert beginning.common([[1, 2], [1, 2, 3]]) == 1
@@ -57,6 +58,7 @@ def test_what_all_begin_with_leaves_every_prompt_a_token_of_its_own():
   assert beginning.common([[1, 2], [3, 2]]) == 0
 
 
+@pytest.mark.quick
 def test_an_encoder_reads_every_prompt_anew():
   loaded = loud('t5-tiny')
   _, examples = examples_of(loaded, 'translation', 2)

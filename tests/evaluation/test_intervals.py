@@ -9,6 +9,8 @@ from research.evaluation import metrics
 from research.evaluation.intervals import interval, resample_counts
 from research.evaluation.metrics import Scored
 
+pytestmark = pytest.mark.quick
+
 
 def shares(right, of):
   return metrics.get('accuracy').sums([Scored('a' if i < right else 'b', 'a', 0, 1, ('a', 'b')) for i in range(of)])

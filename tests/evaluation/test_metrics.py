@@ -10,6 +10,8 @@ from research.errors import InputError
 from research.evaluation import harness, metrics
 from research.evaluation.metrics import Scored
 
+pytestmark = pytest.mark.quick
+
 RNG = np.random.default_rng(0)
 
 

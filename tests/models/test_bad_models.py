@@ -43,6 +43,7 @@ def test_the_folder_that_these_tests_break_is_whole(folder):
   assert load(str(folder), FLOAT32).model.config.layers == 3
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize('source', ['no/such/folder', './nothing', '/tmp/none.gguf', 'random:nothing', 'nothing',
                                     'package:no_such_package', 'package:json', 'someone/no-such-model'])
 def test_a_source_that_is_not_there_is_named(source):
@@ -50,29 +51,34 @@ def test_a_source_that_is_not_there_is_named(source):
           else f'model.source={source!r}')
 
 
+@pytest.mark.quick
 def test_a_folder_without_config(folder):
   (folder / 'config.json').unlink()
   refused(folder, str(folder), 'no config.json')
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize('text', ['', '{"model_type": ', '[]', '"llama"', '\xff'])
 def test_a_config_that_is_no_json_object(folder, text):
   (folder / 'config.json').write_bytes(text.encode('latin-1'))
   refused(folder, 'config.json')
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize('kind', ['gpt_bigcode', None])
 def test_a_model_type_that_is_no_family(folder, kind):
   change_config(folder, model_type=kind)
   refused(folder, 'config.json', f'model_type {kind!r} is not supported', 'llama')
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize('field', ['vocab_size', 'hidden_size', 'num_attention_heads', 'num_hidden_layers'])
 def test_a_config_that_lacks_a_field(folder, field):
   change_config(folder, **{field: ...})
   refused(folder, 'config.json', field)
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize('field, value', [
     ('hidden_act', 'quick_gelu'), ('rope_scaling', {'type': 'longrope', 'factor': 2.0}), ('pretraining_tp', 2),
     ('rope_parameters', {'rope_type': 'proportional', 'rope_theta': 1e4}), ('num_local_experts', 8)])
@@ -81,17 +87,20 @@ def test_what_would_be_computed_wrong_is_refused(folder, field, value):
   refused(folder, 'config.json', 'is not supported')
 
 
+@pytest.mark.quick
 def test_a_missing_shard(folder):
   (folder / 'model-00002-of-00003.safetensors').unlink()
   refused(folder, 'model-00002-of-00003.safetensors is missing', 'index.json lists')
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize('text', ['', '{"weight', '[]', '{}', '{"weight_map": []}'])
 def test_a_broken_index(folder, text):
   (folder / 'model.safetensors.index.json').write_text(text)
   refused(folder, 'model.safetensors.index.json')
 
 
+@pytest.mark.quick
 def test_weights_that_are_a_pickle_are_not_read(folder):
   for file in folder.glob('model*'):
     file.unlink()
@@ -99,6 +108,7 @@ def test_weights_that_are_a_pickle_are_not_read(folder):
   refused(folder, 'model.safetensors is missing', 'pickle')
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize('keep', [0, 4, 20, 0.5, 0.999])
 def test_a_truncated_shard(folder, keep):
   file = folder / 'model-00002-of-00003.safetensors'
@@ -107,12 +117,14 @@ def test_a_truncated_shard(folder, keep):
   refused(folder, file.name, 'not a whole safetensors file')
 
 
+@pytest.mark.quick
 def test_a_tensor_of_another_shape(folder):
   name = 'model.layers.1.mlp.up_proj.weight'
   change_tensors(folder, lambda tensors: {n: x[:-1] if n == name else x for n, x in tensors.items()})
   refused(folder, name, '[76, 54]', '[77, 54]')
 
 
+@pytest.mark.quick
 def test_a_tensor_too_few_and_one_too_many(folder):
   name = 'model.layers.1.mlp.up_proj.weight'
   change_tensors(folder, lambda tensors: {n: x for n, x in tensors.items() if n != name})
@@ -122,12 +134,14 @@ def test_a_tensor_too_few_and_one_too_many(folder):
   refused(folder, 'unexpected', 'model.layers.1.mlp.up_proj.bias')
 
 
+@pytest.mark.quick
 def test_a_folder_without_tokenizer(folder):
   for file in folder.glob('*token*'):
     file.unlink()
   refused(folder, 'tokenizer')
 
 
+@pytest.mark.quick
 def test_a_tokenizer_that_is_broken_or_too_large(folder):
   text = (folder / 'tokenizer.json').read_text()
   (folder / 'tokenizer.json').write_text(text[:len(text) // 2])
@@ -138,6 +152,7 @@ def test_a_tokenizer_that_is_broken_or_too_large(folder):
   refused(folder, '259', '250')
 
 
+@pytest.mark.quick
 def test_heads_that_do_not_divide_what_they_must(folder):
   change_config(folder, num_key_value_heads=4)
   refused(folder, 'num_key_value_heads=4', 'num_attention_heads=6')
@@ -147,6 +162,7 @@ def written(tmp_path, **settings):
   return llamas.write_gguf(tmp_path / 'model.gguf', CONFIG, llamas.weights(CONFIG), **settings)
 
 
+@pytest.mark.quick
 def test_a_gguf_file_cut_anywhere_is_refused(tmp_path):
   from pathlib import Path
 
@@ -161,15 +177,18 @@ def test_a_gguf_file_cut_anywhere_is_refused(tmp_path):
     refused(cut, 'cut.gguf', 'fetch it again')
 
 
+@pytest.mark.quick
 def test_a_file_that_is_no_gguf(tmp_path):
   (tmp_path / 'a.gguf').write_bytes(b'PK\x03\x04' + bytes(1000))
   refused(tmp_path / 'a.gguf', 'a.gguf', 'not a whole GGUF file')
 
 
+@pytest.mark.quick
 def test_a_gguf_file_of_another_architecture(tmp_path):
   refused(written(tmp_path, architecture='mamba'), "architecture 'mamba' is not supported", 'llama')
 
 
+@pytest.mark.quick
 def test_a_gguf_file_that_cuts_text_in_an_unknown_way(tmp_path):
   refused(written(tmp_path, pre='tekken'), "tokenizer.ggml.pre='tekken' is not supported", 'smollm')
 
@@ -184,11 +203,13 @@ def test_a_truncated_smollm2_is_refused(tmp_path, smollm2_file, size):
   refused(cut, 'cut.gguf', 'fetch it again')
 
 
+@pytest.mark.quick
 def test_a_dtype_that_is_none():
   with pytest.raises(InputError, match=r"model.dtype='float8'.*float32, bfloat16, auto"):
     execution('float8', 'auto', True, 'none')
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize('scan, remat, message', [
     (True, 'all', "model.remat='all': must be one of none, products, layer"), (False, 'layer', 'needs model.scan=True')])
 def test_a_remat_that_is_none_or_would_do_nothing(scan, remat, message):
@@ -196,6 +217,7 @@ def test_a_remat_that_is_none_or_would_do_nothing(scan, remat, message):
     execution('float32', 'auto', scan, 'none', remat)
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize('field, value', [('hidden_size', '54'), ('num_attention_heads', 0),
                                           ('num_hidden_layers', True), ('vocab_size', 263.5), ('rms_norm_eps', 'small')])
 def test_a_config_whose_numbers_are_none(folder, field, value):
@@ -203,6 +225,7 @@ def test_a_config_whose_numbers_are_none(folder, field, value):
   refused(folder, 'config.json', f'{field}={value!r}')
 
 
+@pytest.mark.quick
 def test_null_says_as_little_as_an_absent_field(folder):
   change_config(folder, num_hidden_layers=None)
   refused(folder, 'config.json', 'lacks num_hidden_layers')

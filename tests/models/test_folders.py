@@ -148,6 +148,7 @@ def test_t5_is_tied_where_its_head_is_the_embedding_and_not_where_it_differs(tmp
   np.testing.assert_array_equal(read(other).params['head']['kernel'], 2 * tensors['shared.weight'].T)
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize('name, twin, original', [
     ('t5', 'encoder.embed_tokens.weight', 'shared.weight'), ('t5-1.1', 'decoder.embed_tokens.weight', 'shared.weight'),
     ('llama-tied', 'lm_head.weight', 'model.embed_tokens.weight'), ('gpt2', 'lm_head.weight', 'transformer.wte.weight')])
@@ -174,6 +175,7 @@ def test_files_in_half_precision_are_read_without_loss(tmp_path, name, dtype, sh
       np.testing.assert_array_equal(exported[tensor].astype(np.float32), x.astype(np.float32), err_msg=tensor)
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize('dtype, says', [(b'I32', 'int32'), (b'U32', 'uint32')])
 def test_a_tensor_of_whole_numbers_is_refused(tmp_path, dtype, says):
   name = 'model.layers.1.mlp.up_proj.weight'
@@ -184,6 +186,7 @@ def test_a_tensor_of_whole_numbers_is_refused(tmp_path, dtype, says):
   refused(folder, str(file), name, f'holds {says}')
 
 
+@pytest.mark.quick
 def test_a_tensor_in_a_format_that_numpy_does_not_know_is_refused(tmp_path):
   tensors = drawn('llama')
   folder = write(tmp_path, ZOO['llama'], tensors | {'model.norm.weight': np.zeros(48, np.uint8)})
@@ -196,6 +199,7 @@ def test_a_tensor_in_a_format_that_numpy_does_not_know_is_refused(tmp_path):
   refused(folder, str(file), 'model.norm.weight cannot be read')
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize('count', [1, 5, 7])
 def test_missing_and_unexpected_tensors_are_listed_the_first_five_and_how_many_more(tmp_path, count):
   tensors = drawn('llama')
@@ -213,6 +217,7 @@ def test_missing_and_unexpected_tensors_are_listed_the_first_five_and_how_many_m
   assert str(e.value) == f'{tmp_path} holds unexpected tensors of a llama model: {lists(extra)}'
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize('name, fields, says', [
     ('llama', {'rope_parameters': {'rope_type': 'spiral', 'rope_theta': 1e4}}, ["rope_type='spiral'", 'yarn, llama3']),
     ('llama', {'rope_scaling': {'type': 'spiral', 'factor': 2.0}}, ["rope_type='spiral'", 'yarn, llama3']),
@@ -256,11 +261,13 @@ def test_a_config_that_says_what_is_not_computed_is_refused_by_name(tmp_path, na
     assert words in str(e.value)
 
 
+@pytest.mark.quick
 def test_every_model_of_the_zoo_is_one_whose_config_is_read():
   for name, fields in ZOO.items():
     assert names.config_of(FAMILIES[fields['model_type']], fields, name, False).family == fields['model_type']
 
 
+@pytest.mark.quick
 def test_a_field_that_transformers_knows_and_we_do_not_read_must_be_at_its_default(tmp_path, monkeypatch):
   """Shown on fields that no family reads: one is added to transformers' Llama, and one that is on by default."""
   from transformers import LlamaConfig
@@ -275,6 +282,7 @@ def test_a_field_that_transformers_knows_and_we_do_not_read_must_be_at_its_defau
     assert str(e.value) == f'config.json: {field}={value!r} is not supported (known: {default})'
 
 
+@pytest.mark.quick
 def test_fields_that_nobody_knows_are_ignored_unless_they_say_experts_or_quantization():
   of = lambda **fields: names.config_of(FAMILIES['llama'], {**ZOO['llama'], **fields}, 'config.json', True)
   assert of(made_by='someone', notes={'a': 1}, torchscript=True) == of()
@@ -289,6 +297,7 @@ SIZES = {'llama': dict(vocab_size=270, hidden_size=64, intermediate_size=80, num
          'gpt2': {}, 't5': dict(vocab_size=270, d_model=40, d_ff=64, num_layers=2, num_heads=4)}
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize('name', FAMILIES)
 def test_an_absent_field_means_what_it_means_to_transformers(name):
   """The same config with every default written out, except for the context, which is only a limit."""
@@ -299,6 +308,7 @@ def test_an_absent_field_means_what_it_means_to_transformers(name):
   assert {**vars(short), 'context': 0} == {**vars(full), 'context': 0}
 
 
+@pytest.mark.quick
 def test_rope_scaling_wins_over_rope_parameters_as_in_transformers():
   from transformers import AutoConfig
   both = {**ZOO['llama'], 'rope_theta': 700.0, 'rope_scaling': {'type': 'linear', 'factor': 4.0},
@@ -309,6 +319,7 @@ def test_rope_scaling_wins_over_rope_parameters_as_in_transformers():
   np.testing.assert_allclose(rope.inverse, 700.0 ** -(np.arange(0, 10, 2) / 10) / 4)
 
 
+@pytest.mark.quick
 def test_no_wrong_kind_of_value_in_a_config_ends_otherwise_than_in_one_line():
   wrong = ('x', -1, 0, 1.5, [], [[]], {}, {'a': 1}, True, float('inf'), float('nan'))
   for name, fields in ZOO.items():
@@ -350,6 +361,7 @@ def test_a_pickle_is_refused_with_the_command_that_converts_it(tmp_path, pickled
   assert_same(read(pickled), read(write(tmp_path / 'plain', ZOO['llama'], drawn('llama'))))
 
 
+@pytest.mark.quick
 def test_a_tokenizer_larger_than_the_embedding_is_refused(tmp_path):
   folder = write(tmp_path, ZOO['gpt2'], drawn('gpt2'))
   tokenizers.of_bytes(12).hf.save_pretrained(folder)
@@ -413,6 +425,7 @@ def test_reading_a_model_takes_hardly_more_memory_than_its_parameters(large, dty
   assert 0.95 * params < peak <= 1.3 * params
 
 
+@pytest.mark.quick
 @pytest.mark.skipif(not Path('/proc/self/clear_refs').exists(), reason='the peak is counted by Linux')
 def test_the_measure_of_memory_sees_what_is_held_twice(large):
   peak, params = growth(large, 'float32', 'hoards')
@@ -427,6 +440,7 @@ def flipped(data, rng, end):
   return bytes(data)
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize('file', ['model-00002-of-00003.safetensors', 'model.safetensors.index.json'])
 def test_a_damaged_header_or_index_ends_in_one_line_or_changes_nothing(tmp_path, file):
   folder = write(tmp_path, ZOO['llama'], drawn('llama'), shards=3)
@@ -447,6 +461,7 @@ def test_a_damaged_header_or_index_ends_in_one_line_or_changes_nothing(tmp_path,
   assert ends['refused'] >= 15
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize('shard', ['', '.', '../outside.safetensors', '/etc/passwd', 'x' * 300, 'a\0b'])
 def test_an_index_that_points_at_no_file_of_the_folder_is_refused(tmp_path, shard):
   folder = write(tmp_path / 'model', ZOO['llama'], drawn('llama'), shards=2)

@@ -132,6 +132,7 @@ def test_its_account_counts_half_of_all_pairs_and_keeps_no_scores():
   assert bytes_2 == pytest.approx(2 * bytes_1, rel=1e-3)
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize('capability, expected', [('9.0', 9.0), ('7.5', 7.5), ('gfx942', 0.0), (None, 0.0)])
 def test_only_nvidias_cards_have_a_capability(monkeypatch, capability, expected):
   device = type('Device', (), {} if capability is None else {'compute_capability': capability})
@@ -141,6 +142,7 @@ def test_only_nvidias_cards_have_a_capability(monkeypatch, capability, expected)
     assert machine.compute_capability() == 0
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize('chip', chips.table())
 def test_a_plan_counts_the_kernel_on_the_cards_that_have_it(chip):
   made, lines, variables = model('llama-tiny'), batch(), {'params': loud('llama-tiny').params}

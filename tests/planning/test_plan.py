@@ -55,12 +55,14 @@ def test_what_is_planned_for_a_gpu_is_near_what_its_compiler_took():
     assert found['step_seconds'] < row['seconds']            # a roofline: the least that the card allows
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize('said', ['v5e:3x5', 'H900', 'H100:x', 'v5e'])
 def test_a_topology_that_does_not_exist_is_refused_with_those_that_do(said):
   with pytest.raises(InputError, match=f'--topology={said}: no such .*H100.*v5e:'):
     chips.topology(said)
 
 
+@pytest.mark.quick
 def test_the_tables_of_devices_and_prices_agree():
   prices = json.loads((chips.HERE / 'prices.json').read_text(encoding='utf-8'))
   assert {row['chip'] for row in prices['rows']} <= chips.table().keys() and prices['date'] and prices['sources']
@@ -78,6 +80,7 @@ def test_the_verb_writes_its_json_and_refuses_in_one_line(tmp_path):
   assert done.returncode == 2 and done.stderr.startswith('error: --topology=v9:1x1') and done.stderr.count('\n') == 1
 
 
+@pytest.mark.quick
 def test_from_16_to_256_chips_a_chip_holds_its_share_and_loses_no_time():
   """Weights and optimiser fall as 1/n within 10 %, the roofline's utilisation loses at most 15 %: one row a chip, over fsdp."""
   held, used = {}, {}

@@ -64,6 +64,7 @@ def test_letters_and_sentences_never_contradict_each_other(tmp_path):
   assert seen == {(True, True), (False, False), (False, True)}      # the last: above alone, and not among all
 
 
+@pytest.mark.quick
 def test_one_seed_gives_no_p_and_says_so(tmp_path):
   c, said = ran(tmp_path, {'base': same(0.3, [0]), 'other': same(0.8, [0])})
   assert c['arms'][1]['difference']['p'] is None and c['arms'][1]['group'] is None
@@ -71,6 +72,7 @@ def test_one_seed_gives_no_p_and_says_so(tmp_path):
   assert 'other is above the baseline base' in said['The answer'][1] and ' p ' not in said['The answer'][1]
 
 
+@pytest.mark.quick
 def test_arms_without_a_seed_in_common_are_not_compared(tmp_path):
   c, said = ran(tmp_path, {'base': same(0.3, [0, 2]), 'one': same(0.8, [2, 1]), 'none': same(0.8, [1])})
   differences = {a['arm']: a['difference'] for a in c['arms']}
@@ -80,12 +82,14 @@ def test_arms_without_a_seed_in_common_are_not_compared(tmp_path):
   assert '(no seed in common)' in report.table_text({'comparisons': [c]})
 
 
+@pytest.mark.quick
 def test_arms_that_differ_by_less_than_the_margin_are_equivalent(tmp_path):
   c, said = ran(tmp_path, {'base': same(0.5), 'alike': same(0.5), 'far': same(0.9)}, margin=0.2, examples=300)
   assert any(x.startswith('alike is equivalent to base: the difference is smaller than 0.2') for x in said['The answer'])
   assert not any(x.startswith('far is equivalent') for x in said['The answer'])
 
 
+@pytest.mark.quick
 def test_costs_that_are_shares_of_several_runs_are_said_to_be(tmp_path):
   of = lambda name, members: ' '.join(ran(tmp_path / name, {'base': same(0.5), 'other': same(0.9)}, members=members)[1]
                                       ['What it costs'])
@@ -93,16 +97,19 @@ def test_costs_that_are_shares_of_several_runs_are_said_to_be(tmp_path):
   assert 'Trained as one program' not in of('none', {}) + of('both', {'base': 3, 'other': 3})
 
 
+@pytest.mark.quick
 def test_an_arm_that_stands_alone_is_told_apart_from_nobody(tmp_path):
   _, said = ran(tmp_path, {'base': same(0.5)})
   assert said['The answer'] == [x for x in said['The answer'] if x.startswith('Highest')]
 
 
+@pytest.mark.quick
 def test_texts_have_no_answers_to_disagree_about(tmp_path):
   _, said = ran(tmp_path, {'base': same(0.5), 'other': same(0.6)}, answers=('', ''))
   assert said['Where the arms disagree'] == ['Nothing was answered: only the loss was measured.']
 
 
+@pytest.mark.quick
 def test_arms_tested_on_other_examples_are_refused(tmp_path):
   ran(tmp_path, {'base': same(0.5), 'other': same(0.6)})
   path = tmp_path / runner.RUNS / 'other-1' / 'predictions' / 'test.jsonl'
@@ -113,6 +120,7 @@ def test_arms_tested_on_other_examples_are_refused(tmp_path):
     compare.compare(study(['base', 'other']), rows, tmp_path)
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize('text, cell', [('a|b', r'a\|b'), ('two\nlines', 'two lines'), ('<extra_id_0>', r'\<extra_id_0>')])
 def test_what_would_break_a_line_of_markdown_is_escaped(text, cell):
   assert report._cell(text) == cell

@@ -5,6 +5,8 @@ import pytest
 from research.errors import InputError
 from research.studies import grid
 
+pytestmark = pytest.mark.quick
+
 BASE = {'model': {'source': 'random:llama-tiny'}, 'task': {'name': 'domain'},
         'strategy': {'name': 'lora', 'rank': None, 'shots': None},
         'training': {'learning_rate': 1e-3, 'seed': 0, 'steps': 5}}

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from small import ROOT
+from small import ROOT, reviews
 
 from research import evaluate as evaluate_verb
 from research import study as study_verb
@@ -15,6 +15,7 @@ from research.errors import InputError
 from research.studies import compare, grid, report, runner
 
 RATE = 'training.learning_rate'
+TASK = {name.removeprefix('task__'): value for name, value in reviews(train=24, valid=12, test=16).items()}
 ARMS = {
     'few_shot': {'strategy': {'name': 'few_shot'}, 'grid': {'strategy.shots': [0, 8]}},    # 8 shots: over the context
     'full': {'strategy': {'name': 'full'}, 'grid': {RATE: [1e-3]}},
@@ -26,7 +27,7 @@ ARMS = {
 def ran(tmp_path_factory):
   """(study, cells, workdir, rows, comparison) of a study that ran once."""
   study = grid.study({
-      'question': 'Which?', 'base': 'configs/quickstart.py', 'models': ('random:llama-tiny',), 'arms': ARMS,
+      'question': 'Which?', 'base': 'configs/quickstart.py', 'models': ('random:llama-tiny',), 'tasks': (TASK,), 'arms': ARMS,
       'seeds': (0, 1), 'budget': {'steps': 4, 'eval_every': 2}, 'select': 'valid/accuracy', 'report': 'test/accuracy',
       'baseline': 'few_shot'}, 'x.py')
   base = study_verb.base_config(study, study_verb.Path('experiments/x.py').absolute())
@@ -53,6 +54,7 @@ def test_a_broken_cell_is_reported_and_stops_no_other(ran):
   assert broken[0]['key'] in (workdir / 'report.md').read_text()
 
 
+@pytest.mark.quick
 def test_only_the_chosen_setting_reads_the_test_split(ran):
   _, _, workdir, rows, _ = ran
   for row in rows:
@@ -65,6 +67,7 @@ def test_only_the_chosen_setting_reads_the_test_split(ran):
   assert len(chosen) == 1 and mean[chosen.pop()] == max(mean.values())
 
 
+@pytest.mark.quick
 def test_finished_cells_are_not_run_again_and_give_the_same_comparison(ran):
   study, cells, workdir, rows, comparison = ran
 
@@ -115,6 +118,7 @@ class Recorded:
     return runner.run(self.study, self.cells, self.workdir, self.alone, None, part, runner.Cohorts(self.size, self.together))
 
 
+@pytest.mark.quick
 def test_cells_that_differ_in_seed_and_rate_train_together_and_what_is_finished_does_not(tmp_path):
   of = Recorded(tmp_path)
   keys = [cell.key for cell in of.cells]
@@ -127,6 +131,7 @@ def test_cells_that_differ_in_seed_and_rate_train_together_and_what_is_finished_
   assert again.run() == rows and again.trained == again.asked == []
 
 
+@pytest.mark.quick
 def test_shards_share_whole_cohorts(tmp_path):
   first, second = Recorded(tmp_path), Recorded(tmp_path)
   keys = [cell.key for cell in first.cells]
@@ -135,6 +140,7 @@ def test_shards_share_whole_cohorts(tmp_path):
   assert second.asked == []                                                     # what the first machine found stands
 
 
+@pytest.mark.quick
 def test_shards_that_would_share_cells_differently_are_refused(tmp_path):
   of, two = Recorded(tmp_path), runner.shard('2/2')
   runner.claim(of.study, of.cells, tmp_path / 'w', runner.shard('1/2'), runner.Cohorts(of.size, of.together))
@@ -144,12 +150,14 @@ def test_shards_that_would_share_cells_differently_are_refused(tmp_path):
   runner.claim(of.study, of.cells, tmp_path / 'w')                              # alone it may be gone on with as one likes
 
 
+@pytest.mark.quick
 def test_a_number_given_is_not_found_by_a_trial(tmp_path):
   of = Recorded(tmp_path)
   runner.run(of.study, of.cells, tmp_path, of.alone, None, cohorts=runner.Cohorts(2, of.together))
   assert of.asked == [] and [len(jobs) for jobs in of.trained] == [2, 2, 2, 2, 2]
 
 
+@pytest.mark.quick
 def test_cells_that_cannot_be_trained_together_are_trained_one_by_one(tmp_path):
   of = Recorded(tmp_path, fails={3})
   keys = [cell.key for cell in of.cells]
@@ -157,16 +165,18 @@ def test_cells_that_cannot_be_trained_together_are_trained_one_by_one(tmp_path):
   assert of.trained == [keys[:3], *([k] for k in keys[:3]), keys[3:6], *([k] for k in keys[3:6]), keys[6:8], keys[8:10]]
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize('text', ['0/2', '3/2', '1/0', '1', 'a/b', '-1/2', '1/2/3'])
 def test_a_shard_outside_its_range_is_refused(text):
   with pytest.raises(InputError, match=r'must be i/n with 1 <= i <= n'):
     runner.shard(text)
 
 
+@pytest.mark.quick
 def test_comparison_holds_the_contracts_fields(ran):
   _, _, workdir, _, comparison = ran
   c = comparison['comparisons'][0]
-  assert (c['model'], c['task'], c['metric'], c['baseline']) == ('random:llama-tiny', 'domain', 'test/accuracy', 'few_shot')
+  assert (c['model'], c['task'], c['metric'], c['baseline']) == ('random:llama-tiny', 'files', 'test/accuracy', 'few_shot')
   for arm in c['arms']:
     assert arm['low'] <= arm['mean'] <= arm['high'] and arm['seeds'] == [0, 1] and arm['group']
     if arm['arm'] != 'few_shot':
@@ -175,6 +185,7 @@ def test_comparison_holds_the_contracts_fields(ran):
       assert arm['cost']['train_flops'] > 0 and arm['cost']['peak_bytes'] > 0
 
 
+@pytest.mark.quick
 def test_the_report_opens_by_itself(ran):
   workdir = ran[2]
   html = (workdir / 'report.html').read_text()
@@ -198,6 +209,7 @@ def test_a_cells_command_makes_its_run_again(ran, tmp_path):
     assert again == pytest.approx({name: row['result']['metrics'][name] for name in again}, rel=1e-5)
 
 
+@pytest.mark.quick
 def test_another_study_is_refused_its_workdir(ran):
   study, cells, workdir, _, _ = ran
   with pytest.raises(InputError, match='another study'):

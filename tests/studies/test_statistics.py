@@ -13,6 +13,8 @@ from research.evaluation import metrics
 from research.evaluation.metrics import Scored
 from research.studies import statistics
 
+pytestmark = pytest.mark.quick
+
 
 def test_pseudo_values_of_a_mean_are_the_examples_own():
   vectors = metrics.get('accuracy').sums([Scored(p, 'a', 1.0, 1, ()) for p in 'abaab'])

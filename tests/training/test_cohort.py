@@ -83,6 +83,7 @@ def test_what_is_the_same_in_all_is_there_once():
     jax.tree.map(np.testing.assert_array_equal, variables, tree.leaves(tree.join(one.trainable, fixed)))
 
 
+@pytest.mark.quick
 def test_batches_of_different_shapes_are_filled_up_with_padding():
   short, long = ({'tokens': np.ones((1, lines, 4), np.int32)} for lines in (2, 3))
   found = cohort.batch([short, long])['tokens']
@@ -191,12 +192,14 @@ def test_a_cohort_with_a_member_that_diverged_goes_on_from_its_last_step(tmp_pat
   assert without_times(again[0]) == without_times(expected[0]) and str(again[1]) == str(expected[1])
 
 
+@pytest.mark.quick
 def test_runs_of_which_no_one_step_can_be_made_are_refused(tmp_path):
   configs = [config(training__steps=steps, **ROWS) for steps in (2, 3)]
   with pytest.raises(InputError, match='other vocabularies or numbers of steps'):
     train.together(jobs(configs, tmp_path), tmp_path / 'latest')
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize('text', ['0', '-2', 'many', '1.5'])
 def test_a_number_of_members_that_is_none_is_refused(text):
   with pytest.raises(InputError, match='must be auto, off, or how many'):

@@ -11,7 +11,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from small import ROOT, WORDS, write_pairs
+from small import ROOT, WORDS, verb, write_pairs
 
 from research import hosts
 from research.errors import InputError
@@ -30,6 +30,17 @@ def unused_port():
     return free.getsockname()[1]
 
 
+def config_of(folder):
+  rows = [f'--config.task.{split}={folder}/{split}.jsonl' for split in ('train', 'valid')]
+  return ['--config=configs/default.py', *rows, *(f'--config.{field}={value}' for field, value in FIELDS.items())]
+
+
+def alone(folder, workdir):
+  """The run in this process, on its one device."""
+  done = verb('train', f'--workdir={folder / workdir}', *config_of(folder))
+  assert done.returncode == 0, done.stderr
+
+
 class Command:
   """A verb in so many processes on this machine, each with so many devices."""
 
@@ -40,8 +51,7 @@ class Command:
                     'XLA_FLAGS': f'{os.environ.get("XLA_FLAGS", "")} --xla_force_host_platform_device_count={devices}'}
     given = [sys.executable, '-m', f'research.{verb}', f'--workdir={folder / workdir}']
     if verb == 'train':
-      rows = [f'--config.task.{split}={folder}/{split}.jsonl' for split in ('train', 'valid')]
-      given += ['--config=configs/default.py', *rows, *(f'--config.{field}={value}' for field, value in FIELDS.items())]
+      given += config_of(folder)
     given += flags
     several = [f'--coordinator=localhost:{port}', f'--processes={processes}']
     self.all = [subprocess.Popen(given + ([*several, f'--process={number}'] if processes > 1 else []) + of_process(number),
@@ -87,7 +97,7 @@ def reaches(command, workdir, step):
 
 def test_two_processes_are_one_run(folder):
   """The losses of one device; stopped by SIGTERM to either they go on bit for bit, on other devices to 1e-5."""
-  Command(folder, 'one', 1, 1).well()
+  alone(folder, 'one')
   mesh = ['--config.mesh.fsdp=2']
   Command(folder, 'two', 2, 2, *mesh).well()
   assert losses(folder / 'two') == pytest.approx(losses(folder / 'one'), rel=1e-5)
@@ -98,10 +108,9 @@ def test_two_processes_are_one_run(folder):
   assert json.loads((folder / 'two' / 'result.json').read_text())['metrics'] == pytest.approx(one['metrics'], rel=1e-4)
   command = Command(folder, 'two', 2, 2, '--prompt=amber:', '--max_new_tokens=4', verb='generate')
   assert [process.wait() for process in command.all] == [0, 0]
-  alone = subprocess.run([sys.executable, '-m', 'research.generate', f'--workdir={folder}/one', '--prompt=amber:',
-                          '--max_new_tokens=4'], cwd=ROOT, capture_output=True, text=True)
+  of_one = verb('generate', f'--workdir={folder}/one', '--prompt=amber:', '--max_new_tokens=4').stdout.rstrip('\n')
   told = [process.communicate()[0].splitlines() for process in command.all]
-  assert alone.stdout.rstrip('\n') in told[0] and alone.stdout.rstrip('\n') not in told[1]
+  assert of_one and of_one in told[0] and of_one not in told[1]
 
   command = Command(folder, 'stopped', 2, 2, *mesh)
   reaches(command, folder / 'stopped', 5)
@@ -112,7 +121,7 @@ def test_two_processes_are_one_run(folder):
   for name in ('here', 'on one', 'on four'):
     shutil.copytree(folder / 'stopped', folder / name)
   Command(folder, 'here', 2, 2, *mesh).well()
-  Command(folder, 'on one', 1, 1).well()
+  alone(folder, 'on one')
   Command(folder, 'on four', 1, 4, *mesh).well()
   assert losses(folder / 'here') == losses(folder / 'two')
   for name in ('on one', 'on four'):
