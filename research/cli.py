@@ -115,10 +115,13 @@ def _explain(path: str | None, given: list[str], error: Exception) -> str:
   import difflib
 
   from ml_collections.config_flags import config_flags as machinery
-  try:
-    config = machinery._LoadConfigModule('config', path.split(':')[0]).get_config(*path.split(':')[1:])
-  except Exception:  # the config file itself is broken: then that is what to tell
+  if path is None:
     given = []
+  else:
+    try:
+      config = machinery._LoadConfigModule('config', path.split(':')[0]).get_config(*path.split(':')[1:])
+    except Exception:  # the config file itself is broken: then that is what to tell
+      given = []
   for field in given:
     node, parts = config, field.split('.')[1:]
     for i, part in enumerate(parts):
