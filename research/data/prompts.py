@@ -22,7 +22,14 @@ class Example(NamedTuple):
 
 
 def render(task: Task, row: Row, tokenizer: Tokenizer, demonstrations: Sequence[Row] = ()) -> str:
-  """The prompt of a row, after the demonstrations: the task's template filled in, or its turns in the chat template."""
+  """The prompt of a row, after the demonstrations: the task's template filled in, or its turns in the chat template.
+
+  Args:
+    task: has the template, and says what stands between demonstrations.
+    row: the one to ask about.
+    tokenizer: has the chat template.
+    demonstrations: rows that are shown with their answers, in this order.
+  """
   if task.chat or 'messages' in row:
     shown = [turn for d in demonstrations for turn in _turns(task, d, answered=True)]
     return tokenizer.chat([*shown, *_turns(task, row, answered=False)])
@@ -47,13 +54,17 @@ def examples(task: Task, rows: Sequence[Row], tokenizer: Tokenizer,
   """Renders and tokenises rows, each after its demonstrations.
 
   Args:
+    task: says how a row becomes a prompt and a target.
+    rows: of one split, numbered from 0.
+    tokenizer: of the model that reads them.
+    demonstrations: a row -> the rows that its prompt shows first, answered; without it none.
     blank: also each prompt without content, to calibrate by.
   """
   label = label_column(task) if task.choices else None
   rendered = []
   for row in rows:
     shown = demonstrations(row)
-    choices = {c: answer(task, {**row, label: c}) for c in task.choices}
+    choices = {} if label is None else {c: answer(task, {**row, label: c}) for c in task.choices}
     rendered.append((render(task, row, tokenizer, shown), answer(task, row), choices,
                      _blanks(task, row, tokenizer, shown) if blank else ()))
   ids = tokenizer.encode_all(text for prompt, target, choices, blanks in rendered
@@ -67,7 +78,11 @@ def examples(task: Task, rows: Sequence[Row], tokenizer: Tokenizer,
 
 
 def _blanks(task: Task, row: Row, tokenizer: Tokenizer, shown: Sequence[Row]) -> tuple[str, ...]:
-  """A row's prompts without content."""
+  """A row's prompts without content.
+
+  Raises:
+    InputError: the template formats a column as something other than text, such as a number.
+  """
   try:
     return tuple(render(task, _emptied(task, row, word), tokenizer, shown) for word in CONTENT_FREE)
   except (ValueError, TypeError, LookupError, AttributeError) as e:
@@ -101,7 +116,13 @@ def _check_choices(choices: dict[str, list[int]]) -> None:
 
 
 def taken(prompt: int, answer: int, apart: bool) -> int:
-  """Tokens of the context that a prompt and its answer need; `apart`: each has it to itself, as an encoder reads the prompt."""
+  """Tokens of the context that a prompt and its answer need.
+
+  Args:
+    prompt: its tokens.
+    answer: its tokens.
+    apart: each has the context to itself, as where an encoder reads the prompt.
+  """
   return max(prompt, answer) if apart else prompt + answer
 
 
@@ -109,9 +130,13 @@ def check_lengths(found: list[Example], context: int, split: str, answer: int = 
   """Refuses rows that do not fit, with their number; nothing is ever cut.
 
   Args:
+    found: the rows of one split.
     context: the most tokens that the model reads at one time.
-    answer: room that a generated answer needs, where it is more than the target's.
+    split: what the error calls them.
+    answer: tokens that a generated answer may take, where they are more than the target's.
     apart: see `taken`.
+  Raises:
+    InputError: a prompt and its answer, or a prompt and a choice, need more than the context.
   """
   answers = [max(len(e.target_ids), answer, *(len(c) + 1 for c in e.choices.values()), 0) for e in found]
   lengths = [taken(max(map(len, (e.prompt_ids, *e.blank))), n, apart) for e, n in zip(found, answers)]

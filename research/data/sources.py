@@ -4,6 +4,7 @@ import hashlib
 import importlib.resources
 import json
 import re
+from collections.abc import Set
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,9 @@ def read_jsonl(path: Path) -> list[Row]:
     raise InputError(f'{path}: no such file')
   rows = []
   with open(path, 'rb') as f:
-    for number, line in enumerate(f, 1):
+    for number, raw in enumerate(f, 1):
       try:
-        line = line.decode('utf-8-sig' if number == 1 else 'utf-8')
+        line = raw.decode('utf-8-sig' if number == 1 else 'utf-8')
       except UnicodeDecodeError as e:
         raise InputError(f'{path}: line {number} is not UTF-8 text ({e.reason}); save the file as UTF-8') from None
       if not line.strip():
@@ -51,10 +52,7 @@ def sample(name: str) -> dict[str, list[Row]]:
 def texts(**paths: str | None) -> dict[str, list[Row]]:
   """Rows {'text': …} by split, of JSON-lines files with a column `text`, or of plain text files: a row a paragraph.
 
-  Paragraphs stand apart by empty lines.
-
-  Raises:
-    InputError: a file is missing, empty or not UTF-8.
+  Paragraphs stand apart by empty lines. A file that is missing, empty or not UTF-8 is refused (`InputError`).
   """
   return {split: read_jsonl(Path(path).expanduser()) if path.endswith('.jsonl') else _paragraphs(Path(path).expanduser())
           for split, path in paths.items() if path}
@@ -95,15 +93,16 @@ def files(**paths: str | None) -> dict[str, list[Row]]:
   return {split: read_jsonl(Path(path).expanduser()) for split, path in paths.items() if path}
 
 
-def huggingface(path: str, subset: str | None, splits: dict[str, str], asked: set[str] = frozenset()) -> dict[str, list[Row]]:
+def huggingface(path: str, subset: str | None, splits: dict[str, str], asked: Set[str] = frozenset()) -> dict[str, list[Row]]:
   """Rows by the datasets library: a folder that `save_to_disk` wrote, or the hub's `path`.
 
   Args:
+    path: of the folder, or a data set's name on the hub.
     subset: a configuration of a hub data set, or None.
-    splits: our split -> theirs, such as {'valid': 'validation'}; those that the data set lacks are absent,
-      but an error where they were asked for by name.
+    splits: our split -> theirs, such as {'valid': 'validation'}; those that the data set lacks are absent from the result.
+    asked: those of our splits that must not be absent, since a person named them.
   Raises:
-    InputError: it cannot be loaded, or holds none of the splits.
+    InputError: it cannot be loaded, lacks a split that was asked for, or holds none of the splits.
   """
   import datasets
   try:

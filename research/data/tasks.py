@@ -52,6 +52,7 @@ def make(name: str, fields: dict[str, Any]) -> Task:
   """The task `name`; fields that are None keep the task's own values.
 
   Args:
+    name: a key of `BUILT_IN`, one of `OWN`, or `TEXT`.
     fields: `prompt`, `target`, `choices`, `metrics`, `separator`, `max_new_tokens`, `chat`; `train`, `valid` and `test`
       (files, or split names of a data set); `path` and `subset` for the datasets library.
   Raises:
@@ -99,6 +100,10 @@ def make(name: str, fields: dict[str, Any]) -> Task:
 def drawn(task: Task, count: int, seed: int) -> Task:
   """The task with `count` of its training rows, drawn by `seed`, in their order; a larger count holds a smaller one's rows.
 
+  Args:
+    task: has a training split.
+    count: of the rows to keep, 1 or more.
+    seed: of the draw.
   Raises:
     InputError: there are not so many.
   """
@@ -125,7 +130,11 @@ def _check_text(task: Task) -> None:
 
 
 def fields_of(template: str) -> list[str]:
-  """The columns that a template names."""
+  """The columns that a template names.
+
+  Raises:
+    InputError: its braces are not those of a template.
+  """
   try:
     return [field for _, field, _, _ in string.Formatter().parse(template) if field is not None]
   except ValueError as e:
@@ -133,7 +142,11 @@ def fields_of(template: str) -> list[str]:
 
 
 def label_column(task: Task) -> str:
-  """The one column that the target of a task with choices is made of."""
+  """The one column that the target of a task with choices is made of.
+
+  Raises:
+    InputError: the target names no column, or several.
+  """
   columns = fields_of(task.target)
   if len(columns) != 1:
     raise InputError(f'task.target={task.target!r}: with task.choices it names exactly one column, the label')

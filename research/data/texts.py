@@ -3,7 +3,7 @@
 A row is {'text': …}. Texts longer than the model reads are cut into pieces; nothing else is done to them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -14,7 +14,15 @@ from research.errors import InputError
 
 
 def pieces(rows: Sequence[Row], tokenizer: Tokenizer, longest: int) -> list[tuple[Row, list[int]]]:
-  """Each text's ids, in pieces of at most `longest` tokens, with the row that they came from."""
+  """Each text's ids, in pieces of at most `longest` tokens, with the row that they came from.
+
+  Args:
+    rows: each with a text.
+    tokenizer: no special token is added to the texts.
+    longest: tokens of a piece; the last piece of a text may be shorter.
+  Raises:
+    InputError: `longest` is below 1.
+  """
   if longest < 1:
     raise InputError('model.context: leaves no room for any piece of a text; raise it')
   known = tokenizer.encode_all(row['text'] for row in rows)
@@ -24,7 +32,13 @@ def pieces(rows: Sequence[Row], tokenizer: Tokenizer, longest: int) -> list[tupl
 
 def continued(rows: Sequence[Row], tokenizer: Tokenizer, context: int) -> list[Example]:
   """Every token of every text is predicted from those before it in its piece, the first from BOS (EOS where the model has
-  none); EOS after the text."""
+  none); EOS after the text.
+
+  Args:
+    rows: each with a text.
+    tokenizer: of the model that reads them.
+    context: the most tokens that the model reads at one time, 3 or more: a piece has two fewer, for BOS and EOS.
+  """
   first = tokenizer.eos if tokenizer.bos is None else tokenizer.bos
   found = pieces(rows, tokenizer, context - 2)
   ends = [number + 1 == len(found) or found[number + 1][0] is not row for number, (row, _) in enumerate(found)]
@@ -43,8 +57,13 @@ class Corrupted:
                whole: bool = False):
     """
     Args:
-      noise: the share of a text's tokens that go into gaps; span: how many go into one gap, on average.
-      seed: of where the gaps fall, with the text's number and the epoch; whole: the target is the whole text.
+      rows: each with a text.
+      tokenizer: its vocabulary has sentinels (see `data.tokenizer.sentinel`).
+      context: the most tokens that the model reads at one time; a piece of a text has one fewer, for EOS.
+      noise: the share of a text's tokens that go into gaps.
+      span: how many tokens go into one gap, on average.
+      seed: of where the gaps fall, with the text's number and the epoch.
+      whole: the target is the whole text; otherwise what stood in the gaps.
     Raises:
       InputError: the vocabulary has too few sentinels, or no text two tokens.
     """
@@ -54,11 +73,11 @@ class Corrupted:
     self._tokenizer, self._noise, self._span, self._seed, self._whole = tokenizer, noise, span, seed, whole
     most = max(self._gaps(len(ids))[1] for _, ids in self._pieces)
     known = tokenizer.hf.get_vocab()
-    self._sentinels = [known.get(sentinel(i)) for i in range(most)]
-    if None in self._sentinels:
+    missing = next((i for i in range(most) if sentinel(i) not in known), None)
+    if missing is not None:
       raise InputError(f'task.objective: a text needs {most} sentinels, but the vocabulary has only '
-                       f'{self._sentinels.index(None)} ({sentinel(0)}, …); shorten the texts with model.context, or raise '
-                       'task.span')
+                       f'{missing} ({sentinel(0)}, …); shorten the texts with model.context, or raise task.span')
+    self._sentinels = [known[sentinel(i)] for i in range(most)]
 
   def __len__(self) -> int:
     return len(self._pieces)
@@ -75,7 +94,9 @@ class Corrupted:
     tokens, gaps = self._gaps(len(ids))
     inside, outside = _parts(tokens, gaps, rng), _parts(len(ids) - tokens + 2, gaps + 1, rng)
     outside[0] -= 1                              # a text may begin and end in a gap
-    source, target, at = [], [], 0
+    source: list[int] = []
+    target: list[int] = []
+    at = 0
     for mark, kept, lost in zip(self._sentinels, outside, inside):
       source += [*ids[at:at + kept], mark]
       target += [mark, *ids[at + kept:at + kept + lost]]
@@ -83,12 +104,14 @@ class Corrupted:
     source += ids[at:]
     if self._whole:
       target = ids
-    say = lambda ids: self._tokenizer.hf.decode(ids, clean_up_tokenization_spaces=False)
+
+    def say(ids: list[int]) -> str:
+      return self._tokenizer.hf.decode(ids, clean_up_tokenization_spaces=False)  # type: ignore[return-value]  # str of one list
     eos = [self._tokenizer.eos]
     return Example(number, row, say(source), say(target), [*source, *eos], [*target, *eos], {})
 
 
 def _parts(total: int, count: int, rng: np.random.Generator) -> list[int]:
   """`total` as a sum of `count` numbers above 0, every way equally likely."""
-  cuts = np.sort(rng.choice(total - 1, count - 1, replace=False)) + 1 if count > 1 else []
+  cuts: Iterable[int] = np.sort(rng.choice(total - 1, count - 1, replace=False)) + 1 if count > 1 else []
   return np.diff([0, *cuts, total]).astype(int).tolist()

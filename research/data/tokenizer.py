@@ -24,13 +24,16 @@ class Tokenizer(NamedTuple):
   def encode(self, text: str) -> list[int]:
     """Ids of `text` alone: no special token is added, but those written out in it are read as such.
 
-    Raises:
-      InputError: the text holds a special token that the model has no embedding for.
+    A text with a special token that the model has no embedding for is refused (`InputError`).
     """
     return self.encode_all([text])[text]
 
   def encode_all(self, texts: Iterable[str]) -> dict[str, list[int]]:
-    """What `encode` gives for every text: each once, all at one time."""
+    """What `encode` gives for every text: each once, all at one time.
+
+    Raises:
+      InputError: a text holds a special token that the model has no embedding for.
+    """
     distinct = list(dict.fromkeys(texts))
     found = dict(zip(distinct, self.hf(distinct, add_special_tokens=False)['input_ids'])) if distinct else {}
     largest = max((max(ids) for ids in found.values() if ids), default=0)
@@ -50,13 +53,19 @@ class Tokenizer(NamedTuple):
 
   def decode(self, ids) -> str:
     """Text of `ids`, special tokens left out."""
-    return self.hf.decode(list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return self.hf.decode(  # type: ignore[return-value]  # a list of ids gives one text, a list of lists several
+        list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
   def chat(self, messages: list[dict[str, str]]) -> str:
-    """The prompt that the chat template makes of `messages`, up to where the assistant's answer begins."""
+    """The prompt that the chat template makes of `messages`, up to where the assistant's answer begins.
+
+    Raises:
+      InputError: the tokenizer has no chat template.
+    """
     if not self.hf.chat_template:
       raise InputError('the model\'s tokenizer carries no chat template, which a task with messages needs')
-    return self.hf.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    return self.hf.apply_chat_template(  # type: ignore[return-value]  # a text, since it is not tokenised
+        messages, tokenize=False, add_generation_prompt=True)
 
   def fingerprint(self) -> str:
     """Hash of vocabulary, merges and rules."""
@@ -68,7 +77,11 @@ class Tokenizer(NamedTuple):
 
 
 def from_folder(folder: Path) -> Tokenizer:
-  """The tokenizer of a Hugging Face folder; BOS is added where its own post-processor adds it."""
+  """The tokenizer of a Hugging Face folder; BOS is added where its own post-processor adds it.
+
+  Raises:
+    InputError: the folder holds no tokenizer that can be read, or one without EOS.
+  """
   try:
     hf = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
   except Exception as e:  # whatever the libraries raise at a broken file, the person's remedy is the same
@@ -99,7 +112,15 @@ def of_bytes(sentinels: int = 0) -> Tokenizer:
 
 
 def learned(texts: Iterable[str], size: int, sentinels: int = 0) -> Tokenizer:
-  """Byte-level BPE with a vocabulary of `size` learned from texts, special tokens and sentinels as in `of_bytes`."""
+  """Byte-level BPE with a vocabulary of `size` learned from texts, special tokens and sentinels as in `of_bytes`.
+
+  Args:
+    texts: what to learn from.
+    size: the most tokens of the vocabulary, the bytes, special tokens and sentinels among them.
+    sentinels: how many.
+  Raises:
+    InputError: `size` is below the number of bytes, special tokens and sentinels.
+  """
   hf = of_bytes(sentinels).hf.train_new_from_iterator(texts, size, show_progress=False)
   if len(hf) > size:
     raise InputError(f'model.vocab={size}: must be at least {len(hf)}: the bytes and the special tokens')

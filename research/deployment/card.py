@@ -9,10 +9,16 @@ import jinja2
 
 def card(title: str, config: dict[str, Any], result: dict[str, Any], provenance: dict[str, Any], record: dict[str, Any],
          architecture: str, fewer: int) -> str:
-  """
+  """The README of an exported model's folder.
+
   Args:
-    config, result, provenance: of the run; record: what the export measured (see `research.export.measure`).
-    fewer: test examples below which the card warns of wide intervals.
+    title: its heading, the folder's name.
+    config: of the run, all its settings by section.
+    result: of the run: its scores and what it cost.
+    provenance: of the run: the hashes of base and data, and the devices.
+    record: what export.json says (see `research.export.run`).
+    architecture: the class of transformers that loads the model.
+    fewer: examples below which the card warns of wide intervals.
   """
   source = config['model']['source']
   from_hub = source.count('/') == 1 and not source.startswith(('.', '~', '/')) and not Path(source).exists()
@@ -28,7 +34,14 @@ def card(title: str, config: dict[str, Any], result: dict[str, Any], provenance:
 
 
 def adapter(title: str, config: dict[str, Any], result: dict[str, Any], peft_type: str) -> str:
-  """The README of an adapter's folder; arguments as for `card`."""
+  """The README of an adapter's folder.
+
+  Args:
+    title: as for `card`.
+    config: as for `card`.
+    result: as for `card`.
+    peft_type: of the adapter's config; FLAXTUNE where PEFT has no type for it.
+  """
   metrics = ''.join(f'| {name} | {value:.4f} | [{low:.4f}, {high:.4f}] |\n' for name, value in result['metrics'].items()
                     for low, high in [result['intervals'].get(name, (float('nan'),) * 2)])
   loads = ('`peft.PeftModel.from_pretrained` loads it.' if peft_type != 'FLAXTUNE' else

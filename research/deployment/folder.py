@@ -66,9 +66,12 @@ def model(folder: Path, hf: dict[str, Any], tensors: Mapping[str, np.ndarray], t
   """What a model's folder holds.
 
   Args:
+    folder: where to write; it exists.
     hf: the config.json of the base; only what says how the weights are stored is changed.
-    tensors: under the originals' names; cast to `dtype` as they are written.
-    shard_size: the most bytes in one file; one tensor is never cut.
+    tensors: under the originals' names, of their shapes; cast to `dtype` as they are written.
+    tokenizer: goes into the folder too.
+    dtype: of the weights.
+    shard_size: the most bytes in one file; a tensor is never cut, and a larger one has a file of its own.
     texts: further files, name -> content.
   """
   name = np.dtype(dtype).name
@@ -106,7 +109,14 @@ def _weights(folder: Path, tensors: Mapping[str, np.ndarray], dtype: np.dtype, s
 
 
 def adapter(folder: Path, config: dict[str, Any], tensors: Mapping[str, np.ndarray], texts: dict[str, str]) -> None:
-  """What an adapter's folder holds (see `strategies.peft`); `texts`: further files, name -> content."""
+  """What an adapter's folder holds (see `strategies.peft`).
+
+  Args:
+    folder: where to write; it exists.
+    config: what its config file says.
+    tensors: under PEFT's names and of PEFT's shapes.
+    texts: further files, name -> content.
+  """
   _text(folder / peft.CONFIG, json.dumps(config, indent=2, sort_keys=True) + '\n')
   safetensors.numpy.save_file({n: np.ascontiguousarray(x) for n, x in tensors.items()}, folder / peft.TENSORS, {'format': 'pt'})
   shutil.copymode(folder / peft.CONFIG, folder / peft.TENSORS)

@@ -13,7 +13,7 @@ import numpy as np
 
 from research.models.transformer import APART, Model
 from research.strategies.bind import placed, stored
-from research.strategies.deltas import Prefix
+from research.strategies.deltas import Prefix, ProjectedPrefix
 from research.training import cohort
 from research.training.cohort import Several
 from research.tree import Tree
@@ -21,7 +21,7 @@ from research.tree import Tree
 WORTH = 16      # tokens below which a beginning is simply read again
 
 
-def common(prompts: Sequence[Sequence[int]]) -> int:
+def common(prompts: Sequence[list[int]]) -> int:
   """How many tokens all prompts begin with, each keeping at least one of its own."""
   first, last = min(prompts), max(prompts)
   most = min(map(len, prompts)) - 1
@@ -37,10 +37,15 @@ def _read(variables: Tree | Several, tokens: jax.Array, *, model: Model) -> tupl
   return cohort.over(variables, lambda v: jax.tree.map(of_slots, model.prefill(v, batch, tokens.shape[1])[1].layers))
 
 
-def read(model: Model, variables: Tree | Several, prompts: Sequence[Sequence[int]]) -> tuple[Tree | Several, int]:
+def read(model: Model, variables: Tree | Several, prompts: Sequence[list[int]]) -> tuple[Tree | Several, int]:
   """Variables that have read what all prompts begin with, and how many tokens that is: to be cut off every prompt.
 
   An encoder reads every prompt anew: what it makes of a beginning depends on what follows.
+
+  Args:
+    model: of all members.
+    variables: of a run, or of several.
+    prompts: token ids of all prompts that will be read.
   """
   cut = 0 if model.config.has_encoder else common(prompts)
   if cut < WORTH:
@@ -61,7 +66,9 @@ def _with_prefix(model: Model, variables: Tree, new: tuple[jax.Array, jax.Array]
       continue
     path, slots = f'{stack}/attn/prefix', cut
     if path in deltas:
-      learned = deltas[path].projected()
+      before = deltas[path]
+      assert isinstance(before, Prefix | ProjectedPrefix)
+      learned = before.projected()
       keys, values = (jnp.concatenate(pair, axis=1) for pair in
                       zip((x.astype(keys.dtype) for x in (learned.keys, learned.values)), (keys, values)))
       slots += learned.slots

@@ -29,7 +29,7 @@ def _generate(variables: Tree | Several, batch: Batch, limits: jax.Array, key: j
   Of several members [M, B, new]: what a cache knows of the prompts' tokens is the same for all, its keys and values are not.
   """
   B, L = batch['tokens'].shape
-  each = Cache(layers=0, tokens=None, source=None, used=None)
+  each = Cache._make((0, None, None, None))      # the members' axis, which the layers' keys and values have alone
   hidden, cache = cohort.over(variables, lambda v: model.prefill(v, batch, L + new), axes=(0, each))
 
   def choose(hidden, i, done):
@@ -61,7 +61,19 @@ def _generate(variables: Tree | Several, batch: Batch, limits: jax.Array, key: j
 
 def generate(model: Model, variables: Tree, prompts: Sequence[list[int]], max_new_tokens: int, eos: int,
              batch_size: int = 16, temperature: float = 0.0, seed: int = 0, label: str | None = None) -> list[list[int]]:
-  """The continuation of every prompt, without EOS, in the prompts' order: `generate_all` of one run."""
+  """The continuation of every prompt, without EOS, in the prompts' order: `generate_all` of one run.
+
+  Args:
+    model: as for `generate_all`, as are the others.
+    variables: of the run.
+    prompts: token ids.
+    max_new_tokens: where an answer without EOS ends.
+    eos: the token that ends an answer.
+    batch_size: prompts at one time.
+    temperature: 0 takes the likeliest token each time.
+    seed: of the tokens that are drawn.
+    label: of the progress line; None for silence.
+  """
   return generate_all(model, variables, prompts, max_new_tokens, eos, batch_size, temperature, seed, label)[0]
 
 
@@ -71,9 +83,16 @@ def generate_all(model: Model, variables: Tree | Several, prompts: Sequence[list
   """Every member's continuation of every prompt, without EOS, in the prompts' order; a run is its only member.
 
   Args:
-    prompts: token ids; those of like length are decoded together, and a prompt's result does not depend on the others.
+    model: of all members.
+    variables: of a run, or of several.
+    prompts: token ids; those of like length are decoded together. At temperature 0 a prompt's result does not depend on the
+      others.
     max_new_tokens: where an answer without EOS ends.
+    eos: the token that ends an answer.
+    batch_size: prompts that are decoded at one time.
     temperature: 0 takes the likeliest token each time; otherwise tokens are drawn from softmax(logits / temperature).
+    seed: of the tokens that are drawn; all members draw by the same.
+    label: of the progress line; None for silence.
   """
   if jax.default_backend() == 'cpu':
     # Laid out one after the other, SmolLM2's layers took twice as long a token there (batch 1) and 1.4 times (batch 8).
@@ -95,7 +114,7 @@ def generate_all(model: Model, variables: Tree | Several, prompts: Sequence[list
   return found
 
 
-def _side_by_side(prompts: Sequence[list[int]], rows: int, start: int | None) -> Batch:
+def _side_by_side(prompts: Sequence[list[int]], rows: int, start: int | None) -> dict[str, np.ndarray]:
   """Prompts padded on the left, so that all end in the same slot; with an encoder that reads them, and the decoder `start`."""
   length = round_up(max(map(len, prompts)), 32)
   read = {n: np.zeros((rows, length), np.int32) for n in ('tokens', 'positions', 'segments')}

@@ -25,7 +25,18 @@ class Evaluation(NamedTuple):
 
 def evaluate(model: Model, variables: Tree, tokenizer: Tokenizer, task: Task, examples: Sequence[Example],
              batch_size: int, generate: bool = True, label: str | None = None) -> Evaluation:
-  """One run's evaluation: see `evaluate_all`."""
+  """One run's evaluation: see `evaluate_all`.
+
+  Args:
+    model: as for `evaluate_all`, as are the others.
+    variables: of the run.
+    tokenizer: of the model.
+    task: says what is measured.
+    examples: the rows.
+    batch_size: lines or prompts at one time.
+    generate: False leaves out free text.
+    label: of the progress line; None for silence.
+  """
   return evaluate_all(model, variables, tokenizer, task, examples, batch_size, generate, label)[0]
 
 
@@ -34,16 +45,20 @@ def evaluate_all(model: Model, variables: Tree | Several, tokenizer: Tokenizer, 
   """Scores every row, ranks its choices by log-likelihood or generates its answer, and measures; for every member.
 
   Args:
+    model: of all members.
     variables: of a run, or of several that read the same rows.
+    tokenizer: of the model.
+    task: says what is measured, and how long a generated answer may be.
+    examples: one or more rows of one split.
     batch_size: lines (scoring) or prompts (generation) at one time; no result depends on it.
-    label: of the progress line; None for silence.
     generate: False leaves out free text, which takes much longer than its loss, and the metrics that need it; so does a
       task without metrics.
+    label: of the progress line; None for silence.
   """
   variables, cut = beginning.read(model, variables, [ids for e in examples for ids in (e.prompt_ids, *e.blank)])
   examples = [e._replace(prompt_ids=e.prompt_ids[cut:], blank=tuple(ids[cut:] for ids in e.blank)) for e in examples]
   scores = score_all(model, variables, examples, tokenizer.eos, batch_size, label)
-  ids = [None] * len(scores)
+  ids: Sequence[list[list[int]] | None] = [None] * len(scores)
   if generate and task.metrics and not task.choices:
     ids = decode.generate_all(model, variables, [e.prompt_ids for e in examples], task.max_new_tokens, tokenizer.eos,
                               batch_size, label=label)
@@ -56,7 +71,7 @@ def _measured(tokenizer: Tokenizer, task: Task, examples: Sequence[Example], sco
   names = ('loss', *task.metrics)
   if task.choices:
     column = label_column(task)
-    answers = [max(s.ranked, key=s.ranked.get) for s in scores]
+    answers = [max(s.ranked, key=s.ranked.__getitem__) for s in scores]
     targets = [str(e.row[column]) for e in examples]
   elif ids is None:
     answers, targets, names = [''] * len(examples), [e.target.strip() for e in examples], ('loss',)

@@ -8,7 +8,13 @@ RESAMPLES = 2000
 
 
 def resample_counts(examples: int, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
-  """How often each example is drawn in each bootstrap resample, [resamples, examples]."""
+  """How often each example is drawn in each bootstrap resample, float64 of shape [resamples, examples].
+
+  Args:
+    examples: how many are drawn in a resample, out of as many.
+    resamples: how many there are.
+    seed: of the draws.
+  """
   rng = np.random.Generator(np.random.Philox(key=[seed, 0]))
   return rng.multinomial(examples, np.full(examples, 1 / examples), size=resamples).astype(np.float64)
 
@@ -20,7 +26,8 @@ def interval(metric: Metric, vectors: np.ndarray) -> list[float]:
   examples (Efron 1979), resampled as corpora, for everything else.
 
   Args:
-    vectors: [n, k], the metric's sums per example.
+    metric: the score.
+    vectors: the metric's sums per example, of shape [n, k].
   """
   share = float(metric.score(vectors.sum(0)))
   if metric.name in ('accuracy', 'exact_match'):

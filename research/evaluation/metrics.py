@@ -112,7 +112,11 @@ LOSS = Metric('loss', lambda scored: np.array([[s.loss, s.tokens] for s in score
 
 
 def get(name: str) -> Metric:
-  """The metric of a name; `loss` is nats per target token."""
+  """The metric of a name; `loss` is nats per target token.
+
+  Raises:
+    InputError: there is no such metric.
+  """
   if name == 'loss':
     return LOSS
   if name not in METRICS:

@@ -32,19 +32,38 @@ class Scores(NamedTuple):
 
 def document_losses(model: Model, variables: Tree | Several, documents: Sequence[Document], batch_size: int,
                     label: str | None = None) -> list[np.ndarray]:
-  """The loss of every target of every document, in nats; the same for every batch size. Of several members [M, targets]."""
-  found: list[np.ndarray] = [None] * len(documents)
+  """The loss of every target of every document, in nats, float64; the same for every batch size.
+
+  Args:
+    model: of all members.
+    variables: of a run, or of several.
+    documents: one or more.
+    batch_size: the most lines at one time.
+    label: of the progress line; None for silence.
+  Returns:
+    An array for each document, of shape [targets], or of several members [members, targets].
+  """
+  found: dict[int, np.ndarray] = {}
   for batch, layout in tracked(list(batches.evaluation_batches(documents, batch_size, sharding.spread())), label):
-    batch = sharding.lines(batch)
-    losses = hosts.fetched(compiled(cohort.eval_step, variables, batch, model=model)(variables, batch)).astype(np.float64)
+    placed = sharding.lines(batch)
+    losses = hosts.fetched(compiled(cohort.eval_step, variables, placed, model=model)(variables, placed)).astype(np.float64)
     for place in layout:
       found[place.document] = losses[..., place.line, place.start:place.start + place.count]
-  return found
+  return [found[number] for number in range(len(documents))]
 
 
 def score(model: Model, variables: Tree, examples: Sequence[Example], eos: int, batch_size: int,
           label: str | None = None) -> list[Scores]:
-  """Scores every example: `score_all` of one run."""
+  """Scores every example: `score_all` of one run.
+
+  Args:
+    model: as for `score_all`, as are the others.
+    variables: of the run.
+    examples: one or more.
+    eos: the token that ends each choice.
+    batch_size: the most lines at one time.
+    label: of the progress line; None for silence.
+  """
   return score_all(model, variables, examples, eos, batch_size, label)[0]
 
 
@@ -53,6 +72,14 @@ def score_all(model: Model, variables: Tree | Several, examples: Sequence[Exampl
   """Scores every example, for every member; a run is its only one.
 
   Where there are choices they share their prompt, and the target is one of them.
+
+  Args:
+    model: of all members.
+    variables: of a run, or of several that read the same rows.
+    examples: one or more; either all have choices or none has.
+    eos: the token that ends each choice.
+    batch_size: the most lines at one time; no result depends on it.
+    label: of the progress line; None for silence.
   """
   ranked = bool(examples[0].choices)
   start = model.config.start

@@ -105,7 +105,18 @@ def native_dtype() -> str:
 
 def execution(dtype: str, param_dtype: str, scan: bool, quantize: str, remat: str = 'none',
               attention: str = 'auto') -> Execution:
-  """Resolves `auto` to what this machine does well; `param_dtype=auto` keeps frozen weights in the compute dtype."""
+  """Resolves `auto` to what this machine does well.
+
+  Args:
+    dtype: of activations and products: a key of `DTYPES`, or `auto` (see `native_dtype`).
+    param_dtype: of frozen weights; `auto` keeps them in the dtype of activations.
+    scan: whether one compiled layer runs N times; otherwise the layers are laid out one after the other.
+    quantize: how frozen kernels of the layers are kept: a key of `quantized.KINDS`.
+    remat: what the backward pass computes again: one of `REMAT`.
+    attention: one of `ATTENTION`.
+  Raises:
+    InputError: a value that is not known, or recomputation on a processor without `scan`.
+  """
   if quantize not in KINDS:
     raise InputError(f'model.quantize={quantize!r}: must be one of {", ".join(KINDS)}')
   if remat not in REMAT:

@@ -23,10 +23,12 @@ class Fields:
   def __init__(self, values: dict[str, Any], where: str = 'config.json', separate_head: bool = False):
     """
     Args:
+      values: what the file holds.
       where: what to call the file in an error.
       separate_head: whether a head stands among the tensors beside the embedding.
     """
-    self._values, self._taken, self.where, self.separate_head = values, set(), where, separate_head
+    self._values, self.where, self.separate_head = values, where, separate_head
+    self._taken: set[str] = set()
 
   def take(self, name: str, default: Any = None) -> Any:
     """The field's value; the default where it is absent or null."""
@@ -34,8 +36,12 @@ class Fields:
     value = self._values.get(name)
     return default if value is None else value
 
-  def optional(self, name: str, absent: float | None) -> float | None:
-    """A number above 0, where null says 'none' and an absent field something else."""
+  def optional(self, name: str, absent: float | None) -> Any:
+    """A number above 0, where null says 'none' and an absent field something else; whole or not, as the file has it.
+
+    Raises:
+      InputError: the value is neither null nor a number above 0.
+    """
     self._taken.add(name)
     value = self._values.get(name, absent)
     if value is not None and not (_is_number(value) and value > 0):
@@ -49,21 +55,33 @@ class Fields:
     return value
 
   def count(self, name: str, default: int) -> int:
-    """A whole number that may be 0."""
+    """A whole number that may be 0.
+
+    Raises:
+      InputError: the value is not one, or too large.
+    """
     value = self.take(name, default)
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**31:
       raise InputError(f'{self.where}: {name}={_short(value)}: must be a whole number, 0 or more')
     return value
 
   def mapping(self, name: str) -> dict[str, Any]:
-    """An object's fields that are not null, which says as little as an absent one; none where there is no object."""
+    """An object's fields that are not null, which says as little as an absent one; none where there is no object.
+
+    Raises:
+      InputError: the value is not an object.
+    """
     value = self.take(name, {})
     if not isinstance(value, dict):
       raise InputError(f'{self.where}: {name}={_short(value)}: must be an object')
     return {field: x for field, x in value.items() if x is not None}
 
   def size(self, name: str, default: int | None = None) -> int:
-    """A field that is a whole number above 0 (and below what would fill the memory with a list of it)."""
+    """A field that is a whole number above 0 (and below what would fill the memory with a list of it).
+
+    Raises:
+      InputError: the field is absent and has no default, or the value is no such number.
+    """
     value = self.take(name, default)
     if value is None:
       raise InputError(f'{self.where}: lacks {name}')
@@ -79,27 +97,47 @@ class Fields:
     return float(value)
 
   def one_of(self, name: str, known: dict[Any, Any], default: Any) -> Any:
-    """What the field's value stands for in `known`."""
+    """What the field's value stands for in `known`.
+
+    Args:
+      name: of the field.
+      known: value in the file -> what it stands for.
+      default: the value that an absent field means.
+    Raises:
+      InputError: the value is not known.
+    """
     value = self.take(name, default)
     if not isinstance(value, (str, bool, int)) or value not in known:
       raise InputError(f'{self.where}: {name}={value!r} is not supported (known: {", ".join(map(str, known))})')
     return known[value]
 
   def only(self, name: str, value: Any) -> None:
-    """Refuses any value but this one, which is also what an absent field means."""
+    """Refuses any value but this one, which is also what an absent field means.
+
+    Raises:
+      InputError: the field has another value.
+    """
     found = self.take(name, value)
     if found != value:
       raise InputError(f'{self.where}: {name}={found!r} is not supported (known: {value!r})')
 
   def list_of(self, name: str, length: int) -> list | None:
-    """A list with an entry per layer, or None."""
+    """A list with an entry per layer, or None.
+
+    Raises:
+      InputError: the value is no list, or of another length.
+    """
     value = self.take(name)
     if value is not None and (not isinstance(value, list) or len(value) != length):
       raise InputError(f'{self.where}: {name}: must be a list with an entry for each of the {length} layers')
     return value
 
   def local_layers(self, layers: int, local: list[bool]) -> list[bool]:
-    """Which layers see only a window: as `layer_types` says, else as given."""
+    """Which layers see only a window: as `layer_types` says, else as given.
+
+    Raises:
+      InputError: `layer_types` names a kind of layer that is not known.
+    """
     types = self.list_of('layer_types', layers)
     for one in types or ():
       if one not in ('full_attention', 'sliding_attention'):
@@ -108,7 +146,11 @@ class Fields:
     return local if types is None else [one == 'sliding_attention' for one in types]
 
   def heads(self) -> tuple[int, int]:
-    """Query heads and key heads, which must divide them."""
+    """Query heads and key heads, which must divide them.
+
+    Raises:
+      InputError: they do not.
+    """
     heads = self.size('num_attention_heads')
     kv_heads = self.size('num_key_value_heads', heads)
     if heads % kv_heads:
@@ -119,7 +161,10 @@ class Fields:
     """The rope that `rope_parameters` say, or the older `rope_scaling`, `rope_theta` and `partial_rotary_factor`.
 
     Args:
-      theta, share: where the config says nothing: the base, and the share of a head's dimensions that turn.
+      head_dim: the dimensions of a head.
+      context: the longest sequence that the weights were trained for, in tokens.
+      theta: the base where the config says nothing.
+      share: of a head's dimensions, those that turn where the config says nothing.
     """
     newer, older = self.mapping('rope_parameters'), self.mapping('rope_scaling')
     given = dict(older or newer)                              # where both stand, transformers reads the older

@@ -9,7 +9,7 @@ the kernel (`PRODUCTS`).
 
 import math
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,14 @@ PRODUCTS = {'fused_attention': 2, 'fused_attention_gradient': 2 + 5}      # kern
 
 
 def holds(dtype: str, head_dim: int, queries: int, keys: int) -> bool:
-  """Whether programs that are made now attend so, to that many keys."""
+  """Whether programs that are made now attend so, to that many keys.
+
+  Args:
+    dtype: of activations, a key of `config.DTYPES`.
+    head_dim: the dimensions of a head.
+    queries: L, the tokens of a line.
+    keys: S, those that they attend to.
+  """
   return (dtype == 'bfloat16' and head_dim % 8 == 0 and head_dim <= 128 and queries == keys <= LONGEST and queries % BLOCK == 0
           and CAPABILITIES[0] <= machine.compute_capability() <= CAPABILITIES[1])
 
@@ -47,8 +54,11 @@ def attend(q: Array, k: Array, v: Array, mask: Array, scale: float) -> Array:
   """What `layers._attend` computes of a line that sees itself, in bfloat16.
 
   Args:
-    q: [B, L, H, head_dim]; k, v: [B, L, K, head_dim], where K divides H.
+    q: [B, L, H, head_dim].
+    k: [B, L, K, head_dim], where K divides H.
+    v: of k's shape.
     mask: [B, L, L] bool, where no query sees a key behind it; the kernel leaves those out.
+    scale: of the scores.
   Returns:
     [B, L, H, head_dim].
   """
@@ -78,15 +88,36 @@ def _on_the_mesh(function, results: int, q, k, v, mask, *g):
 
 @partial(jax.jit, static_argnames='scale')
 def fused_attention(q: Array, k: Array, v: Array, mask: Array, *, scale: float) -> Array:
-  """The kernel, under the name by which the accounts know it."""
+  """The kernel, under the name by which the accounts know it.
+
+  Args:
+    q: [B, L, H, head_dim].
+    k: [B, L, K, head_dim].
+    v: of k's shape.
+    mask: [B, L, L] bool.
+    scale: of the scores.
+  Returns:
+    [B, L, H, head_dim].
+  """
   return _side_by_side(partial(_kernel, scale=scale), q, k, v, mask)
 
 
 @partial(jax.jit, static_argnames='scale')
 def fused_attention_gradient(q: Array, k: Array, v: Array, mask: Array, g: Array, *, scale: float) -> tuple[Array, ...]:
-  """By q, k and v. The forward kernel runs again, for a third of the time of the backward one: nothing is kept for it."""
+  """By q, k and v. The forward kernel runs again, for a third of the time of the backward one: nothing is kept for it.
+
+  Args:
+    q: [B, L, H, head_dim].
+    k: [B, L, K, head_dim].
+    v: of k's shape.
+    mask: [B, L, L] bool.
+    g: the gradient by the result, [B, L, H, head_dim].
+    scale: of the scores.
+  Returns:
+    The gradients by q, k and v, each of its shape.
+  """
   def gradient(q, k, v, mask, g):
-    return jax.vjp(lambda *x: _kernel(*x, mask, scale), q, k, v)[1](g)
+    return jax.vjp(lambda q, k, v: _kernel(q, k, v, mask, scale), q, k, v)[1](g)
   return _side_by_side(gradient, q, k, v, mask, g)
 
 
@@ -96,13 +127,13 @@ def _side_by_side(function, *given: Array):
 
   @mapped.def_vmap
   def rule(size, is_mapped, *given):
-    given = [x if own else jnp.broadcast_to(x, (size, *x.shape)) for x, own in zip(given, is_mapped)]
-    found = _side_by_side(function, *[x.reshape(-1, *x.shape[2:]) for x in given])
+    whole = [x if own else jnp.broadcast_to(x, (size, *x.shape)) for x, own in zip(given, is_mapped)]
+    found = _side_by_side(function, *[x.reshape(-1, *x.shape[2:]) for x in whole])
     found = jax.tree.map(lambda x: x.reshape(size, -1, *x.shape[1:]), found)
     return found, jax.tree.map(lambda _: True, found)
   return mapped(*given)
 
 
 def _kernel(q, k, v, mask, scale):
-  how = 'cudnn' if jax.default_backend() == 'gpu' else 'xla'
+  how: Literal['cudnn', 'xla'] = 'cudnn' if jax.default_backend() == 'gpu' else 'xla'
   return jax.nn.dot_product_attention(q, k, v, mask=mask[:, None], is_causal=True, scale=scale, implementation=how)

@@ -36,7 +36,8 @@ class Tensors(Mapping):
     left = {n: t for n, t in header.tensors.items() if not n.endswith(_IDLE)}
     if not header.separate_head:
       left.pop('output.weight', None)
-    self._stored, shapes = {}, names.shapes(config)
+    self._stored: dict[str, Any] = {}
+    shapes = names.shapes(config)
     for row in family.rows(config):
       theirs = names.theirs(row, shapes)
       size = sum(int(np.prod(shapes[path])) for path in row.paths) // len(theirs)
@@ -89,7 +90,9 @@ def read(path: Path) -> tuple[Family, ModelConfig, Tensors, dict[str, Any], dict
     raise InputError(f'{path}: architecture {architecture!r:.60} is not supported (known: {", ".join(ARCHITECTURES)})')
   header.only('expert_count', 0)
   header.only('attention.causal', True)
-  hf = ARCHITECTURES[architecture].gguf(header) | {'tie_word_embeddings': not header.separate_head}
+  translate = ARCHITECTURES[architecture].gguf
+  assert translate is not None      # ARCHITECTURES holds no family without one
+  hf = translate(header) | {'tie_word_embeddings': not header.separate_head}
   header.finish()
   family = FAMILIES[hf['model_type']]
   config = names.config_of(family, hf, str(path), header.separate_head)
@@ -97,7 +100,11 @@ def read(path: Path) -> tuple[Family, ModelConfig, Tensors, dict[str, Any], dict
 
 
 def _open(path: Path) -> tuple[Any, dict[str, Any]]:
-  """The gguf library's reader, and all header fields as Python values; every offset and length lies within the file."""
+  """The gguf library's reader, and all header fields as Python values; every offset and length lies within the file.
+
+  Raises:
+    InputError: the file is not a whole GGUF file, or written for machines of the other byte order.
+  """  # noqa: DOC501 (each ValueError is caught below)
   import gguf
 
   class Reader(gguf.GGUFReader):
@@ -106,18 +113,21 @@ def _open(path: Path) -> tuple[Any, dict[str, Any]]:
     It also makes two arrays of each string, and a vocabulary and its merges are a hundred thousand: seconds before every run.
     """
 
+    def _mapped(self) -> mmap.mmap:
+      return self.data.base  # type: ignore[return-value]  # NumPy's types: a memmap's base is the mapped file, and no array
+
     def _get(self, offset, dtype, count=1, override_order=None):
       dtype, offset, count = np.dtype(dtype).newbyteorder(override_order or self.byte_order), int(offset), int(count)
       if offset + count * dtype.itemsize > len(self.data):
         raise ValueError('it ends early')
-      return np.frombuffer(self.data.base, dtype, count, offset)
+      return np.frombuffer(self._mapped(), dtype, count, offset)
 
     def _get_field_parts(self, orig_offs, raw_type):
       kinds = gguf.GGUFValueType
       if raw_type != kinds.ARRAY or self._get(orig_offs, np.uint32)[0] != kinds.STRING:
         return super()._get_field_parts(orig_offs, raw_type)
       kind, count = self._get(orig_offs, np.uint32), self._get(orig_offs + 4, np.uint64)
-      at, strings, buffer = int(orig_offs) + 12, [], memoryview(self.data.base)
+      at, strings, buffer = int(orig_offs) + 12, [], memoryview(self._mapped())
       size = struct.Struct('=Q' if self.byte_order == 'I' else '>Q')
       for _ in range(int(count[0])):
         length = size.unpack_from(buffer, at)[0] if at + 8 <= len(self.data) else len(self.data)

@@ -35,12 +35,14 @@ class Header:
   def __init__(self, fields: Mapping[str, Any], tensors: Mapping[str, Any], where: str):
     """
     Args:
-      fields: the whole header; tensors: those of the gguf library's reader by name; where: what to call the file.
+      fields: the whole header.
+      tensors: those of the gguf library's reader, by name.
+      where: what to call the file in an error.
     """
     self.fields, self.tensors, self.where = fields, tensors, where
     self.architecture = fields.get('general.architecture')
     self.separate_head = _differ(tensors)      # beside the embedding; some files repeat that one as the head
-    self._taken = set()
+    self._taken: set[str] = set()
     self._largest = max((int(n) for t in tensors.values() for n in t.shape), default=0)
 
   def _key(self, name: str) -> str:
@@ -55,7 +57,15 @@ class Header:
     return value
 
   def size(self, name: str, default: int | None = None, most: int | None = None) -> int:
-    """A field that is a whole number from 1 to `most`, or to the largest dimension of any tensor."""
+    """A field that is a whole number from 1 to `most`, or to the largest dimension of any tensor.
+
+    Args:
+      name: of the field, without the architecture's prefix.
+      default: the value of an absent field; None: it must be there.
+      most: None: the largest dimension of any tensor.
+    Raises:
+      InputError: the field is absent and has no default, or the value is no such number.
+    """
     value = self.take(name, default)
     if value is None:
       raise InputError(f'{self.where}: the GGUF header lacks {self._key(name)}')
@@ -69,7 +79,11 @@ class Header:
     return self.size(name, default, _LIMIT)
 
   def number(self, name: str, default: float | None = None) -> float:
-    """A field that is a number of at least 0: the shortest decimal that is the same in float32, in which it is kept."""
+    """A field that is a number of at least 0: the shortest decimal that is the same in float32, in which it is kept.
+
+    Raises:
+      InputError: the field is absent and has no default, or the value is no such number.
+    """
     value = self.take(name, default)
     if value is None:
       raise InputError(f'{self.where}: the GGUF header lacks {self._key(name)}')
@@ -78,7 +92,11 @@ class Header:
     return float(str(np.float32(value)))
 
   def only(self, name: str, value: Any) -> None:
-    """Refuses any value but this one, which is also what an absent field means."""
+    """Refuses any value but this one, which is also what an absent field means.
+
+    Raises:
+      InputError: the field has another value.
+    """
     found = self.take(name, value)
     if found != value:
       raise InputError(f'{self.where}: {self._key(name)}={found!r:.60} is not supported (known: {value!r})')
@@ -97,7 +115,11 @@ class Header:
         raise InputError(f'{self.where}: {key}={value!r:.60} is not supported')
 
   def special_ids(self) -> dict[str, int]:
-    """The ids of special tokens, as a config.json names them."""
+    """The ids of special tokens, as a config.json names them.
+
+    Raises:
+      InputError: one is not a whole number of at least 0.
+    """
     found = {}
     for token in ('bos', 'eos', 'padding'):
       value = self.fields.get(f'tokenizer.ggml.{token}_token_id')
@@ -157,7 +179,11 @@ class Header:
     return found
 
   def _llama3(self, default: dict[str, Any], head_dim: int, trained: int) -> dict[str, Any]:
-    """What Llama 3.1's scaling was called with, of which the file keeps the divisors that came out."""
+    """What Llama 3.1's scaling was called with, of which the file keeps the divisors that came out.
+
+    Raises:
+      InputError: the divisors are not those of Llama 3.1's scaling for any factor.
+    """
     import gguf
     tensor = self.tensors[DIVISORS]
     try:

@@ -63,7 +63,8 @@ class Tensors(Mapping):
       files = sorted(set(shards.values()))
     else:
       files = ['model.safetensors']
-    self._where, self.files = {}, [folder / file for file in files]
+    self.files = [folder / file for file in files]
+    self._where: dict[str, Path] = {}
     present = {file.name for file in folder.iterdir() if file.is_file()}
     for name in files:
       file = folder / name
@@ -92,7 +93,11 @@ class Tensors(Mapping):
 
 
 def _object(file: Path) -> dict[str, Any]:
-  """What a JSON file holds, which must be an object."""
+  """What a JSON file holds, which must be an object.
+
+  Raises:
+    InputError: the file cannot be read, is not JSON, or holds something else.
+  """
   try:
     found = json.loads(file.read_text(encoding='utf-8'))
   except (ValueError, RecursionError, OSError) as e:

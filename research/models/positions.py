@@ -44,6 +44,7 @@ def rope_of(parameters: dict[str, Any], head_dim: int, context: int, where: str 
 
   Args:
     parameters: `rope_theta`, `rope_type` and what that type needs, under transformers' names.
+    head_dim: the dimensions of a head.
     context: the config's max_position_embeddings.
     where: what to call the file in an error.
   Raises:
@@ -113,6 +114,7 @@ def angles(rope: Rope, tokens: dict[str, Array]) -> tuple[Array, Array]:
   """cos and sin of every token's angles, each [B, L, len(inverse)] float32.
 
   Args:
+    rope: of one kind of layers.
     tokens: `positions` [B, L]; dynamic scaling also reads `segments`, for the length of each token's own document.
   """
   positions, inverse = tokens['positions'], jnp.asarray(rope.inverse, jnp.float32)
@@ -133,7 +135,13 @@ def _stretched(d: Dynamic, tokens: dict[str, Array], dims: int) -> Array:
 
 
 def rotate(x: Array, cos: Array, sin: Array) -> Array:
-  """Turns the first dimensions of x [B, L, H, head_dim]; the two halves of those are the pairs' members."""
+  """Turns the first dimensions of each head, as many as the angles are for; the two halves of those are the pairs' members.
+
+  Args:
+    x: queries or keys [B, L, H, head_dim]; the result has its shape and dtype.
+    cos: [B, L, half of the dimensions that turn], as `angles` gives it.
+    sin: of cos' shape.
+  """
   turning = 2 * cos.shape[-1]
   first, second = jnp.split(x[..., :turning].astype(jnp.float32), 2, axis=-1)
   cos, sin = cos[:, :, None], sin[:, :, None]
@@ -147,11 +155,14 @@ def buckets(query: Array, key: Array, count: int, max_distance: int, both_ways: 
   Near distances have a bucket each, far ones share them logarithmically, all beyond `max_distance` the last.
 
   Args:
-    query: positions [B, L]; key: positions [B, S].
+    query: positions [B, L].
+    key: positions [B, S].
+    count: how many buckets there are.
+    max_distance: from here on all distances share a bucket.
     both_ways: half of the buckets are for keys that come later; otherwise those count as distance 0.
   """
   distance = key[:, None, :] - query[:, :, None]
-  offset = 0
+  offset: Array | int = 0
   if both_ways:
     count //= 2
     offset = jnp.where(distance > 0, count, 0)

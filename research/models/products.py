@@ -37,8 +37,9 @@ def contract(spec: str, a: Array, b, dtype: Any = jnp.float32) -> Array:
   bfloat16 activations gets a float32 gradient that was never rounded.
 
   Args:
-    spec: two-operand einsum without repeated or summed-alone letters, such as 'bld,df->blf'.
-    a: activations; b: activations or a kernel, which may be `quantized`.
+    spec: two-operand einsum without repeated or summed-alone letters, such as 'bld,df->blf'; it says the shapes of all three.
+    a: activations.
+    b: activations or a kernel, which may be `quantized`.
     dtype: of the result; float32 unless said, whatever the operands.
   """
   return _multiply(spec, a, dense(b, a.dtype), dtype)
@@ -85,6 +86,12 @@ def dot(x: Array, kernel) -> Array:
 
 
 def affine(x: Array, kernel, bias: Array | None) -> Array:
-  """x [..., I] times kernel [I, O], + bias [O] where there is one, in x's dtype."""
+  """x times the kernel, + bias where there is one, in x's dtype: [..., O].
+
+  Args:
+    x: [..., I].
+    kernel: [I, O]; it may be `quantized`.
+    bias: [O], or None.
+  """
   y = dot(x, kernel)
   return y if bias is None else y + bias.astype(y.dtype)

@@ -4,7 +4,9 @@ A quantised kernel is a small pytree that stands where the array would; `product
 Leading axes N are the layer stack's. Nothing quantised learns.
 """
 
+from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +26,14 @@ GROUP = 64                   # int8: weights that share a scale
 
 class Quantized:
   """What the two kinds have in common: they pass for an array of the kernel's own shape where sizes are asked."""
+
+  @property
+  def shape(self) -> tuple[int, ...]:
+    raise NotImplementedError
+
+  def dense(self, dtype) -> Array:
+    """The kernel [..., I, O] in this dtype; inside the scan there are no leading axes."""
+    raise NotImplementedError
 
   @property
   def size(self) -> int:
@@ -47,6 +57,7 @@ class Int8(Quantized):
     return self.values.shape
 
   def dense(self, dtype) -> Array:
+    """The kernel [..., I, O] in this dtype."""
     scale = jnp.repeat(self.scale.astype(jnp.float32), GROUP, axis=-2)[..., :self.shape[-2], :]
     return (self.values.astype(jnp.float32) * scale).astype(dtype)
 
@@ -72,6 +83,7 @@ class NF4(Quantized):
     return (*self.mean.shape, self.inputs, self.outputs)
 
   def dense(self, dtype) -> Array:
+    """The kernel [..., I, O] in this dtype."""
     lead, blocks = self.mean.shape, self.scales.shape[-1]
     scale = jnp.take(jnp.asarray(dynamic_map()), self.scales.astype(jnp.int32))
     scale = scale * jnp.repeat(self.outer, OUTER, axis=-1)[..., :blocks] + self.mean[..., None]
@@ -85,13 +97,14 @@ class NF4(Quantized):
 def dynamic_map() -> np.ndarray:
   """The 256 values of the signed dynamic 8-bit type (Dettmers 2016, arXiv 1511.04561), ascending.
 
-  Seven decades: a number of decade e has 2^e steps between 0.1 and 1 of it, each represented by its middle.
+  Seven decades: a number of decade e has 2^e steps between 0.1 and 1 of it, each represented by its middle. The array is
+  float32, of shape [256].
   """
-  positive = []
+  decades = []
   for e in range(7):
     ends = np.linspace(0.1, 1, 2 ** e + 1)
-    positive.append(10.0 ** (e - 6) * (ends[:-1] + ends[1:]) / 2)
-  positive = np.concatenate(positive)
+    decades.append(10.0 ** (e - 6) * (ends[:-1] + ends[1:]) / 2)
+  positive = np.concatenate(decades)
   return np.sort(np.concatenate([-positive, [0.0], positive, [1.0]])).astype(np.float32)
 
 
@@ -127,14 +140,18 @@ def nf4(kernel: Array) -> NF4:
   """A kernel [N, I, O] rounded to NormalFloat4."""
   *lead, inputs, outputs = kernel.shape
   layers = [_nf4_layer(np.asarray(x, np.float32)) for x in kernel.reshape(-1, inputs, outputs)]
-  parts = [jnp.asarray(np.stack(part).reshape((*lead, *np.shape(part[0])))) for part in zip(*layers)]
-  return NF4(*parts, inputs, outputs)
+  codes, scales, outer, mean = (
+      jnp.asarray(np.stack(part).reshape((*lead, *np.shape(part[0])))) for part in zip(*layers))
+  return NF4(codes, scales, outer, mean, inputs, outputs)
 
 
-def abstract(kind: str, shape: tuple[int, ...]) -> 'Quantized':
+def abstract(kind: str, shape: tuple[int, ...]) -> Quantized:
   """What `KINDS[kind]` makes of a kernel [N, I, O], as shapes alone."""
   *lead, inputs, outputs = shape
-  of = lambda dtype, *rest: jax.ShapeDtypeStruct((*lead, *rest), dtype)
+
+  def of(dtype, *rest: int) -> Any:      # it stands where an array would
+    return jax.ShapeDtypeStruct((*lead, *rest), dtype)
+
   if kind == 'int8':
     return Int8(of(jnp.int8, inputs, outputs), of(jnp.bfloat16, -(-inputs // GROUP), outputs))
   blocks = -(-inputs * outputs // BLOCK)
@@ -142,7 +159,7 @@ def abstract(kind: str, shape: tuple[int, ...]) -> 'Quantized':
              inputs, outputs)
 
 
-KINDS = {'none': None, 'int8': int8, 'nf4': nf4}
+KINDS: dict[str, Callable[[Array], Quantized] | None] = {'none': None, 'int8': int8, 'nf4': nf4}
 
 
 def is_quantized(x) -> bool:
@@ -150,5 +167,5 @@ def is_quantized(x) -> bool:
 
 
 def dense(kernel, dtype) -> Array:
-  """A kernel as an array, whichever way it is kept."""
+  """A kernel as an array of its own shape, whichever way it is kept."""
   return kernel.dense(dtype) if isinstance(kernel, Quantized) else kernel.astype(dtype)

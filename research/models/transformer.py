@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from research import sharding, tree
 from research.errors import InputError
 from research.models import fused
-from research.models.config import DTYPES, ModelConfig
+from research.models.config import DTYPES, Kind, ModelConfig
 from research.models.layers import (
   ACTIVATIONS,
   PRODUCT,
@@ -67,11 +67,19 @@ class Context(NamedTuple):
   write: Array | None = None            # [] the first cache slot to fill, or None where there is no cache
 
   def rope_of(self, kind: Array | None) -> tuple[Array, Array] | None:
-    """The rope of a layer's kind; None: there is but one."""
+    """cos and sin for a layer's kind, each [B, L, turning / 2]; `kind` is a scalar, or None where there is but one."""
     return jax.tree.map(lambda x: x[0 if kind is None else kind], self.rope)
 
   def attend(self, kind: Array | None, q: Array, k: Array, v: Array, *how) -> Array:
-    """`layers.attend` to what a layer of this kind sees."""
+    """`layers.attend` to what a layer of this kind sees.
+
+    Args:
+      kind: a scalar, the layer's kind; None: there is but one.
+      q: [B, L, H, head_dim].
+      k: [B, K, S, head_dim].
+      v: of k's shape.
+      how: `scale`, `bias` and `cap` of `layers.attend`.
+    """
     if kind is None:
       return attend(q, k, v, self.masks[0], *how)
     if len({jax.tree.structure(mask) for mask in self.masks}) == 1:
@@ -112,6 +120,7 @@ class Attention(nn.Module):
       q, k = rotate(q, *rope), rotate(k, *rope)
     k, v = (y.swapaxes(1, 2) for y in (k, v))
     if cache is not None:
+      assert context.write is not None
       at = (layer, 0, 0, context.write, 0)
       cache = tuple(jax.lax.dynamic_update_slice(old, new[None].astype(old.dtype), at) for old, new in zip(cache, (k, v)))
       k, v = (jax.lax.dynamic_index_in_dim(x, layer, keepdims=False) for x in cache)
@@ -121,6 +130,7 @@ class Attention(nn.Module):
       k, v = (jnp.concatenate([jnp.broadcast_to(b, (len(y), *b.shape[1:])), y], axis=2) for b, y in zip(before, (k, v)))
     bias = context.bias
     if c.bias_per_layer:
+      assert context.buckets is not None
       bias = _relative(nn.Embed(c.buckets, c.heads, name='relative'), context.buckets)
     y = context.attend(kind, q, k, v, _scale(c), bias, c.attention_cap)
     y = dense('o', c.width)(y.reshape(*y.shape[:2], -1))
@@ -137,8 +147,10 @@ class CrossAttention(nn.Module):
     dense = lambda name, features: Dense(features, False, _spread(c, name), name=name)
     q = _heads(c, dense('q', c.heads * c.head_dim)(x))
     if not cache:
+      assert context.source is not None
       cache = tuple(_heads(c, dense(name, c.kv_heads * c.head_dim)(context.source)).swapaxes(1, 2) for name in ('k', 'v'))
-    y = attend(q, *cache, context.source_mask, _scale(c))
+    k, v = cache
+    y = attend(q, k, v, context.source_mask, _scale(c))
     y = dense('o', c.width)(y.reshape(*y.shape[:2], -1))
     return output(self, x, y), cache
 
@@ -224,6 +236,7 @@ class Stack(nn.Module):
   def __call__(self, x, context: Context, cache=None):
     c = self.config
     if c.buckets and not c.bias_per_layer:
+      assert context.buckets is not None
       context = context._replace(bias=_relative(nn.Embed(c.buckets, c.heads, name='relative'), context.buckets))
     kinds = jnp.asarray(c.pattern, jnp.int32) if len(context.masks) > 1 else None
     own, crossed = (cache[:2], cache[2:]) if cache else (None, ())
@@ -237,7 +250,7 @@ class Stack(nn.Module):
       (x, own), read = layers((x, own), jax.tree.map(itemgetter(of), per_layer), context)
       found.append(read)
     crossed = found[0] if len(found) == 1 else jax.tree.map(lambda *ys: jnp.concatenate(ys), *found)
-    return Norm(c, name='norm')(x), (*own, *(crossed or ())) if cache else None
+    return Norm(c, name='norm')(x), None if own is None else (*own, *(crossed or ()))
 
 
 class Transformer(nn.Module):
@@ -263,11 +276,24 @@ class Transformer(nn.Module):
     return x + sharding.looked_up(self.positions(positions).astype(x.dtype))
 
   def encode(self, tokens, positions, context: Context):
-    """The prompt [B, S'] -> [B, S', D]."""
+    """What the encoder makes of the prompt, [B, S', D].
+
+    Args:
+      tokens: [B, S'].
+      positions: [B, S'].
+      context: of the encoder's layers.
+    """
     return self.encoder(self.embedded(tokens, positions), context)[0]
 
   def hidden(self, tokens, positions, context: Context, cache=None):
-    """tokens [B, L] -> final normed activations [B, L, D], and the cache with these tokens in it."""
+    """Final normed activations [B, L, D], and the cache with these tokens in it.
+
+    Args:
+      tokens: [B, L].
+      positions: [B, L].
+      context: of the decoder's layers.
+      cache: keys and values as `Cache.layers` holds them; None: none are kept, and None comes back.
+    """
     return self.decoder(self.embedded(tokens, positions), context, cache)
 
   def logits(self, hidden):
@@ -365,10 +391,14 @@ def build(config: ModelConfig) -> Model:
 
   def context(query, key, prefix=0, write=None, source=None, source_tokens=None, straight=False) -> Context:
     key, kinds = _behind(prefix, key), config.kinds
+
+    def turning(kind: Kind) -> tuple[Array, Array]:
+      assert kind.rope is not None      # all kinds of a model have one, or none has
+      return angles(kind.rope, query)
     sees = lambda queries, keys: same_document(_part(query, queries), _part(source_tokens, keys))
     return Context(
         masks=masks(query, key, prefix, straight),
-        rope=jax.tree.map(lambda *x: jnp.stack(x), *(angles(k.rope, query) for k in kinds)) if kinds[0].rope else None,
+        rope=jax.tree.map(lambda *x: jnp.stack(x), *map(turning, kinds)) if kinds[0].rope else None,
         buckets=distances(query, key), source=source, write=write,
         source_mask=() if source_tokens is None else stages(sees, *_lengths(query, source_tokens)))
 
@@ -398,11 +428,11 @@ def build(config: ModelConfig) -> Model:
 
   def hidden(variables, batch, key=None):
     keys = (None, None) if key is None else jax.random.split(key)
-    source = encode(applying(variables, keys[0]), batch)
+    source, source_tokens = encode(applying(variables, keys[0]), batch)
     prefix = _prefix(variables)
     tokens = _tokens(batch, prefix)
     x, _ = applying(variables, keys[1])(batch['tokens'], tokens['positions'],
-                                        context(tokens, tokens, prefix, None, *source, 'branches' not in batch),
+                                        context(tokens, tokens, prefix, None, source, source_tokens, 'branches' not in batch),
                                         method='hidden')
     return x
 
@@ -441,7 +471,13 @@ def build(config: ModelConfig) -> Model:
 
 
 def set_apart(config: ModelConfig, params: Tree, count: int) -> tuple[ModelConfig, Tree]:
-  """The same model with its last `count` layers in a stack of their own, so that those alone can learn; 0 undoes it."""
+  """The same model with its last `count` layers in a stack of their own, so that those alone can learn.
+
+  Args:
+    config: of the model as it is; some of its layers may stand apart already.
+    params: its parameters.
+    count: of the layers; 0: all stand in one stack.
+  """
   parts = [params[name] for name in stacks(config.layers, config.apart)]
   whole = parts[0] if len(parts) == 1 else jax.tree.map(lambda *xs: jnp.concatenate(xs), *parts)
   rest = {name: x for name, x in params.items() if name not in ('layers', APART)}
@@ -466,7 +502,8 @@ def sites(config: ModelConfig, params: Tree) -> dict[str, Site]:
   (`…/output`), the prefix of the decoder's attention (`…/attn/prefix`), the embedding and the soft prompt beside it
   (`embed/prompt`). Beside q, k and v stands `qkv`, where one delta changes the three as one kernel [D, outputs of q, k, v].
   """
-  found, named = {}, tree.leaves(params, is_leaf=is_quantized)
+  found: dict[str, Site] = {}
+  named = tree.leaves(params, is_leaf=is_quantized)
   for path, x in named.items():
     if path.endswith('/kernel'):
       *stack, inputs, outputs = x.shape
@@ -485,6 +522,7 @@ def sites(config: ModelConfig, params: Tree) -> dict[str, Site]:
           width = config.kv_heads * config.head_dim
           found[f'{sublayer}/prefix'] = Site('prefix', stack, width, width)
   table = named['embed/embedding']
-  found['embed/embedding'] = Site('embedding', (), *table.shape, (table,), ('embed/embedding',))
-  found['embed/prompt'] = Site('prompt', (), *table.shape, (table,))
+  vocab, width = table.shape
+  found['embed/embedding'] = Site('embedding', (), vocab, width, (table,), ('embed/embedding',))
+  found['embed/prompt'] = Site('prompt', (), vocab, width, (table,))
   return found

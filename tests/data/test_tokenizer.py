@@ -54,7 +54,6 @@ def test_ids_equal_an_independent_pipeline_on_all_shipped_text(ours, fields, shi
 
 @pytest.mark.smollm2
 @pytest.mark.parity
-@pytest.mark.slow
 def test_ids_equal_what_transformers_reads_from_the_same_file(ours, smollm2_file, shipped):
   """But for several blanks before a digit, and for digits beyond 0-9: transformers' GGUF reader leaves out that SmolLM2
   cuts at digits first."""

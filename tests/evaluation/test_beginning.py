@@ -27,6 +27,7 @@ def examples_of(loaded, task, shots, slots=0, blank=False):
   return task, [e for e in found if len(e.prompt_ids) < 400][:8]
 
 
+@pytest.mark.diagonal('model', 'name', 'task')
 @pytest.mark.parametrize('task', ['sentiment', 'translation'])
 @pytest.mark.parametrize('name', SETTINGS)
 @pytest.mark.parametrize('model', ['llama-tiny', 'gpt2-tiny'])

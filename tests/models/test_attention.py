@@ -125,7 +125,6 @@ def test_windows_cost_less_than_seeing_all():
   assert products(windowed(loaded, 0, 512), loaded.params, line(loaded.model, lengths=(3000, 1096))) == sum(cost.values()) / 2
 
 
-@pytest.mark.slow
 def test_memory_of_a_long_line_grows_with_its_length_and_not_with_its_square():
   loaded = loud('llama-tiny')
 

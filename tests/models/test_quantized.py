@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
-from small import batch, documents, logits, loud, start, take
+from small import batch, config, documents, logits, loud, start, take
+from strategies import rows
 
-from research import tree
+from research import experiment, tree
 from research.errors import InputError
 from research.models import load, quantized
 from research.models.config import Execution
@@ -92,21 +93,21 @@ def pair(name, kind):
   return kept, kept._replace(params=out)
 
 
-ROWS = [name for name in table.STRATEGIES if name not in ('full', 'last_layers', 'few_shot', 'prompt')]
-
-
+@pytest.mark.diagonal('kind', 'name')
 @pytest.mark.parametrize('kind', QUANTIZE)
-@pytest.mark.parametrize('row', ROWS)
-def test_every_delta_learns_on_a_quantised_base_as_on_the_same_base_written_out(row, kind):
-  losses = []
+@pytest.mark.parametrize('name', rows.ADDS)
+def test_every_delta_learns_on_a_quantised_base_as_on_the_same_base_written_out(name, kind):
+  losses, strategy = [], rows.ROWS[name].make()
   for loaded in pair('llama-tiny', kind):
-    state, frozen, tx = start(loaded, table.make(row, {}))
-    after, found = take(loaded, state, frozen, tx, [batch(documents(loaded, 2, longest=120), 128)] * 4)
+    state, frozen, tx = start(loaded, strategy)
+    docs = documents(loaded, 2, longest=120, slots=strategy.slots)
+    _, found = take(loaded, state, frozen, tx, [batch(docs, 128)] * 4)
     losses.append(found)
   np.testing.assert_allclose(*losses, rtol=1e-3)
   assert losses[0][-1] < losses[0][0]
 
 
+@pytest.mark.diagonal('kind', 'name')
 @pytest.mark.parametrize('kind', QUANTIZE)
 @pytest.mark.parametrize('name', ['gpt2-tiny', 't5-tiny'])
 def test_lora_on_quantised_gpt2_and_t5_merges_into_the_kernels_written_out(name, kind):
@@ -120,6 +121,7 @@ def test_lora_on_quantised_gpt2_and_t5_merges_into_the_kernels_written_out(name,
   np.testing.assert_allclose(logits(kept.model, {'params': merged}, one), logits(kept.model, variables, one), atol=1e-4)
 
 
+@pytest.mark.diagonal(kind=['nf4'])
 @pytest.mark.parametrize('kind', QUANTIZE)
 def test_scanned_equals_unrolled_and_no_stack_of_written_out_kernels_is_kept(kind):
   outputs = []
@@ -134,16 +136,12 @@ def test_scanned_equals_unrolled_and_no_stack_of_written_out_kernels_is_kept(kin
   np.testing.assert_allclose(*outputs, atol=1e-4)
 
 
-@pytest.mark.parametrize('name', ['full', 'last_layers'])
+@pytest.mark.parametrize('name', [name for name in rows.LEARNS if name not in rows.ADDS])
 def test_a_strategy_that_changes_kernels_takes_no_quantised_base(name):
-  from small import config
-
-  from research import experiment
   with pytest.raises(InputError, match=f'model.quantize=nf4: strategy {name}'):
     experiment.assemble(config(model__quantize='nf4', strategy__name=name))
 
 
-@pytest.mark.slow
 @pytest.mark.smollm2
 def test_qloras_losses_are_loras_on_the_same_weights_and_validation_stays_near(smollm2):
   """30 losses on SmolLM2; int8's loss on translation within 1 % of float32's; nf4's is printed.

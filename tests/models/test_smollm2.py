@@ -7,7 +7,7 @@ import pytest
 from research.data import sources
 from research.evaluation import decode
 
-pytestmark = [pytest.mark.slow, pytest.mark.smollm2, pytest.mark.parity]
+pytestmark = [pytest.mark.smollm2, pytest.mark.parity]
 
 
 @pytest.fixture(scope='module')

@@ -8,13 +8,14 @@ import llamas
 import numpy as np
 import pytest
 from llamas import CONFIGS, FLOAT32, lone
+from strategies import rows
+from strategies.rows import ROWS
 
 from research import tree
 from research.data.prompts import placeholders
 from research.models import load, transformer
 from research.models.config import Execution
 from research.models.transformer import build
-from research.strategies import table
 from research.strategies.bind import bind
 from research.training.losses import cross_entropy
 
@@ -71,19 +72,16 @@ def test_sites_are_the_places_where_deltas_can_stand(loaded):
   assert found['layers/attn/prefix'][:4] == ('prefix', (c.layers,), outputs, outputs)
 
 
-FIELDS = {'rslora': {'alpha': 4.0}, 'prompt': {'slots': 3}}
-MOVED = {'pissa': 0.01}      # whose matrices are large where they begin; others: 0.1
-
-
 def loss_and_gradient(name, model, params):
   """Of the learning variables, after every delta was moved away from where it changes nothing."""
-  strategy = table.make(name, FIELDS.get(name, {}))
+  row = ROWS[name]
+  strategy = row.make()
   config, params = transformer.set_apart(model.config, params, strategy.apart)
   model = build(config)
   trainable, frozen = bind(jax.random.key(0), strategy, model, params)
   noise = iter(jax.random.split(jax.random.key(1), 99))
   trainable = tree.map_named(
-      lambda path, x: x + MOVED.get(name, 0.1) * jax.random.normal(next(noise), x.shape) if path.startswith('delta') else x,
+      lambda path, x: x + row.moved * jax.random.normal(next(noise), x.shape) if path.startswith('delta') else x,
       trainable)
   batch = lone(IDS[:, :-1]) | {'index': np.broadcast_to(np.arange(22), (3, 22)), 'targets': IDS[:, 1:],
                                'weights': np.ones((3, 22), np.float32)}
@@ -94,7 +92,7 @@ def loss_and_gradient(name, model, params):
   return float(loss), tree.leaves(gradient)
 
 
-@pytest.mark.parametrize('name', table.STRATEGIES)
+@pytest.mark.parametrize('name', rows.ALONE)
 def test_bfloat16_losses_and_gradients_stay_near_float32(tmp_path, name):
   config = CONFIGS['separate_untied']
   folder = llamas.write_folder(tmp_path, config, llamas.weights(config))

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from small import ROOT, config
+from small import ROOT, config, process, reviews, verb
 
 from research import machine, plan, train
 from research.errors import InputError
@@ -69,13 +69,12 @@ def test_the_tables_of_devices_and_prices_agree():
 
 
 def test_the_verb_writes_its_json_and_refuses_in_one_line(tmp_path):
-  def run(*arguments):
-    return subprocess.run([sys.executable, '-m', 'research.plan', *arguments], capture_output=True, text=True, cwd=ROOT)
-  done = run('--config=configs/default.py', '--config.model.source=random:llama-tiny', f'--output={tmp_path / "p.json"}')
+  tiny = ['--config=configs/default.py', '--config.model.source=random:llama-tiny']
+  done = process('plan', *tiny, f'--output={tmp_path}/p.json')
   assert done.returncode == 0, done.stderr
   found = json.loads((tmp_path / 'p.json').read_text())
   assert found['topology'] == 'local' and 'bound by' in done.stdout
-  done = run('--config=configs/default.py', '--topology=v9:1x1')
+  done = verb('plan', '--config=configs/default.py', '--topology=v9:1x1')
   assert done.returncode == 2 and done.stderr.startswith('error: --topology=v9:1x1') and done.stderr.count('\n') == 1
 
 
@@ -110,7 +109,7 @@ def test_training_refuses_what_finds_no_room_before_it_loads_or_compiles(tmp_pat
 
 
 def test_a_result_sets_the_plan_beside_what_was_measured(tmp_path):
-  cost = train.run(config(check_memory=True), tmp_path / 'run')['cost']
+  cost = train.run(config(check_memory=True, **reviews(train=8, valid=2)), tmp_path / 'run')['cost']
   assert 0.75 < cost['planned_peak_bytes'] / cost['peak_bytes'] < 1.25
   assert 0 < cost['planned_train_seconds'] < cost['train_seconds']      # the least that it can take
 

@@ -8,7 +8,9 @@ import math
 import jax
 import optax
 import pytest
-from small import batch, config, documents, start
+from small import batch, config, documents, reviews, start
+from strategies import rows
+from strategies.rows import ROWS
 
 from research import train, tree
 from research.models import load, names
@@ -21,11 +23,6 @@ from research.strategies.bind import bind
 from research.training import flops
 from research.training.steps import TrainState, train_step
 
-# Widths that no activation has, so that a shape in the program tells what it belongs to.
-FIELDS = {'vera': {'rank': 5}, 'adapter': {'width': 24}, 'prefix': {'slots': 6}, 'prompt': {'slots': 6}, 'bitfit': {},
-          'ia3': {}, **{name: {'rank': 5} for name in ('lora', 'rslora', 'lora_plus', 'pissa', 'dora')}}
-STRATEGIES = {'full': table.full(), **{name: table.make(name, fields) for name, fields in FIELDS.items()}}
-
 
 def weight_shapes(params):
   """(rows, columns) of one layer's matrices, the smaller first; tables that are only looked up in are in no product."""
@@ -33,11 +30,18 @@ def weight_shapes(params):
           if path.endswith('/kernel') or path == 'embed/embedding'}
 
 
-def products(loaded, strategy):
+@functools.cache
+def loaded(model, scan):
+  return load.load(f'random:{model}', Execution('float32', 'float32', scan))
+
+
+@functools.cache
+def products(model, scan, name):
   """Shapes of the results of all matrix products of a step, the smaller side first."""
-  state, frozen, tx = start(loaded, strategy)
-  one = batch(documents(loaded, 2, slots=strategy.slots), 512)
-  jaxpr = jax.make_jaxpr(functools.partial(train_step, model=loaded.model, tx=tx))(state, frozen, one)
+  strategy = ROWS[name].make()
+  state, frozen, tx = start(loaded(model, scan), strategy)
+  one = batch(documents(loaded(model, scan), 2, slots=strategy.slots), 512)
+  jaxpr = jax.make_jaxpr(functools.partial(train_step, model=loaded(model, scan).model, tx=tx))(state, frozen, one)
   return {tuple(sorted(eqn.outvars[0].aval.shape)) for eqn, _ in flops.equations(jaxpr.jaxpr)
           if eqn.primitive.name == 'dot_general'}
 
@@ -46,24 +50,24 @@ KINDS = {'llama-tiny': 4,    # q and o; k and v; the MLP's; the embedding
          'gpt2-tiny': 3, 't5-tiny': 3}
 
 
+@pytest.mark.diagonal('model', 'name', 'scan')
 @pytest.mark.parametrize('scan', [True, False])
-@pytest.mark.parametrize('name', FIELDS)
+@pytest.mark.parametrize('name', rows.ADDS)
 @pytest.mark.parametrize('model', KINDS)
 def test_no_product_of_a_step_has_a_frozen_weights_shape(model, name, scan):
-  loaded = load.load(f'random:{model}', Execution('float32', 'float32', scan))
-  shapes = weight_shapes(loaded.params)
+  shapes = weight_shapes(loaded(model, scan).params)
   assert len(shapes) == KINDS[model]
-  assert shapes <= products(loaded, STRATEGIES['full'])      # so the search finds them where they are
-  assert not shapes & products(loaded, STRATEGIES[name])
+  assert shapes <= products(model, scan, 'full')      # so the search finds them where they are
+  assert not shapes & products(model, scan, name)
 
 
-@pytest.mark.parametrize('name', STRATEGIES)
+@pytest.mark.parametrize('name', ['full', *rows.ADDS])
 def test_the_optimiser_has_slots_for_what_learns_alone(tiny, name):
-  state, frozen, _ = start(tiny, STRATEGIES[name])
+  state, frozen, _ = start(tiny, ROWS[name].make())
   moments = sorted(x.shape for x in jax.tree.leaves(state.opt_state) if x.ndim)
   assert moments == sorted(2 * [x.shape for x in jax.tree.leaves(state.trainable)])
   assert tree.leaves(state.trainable).keys().isdisjoint(tree.leaves(frozen))
-  assert all(n.startswith('params/' if name == 'full' else 'delta/') and 'fixed' not in n
+  assert all(n.startswith('params/' if name == 'full' else ('delta/', 'shared/')) and 'fixed' not in n
              for n in tree.leaves(state.trainable))
 
 
@@ -115,7 +119,7 @@ def test_flops_of_a_step_on_smollm2s_shape(name, most):
 
 
 def test_a_checkpoint_of_lora_holds_no_weight_of_the_base(tmp_path):
-  train.run(config(strategy__rank=2, training__steps=2), tmp_path / 'run')
+  train.run(config(strategy__rank=2, training__steps=2, **reviews(train=8, valid=2)), tmp_path / 'run')
   state, frozen, _ = start(load.load('random:llama-tiny', Execution('float32', 'float32', True)), table.lora(rank=2))
   for kind, copies in (('best', 1), ('latest', 3)):
     [folder] = (tmp_path / 'run' / 'checkpoints' / kind).iterdir()

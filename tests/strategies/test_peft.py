@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
-from small import batch, documents, logits, loud, start, take, torch_twin
+from small import batch, documents, logits, loud, moved, start, take, torch_twin
+from strategies.rows import METHODS, ROWS
 
 from research import tree
 from research.deployment import folder as folders
@@ -18,26 +19,9 @@ from research.strategies.bind import bind
 
 pytestmark = pytest.mark.parity
 
-SLOTS = 5
 GPT2_MODULES = ['c_attn', 'c_proj', 'c_fc']
-RANKED = {'r': 4, 'lora_alpha': 6, 'target_modules': 'all-linear'}
-
-# method -> (PEFT's config class, its arguments)
-METHODS = {
-    'lora': ('LoraConfig', RANKED),
-    'lora by default': ('LoraConfig', {'r': 4, 'lora_alpha': 6}),
-    'lora with ranks': ('LoraConfig', RANKED | {'rank_pattern': {r'.*(o|o_proj|attn\.c_proj)': 2},
-                                                'alpha_pattern': {r'.*(wo|down_proj|mlp\.c_proj)': 3}}),
-    'rslora': ('LoraConfig', RANKED | {'use_rslora': True}),
-    'dora': ('LoraConfig', RANKED | {'use_dora': True}),
-    'pissa': ('LoraConfig', RANKED | {'init_lora_weights': 'pissa'}),
-    'vera': ('VeraConfig', {'r': 6, 'target_modules': 'all-linear'}),
-    'ia3': ('IA3Config', {}),
-    'prompt': ('PromptTuningConfig', {'num_virtual_tokens': SLOTS}),
-    'prefix': ('PrefixTuningConfig', {'num_virtual_tokens': SLOTS}),
-    'prefix with mlp': ('PrefixTuningConfig', {'num_virtual_tokens': SLOTS, 'prefix_projection': True,
-                                               'encoder_hidden_size': 24}),
-}
+RANKED = METHODS['lora'][2]
+SLOTS = METHODS['prompt'][2]['num_virtual_tokens']
 
 
 def with_peft(loaded, kind='LoraConfig', seed=0, **fields):
@@ -132,12 +116,13 @@ def differences(loaded, model, variables, one, slots):
   return np.abs(ours - theirs)[real].max(), theirs[real].std()
 
 
+@pytest.mark.diagonal('name', 'method')
 @pytest.mark.parametrize('name', ['llama-tiny', 'gpt2-tiny', 't5-odd'])
 @pytest.mark.parametrize('method', METHODS)
 def test_logits_losses_and_files_are_pefts(method, name, tmp_path):
   import peft as theirs
   loaded = loud(name)
-  kind, fields = METHODS[method]
+  row, kind, fields = METHODS[method]
   if name == 'gpt2-tiny' and fields.get('target_modules'):
     fields = fields | {'target_modules': GPT2_MODULES}      # PEFT's own all-linear takes the tied head with it
   slots = SLOTS if method == 'prompt' else 0
@@ -150,7 +135,7 @@ def test_logits_losses_and_files_are_pefts(method, name, tmp_path):
     shaken(model)
   model.save_pretrained(tmp_path / 'theirs')
   strategy, trainable, frozen = ours_from(loaded, tmp_path / 'theirs')
-  assert strategy.name == method.split()[0]
+  assert strategy.name == ROWS[row].name
   variables = tree.join(trainable, frozen)
   largest, spread = differences(loaded, model, variables, of_steps[0], slots)
   assert spread > 0.5 and largest < 1e-4
@@ -159,15 +144,15 @@ def test_logits_losses_and_files_are_pefts(method, name, tmp_path):
     assert np.abs(logits(loaded.model, variables, of_steps[0]) - base).max() > 1e-2      # so the adapter is seen
 
   # Learning from there.
-  if method != 'prefix with mlp':          # its file has no MLP any more
+  if 'prefix_projection' not in fields:          # its file has no MLP any more
     state, _, tx = start(loaded, strategy, 3e-3, weight_decay=0.01)
     _, ours = take(loaded, state._replace(trainable=trainable), frozen, tx, of_steps * 5)
     np.testing.assert_allclose(ours, their_losses(model, of_steps * 5, 3e-3, 0.01, slots), rtol=1e-3)
     assert ours[-1] < ours[0]
 
   # What is written here, read by PEFT.
-  row = written(loaded, strategy, trainable, frozen, tmp_path / 'ours')
-  assert row['name'] == {'pissa': 'lora'}.get(strategy.name, strategy.name)
+  record = written(loaded, strategy, trainable, frozen, tmp_path / 'ours')
+  assert record['name'] == {'pissa': 'lora'}.get(strategy.name, strategy.name)
   again = theirs.PeftModel.from_pretrained(torch_twin(loaded), str(tmp_path / 'ours')).eval()
   expected = {n for n in theirs.get_peft_model_state_dict(again) if 'vera_A' not in n and 'vera_B' not in n}
   stored = safetensors.numpy.load_file(tmp_path / 'ours' / peft.TENSORS)
@@ -212,7 +197,7 @@ def test_gpt2s_own_q_k_and_v_become_one_module_of_pefts(strategy, tmp_path):
   import peft as theirs
   loaded = loud('gpt2-tiny')
   trainable, frozen = bind(jax.random.key(0), strategy, loaded.model, loaded.params)
-  trainable = tree.map_named(lambda n, x: x + 0.1 * jax.random.normal(jax.random.key(len(n)), x.shape), trainable)
+  trainable = moved(trainable, seed=0)
   written(loaded, strategy, trainable, frozen, tmp_path / 'ours')
   again = theirs.PeftModel.from_pretrained(torch_twin(loaded), str(tmp_path / 'ours')).eval()
   largest, _ = differences(loaded, again, tree.join(trainable, frozen), batches_for(loaded, 2)[0], 0)
@@ -233,7 +218,6 @@ def test_pefts_prefix_of_a_t5_with_an_even_number_of_layers(tmp_path):
     written(loaded, strategy, apart, frozen, tmp_path / 'apart')
 
 
-@pytest.mark.slow
 @pytest.mark.smollm2
 def test_twenty_losses_of_lora_equal_pefts_on_smollm2(smollm2, tmp_path):
   docs = documents(smollm2, 8, 'sentiment', longest=32)

@@ -3,7 +3,6 @@
 import json
 
 import numpy as np
-import pytest
 
 from research.studies import compare, grid, runner
 
@@ -32,7 +31,6 @@ def write(workdir, rng, seeds, spread):
   (workdir / runner.RESULTS).write_text(''.join(json.dumps(row) + '\n' for row in rows))
 
 
-@pytest.mark.slow
 def test_a_thousand_studies_of_equal_arms_find_a_difference_in_about_5_percent(tmp_path):
   rejected, covered, each = [], [], STUDIES // len(DESIGNS)
   for number, (seeds, spread) in enumerate(DESIGNS):

@@ -183,7 +183,6 @@ def test_the_report_opens_by_itself(ran):
   assert {f.name for f in (workdir / 'figures').iterdir()} == {'learning.png', 'tuning.png', 'cost.png'}
 
 
-@pytest.mark.slow
 def test_a_cells_command_makes_its_run_again(ran, tmp_path):
   """The command as the report gives it, in a process of its own: the same config, the same scores."""
   _, _, workdir, rows, _ = ran

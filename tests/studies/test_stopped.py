@@ -12,8 +12,6 @@ import time
 import pytest
 from small import ROOT, without_times
 
-pytestmark = pytest.mark.slow
-
 STUDY = """
 def get_study():
   return {

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small import ROOT, by_heart, config, start, without_times
+from small import by_heart, config, reviews, start, without_times
 
 from experiments.benchmarks import sides
 from research import experiment, study, train, tree
@@ -35,17 +35,7 @@ def six(**fields):
           for rate in RATES for seed in SEEDS]
 
 
-@pytest.fixture(scope='module')
-def rows(tmp_path_factory):
-  """Fields of a task with 84 short reviews, two a batch."""
-  shipped = ROOT / 'research' / 'data' / 'samples' / 'sentiment_sentences' / 'train.jsonl'
-  lines = [line for line in shipped.read_text(encoding='utf-8').split('\n') if len(line) < 90]
-  folder = tmp_path_factory.mktemp('rows')
-  for name, some in (('train', lines[:60]), ('valid', lines[60:84])):
-    (folder / f'{name}.jsonl').write_text('\n'.join(some), encoding='utf-8')
-  return {'task__name': 'files', 'task__train': str(folder / 'train.jsonl'), 'task__valid': str(folder / 'valid.jsonl'),
-          'task__prompt': '{text}', 'task__target': ' {label}', 'task__choices': ('negative', 'positive'),
-          'training__batch_size': 2}
+ROWS = {**reviews(train=60, valid=12), 'training__batch_size': 2}
 
 
 def learned(made, workdir):
@@ -57,9 +47,9 @@ def learned(made, workdir):
     (2, {'strategy__name': 'full', 'strategy__rank': None, 'training__microbatches': 2}),
     (2, {'strategy__name': 'vera', 'strategy__rank': 8, 'model__source': 'random:t5-tiny'}),     # draws what does not learn
 ], ids=['lora', 'full', 'vera'])
-def test_a_cohort_equals_runs_alone(members, fields, rows, tmp_path):
+def test_a_cohort_equals_runs_alone(members, fields, tmp_path):
   """Losses within 1e-5 over 20 steps, the same best step, the same scores, and what was learned."""
-  configs = six(**fields, **rows)[:members]
+  configs = six(**fields, **ROWS)[:members]
   for number, made in enumerate(configs):
     made['strategy']['dropout'] = fields.get('strategy__dropout') and (0.1, 0.3)[number % 2]
   together = train.together(jobs(configs, tmp_path / 'cohort'), tmp_path / 'latest')
@@ -100,9 +90,9 @@ def test_batches_of_different_shapes_are_filled_up_with_padding():
   assert cohort.batch([short]) is short
 
 
-def test_a_member_that_diverges_stops_no_other(rows, tmp_path):
+def test_a_member_that_diverges_stops_no_other(tmp_path):
   rates = (1e-3, 1e30)
-  configs = [config(training__learning_rate=rate, training__clip=0.0, training__steps=6, **rows) for rate in rates]
+  configs = [config(training__learning_rate=rate, training__clip=0.0, training__steps=6, **ROWS) for rate in rates]
   whole, broken = train.together(jobs(configs, tmp_path), tmp_path / 'latest')
   assert isinstance(broken, InputError) and 'training diverged' in str(broken) and '1e+30' in str(broken)
   alone = train.run(configs[0], tmp_path / 'alone')
@@ -122,8 +112,8 @@ def test_a_member_that_stops_early_keeps_what_it_had(tmp_path):
       np.testing.assert_allclose(x, expected[name], atol=1e-3, err_msg=name)      # one more step would move it by 1e-2
 
 
-def test_a_cohort_that_was_stopped_goes_on_bit_for_bit(rows, tmp_path, monkeypatch):
-  configs = [{**c, 'training': {**c['training'], 'log_every': 1}} for c in six(**rows)[:3]]
+def test_a_cohort_that_was_stopped_goes_on_bit_for_bit(tmp_path, monkeypatch):
+  configs = [{**c, 'training': {**c['training'], 'log_every': 1}} for c in six(**ROWS)[:3]]
   undisturbed = train.together(jobs(configs, tmp_path / 'a'), tmp_path / 'latest-a')
   write = Monitor.write
 
@@ -176,8 +166,8 @@ class Fake:
     return state, {}
 
 
-def test_how_many_is_not_tried_where_a_trial_takes_longer_than_it_can_win(rows):
-  configs = six(**rows)[:2]
+def test_how_many_is_not_tried_where_a_trial_takes_longer_than_it_can_win():
+  configs = six(**ROWS)[:2]
   assert train.cohort_size(configs) == {'size': 1, 'because': '20 steps are too few for a trial to be worth its time'}
   longer = [{**c, 'training': {**c['training'], 'steps': 100}} for c in configs]
   found = train.cohort_size(longer)
@@ -186,9 +176,9 @@ def test_how_many_is_not_tried_where_a_trial_takes_longer_than_it_can_win(rows):
   assert train.cohort_size(none)['size'] == 1
 
 
-def test_a_cohort_with_a_member_that_diverged_goes_on_from_its_last_step(rows, tmp_path, monkeypatch):
+def test_a_cohort_with_a_member_that_diverged_goes_on_from_its_last_step(tmp_path, monkeypatch):
   """Killed after the last step and before any result was written: the same results, the same words."""
-  configs = [config(training__learning_rate=rate, training__clip=0.0, training__steps=6, **rows) for rate in (1e-3, 1e30)]
+  configs = [config(training__learning_rate=rate, training__clip=0.0, training__steps=6, **ROWS) for rate in (1e-3, 1e30)]
   expected = train.together(jobs(configs, tmp_path / 'a'), tmp_path / 'latest-a')
 
   def killed(*args):
@@ -201,8 +191,8 @@ def test_a_cohort_with_a_member_that_diverged_goes_on_from_its_last_step(rows, t
   assert without_times(again[0]) == without_times(expected[0]) and str(again[1]) == str(expected[1])
 
 
-def test_runs_of_which_no_one_step_can_be_made_are_refused(rows, tmp_path):
-  configs = [config(training__steps=steps, **rows) for steps in (2, 3)]
+def test_runs_of_which_no_one_step_can_be_made_are_refused(tmp_path):
+  configs = [config(training__steps=steps, **ROWS) for steps in (2, 3)]
   with pytest.raises(InputError, match='other vocabularies or numbers of steps'):
     train.together(jobs(configs, tmp_path), tmp_path / 'latest')
 

@@ -16,8 +16,6 @@ from small import ROOT, WORDS, write_pairs
 from research import hosts
 from research.errors import InputError
 
-pytestmark = pytest.mark.slow
-
 STEPS, EVERY = 24, 4
 FIELDS = {
     'model.source': 'random:llama-tiny', 'strategy.dropout': 0.1, 'task.name': 'files', 'task.prompt': '{a}:',
@@ -38,7 +36,8 @@ class Command:
   def __init__(self, folder, workdir, processes, devices, *flags, of_process=lambda number: [], verb='train'):
     port = unused_port()
     environment = {n: v for n, v in os.environ.items() if n != 'PYTEST_XDIST_WORKER'}
-    environment |= {'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}', 'JAX_PLATFORMS': 'cpu'}
+    environment |= {'JAX_PLATFORMS': 'cpu',
+                    'XLA_FLAGS': f'{os.environ.get("XLA_FLAGS", "")} --xla_force_host_platform_device_count={devices}'}
     given = [sys.executable, '-m', f'research.{verb}', f'--workdir={folder / workdir}']
     if verb == 'train':
       rows = [f'--config.task.{split}={folder}/{split}.jsonl' for split in ('train', 'valid')]

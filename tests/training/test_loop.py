@@ -164,7 +164,7 @@ def test_the_event_file_holds_the_scalars_of_metrics_jsonl(overfit):
 
 def test_a_loss_that_is_not_finite_ends_the_run_in_one_line(tmp_path):
   with pytest.raises(InputError, match=r'training diverged: the loss of step .* lower training\.learning_rate'):
-    train.run(config(training__learning_rate=1e30, training__clip=0.0, training__steps=6), tmp_path / 'run')
+    train.run(by_heart(tmp_path, training__learning_rate=1e30, training__clip=0.0, training__steps=6), tmp_path / 'run')
 
 
 def test_epochs_are_passes_over_the_training_rows(tmp_path):

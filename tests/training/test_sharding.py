@@ -24,7 +24,7 @@ STRATEGIES = ('full', 'lora', 'adapter', 'prefix')
 
 def on_devices(*arguments):
   """What `tests/devices.py` prints."""
-  environment = {n: v for n, v in os.environ.items() if n not in ('XLA_FLAGS', 'PYTEST_XDIST_WORKER')}
+  environment = {n: v for n, v in os.environ.items() if n != 'PYTEST_XDIST_WORKER'}
   done = subprocess.run([sys.executable, str(ROOT / 'tests' / 'devices.py'), *arguments], capture_output=True, text=True,
                         env=environment, cwd=ROOT)
   assert done.returncode == 0, done.stderr[-3000:]

@@ -3,62 +3,91 @@
 import json
 import shutil
 
+import jax
 import numpy as np
 import pytest
 import safetensors.numpy
-from small import config
+from small import batch, config, documents, logits, loud, moved, reviews
+from strategies import rows
+from strategies.rows import ROWS
 
 from research import evaluate, experiment, export, train, tree
+from research.deployment import folder as deployed
 from research.errors import InputError
-from research.strategies import peft
+from research.models import names
+from research.strategies import peft, table
+from research.strategies.bind import bind
 
-ROWS = {'lora': {'rank': 2}, 'pissa': {'rank': 2}, 'vera': {'rank': 4}, 'adapter': {'width': 4}, 'bitfit': {},
-        'prompt': {'slots': 3}, 'prefix': {'slots': 3, 'hidden': 4}, 'prefix+lora': {'slots': 3, 'rank': 2}}
+
+@pytest.mark.parametrize('name', rows.ADDS)
+def test_an_adapter_folder_gives_back_what_was_learned(name, tmp_path):
+  """The same variables; where PEFT has another form of them, the same logits."""
+  loaded, strategy = loud('llama-tiny'), ROWS[name].make()
+  trainable, frozen = bind(jax.random.key(0), strategy, loaded.model, loaded.params)
+  trainable = moved(trainable, seed=0, by=ROWS[name].moved)
+  learned = {n: np.asarray(x) for n, x in tree.leaves(trainable).items()} | peft.fixed(frozen)
+  said, tensors, row = peft.write(tree.join(trainable, frozen), strategy, loaded.model.config, 'base', learned)
+  record = json.dumps({'strategy': row, 'base': {'sha256': '1'}})
+  (tmp_path / 'adapter').mkdir()
+  deployed.adapter(tmp_path / 'adapter', said, tensors, {peft.RECORD: record})
+  found = peft.read(tmp_path / 'adapter', loaded.model.config, names.shapes(loaded.model.config))
+  again = table.make(found.name, found.fields)
+  here = peft.placed_in(*bind(jax.random.key(1), again, loaded.model, loaded.params), found.values, 'here')
+  if again.name == strategy.name and again.fields == strategy.fields:
+    ours = tree.leaves(tree.join(*here))
+    for path, x in tree.leaves(tree.join(trainable, frozen)).items():
+      np.testing.assert_array_equal(ours[path], x, err_msg=path)
+  else:
+    [one] = [batch(documents(loaded, 2, longest=100), 128)]
+    expected = logits(loaded.model, tree.join(trainable, frozen), one)
+    np.testing.assert_allclose(logits(loaded.model, tree.join(*here), one), expected, atol=1e-5 * expected.std())
 
 
 def fields(name, model='gpt2-tiny', **more):
-  given = {f'strategy__{field}': value for field, value in ROWS[name].items()}
-  if name in ('pissa', 'vera') and model == 'gpt2-tiny':
-    given['strategy__fused'] = True
-  return {'model__source': f'random:{model}', 'strategy__name': name, 'training__steps': 2, 'training__learning_rate': 1e-2,
-          'task__name': 'domain', 'model__context': 512, **given, **more}
+  """Of a run of this row on short rows."""
+  of_row = {f'strategy__{field}': value for field, value in ROWS[name].fields.items()}
+  return {'model__source': f'random:{model}', 'strategy__name': ROWS[name].name, 'training__steps': 2,
+          'training__learning_rate': 1e-2, 'model__context': 512, **reviews(train=12, valid=6), **of_row, **more}
 
 
 @pytest.fixture(scope='module')
 def folders(tmp_path_factory):
-  """name -> (a run, the adapter exported from it)"""
+  """(name, model) -> (a run, the adapter exported from it)"""
   root, found = tmp_path_factory.mktemp('adapters'), {}
 
-  def of(name):
-    if name not in found:
-      train.run(config(**fields(name)), root / f'{name}-run')
-      export.run_peft(root / f'{name}-run', root / name)
-      found[name] = root / f'{name}-run', root / name
-    return found[name]
+  def of(name, model='gpt2-tiny'):
+    if (name, model) not in found:
+      run, folder = root / f'{model}-{name}-run', root / f'{model}-{name}'
+      train.run(config(**fields(name, model)), run)
+      export.run_peft(run, folder)
+      found[name, model] = run, folder
+    return found[name, model]
   return of
 
 
-@pytest.mark.parametrize('name', ROWS)
+@pytest.mark.diagonal(name=('lora', 'vera', 'prefix by an mlp', 'prefix+lora+adapter'))
+@pytest.mark.parametrize('name', rows.ADDS)
 def test_a_run_goes_on_from_an_exported_adapter_and_from_a_run(folders, name, tmp_path):
-  run, folder = folders(name)
+  run, folder = folders(name, 'llama-tiny')
   record = json.loads((folder / peft.RECORD).read_text())
-  assert record['base']['sha256'] == 'random:gpt2-tiny' and record['trained_as']['name'] == name
+  assert record['base']['sha256'] == 'random:llama-tiny' and record['trained_as']['name'] == ROWS[name].name
   there = experiment.learned(run, experiment.of_run(run))
   sites = json.loads((run / 'sites.json').read_text())
   result = json.loads((run / 'result.json').read_text())
   assert sum(line['trainable'] for line in sites) == result['cost']['trainable_params'] > 0
   row = record['strategy']['name']
-  made = config(**{k: v for k, v in fields(name).items() if not k.startswith('strategy')}, strategy__name=row,
+  made = config(**{k: v for k, v in fields(name, 'llama-tiny').items() if not k.startswith('strategy')}, strategy__name=row,
                 strategy__init_from=str(folder))
   # The same predictions from the folder alone, without a step.
   found = evaluate.run(tmp_path / 'evaluated', 'valid', made)
   assert found['metrics']['valid/loss'] == pytest.approx(result['metrics']['valid/loss'], abs=1e-4)
   # Learning goes on from either, and what it came to is found again.
-  for source in [folder] if row != name or name == 'prefix' else [folder, run]:
+  same = record['strategy'] == {'name': ROWS[name].name, **ROWS[name].make().fields}      # PEFT has no other form of it
+  for source in [folder, run] if same else [folder]:
     made['strategy']['init_from'] = str(source)
     first = experiment.assemble(made).variables()[0]
     for path, x in tree.leaves(first).items():
-      if path in tree.leaves(there) and row == name:
+      if same:
         np.testing.assert_allclose(x, tree.leaves(there)[path], atol=1e-6)
     on = train.run(made, tmp_path / f'on-{source.name}')
     again = evaluate.run(tmp_path / f'on-{source.name}', 'valid')
@@ -67,16 +96,16 @@ def test_a_run_goes_on_from_an_exported_adapter_and_from_a_run(folders, name, tm
 
 @pytest.mark.parametrize('name', ['vera', 'prefix+vera', 'pissa'])
 def test_what_is_drawn_or_decomposed_goes_along_whatever_the_seed(folders, name, tmp_path):
-  ROWS.setdefault('prefix+vera', {'slots': 3, 'rank': 4})
-  run, folder = folders(name)
+  of = fields(name, 'llama-tiny')
+  run, folder = folders(name, 'llama-tiny')
   result = json.loads((run / 'result.json').read_text())
   sources = [run] if name == 'pissa' else [run, folder]      # which goes out as LoRA
   for source in sources:
-    made = config(**fields(name), strategy__init_from=str(source), training__seed=7)
+    made = config(**of, strategy__init_from=str(source), training__seed=7)
     made['training'] |= {'steps': 0}
     found = train.run(made, tmp_path / f'on-{source.name}')
     assert found['metrics']['valid/loss'] == pytest.approx(result['metrics']['valid/loss'], abs=1e-4)
-  made = config(**fields(name), training__init_from=str(run), training__seed=7)
+  made = config(**of, training__init_from=str(run), training__seed=7)
   begun = experiment.assemble(made)
   there, here = experiment.learned(run, experiment.of_run(run)), experiment.continued(run, begun, *begun.variables())
   for path, x in tree.leaves(tree.join(*here)).items():
@@ -95,7 +124,7 @@ def test_lora_plus_goes_on_from_a_run_of_lora_and_a_setting_said_again_is_no_oth
   run, folder = folders('lora')
   for source in (run, folder):
     starting(source, 'lora_plus', strategy__ratio=4.0)
-  starting(run, strategy__rank=2, strategy__rank_pattern=())
+  starting(run, strategy__rank=ROWS['lora'].fields['rank'], strategy__rank_pattern=())
   with pytest.raises(InputError, match='are both given'):
     train.run(config(**fields('lora'), strategy__init_from=str(run), training__init_from=str(run)), run.parent / 'both')
 
@@ -180,7 +209,7 @@ def test_a_setting_that_contradicts_the_folder_is_refused(folder):
 
 
 def test_what_adds_nothing_to_the_model_has_no_adapter(tmp_path):
-  train.run(config(strategy__name='full', training__steps=1, strategy__rank=None), tmp_path / 'run')
+  train.run(config(**fields('full')), tmp_path / 'run')
   with pytest.raises(InputError, match='strategy full adds nothing to the model; use --format=hf'):
     export.run_peft(tmp_path / 'run', tmp_path / 'adapter')
   assert not (tmp_path / 'adapter').exists()

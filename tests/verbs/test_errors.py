@@ -2,17 +2,13 @@
 
 import json
 import shutil
-import subprocess
-import sys
 
 import pytest
-from small import ROOT, config
+from small import ROOT, as_flags, config, process, reviews, verb
 
 from research import train
 
-
-def verb(name, *flags):
-  return subprocess.run([sys.executable, '-m', f'research.{name}', *flags], cwd=ROOT, capture_output=True, text=True)
+TINY = ['--config=configs/default.py', '--config.model.source=random:llama-tiny']
 
 
 def refused(said):
@@ -44,26 +40,32 @@ def everything(folder):
     (['training.learning_rate=-1e-3'], ['learning_rate=-0.001: must be above 0']),
     (['training.optimizer=adam'], ["optimizer='adam'", 'adamw, adafactor'])])
 def test_a_wrong_field_is_named_and_nothing_is_made(tmp_path, fields, says):
-  given = [f'--config.{field}' for field in fields]
-  if not any('model.source' in g for g in given):
-    given.append('--config.model.source=random:llama-tiny')
-  line = refused(verb('train', '--config=configs/default.py', f'--workdir={tmp_path}/run', *given))
+  line = refused(verb('train', *TINY, f'--workdir={tmp_path}/run', *(f'--config.{field}' for field in fields)))
   for part in says:
     assert part in line
   assert not (tmp_path / 'run').exists()
 
 
+def test_a_verb_in_a_process_of_its_own_ends_with_status_2(tmp_path):
+  """The other tests here call the verb's own entry in this process."""
+  given = [*TINY, f'--workdir={tmp_path}/run', '--config.training.learning_rate=0.0']
+  assert refused(process('train', *given)) == refused(verb('train', *given))
+  assert not (tmp_path / 'run').exists()
+
+
+ROWS = reviews(train=8, valid=4)
+
+
 @pytest.fixture(scope='module')
 def run(tmp_path_factory):
   workdir = tmp_path_factory.mktemp('runs') / 'run'
-  train.run(config(), workdir)
+  train.run(config(**ROWS), workdir)
   return workdir
 
 
 def test_the_workdir_of_another_config_is_left_as_it_was(run):
   before = everything(run)
-  line = refused(verb('train', '--config=configs/default.py', '--config.model.source=random:llama-tiny',
-                      f'--workdir={run}'))
+  line = refused(verb('train', *TINY, *as_flags(ROWS), f'--workdir={run}'))
   assert 'holds the run of another config' in line and 'training.batch_size=4 there, 16 here' in line
   assert everything(run) == before
 
@@ -75,7 +77,7 @@ def test_the_workdir_of_another_config_is_left_as_it_was(run):
 def test_a_checkpoint_of_another_model_or_shape_is_not_loaded(run, tmp_path, fields, says):
   other = tmp_path / 'other'
   shutil.copytree(run, other)
-  made = config(**fields)
+  made = config(**ROWS, **fields)
   (other / 'config.json').write_text(json.dumps(made))
   before = everything(other)
   line = refused(verb('evaluate', f'--workdir={other}', '--split=valid'))

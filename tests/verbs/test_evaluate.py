@@ -1,19 +1,19 @@
 """After training: evaluate and generate, by the command line."""
 
 import json
-import subprocess
-import sys
 
 import pytest
-from small import ROOT, config
+import small
+from small import as_flags, config, reviews
 
 from research import train
 
 BASE = ['--config=configs/default.py', '--config.model.source=random:llama-tiny', '--config.strategy.name=few_shot']
+COUNTS = {'train': 8, 'valid': 6, 'test': 9}
 
 
-def verb(name, *flags):
-  done = subprocess.run([sys.executable, '-m', f'research.{name}', *flags], cwd=ROOT, capture_output=True, text=True)
+def verb(name, *given, by=small.verb):
+  done = by(name, *given)
   assert done.returncode == 0, done.stderr
   return done.stdout
 
@@ -31,16 +31,19 @@ def assert_measured_again(workdir, split):
   return rows
 
 
+ROWS = reviews(**COUNTS)
+
+
 @pytest.fixture(scope='module')
 def run(tmp_path_factory):
   workdir = tmp_path_factory.mktemp('runs') / 'run'
-  train.run(config(), workdir)
+  train.run(config(**ROWS), workdir)
   return workdir
 
 
 def test_evaluate_adds_the_test_split_to_a_run(run):
   before = json.loads((run / 'result.json').read_text())
-  verb('evaluate', f'--workdir={run}', '--split=test')
+  verb('evaluate', f'--workdir={run}', '--split=test', by=small.process)
   after = json.loads((run / 'result.json').read_text())
   for field in ('metrics', 'intervals'):
     added = {k: v for k, v in after[field].items() if k not in before[field]}
@@ -48,7 +51,7 @@ def test_evaluate_adds_the_test_split_to_a_run(run):
     assert added.keys() == {'test/loss', 'test/accuracy', 'test/macro_f1'}
     before[field], after[field] = {}, {}
   assert after == before
-  assert len(assert_measured_again(run, 'valid')) == 300 and len(assert_measured_again(run, 'test')) == 479
+  assert {split: len(assert_measured_again(run, split)) for split in ('valid', 'test')} == {'valid': 6, 'test': 9}
 
 
 def test_validation_is_found_again_by_evaluate(run):
@@ -59,7 +62,7 @@ def test_validation_is_found_again_by_evaluate(run):
 
 
 def test_few_shot_needs_no_training_and_shows_its_demonstrations(tmp_path):
-  verb('evaluate', *BASE, '--config.strategy.shots=1', '--split=valid', f'--workdir={tmp_path}/shots')
+  verb('evaluate', *BASE, *as_flags(ROWS), '--config.strategy.shots=1', '--split=valid', f'--workdir={tmp_path}/shots')
   result = json.loads((tmp_path / 'shots' / 'result.json').read_text())
   assert result['strategy'] == 'few_shot' and result['cost']['trainable_params'] == result['steps'] == 0
   for row in assert_measured_again(tmp_path / 'shots', 'valid'):
@@ -67,7 +70,7 @@ def test_few_shot_needs_no_training_and_shows_its_demonstrations(tmp_path):
 
 
 def test_generate_prints_text_and_fills_a_file(run, tmp_path):
-  assert verb('generate', *BASE, '--prompt=Once upon', '--max_new_tokens=4').strip()
+  assert verb('generate', *BASE, '--prompt=Once upon', '--max_new_tokens=4', by=small.process).strip()
   (tmp_path / 'in.jsonl').write_text('{"prompt": "Once upon", "n": 1}\n{"text": "Good."}\n')
   flags = [f'--workdir={run}', f'--input={tmp_path}/in.jsonl', f'--output={tmp_path}/out.jsonl', '--max_new_tokens=4']
   verb('generate', *flags)

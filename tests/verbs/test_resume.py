@@ -15,8 +15,6 @@ from small import ROOT, without_times
 from research import experiment, tree
 from research.training.checkpoint import Checkpoints
 
-pytestmark = pytest.mark.slow
-
 ROWS = ROOT / 'research' / 'data' / 'samples' / 'sentiment_sentences'
 LORA = ['--config.model.source=random:llama-tiny', '--config.strategy.dropout=0.1', '--config.training.steps=40',
         '--config.training.batch_size=4', '--config.training.checkpoint_every=3', '--config.training.eval_every=5',

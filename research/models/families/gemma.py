@@ -57,12 +57,12 @@ def gemma3(f: Fields) -> ModelConfig:
     older['rope_type'] = older.pop('type')
   wide = {'rope_theta': f.number('rope_theta', 1e6), **given.mapping('full_attention'), **older}
   near = {'rope_theta': f.number('rope_local_base_freq', 1e4), **given.mapping('sliding_attention')}
-  rope, near = rope_of(wide, head_dim, context, f.where), rope_of(near, head_dim, context, f.where)
+  rope, local = rope_of(wide, head_dim, context, f.where), rope_of(near, head_dim, context, f.where)
   found = _sandwiched('gemma3_text', f, (None, None), qk_norm='head', rope=rope)
   layers, every = found['layers'], f.size('sliding_window_pattern', 6)
   where = llama.windowed(f, layers, f.optional('sliding_window', 4096), [(n + 1) % every != 0 for n in range(layers)], rope)
   return ModelConfig(**found | where | dict(
-      kinds=tuple(Kind(k.window, near) if k.window else k for k in where['kinds'])))
+      kinds=tuple(Kind(k.window, local) if k.window else k for k in where['kinds'])))
 
 
 def gguf(h: Header) -> dict[str, Any]:
@@ -100,7 +100,11 @@ def _gguf_sandwiched(h: Header, large: int) -> dict[str, Any]:
 
 def _gguf_windows(h: Header, every: int, window: int | None) -> dict[str, Any]:
   """`layer_types` and `sliding_window`; of `every` layers the last sees all. The header may say another number, of which 0
-  leaves none that does, or say it of each layer."""
+  leaves none that does, or say it of each layer.
+
+  Raises:
+    InputError: the header says something else of the pattern.
+  """
   layers, pattern = h.layers(), h.take('attention.sliding_window_pattern', every)
   window = h.length('attention.sliding_window', window) if window or h.take('attention.sliding_window') else None
   if isinstance(pattern, list) and len(pattern) == layers and all(isinstance(local, bool) for local in pattern):
@@ -116,7 +120,13 @@ def _gguf_windows(h: Header, every: int, window: int | None) -> dict[str, Any]:
 
 
 def ungguf(c: ModelConfig, name: str, x: np.ndarray) -> np.ndarray:
-  """GGUF stores what a norm multiplies by; the originals what is added to 1."""
+  """GGUF stores what a norm multiplies by; the originals what is added to 1.
+
+  Args:
+    c: of the model.
+    name: the tensor's in the originals.
+    x: the tensor of the file, of the originals' shape, which is also the result's.
+  """
   return x - np.float32(1) if name.endswith('norm.weight') else x
 
 

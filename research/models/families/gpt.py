@@ -35,7 +35,8 @@ def gpt2(f: Fields) -> ModelConfig:
 
 def gpt2_rows(c: ModelConfig) -> tuple[Row, ...]:
   """GPT-2 keeps its kernels [I, O], as we do, and q, k, v in one tensor."""
-  kernels = {QKV: 'attn.c_attn', 'attn/o': 'attn.c_proj', 'mlp/up': 'mlp.c_fc', 'mlp/down': 'mlp.c_proj'}
+  kernels: dict[str | tuple[str, ...], str] = {
+      QKV: 'attn.c_attn', 'attn/o': 'attn.c_proj', 'mlp/up': 'mlp.c_fc', 'mlp/down': 'mlp.c_proj'}
   layer = 'transformer.h.{n}.'
   return (
       Row('embed/embedding', 'transformer.wte.weight'), Row('positions/embedding', 'transformer.wpe.weight'),
@@ -57,7 +58,13 @@ def gguf(h: Header) -> dict[str, Any]:
 
 
 def ungguf(c: ModelConfig, name: str, x: np.ndarray) -> np.ndarray:
-  """GGUF stores all kernels [O, I]; the originals keep those of a layer [I, O]."""
+  """GGUF stores all kernels [O, I]; the originals keep those of a layer [I, O].
+
+  Args:
+    c: of the model.
+    name: the tensor's in the originals.
+    x: the tensor of the file: a kernel [O, I], or another of any shape, which is left as it is.
+  """
   return x.T if name.endswith(('c_attn.weight', 'c_proj.weight', 'c_fc.weight')) else x
 
 
@@ -76,8 +83,9 @@ def neox(f: Fields) -> ModelConfig:
 
 def neox_rows(c: ModelConfig) -> tuple[Row, ...]:
   """GPT-NeoX keeps q, k, v of each head side by side in one tensor."""
-  kernels = {QKV: 'attention.query_key_value', 'attn/o': 'attention.dense', 'mlp/up': 'mlp.dense_h_to_4h',
-             'mlp/down': 'mlp.dense_4h_to_h'}
+  kernels: dict[str | tuple[str, ...], str] = {
+      QKV: 'attention.query_key_value', 'attn/o': 'attention.dense', 'mlp/up': 'mlp.dense_h_to_4h',
+      'mlp/down': 'mlp.dense_4h_to_h'}
   layer = 'gpt_neox.layers.{n}.'
   heads = lambda ours: c.heads if ours == QKV else 0
   return (

@@ -11,6 +11,7 @@ from research.models.config import Kind, ModelConfig
 from research.models.fields import Fields
 from research.models.header import Header
 from research.models.names import FREQUENCIES, Family, Row, in_layers
+from research.models.positions import Rope
 
 ACTIVATIONS = {'silu': 'silu', 'swish': 'silu', 'gelu': 'gelu', 'relu': 'relu', 'gelu_new': 'gelu_tanh',
                'gelu_pytorch_tanh': 'gelu_tanh', 'gelu_fast': 'gelu_tanh'}      # their names -> ours
@@ -22,6 +23,8 @@ def base(family: str, f: Fields, theta: float = 10_000.0, **others: Any) -> dict
   """Keyword arguments of `ModelConfig` for a Llama-shaped decoder whose layers are all of one kind.
 
   Args:
+    family: a key of `families.FAMILIES`.
+    f: of the config.json.
     theta: the rope's base where the config names none.
     others: further arguments, which win; `rope`, `head_dim` and `activation` in place of what the config says.
   """
@@ -38,8 +41,16 @@ def base(family: str, f: Fields, theta: float = 10_000.0, **others: Any) -> dict
       activation=others.pop('activation', None) or f.one_of('hidden_act', ACTIVATIONS, 'silu')) | others
 
 
-def windowed(f: Fields, layers: int, window: int | None, local: list[bool], rope) -> dict[str, Any]:
-  """`kinds` and `pattern` of a decoder some of whose layers see only a window; `layer_types` wins over `local`."""
+def windowed(f: Fields, layers: int, window: int | None, local: list[bool], rope: Rope | None) -> dict[str, Any]:
+  """`kinds` and `pattern` of a decoder some of whose layers see only a window.
+
+  Args:
+    f: of the config.json, whose `layer_types` wins over `local`.
+    layers: N.
+    window: how many positions such a layer sees, its own among them; None: no layer has a window.
+    local: of every layer, whether it sees only a window.
+    rope: of all layers.
+  """
   local = f.local_layers(layers, local)
   if not window or not any(local):
     return dict(kinds=(Kind(rope=rope),), pattern=())
@@ -62,6 +73,7 @@ def rows(c: ModelConfig, kernels: dict = KERNELS, norms: dict[str, str] = NORMS)
   """The rows of a Llama-shaped decoder.
 
   Args:
+    c: of the model.
     kernels: ours -> theirs; ours may be a tuple of kernels that stand in one tensor, one after the other.
     norms: ours -> theirs.
   """
@@ -82,7 +94,13 @@ def gguf(h: Header) -> dict[str, Any]:
 
 
 def ungguf(c: ModelConfig, name: str, x: np.ndarray) -> np.ndarray:
-  """GGUF stores q and k with each head's rotary pairs side by side; the originals keep the halves apart."""
+  """GGUF stores q and k with each head's rotary pairs side by side; the originals keep the halves apart.
+
+  Args:
+    c: of the model.
+    name: the tensor's in the originals.
+    x: the tensor of the file: a kernel [O, I] or a bias [O] of q or k, or another of any shape, which is left as it is.
+  """
   heads = {'q_proj': c.heads, 'k_proj': c.kv_heads}.get(name.split('.')[-2])
   if heads is None:
     return x

@@ -64,6 +64,9 @@ def gguf(h: Header) -> dict[str, Any]:
   """T5 1.0 is told by its lack of gates, UMT5 by biases beyond the first layer; mT5 computes what T5 1.1 does.
 
   Of gated MLPs all are read as gelu, which is also what llama.cpp computes; a file does not tell UL2's silu.
+
+  Raises:
+    InputError: a model without gates and with a head of its own, or a number of buckets that no T5 can have.
   """
   gated = 'dec.blk.0.ffn_gate.weight' in h.tensors
   if not gated and h.separate_head:
