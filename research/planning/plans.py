@@ -38,7 +38,7 @@ def plan(config: dict[str, Any], said: str, compile: bool = True, tokens: int = 
     of_step = account.account(exp, sizes, tokens)
     found |= {'bytes_per_device': {**of_step.kinds, 'total': of_step.total}, 'memory_per_device': topology.chip.memory,
               'fits': of_step.total <= topology.chip.memory, **timed(exp, of_step, topology)}
-    if topology.kind == 'tpu' and compile and compiled.available():
+    if topology.kind == 'tpu' and topology.count > 1 and compile and compiled.available():      # one chip makes no mesh
       found['compiled'] = compiled.step(exp, said, tokens)
       found['fits'] = found['compiled']['total'] <= topology.chip.memory
     if not found['fits']:
