@@ -58,7 +58,11 @@ def run(main: Callable[[], None], doc: str, saves: bool = False) -> None:
   Ctrl-C ends with 130 and SIGTERM with 143, after what must be saved is saved.
 
   Args:
+    main: the verb, called once its flags are parsed.
+    doc: what --help prints before the flags.
     saves: whether, of several processes that were asked to end, all go on to the same step and save (see `hosts.begin`).
+  Raises:
+    JaxRuntimeError: in a process that is alone: then it is no other process that died.
   """
   if any(a in ('--help', '-h', '-help') for a in sys.argv[1:]):
     listed = flags.FLAGS.module_help('__main__').replace('__main__:\n', '').lstrip('\n')
@@ -115,10 +119,13 @@ def _explain(path: str | None, given: list[str], error: Exception) -> str:
   import difflib
 
   from ml_collections.config_flags import config_flags as machinery
-  try:
-    config = machinery._LoadConfigModule('config', path.split(':')[0]).get_config(*path.split(':')[1:])
-  except Exception:  # the config file itself is broken: then that is what to tell
+  if path is None:
     given = []
+  else:
+    try:
+      config = machinery._LoadConfigModule('config', path.split(':')[0]).get_config(*path.split(':')[1:])
+    except Exception:  # the config file itself is broken: then that is what to tell
+      given = []
   for field in given:
     node, parts = config, field.split('.')[1:]
     for i, part in enumerate(parts):
@@ -131,7 +138,11 @@ def _explain(path: str | None, given: list[str], error: Exception) -> str:
 
 
 def required(*names: str) -> None:
-  """Raises InputError naming the first of these flags that was not given."""
+  """Refuses to go on without these flags.
+
+  Raises:
+    InputError: names the first that was not given.
+  """
   for name in names:
     if not flags.FLAGS[name].value:
       raise InputError(f'--{name} is missing; --help shows an example')

@@ -25,10 +25,16 @@ from research.training.monitor import say
 
 
 def run(workdir: Path, split: str, config: dict[str, Any] | None = None) -> dict[str, Any]:
-  r"""Evaluates the run in `workdir` at its best step; with a config, a model that needs no training.
+  """Evaluates the run in `workdir` at its best step; with a config, a model that needs no training.
 
+  Args:
+    workdir: the run directory; with a config, the place for the result.
+    split: train, valid or test.
+    config: as nested dicts; None: the run's own.
+  Returns:
+    result.json, with the split's scores.
   Raises:
-    InputError: no run is there, or it is not finished, or the config's strategy learns.
+    InputError: there is no such split, no run, it is not finished, or the config's strategy has to learn first.
   """
   if split not in SPLITS:
     raise InputError(f'--split={split}: must be one of {", ".join(SPLITS)}')
@@ -57,8 +63,7 @@ def run(workdir: Path, split: str, config: dict[str, Any] | None = None) -> dict
 def together(workdirs: Sequence[Path], split: str) -> list[dict[str, Any]]:
   """Evaluates runs at their best steps: as one program where they are of one model and read the same rows.
 
-  Raises:
-    InputError: there is no run, or it is not finished.
+  A folder without a finished run is refused (`InputError`).
   """
   with sharding.use(sharding.mesh(sharding.EVERYWHERE)):
     for workdir in workdirs:

@@ -114,8 +114,8 @@ def assemble(config: dict[str, Any], abstract: bool = False) -> Experiment:
   """Loads and checks what the config names.
 
   Args:
+    config: as nested dicts (see `plain`).
     abstract: with shapes in place of weights, to plan with.
-
   Raises:
     InputError: some field cannot be right.
   """
@@ -192,14 +192,19 @@ def _strategy(fields: dict[str, Any], base: Callable[[], load.Loaded] | None) ->
   With `init_from` the row's settings come from there; what the config says beside that must agree.
 
   Args:
-    base: loads the model, whose modules an adapter folder names.
+    fields: of `config.strategy`.
+    base: loads the model, whose modules an adapter folder names; None where `init_from` names none.
+  Raises:
+    InputError: `init_from` is of another strategy, or says something else of a field than the config.
   """
   name, given = fields['name'], {k: v for k, v in fields.items() if k not in ('name', *OWN) and v is not None}
-  own = {'init_from': fields.get('init_from'), 'allow_other_base': bool(fields.get('allow_other_base'))}
+  own: dict[str, Any] = {'init_from': fields.get('init_from'),
+                         'allow_other_base': bool(fields.get('allow_other_base'))}
   if not own['init_from']:
     return table.make(name, given), own
   folder = Path(own['init_from'])
   if peft.is_folder(folder):
+    assert base is not None      # as the fields say `init_from`
     model = base().model.config
     found = peft.read(folder, model, names.shapes(model))
     there, settings = found.name, found.fields
@@ -217,7 +222,11 @@ def _strategy(fields: dict[str, Any], base: Callable[[], load.Loaded] | None) ->
 
 
 def _learned_tokenizer(model_fields: dict[str, Any], task: Task) -> Tokenizer | None:
-  """The vocabulary that `model.vocab` asks for: learned from the task's training rows, for random weights alone."""
+  """The vocabulary that `model.vocab` asks for: learned from the task's training rows, for random weights alone.
+
+  Raises:
+    InputError: its size is below 0, or the model brings its own.
+  """
   if not model_fields['vocab']:
     return None
   if model_fields['vocab'] < 0:
@@ -249,7 +258,11 @@ def _check_training(t: dict[str, Any]) -> None:
 
 
 def begin(experiment: Experiment) -> tuple[TrainState, Tree]:
-  """(state, frozen) at step 0."""
+  """(state, frozen) at step 0.
+
+  Raises:
+    InputError: the strategy and the training are both to start from something.
+  """
   t = experiment.config['training']
   trainable, frozen = experiment.variables()
   if t['init_from']:
@@ -261,7 +274,11 @@ def begin(experiment: Experiment) -> tuple[TrainState, Tree]:
 
 
 def _check_mesh(t: dict[str, Any]) -> None:
-  """Refuses a batch that the mesh in use does not divide."""
+  """Refuses a batch that the mesh in use does not divide.
+
+  Raises:
+    InputError: the rows of a microbatch cannot be dealt out evenly.
+  """
   rows, sizes = t['batch_size'] // t['microbatches'], sharding.sizes()
   if rows % sharding.spread():
     raise InputError(f'training.batch_size={t["batch_size"]}: the {rows} rows of each of its {t["microbatches"]} microbatches '
@@ -283,10 +300,11 @@ def warmup(experiment: Experiment) -> int:
 def of_run(workdir: Path, **model_fields: Any) -> Experiment:
   """The experiment of the run in `workdir`, to use what it learned (see `learned`).
 
+  A folder that holds no run is refused (`InputError`).
+
   Args:
+    workdir: the run's.
     model_fields: fields of `config.model` that shall differ.
-  Raises:
-    InputError: there is no run.
   """
   config = files.read_config(workdir)
   config['model'] = {'quantize': 'none', 'remat': 'none', 'attention': 'auto', **config['model'],       # older runs lack some
@@ -331,7 +349,11 @@ def keep_fixed(workdir: Path, frozen: Tree) -> None:
 
 
 def _start_from(experiment: Experiment, trainable: Tree, frozen: Tree) -> tuple[Tree, Tree]:
-  """The variables with what `strategy.init_from` holds: an adapter folder, or a run at its best step."""
+  """The variables with what `strategy.init_from` holds: an adapter folder, or a run at its best step.
+
+  Raises:
+    InputError: it belongs to another base model, and that is not allowed.
+  """
   own = experiment.config['strategy']
   folder, any_base = Path(own['init_from']), own['allow_other_base']
   if not peft.is_folder(folder):
@@ -350,8 +372,16 @@ def continued(workdir: Path, experiment: Experiment, trainable: Tree, frozen: Tr
               any_base: bool = False) -> tuple[Tree, Tree]:
   """What an earlier run had learned at its best step, to go on from with a new optimiser and new data.
 
+  Args:
+    workdir: the earlier run's.
+    experiment: the one that is to begin there.
+    trainable: what is trainable of it at step 0, for names, shapes and types.
+    frozen: what is frozen of it.
+    any_base: whether the earlier run may be of another base model.
+  Returns:
+    (trainable, frozen), with the earlier run's values.
   Raises:
-    InputError: the run is of another base model, or of a strategy whose arrays differ.
+    InputError: the run is of another strategy, or of another base model where that is not allowed.
   """
   earlier, _ = _strategy(files.read_config(workdir)['strategy'] | dict.fromkeys(OWN), None)
   here = experiment.strategy

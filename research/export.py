@@ -40,8 +40,14 @@ FEWER = 200        # test examples below which the card says that the intervals 
 def run(workdir: Path, output: Path, dtype: str, shard_size: str) -> dict[str, Any]:
   """Exports the run in `workdir` at its best step; gives what export.json says.
 
-  Raises:
-    InputError: no finished run is there, its delta cannot be merged, `output` is not empty, or `shard_size` is no size.
+  A folder without a finished run, a delta that cannot be merged, an output that is not empty and a size that is none are
+  refused (`InputError`).
+
+  Args:
+    workdir: the run directory.
+    output: the folder to write.
+    dtype: of the written weights: a key of `DTYPES`.
+    shard_size: the most bytes in one safetensors file, such as 5GB.
   """
   folder.check_output(output)
   most = folder.size_of(shard_size)
@@ -70,8 +76,7 @@ def run(workdir: Path, output: Path, dtype: str, shard_size: str) -> dict[str, A
 def run_peft(workdir: Path, output: Path) -> dict[str, Any]:
   """Exports what the run in `workdir` added to its base, at its best step; gives what flaxtune.json says.
 
-  Raises:
-    InputError: no finished run is there, what it learned is no addition, or `output` is not empty.
+  A folder without a finished run, weights of the base that learned, and an output that is not empty are refused (`InputError`).
   """
   folder.check_output(output)
   files.read_config(workdir)
@@ -93,7 +98,17 @@ def run_peft(workdir: Path, output: Path) -> dict[str, Any]:
 
 
 def measure(exp: experiment.Experiment, split: str, examples: list[Example], before: Tree, after: Tree) -> dict[str, Any]:
-  """What the export changes: logits at the targets of some examples, and every metric over all of them."""
+  """What the export changes: logits at the targets of some examples, and every metric over all of them.
+
+  Args:
+    exp: gives the model and its task.
+    split: the examples', only to be told.
+    examples: the split's; logits are compared on the first `COMPARED`.
+    before: the run's variables.
+    after: the exported ones.
+  Returns:
+    As export.json holds it; a change is after minus before.
+  """
   start, size = exp.model.config.start, exp.config['training']['eval_batch_size']
   documents = [batches.answered(e, start) for e in examples[:COMPARED]]
   run, exported = (
@@ -106,7 +121,15 @@ def measure(exp: experiment.Experiment, split: str, examples: list[Example], bef
 
 
 def largest_difference(model: Model, before: Tree, after: Tree, documents: list[batches.Document], batch_size: int) -> float:
-  """The largest difference of a logit at a target of the documents."""
+  """The largest difference of a logit at a target of the documents.
+
+  Args:
+    model: whose logits are meant.
+    before: variables of the model.
+    after: other variables of it.
+    documents: one or more.
+    batch_size: the most lines at one time.
+  """
   logits = jax.jit(lambda variables, batch: target_logits(model, variables, batch))
   return max(float(np.abs(np.asarray(logits(before, batch)) - np.asarray(logits(after, batch)))[batch['weights'] > 0].max())
              for batch, _ in batches.evaluation_batches(documents, batch_size))

@@ -24,8 +24,15 @@ def run(exp: experiment.Experiment, variables, texts: list[str], max_new_tokens:
         seed: int) -> list[str]:
   """The model's continuation of every prompt.
 
+  Args:
+    exp: gives the model, its tokenizer and its context.
+    variables: the model's, deltas among them.
+    texts: the prompts, one or more.
+    max_new_tokens: where an answer without EOS ends.
+    temperature: 0 takes the likeliest token each time; above it tokens are drawn from softmax(logits / temperature).
+    seed: of the drawing.
   Raises:
-    InputError: a prompt and its answer would not fit the context.
+    InputError: a prompt is empty, or would not fit the context with its answer.
   """
   ids = [exp.tokenizer.prompt(text) for text in texts]
   places = prompts.placeholders(exp.strategy.slots)
@@ -44,7 +51,11 @@ def run(exp: experiment.Experiment, variables, texts: list[str], max_new_tokens:
 
 
 def rendered(exp: experiment.Experiment, rows: list[dict[str, Any]]) -> list[str]:
-  """The prompts of input rows: their own, or the task's, demonstrations included."""
+  """The prompts of input rows: their own, or the task's, demonstrations included.
+
+  Raises:
+    InputError: a row's prompt is not text, or it has none and lacks a column of the task's.
+  """
   texts = []
   for number, row in enumerate(rows, 1):
     if not isinstance(row.get('prompt', ''), str):

@@ -32,20 +32,23 @@ def begin(coordinator: str | None = None, processes: int | None = None, process:
   """Joins the other processes, before anything asks for a device. They end together: a dead one ends all.
 
   Args:
-    coordinator: host:port of process 0; processes: how many; process: which this is. Left out, all three are found where there
-      is a TPU slice, SLURM, Open MPI or Kubernetes, and elsewhere this process is alone; as it is anywhere with processes=1.
+    coordinator: host:port of process 0. With this and the next two left out, all three are found where there is a TPU slice,
+      SLURM, Open MPI or Kubernetes, and elsewhere this process is alone.
+    processes: how many there are; with 1 this process is alone anywhere.
+    process: the number of this one, from 0.
     saves: whether it asks `asked_to_end` after its steps, and saves; otherwise SIGTERM ends it at once.
   Raises:
     InputError: some of the three are missing or wrong, or not all came to the coordinator's address. Where a cluster starts
       the processes and one does not come, JAX itself ends the others, in its own words.
   """
-  nothing_said = (coordinator, processes, process) == (None,) * 3
+  given = (coordinator, processes, process)
+  nothing_said = given == (None,) * 3
   if processes == 1 or (nothing_said and not (told_of_others() or _on_tpu())):
     return
-  given = {'coordinator_address': coordinator, 'num_processes': processes, 'process_id': process}
-  if None in given.values() and set(given.values()) != {None}:
+  if None in given and not nothing_said:
     raise InputError('--coordinator, --processes and --process: give all three, or none where they are found by themselves')
   if coordinator is not None:
+    assert processes is not None and process is not None      # all three are given, or none
     host, _, port = coordinator.rpartition(':')
     if not (host and port.isdecimal() and 0 < int(port) < 2 ** 16):
       raise InputError(f'--coordinator={coordinator}: must be host:port of process 0, such as 10.0.0.2:8476')
@@ -59,7 +62,8 @@ def begin(coordinator: str | None = None, processes: int | None = None, process:
   jax.config.update('jax_enable_preemption_service', saves)
   try:
     jax.distributed.initialize(
-        **given, initialization_timeout=PATIENCE if coordinator else OF_CLUSTER, heartbeat_timeout_seconds=SILENCE,
+        coordinator_address=coordinator, num_processes=processes, process_id=process,
+        initialization_timeout=PATIENCE if coordinator else OF_CLUSTER, heartbeat_timeout_seconds=SILENCE,
         shutdown_timeout_seconds=SILENCE, cluster_detection_method='deactivate' if coordinator else None)
   except (ValueError, RuntimeError, OSError) as e:
     if not (coordinator or told_of_others()) and 'coordinator_address should be defined' in str(e):      # no slice, after all
@@ -83,12 +87,18 @@ def _on_tpu() -> bool:
 
 def _gather(port: int, processes: int) -> None:
   """Waits, as process 0, until all others have come to this port. JAX, which would end the process with a stack where one
-  does not, meets them at the same port afterwards."""
-  until, came = time.monotonic() + PATIENCE, {}
+  does not, meets them at the same port afterwards.
+
+  Raises:
+    InputError: the port cannot be opened, one process does not come or does not stay, or two say that they are the same one.
+  """
+  until = time.monotonic() + PATIENCE
+  came: dict[int, socket.socket] = {}
   with contextlib.ExitStack() as open_ones:
     try:
-      family = {'family': socket.AF_INET6, 'dualstack_ipv6': True} if socket.has_dualstack_ipv6() else {}
-      here = open_ones.enter_context(socket.create_server(('', port), **family))
+      both = socket.has_dualstack_ipv6()
+      family = socket.AF_INET6 if both else socket.AF_INET
+      here = open_ones.enter_context(socket.create_server(('', port), family=family, dualstack_ipv6=both))
     except OSError as e:
       raise InputError(f'--coordinator: port {port} of process 0 cannot be opened ({e.strerror})') from None
     here.settimeout(0.5)
@@ -100,12 +110,13 @@ def _gather(port: int, processes: int) -> None:
         one = open_ones.enter_context(here.accept()[0])
       except TimeoutError:
         continue
-      number = _line(one, 1.0)
-      if number not in map(str, range(1, processes)):      # a stranger
+      said = _line(one, 1.0)
+      if said not in map(str, range(1, processes)):      # a stranger
         continue
-      if int(number) in came and not _left(came[int(number)]):
+      number = int(said)
+      if number in came and not _left(came[number]):
         raise InputError(f'--process={number}: said to two processes; must be another one in each')
-      came[int(number)] = one
+      came[number] = one
     for number, one in came.items():
       try:
         one.sendall(f'{ALL_HERE}\n'.encode())
@@ -116,7 +127,11 @@ def _gather(port: int, processes: int) -> None:
 
 
 def _come(host: str, port: int, process: int) -> None:
-  """Comes to process 0, and waits until all others have. Whoever closes the connection before that is asked again."""
+  """Comes to process 0, and waits until all others have. Whoever closes the connection before that is asked again.
+
+  Raises:
+    InputError: the address is none, or nobody there says in time that all have come.
+  """
   until = time.monotonic() + PATIENCE
   while (left := until - time.monotonic()) > 0:
     try:
@@ -201,7 +216,7 @@ def asked_to_end(step: int) -> bool:
 
 
 def fetched(x: jax.Array) -> np.ndarray:
-  """A whole array on this host, also where other processes hold parts of it."""
+  """A whole array, of any shape, on this host, also where other processes hold parts of it."""
   if isinstance(x, jax.Array) and not (x.is_fully_addressable or x.is_fully_replicated):
     return multihost_utils.process_allgather(x, tiled=True)
   return np.asarray(x)

@@ -22,8 +22,12 @@ def prepare() -> None:
   They lie under `$JAX_COMPILATION_CACHE_DIR`, or else under `flaxtune/jax` in `$XDG_CACHE_HOME` (~/.cache); JAX finds a program
   by its content, versions and machine, so the folder can be deleted at any time. `JAX_ENABLE_COMPILATION_CACHE=false`
   switches this off. Small programs are kept too: before the first step there are hundreds of them.
+
+  Raises:
+    InputError: the folder cannot be made.
   """
-  if jax.config.jax_compilation_cache_dir is None and jax.config.jax_enable_compilation_cache:
+  # jax.config makes its attributes as JAX starts.
+  if jax.config.jax_compilation_cache_dir is None and jax.config.jax_enable_compilation_cache:  # type: ignore[attr-defined]
     home = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'flaxtune' / 'jax'
     try:
       home.mkdir(parents=True, exist_ok=True)
@@ -72,9 +76,10 @@ _target: tuple[str, float] | None = None      # see `compiling_for`
 
 @contextmanager
 def compiling_for(platform: str, capability: float = 0.0) -> Iterator[None]:
-  """While in use, programs are made for another kind of device than those that are here: cpu, gpu or tpu.
+  """While in use, programs are made for another kind of device than those that are here.
 
   Args:
+    platform: cpu, gpu or tpu.
     capability: see `compute_capability`.
   """
   global _target
@@ -113,7 +118,7 @@ def _processor_multiplies_bfloat16() -> bool:
 
 
 def fastest(call: Callable[[], jax.Array]) -> float:
-  """Seconds of the best of five calls, after one that compiles."""
+  """Seconds of the best of five calls, which give an array of any shape, after one that compiles."""
   call().block_until_ready()
   best = math.inf
   for _ in range(5):

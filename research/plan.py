@@ -51,7 +51,13 @@ def told(found: Mapping[str, Any]) -> str:
 
 
 def of_study(said: str, where: str, compile: bool) -> dict[str, Any]:
-  """The plans of a study's cells, and their sum."""
+  """The plans of a study's cells, and their sum.
+
+  Args:
+    said: the study's file, as --study names it.
+    where: the topology (see `chips.topology`).
+    compile: whether a TPU's step is compiled where libtpu is installed.
+  """
   from research import study
   from research.studies import grid
   made = grid.study(study.load_file(said, 'get_study'), said)

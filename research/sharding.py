@@ -56,11 +56,14 @@ def spec(name: str, shape: Sequence[int], sizes: Mapping[str, int]) -> P:
   """How a leaf is divided. A dimension that its axes do not divide evenly is divided by the first of them, or stays whole.
 
   Args:
-    name: the leaf's path, also inside an optimiser's state. sizes: of the mesh's axes.
+    name: the leaf's path, also inside an optimiser's state.
+    shape: the whole leaf's.
+    sizes: of the mesh's axes; one that is not there counts as 1.
   """
   site, _, leaf = name.rpartition('/')
   where = name if leaf in ('kernel', 'embedding', 'bias') else site
   sides = next((sides for pattern, sides in TABLE if re.search(pattern, where)), None)
+  parts: list[str | tuple[str, ...] | None]
   if sides is None or re.search(r'/v_(row|col)/', name):      # the latter are Adafactor's sums over one of the sides
     parts = []
   elif leaf in FLAT:
@@ -91,7 +94,13 @@ def ways(spec: P, sizes: Mapping[str, int]) -> int:
 
 
 def part(name: str, shape: Sequence[int], sizes: Mapping[str, int]) -> tuple[int, ...]:
-  """The shape of a device's part of a leaf; the arguments are `spec`'s."""
+  """The shape of a device's part of a leaf.
+
+  Args:
+    name: the leaf's path.
+    shape: the whole leaf's.
+    sizes: of the mesh's axes, as for `spec`.
+  """
   divided = (*spec(name, shape, sizes), *[None] * len(shape))
   return tuple(n // _ways(axes, sizes) for axes, n in zip(divided, shape))
 
@@ -117,12 +126,12 @@ def resolved(sizes: Mapping[str, int], count: int) -> dict[str, int]:
 def mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = None, members: int = 1) -> Mesh | None:
   """The mesh that `config.mesh` names; None where it is a single device.
 
+  Sizes that are not those of the devices are refused (`InputError`).
+
   Args:
     sizes: as for `resolved`.
     devices: in mesh order; all that are here where they are left out.
     members: of a cohort. They take the devices of `data` first, as many as both divide by: members need nothing of each other.
-  Raises:
-    InputError: the sizes are not those of the devices.
   """
   found = resolved(sizes, len(jax.devices() if devices is None else devices))
   if math.prod(found.values()) == 1:
@@ -152,7 +161,11 @@ def planned(sizes: Mapping[str, int]) -> AbstractContextManager:
 
 
 def check_heads(heads: int, kv_heads: int) -> None:
-  """Refuses a model whose heads cannot be dealt out evenly on the mesh in use."""
+  """Refuses a model whose heads cannot be dealt out evenly on the mesh in use.
+
+  Raises:
+    InputError: `mesh.tensor` does not divide both numbers of heads.
+  """
   tensor, both = sizes().get('tensor', 1), math.gcd(heads, kv_heads)
   if both % tensor:
     which = [n for n in range(1, both + 1) if both % n == 0]
@@ -173,7 +186,8 @@ def current() -> Mesh | None:
 
 def replicated() -> Sharding:
   """Whole on every device of the mesh in use, or on the one device."""
-  return SingleDeviceSharding(jax.devices()[0]) if current() is None else NamedSharding(current(), P())
+  on = current()
+  return SingleDeviceSharding(jax.devices()[0]) if on is None else NamedSharding(on, P())
 
 
 def sizes() -> dict[str, int]:
@@ -193,7 +207,14 @@ def of_members(count: int) -> str | None:
 
 
 def shardings(x: Tree, on: Mesh, prefix: str = '', members: int = 1) -> Tree:
-  """Where each leaf lies; prefix: what stands before the leaves' paths; members: as for `place`."""
+  """Where each leaf lies on a mesh.
+
+  Args:
+    x: a tree of arrays, or of their shapes.
+    on: the mesh.
+    prefix: what stands before the leaves' paths where `spec` reads them.
+    members: of a cohort; of several, every leaf has a leading axis of members, which lies as `of_members` says.
+  """
   def one(name: str, leaf: Array) -> NamedSharding:
     path = f'{prefix}/{name}'.strip('/')
     if members == 1:
@@ -203,12 +224,25 @@ def shardings(x: Tree, on: Mesh, prefix: str = '', members: int = 1) -> Tree:
 
 
 def place(x: Tree, prefix: str = '', members: int = 1) -> Tree:
-  """The leaves where the table says; of several members they have a leading axis. What lies there already is not copied."""
-  return jax.tree.map(jnp.asarray, x) if current() is None else _put(x, shardings(x, current(), prefix, members))
+  """The leaves where the table says, on the mesh in use. What lies there already is not copied.
+
+  Args:
+    x: a tree of arrays.
+    prefix: as for `shardings`.
+    members: as for `shardings`.
+  """
+  on = current()
+  return jax.tree.map(jnp.asarray, x) if on is None else _put(x, shardings(x, on, prefix, members))
 
 
 def born(make: Callable[[Array], Tree], key: Array, prefix: str = '') -> Tree:
-  """`make(key)`, each of whose leaves is made where the table says, and nowhere whole."""
+  """`make(key)`, each of whose leaves is made where the table says, and nowhere whole.
+
+  Args:
+    make: a pure function of the key, which is traced; gives a tree of arrays.
+    key: randomness, a key of shape [].
+    prefix: as for `shardings`.
+  """
   on = current()
   return jax.jit(make, out_shardings=None if on is None else shardings(jax.eval_shape(make, key), on, prefix))(key)
 
@@ -219,24 +253,33 @@ def boxes(name: str, shape: Sequence[int]) -> list[tuple[slice, ...]]:
 
 
 def joined(name: str, shape: Sequence[int], parts: Sequence[np.ndarray]) -> Array:
-  """A leaf on its devices, of which this process has the parts `boxes`."""
-  if current() is None:
+  """A leaf on its devices, from the parts of it that this process's devices hold.
+
+  Args:
+    name: the leaf's path.
+    shape: the whole leaf's, and the result's.
+    parts: what stands in each of `boxes(name, shape)`, in that order.
+  """
+  on = current()
+  if on is None:
     return jnp.asarray(parts[0])
-  where = NamedSharding(current(), spec(name, shape, current().shape))
+  where = NamedSharding(on, spec(name, shape, on.shape))
   found = dict(zip(_parts(name, shape), parts))
   return jax.make_array_from_callback(tuple(shape), where, lambda index: found[_corners(index, shape)])
 
 
-def _parts(name: str, shape: Sequence[int]) -> dict[tuple, tuple[slice, ...]]:
-  if current() is None:
+def _parts(name: str, shape: Sequence[int]) -> dict[tuple[tuple[int, int], ...] | None, tuple[slice, ...]]:
+  on = current()
+  if on is None:
     return {None: tuple(slice(0, n) for n in shape)}
-  where = NamedSharding(current(), spec(name, shape, current().shape))
+  where = NamedSharding(on, spec(name, shape, on.shape))
   corners = {_corners(index, shape): None for index in where.addressable_devices_indices_map(tuple(shape)).values()}
   return {sides: tuple(slice(*side) for side in sides) for sides in corners}
 
 
-def _corners(index: tuple[slice, ...], shape: Sequence[int]) -> tuple[tuple[int, int], ...]:
+def _corners(index: tuple[slice, ...] | None, shape: Sequence[int]) -> tuple[tuple[int, int], ...]:
   """From where to where a part goes along every axis; slices are no keys before Python 3.12."""
+  assert index is not None      # JAX's types allow it; of the devices here none is without a part
   return tuple(side.indices(n)[:2] for side, n in zip(index, shape))
 
 
@@ -256,25 +299,29 @@ def _put(x: Tree, where: Tree) -> Tree:
 
 
 def lines(batch: Mapping[str, np.ndarray], axis: int = 0, members: int = 1) -> dict[str, Array]:
-  """A batch on its devices, its lines (on `axis`) spread; on all where they cannot be dealt out evenly.
+  """A batch on its devices, its lines spread; on all where they cannot be dealt out evenly.
 
   Args:
+    batch: its arrays by name, each whole on this host, [B, …] or with other axes before B.
+    axis: the number of the axis B of the lines.
     members: of a cohort, each with a batch of its own: these are on the leading axis.
   """
-  if current() is None:
+  on = current()
+  if on is None:
     return jax.device_put(batch)
   even = all(x.shape[axis] % spread() == 0 for x in batch.values())
   before = [of_members(members), *[None] * (axis - 1)] if axis else []
-  where = NamedSharding(current(), P(*before, ROWS) if even else P(*before))
+  where = NamedSharding(on, P(*before, ROWS) if even else P(*before))
   return _put(batch, dict.fromkeys(batch, where))
 
 
 def own_lines(count: int) -> range | set[int]:
   """Which of so many lines of a batch this process's devices hold."""
-  if current() is None or not hosts.several() or count % spread():
+  on = current()
+  if on is None or not hosts.several() or count % spread():
     return range(count)
-  held = NamedSharding(current(), P(ROWS)).addressable_devices_indices_map((count,)).values()
-  return {n for [lines] in held for n in range(*lines.indices(count))}
+  held = NamedSharding(on, P(ROWS)).addressable_devices_indices_map((count,)).values()
+  return {n for index in held for n in range(*_corners(index, (count,))[0])}
 
 
 def rows(x: Array) -> Array:

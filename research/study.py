@@ -35,6 +35,7 @@ def load_file(path: str, function: str) -> Any:
   if not Path(name).is_file() or Path(name).suffix != '.py':
     raise InputError(f'{name}: no such Python file')
   spec = importlib.util.spec_from_file_location(Path(name).stem, name)
+  assert spec is not None and spec.loader is not None      # of a .py file there are both
   module = importlib.util.module_from_spec(spec)
   try:
     spec.loader.exec_module(module)
@@ -50,7 +51,11 @@ def load_file(path: str, function: str) -> Any:
 
 
 def base_config(study: grid.Study, where: Path) -> dict[str, Any]:
-  """The study's base config; its path is looked up from here, then beside the study's folder."""
+  """The study's base config; its path is looked up from here, then beside the study's folder.
+
+  Raises:
+    InputError: there is no such file.
+  """
   for path in (Path(study.base), where.parent.parent / study.base):
     if Path(str(path).split(':')[0]).is_file():
       return experiment.plain(load_file(str(path), 'get_config'))
@@ -58,7 +63,11 @@ def base_config(study: grid.Study, where: Path) -> dict[str, Any]:
 
 
 def check(study: grid.Study, cells: list[grid.Cell]) -> None:
-  """Assembles every arm's settings, so that what is wrong is said before anything is trained or written."""
+  """Assembles every arm's settings, so that what is wrong is said before anything is trained or written.
+
+  Raises:
+    InputError: a task does not measure what the study selects by or reports.
+  """
   for cell in {(c.model, c.task, c.arm, str(c.setting)): c for c in cells}.values():
     if cell.config['check_memory']:
       plans.check(cell.config)
@@ -114,6 +123,7 @@ def main() -> None:
     return dry_run(cells)
   cli.required('workdir')
   workdir, part, side_by_side = Path(f.workdir), runner.shard(f.shard) if f.shard else runner.Shard(), cohorts(f.cohorts)
+  rows: list[dict[str, Any]] | None
   if f.report_only:
     runner.check(study, cells, workdir)
     rows = runner.results(study, cells, workdir)

@@ -31,9 +31,13 @@ def run(config: dict[str, Any], workdir: Path, label: str = 'train', profile: bo
   """Trains, validates at the best step, and leaves a run in `workdir`; gives its result.json.
 
   Args:
+    config: as nested dicts.
+    workdir: the run directory: a run that is there and was stopped is resumed, and a finished one is not trained again.
+    label: what the run is called where something is said of it.
     profile: also writes a trace of five steps beside TensorBoard's metrics, which shows where a step's time goes.
   Raises:
-    InputError: the config cannot be right, the workdir holds another run, or training diverged.
+    InputError: the config cannot be right, the workdir holds another run, there are too few steps to profile, or training
+      diverged.
   """
   finished = hosts.of_all((workdir / files.RESULT).exists())[0]
   if config['check_memory'] and not finished:
@@ -57,22 +61,23 @@ def run(config: dict[str, Any], workdir: Path, label: str = 'train', profile: bo
 def together(jobs: Sequence[tuple[dict[str, Any], Path, str]], latest: Path) -> list[dict[str, Any] | InputError]:
   """Trains runs that differ in nothing but arrays (see `cohort`) as one program; each leaves what it would leave alone.
 
+  Runs that cannot be one program, or cannot begin, are refused (`InputError`).
+
   Args:
     jobs: (config, workdir, label) of each, as for `run`; none of them finished.
     latest: the folder of the state of all, to go on from.
   Returns:
     Of each its result, or what is wrong with it.
-  Raises:
-    InputError: they cannot be one program, or cannot begin.
   """
   if jobs[0][0]['check_memory']:
     plans.check(jobs[0][0], len(jobs))
   with sharding.use(sharding.mesh(jobs[0][0]['mesh'], members=len(jobs))):
     runs = [_run_or_error(*job) for job in jobs]
-    whole = [job for job, run in zip(jobs, runs) if isinstance(run, Run)]
+    whole = [run for run in runs if isinstance(run, Run)]
     if len(whole) == len(jobs):
-      return _trained(runs, latest, f'{runs[0].label} and {len(runs) - 1} more' if len(runs) > 1 else runs[0].label)
-  results = iter(together(whole, latest) if whole else ())        # on the mesh of so many
+      return _trained(whole, latest, f'{whole[0].label} and {len(whole) - 1} more' if len(whole) > 1 else whole[0].label)
+  again = [job for job, run in zip(jobs, runs) if isinstance(run, Run)]
+  results = iter(together(again, latest) if again else ())        # on the mesh of so many
   return [next(results) if isinstance(run, Run) else run for run in runs]
 
 
@@ -111,7 +116,11 @@ def cohort_size(configs: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _agree(exps: Sequence[experiment.Experiment]) -> None:
-  """Refuses experiments of which one step cannot be made: the seed can draw rows, and they can decide more than arrays."""
+  """Refuses experiments of which one step cannot be made: the seed can draw rows, and they can decide more than arrays.
+
+  Raises:
+    InputError: they differ in their model, or in their number of steps.
+  """
   first = exps[0].config['training']['steps']
   for exp in exps[1:]:
     if exp.model is not exps[0].model or exp.config['training']['steps'] != first:
@@ -127,11 +136,13 @@ class Run:
   """One run on its way: what its config names, where it is kept, and what validation found on the way."""
 
   def __init__(self, exp: experiment.Experiment, workdir: Path, label: str, planned: plans.Here | None = None):
-    """
+    """Rows that do not fit the model are refused (`InputError`).
+
     Args:
+      exp: what its config names.
+      workdir: the run directory.
+      label: what the run is called where something is said of it.
       planned: what it is to take, to be told beside what it took.
-    Raises:
-      InputError: its rows do not fit the model.
     """
     t = exp.config['training']
     self.exp, self.workdir, self.label, self.planned = exp, workdir, label, planned
@@ -143,10 +154,10 @@ class Run:
   def begin(self, tells: bool = True) -> tuple[TrainState, Tree]:
     """(state, frozen) at step 0; from here on the workdir is this run's.
 
+    An earlier run or adapter to start from that does not fit, and a workdir that holds another run, are refused (`InputError`).
+
     Args:
-      tells: what was added where.
-    Raises:
-      InputError: what it goes on from does not fit, or the workdir holds another run.
+      tells: whether it says what was added where.
     """
     exp = self.exp
     state, frozen = _at_first(exp)
@@ -200,8 +211,11 @@ def look(exps: Sequence[experiment.Experiment], variables: Tree | cohort.Several
   """The evaluation of every run: of all as one program where they read the same rows.
 
   Args:
-    variables: of one run, or of all side by side; examples: of each.
+    exps: of one model and one task.
+    variables: of one run, or of all side by side.
+    examples: of each run.
     generate: free text too, where that is the task.
+    label: of the progress line; None for silence.
   """
   exp, size = exps[0], exps[0].config['training']['eval_batch_size']
   if all(one == examples[0] for one in examples[1:]):
@@ -235,7 +249,11 @@ def _at_best(runs: Sequence[Run], outcomes: Sequence[loop.Outcome], frozen: Sequ
 
 
 def _trained(runs: Sequence[Run], latest: Path, label: str, profile: bool = False) -> list[dict[str, Any] | InputError]:
-  """What each run came to, trained side by side; their configs agree in all that a step is made of."""
+  """What each run came to, trained side by side; their configs agree in all that a step is made of.
+
+  Raises:
+    InputError: they cannot be one program.
+  """
   exp, t = runs[0].exp, runs[0].exp.config['training']
   _agree([run.exp for run in runs])
   lengths = {run.batch_of(0)['tokens'].shape[-1] for run in runs if run.batch_of}
@@ -263,12 +281,10 @@ def _trained(runs: Sequence[Run], latest: Path, label: str, profile: bool = Fals
     kept.close()
   if trace and not (trace / 'plugins').exists():
     say(f'{label}: nothing was traced: only the step that compiles was left')
-  whole = [number for number, outcome in enumerate(outcomes) if not isinstance(outcome, InputError)]
-  best = _at_best([runs[number] for number in whole], [outcomes[number] for number in whole],
-                  [frozen[number] for number in whole], label)
-  results = [*outcomes]
-  for number, evaluation in zip(whole, best):
-    results[number] = runs[number].end(outcomes[number], evaluation)
+  whole = {number: outcome for number, outcome in enumerate(outcomes) if not isinstance(outcome, InputError)}
+  best = _at_best([runs[number] for number in whole], [*whole.values()], [frozen[number] for number in whole], label)
+  ended = {number: runs[number].end(outcome, evaluation) for (number, outcome), evaluation in zip(whole.items(), best)}
+  results = [outcome if isinstance(outcome, InputError) else ended[number] for number, outcome in enumerate(outcomes)]
   for run, result in zip(runs, results):       # at one time, so that a cohort that is killed has ended in all or in none
     if not isinstance(result, InputError):
       files.write_json(run.workdir / files.RESULT, result)
@@ -277,7 +293,15 @@ def _trained(runs: Sequence[Run], latest: Path, label: str, profile: bool = Fals
 
 def describe(exp: experiment.Experiment, outcome: loop.Outcome, trainable: int, total: int,
              planned: plans.Here | None = None) -> dict[str, Any]:
-  """A run's result before anything was evaluated; planned: what it was to take, alone."""
+  """A run's result before anything was evaluated, as result.json holds it.
+
+  Args:
+    exp: what the run's config names.
+    outcome: what its training came to.
+    trainable: number of trainable parameters.
+    total: number of all parameters.
+    planned: what it was to take, alone; None where that was not looked at.
+  """
   c = outcome.cost
   per_second = lambda x: x / c.train_seconds if c.train_seconds else 0.0
   memory = _memory(c.peak_bytes, c.cohort_size)      # before the product below, which takes some too
@@ -307,7 +331,14 @@ def _memory(compiled_bytes: int, members: int) -> dict[str, Any]:
 
 
 def record(result: dict[str, Any], evaluation: harness.Evaluation, workdir: Path, split: str) -> None:
-  """Writes a split's predictions and adds its scores to a result."""
+  """Writes a split's predictions and adds its scores to a result.
+
+  Args:
+    result: gets the scores, in place.
+    evaluation: of the split.
+    workdir: the run directory, which gets the predictions.
+    split: train, valid or test.
+  """
   files.write_jsonl(workdir / files.PREDICTIONS / f'{split}.jsonl', evaluation.predictions)
   result['metrics'] |= {f'{split}/{name}': value for name, value in evaluation.scores.items()}
   result['intervals'] |= {f'{split}/{name}': ends for name, ends in evaluation.intervals.items()}

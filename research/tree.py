@@ -39,7 +39,14 @@ def nested(named: dict[str, Any]) -> Tree:
 
 
 def map_named(f, tree: Tree, *rest: Tree, is_leaf=None) -> Tree:
-  """`jax.tree.map` whose function takes the leaf's name first."""
+  """`jax.tree.map` whose function takes the leaf's name first.
+
+  Args:
+    f: (name, leaf, the leaves of `rest` at that place) -> the new leaf.
+    tree: gives the leaves' names, and the result its structure.
+    rest: trees that have something wherever `tree` has a leaf.
+    is_leaf: tells what else to take whole; None: leaves alone.
+  """
   return jax.tree_util.tree_map_with_path(lambda path, *xs: f(name(path), *xs), tree, *rest, is_leaf=is_leaf)
 
 

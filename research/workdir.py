@@ -108,7 +108,7 @@ def read_result(workdir: Path) -> dict[str, Any]:
 
 def flat(nested: dict[str, Any], prefix: str = '') -> dict[str, Any]:
   """Nested dicts as {'a.b': value}, tuples as lists, as JSON will hold them."""
-  out = {}
+  out: dict[str, Any] = {}
   for key, value in nested.items():
     if isinstance(value, dict):
       out |= flat(value, f'{prefix}{key}.')
@@ -140,6 +140,9 @@ def claim(workdir: Path, config: dict[str, Any]) -> None:
   """Makes `workdir` this config's, once everything else has been checked; raises as `check` does.
 
   Of several processes the first claims it, and the others see that, or say that the folder is not one for all.
+
+  Raises:
+    InputError: the processes do not share the folder.
   """
   if hosts.first():
     check(workdir, config)

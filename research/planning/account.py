@@ -53,6 +53,8 @@ def batch_shapes(exp: Experiment, sizes: Mapping[str, int], tokens: int = 0) -> 
   """The arrays of a training batch on a mesh of these sizes.
 
   Args:
+    exp: of weights or of shapes.
+    sizes: of the mesh's axes, of which no device needs to exist.
     tokens: of every row, each on a line of its own, all of them targets; an encoder reads so many, and its decoder a quarter.
       0: as the data has it in the first steps.
   """
@@ -78,6 +80,8 @@ def account(exp: Experiment, sizes: Mapping[str, int], tokens: int = 0) -> Accou
   """The account of an experiment (of shapes) on a mesh of these sizes; it has at least one step to take.
 
   Args:
+    exp: of shapes.
+    sizes: of the mesh's axes, of which no device needs to exist.
     tokens: as for `batch_shapes`.
   """
   t, config = exp.config['training'], exp.model.config

@@ -36,7 +36,7 @@ class Topology(NamedTuple):
   """So many devices of one kind."""
   said: str
   chip: Chip
-  count: int
+  count: int              # type: ignore[assignment]  # tuple's method of this name is not used
   kind: str               # cpu, gpu or tpu
 
   def rate(self, dtype: str) -> float:

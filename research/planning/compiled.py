@@ -50,16 +50,20 @@ def devices(said: str) -> list[jax.Device]:
 
 
 def step(exp: Experiment, said: str, tokens: int = 0) -> dict[str, Any]:
-  """What the compiler says of the step of an experiment (of shapes) on a slice: bytes on each chip, and FLOPs.
+  """What the compiler says of the step of an experiment on a slice: bytes on each chip, and FLOPs.
 
   Args:
+    exp: of shapes, on a mesh of as many devices as the slice has.
+    said: the slice, such as v5e:4x4.
     tokens: as for `account.batch_shapes`.
   Raises:
     InputError: the step does not fit in a chip's memory, or there is no such slice.
+    JaxRuntimeError: the compiler fails for another reason.
   """
   state, frozen = account.begun(exp)
   batch = account.batch_shapes(exp, exp.config['mesh'], tokens)
   mesh = sharding.mesh(exp.config['mesh'], devices(said))
+  assert mesh is not None      # a single chip has none: its step cannot be compiled so
   tx, smoothing = experiment.optimizer(exp), exp.config['training']['label_smoothing']
   with machine.compiling_for('tpu'), sharding.use(mesh):
     lying = lambda x, on: jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), x, on)
@@ -77,6 +81,7 @@ def step(exp: Experiment, said: str, tokens: int = 0) -> dict[str, Any]:
         raise InputError(f'--topology={said}: the compiler finds no room for the step in a chip\'s memory ({told})') from None
       raise
   memory = compiled.memory_analysis()
+  assert memory is not None      # JAX's types allow for compilers that say nothing
   seconds = time.perf_counter() - began
   arguments, temporary = memory.argument_size_in_bytes, memory.temp_size_in_bytes
   total = arguments + memory.output_size_in_bytes + temporary - memory.alias_size_in_bytes

@@ -14,13 +14,15 @@ from research.planning.chips import GIB, Topology
 
 
 def plan(config: dict[str, Any], said: str, compile: bool = True, tokens: int = 0) -> dict[str, Any]:
-  """The plan of one config.
+  """The plan of one config, as JSON holds it.
+
+  A config of which something cannot be right, and a topology that does not exist, are refused (`InputError`).
 
   Args:
-    said: the topology. compile: a TPU's step is compiled where libtpu is installed.
+    config: as nested dicts.
+    said: the topology (see `chips.topology`).
+    compile: whether a TPU's step is compiled where libtpu is installed.
     tokens: of every row; 0: as the data has it.
-  Raises:
-    InputError: something of the config cannot be right, or there is no such topology.
   """
   topology = chips.topology(said)
   with machine.compiling_for(topology.kind, topology.chip.capability):
@@ -36,7 +38,7 @@ def plan(config: dict[str, Any], said: str, compile: bool = True, tokens: int = 
     of_step = account.account(exp, sizes, tokens)
     found |= {'bytes_per_device': {**of_step.kinds, 'total': of_step.total}, 'memory_per_device': topology.chip.memory,
               'fits': of_step.total <= topology.chip.memory, **timed(exp, of_step, topology)}
-    if topology.kind == 'tpu' and compile and compiled.available():
+    if topology.kind == 'tpu' and topology.count > 1 and compile and compiled.available():      # one chip makes no mesh
       found['compiled'] = compiled.step(exp, said, tokens)
       found['fits'] = found['compiled']['total'] <= topology.chip.memory
     if not found['fits']:
@@ -52,14 +54,20 @@ def assembled(config: dict[str, Any], topology: Topology) -> tuple[Experiment, d
 
 
 def timed(exp: Experiment, of_step: Account, topology: Topology) -> dict[str, Any]:
-  """The roofline of a step, and what the config's steps then take."""
+  """The roofline of a step, and what the config's steps then take: seconds, hours and cost, all of them at least.
+
+  Args:
+    exp: of shapes.
+    of_step: the account of its step.
+    topology: the devices, whose peak rates bound a step.
+  """
   steps = exp.config['training']['steps']
   bounds = {'products': of_step.flops / topology.rate(exp.model.config.dtype), 'memory': of_step.read / topology.bandwidth,
             'interconnect': of_step.sent / topology.chip.interconnect}
   seconds = max(bounds.values())
   hours = steps * seconds / 3600
   return {'flops_per_step': of_step.flops * topology.count, 'bytes_sent_per_step': of_step.sent,
-          'step_seconds': seconds, 'bounds': bounds, 'bound_by': max(bounds, key=bounds.get),
+          'step_seconds': seconds, 'bounds': bounds, 'bound_by': max(bounds, key=bounds.__getitem__),
           'utilisation': bounds['products'] / seconds, 'tokens_per_second': of_step.tokens / seconds,
           'steps': steps, 'hours': hours, 'cost': chips.costs(topology, hours)}
 
@@ -68,7 +76,10 @@ def nearest(config: dict[str, Any], of_step: Account, topology: Topology, tokens
   """Changes of a config after which its step fits, by the account: single ones, and smaller parts with recomputation.
 
   Args:
+    config: as nested dicts; it is not changed.
     of_step: of the config itself.
+    topology: the devices that the step is to fit on.
+    tokens: as for `plan`.
   """
   t, mesh = config['training'], config['mesh']
   rows = t['batch_size'] // t['microbatches']
@@ -147,7 +158,8 @@ def check(config: dict[str, Any], members: int = 1) -> None:
   """Refuses a config whose step finds no room here.
 
   Args:
-    members: that are trained as one program.
+    config: as nested dicts.
+    members: of a cohort, that are trained as one program.
   Raises:
     InputError: it does not fit; it says what would.
   """

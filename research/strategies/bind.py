@@ -22,15 +22,18 @@ def bind(key: jax.Array, strategy: Strategy, model: Model, params: Tree,
          encode: Callable[[str], list[int]] | None = None) -> tuple[Tree, Tree]:
   """Adds the strategy's deltas and divides the variables.
 
+  A pattern of the strategy that matches no site, two deltas at one site, and a rank that is too large for its matrix are
+  refused (`InputError`).
+
   Args:
-    key: for the deltas' initial values; each site's depends on the key and its own path alone.
+    key: of shape [], for the deltas' initial values; each site's depends on the key and its own path alone.
+    strategy: says what is added, where, and which leaves are trainable.
+    model: whose sites are meant.
     params: the base model's parameters; they are not copied.
     encode: text -> token ids, for a prompt that begins as a text.
   Returns:
     (trainable, frozen): two trees of the variables' shape, None where the leaf is in the other one. What learns is
     float32 whatever the base is kept in.
-  Raises:
-    InputError: a pattern of the strategy matches no site, two deltas meet at one, or a rank is too large for its matrix.
   """
   trainable, frozen = tree.split({'params': params, **deltas(key, strategy, model, params, encode)}, strategy.trains)
   # A copy, even where the base is float32 already: the step donates what learns, and the base may be used again.
@@ -38,7 +41,17 @@ def bind(key: jax.Array, strategy: Strategy, model: Model, params: Tree,
 
 
 def deltas(key: jax.Array, strategy: Strategy, model: Model, params: Tree, encode=None) -> dict[str, Tree]:
-  """The collections `delta` and `shared` of a strategy at step 0; as for `bind`."""
+  """The collections `delta` and `shared` of a strategy at step 0.
+
+  Args:
+    key: of shape [], for the deltas' initial values; each site's depends on the key and its own path alone.
+    strategy: says what is added, and where.
+    model: whose sites are meant.
+    params: the base model's parameters, from which some deltas begin.
+    encode: text -> token ids, for a prompt that begins as a text.
+  Raises:
+    InputError: two deltas meet at one site, the head would have dropout, or a pattern of ranks or alphas matches no site.
+  """
   found: dict[str, Delta] = {}
   taken: set[str] = set()
   places = sites(model.config, params)

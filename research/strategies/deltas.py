@@ -10,6 +10,7 @@ layers and have no such axis; leaves whose names begin with `fixed` never learn.
 for each of the kernel's outputs: by them a delta of several kernels is taken apart.
 """
 
+import dataclasses
 from typing import Any, ClassVar
 
 import jax
@@ -23,7 +24,13 @@ Array = jax.Array
 
 
 def dropout(x: Array, rate: Array | None, key: Array | None) -> Array:
-  """Zeroes a share `rate` of x and scales the rest by 1 / (1 - rate); x itself without a rate or a key."""
+  """Zeroes a share of x and scales the rest by 1 / (1 - rate); x itself without a rate or a key.
+
+  Args:
+    x: of any shape, which the result has too.
+    rate: [], the share that is zeroed, at least 0 and below 1.
+    key: of shape []; None outside of training.
+  """
   if key is None or rate is None:
     return x
   return jnp.where(jax.random.bernoulli(key, 1 - rate, x.shape), x / (1 - rate), 0).astype(x.dtype)
@@ -34,25 +41,33 @@ class Delta:
   shared: ClassVar[tuple[str, ...]] = ()
   outputs: ClassVar[tuple[str, ...]] = ()
   unmergeable: ClassVar[str] = ''
+  __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]      # every delta is a `struct.dataclass`
 
   def own(self):
     """This delta without what is the same in all layers: None stands for it."""
-    return self.replace(**dict.fromkeys(self.shared))
+    return dataclasses.replace(self, **dict.fromkeys(self.shared))
 
   def alike(self):
     """This delta with None for what every layer has its own of."""
     leaves = {name for name, field in self.__dataclass_fields__.items() if field.metadata.get('pytree_node', True)}
-    return self.replace(**dict.fromkeys(leaves - set(self.shared)))
+    return dataclasses.replace(self, **dict.fromkeys(leaves - set(self.shared)))
 
   def apart(self, widths: tuple[int, ...]) -> list:
     """The deltas of kernels that stand side by side, from that of all; `widths`: their outputs."""
     starts = [sum(widths[:i]) for i in range(len(widths))]
-    return [self.replace(**{name: getattr(self, name)[..., at:at + width] for name in self.outputs})
+    return [dataclasses.replace(self, **{name: getattr(self, name)[..., at:at + width] for name in self.outputs})
             for at, width in zip(starts, widths)]
 
 
 def low_rank(x: Array, a: Array, b: Array, scale: float) -> Array:
-  """scale · x A B, scaled between the products, where it is small."""
+  """scale · x A B [..., O], scaled between the products, where it is small.
+
+  Args:
+    x: [..., I].
+    a: A [I, R].
+    b: B [R, O].
+    scale: the factor.
+  """
   return dot(dot(x, a) * scale, b)
 
 
@@ -77,7 +92,7 @@ class LowRank(Delta):
     return affine(x, kernel, bias) + low_rank(dropout(x, self.fixed_rate, key), self.a, self.b, self.scale)
 
   def merge(self, kernel: Array, bias: Array | None):
-    """W + s A B, in float32."""
+    """W + s A B [..., I, O], in float32, and the bias as it is."""
     return kernel + self.scale * _product(self.a, self.b), bias
 
 
@@ -103,7 +118,7 @@ class Principal(Delta):
             + low_rank(read, self.fixed_a, self.b - self.fixed_b, self.scale))
 
   def merge(self, kernel: Array, bias: Array | None):
-    """W + s (A B - A₀ B₀), in float32."""
+    """W + s (A B - A₀ B₀) [..., I, O], in float32, and the bias as it is."""
     return kernel + self.scale * (_product(self.a, self.b) - _product(self.fixed_a, self.fixed_b)), bias
 
 
@@ -137,6 +152,7 @@ class Dora(Delta):
     return y if bias is None else y + bias.astype(y.dtype)
 
   def merge(self, kernel: Array, bias: Array | None):
+    """m / ‖W + s A B‖ · (W + s A B) [..., I, O], in float32, and the bias as it is."""
     changed = kernel + self.scale * _product(self.a, self.b)
     return self.magnitude[..., None, :] * changed / jnp.linalg.norm(changed, axis=-2, keepdims=True), bias
 
@@ -157,6 +173,7 @@ class Vera(Delta):
     return affine(x, kernel, bias) + dot(inner, self.fixed_b) * self.o.astype(x.dtype)
 
   def merge(self, kernel: Array, bias: Array | None):
+    """W + A diag(d) B diag(o) [..., I, O], in float32, and the bias as it is."""
     return kernel + _product(self.fixed_a * self.d[..., None, :], self.fixed_b * self.o[..., None, :]), bias
 
 
@@ -171,6 +188,7 @@ class ScaleOut(Delta):
     return affine(x, kernel, bias) * self.l.astype(x.dtype)
 
   def merge(self, kernel: Array, bias: Array | None):
+    """W diag(l) [..., I, O], in float32, and l · bias [..., O] where there is a bias."""
     return kernel * self.l[..., None, :], None if bias is None else bias * self.l
 
 
@@ -183,6 +201,7 @@ class ScaleIn(Delta):
     return affine(x * self.l.astype(x.dtype), kernel, bias)
 
   def merge(self, kernel: Array, bias: Array | None):
+    """diag(l) W [..., I, O], in float32, and the bias as it is."""
     return kernel * self.l[..., None], bias
 
 
@@ -197,6 +216,7 @@ class LowRankEmbedding(Delta):
     return dot(jnp.take(self.a, tokens, axis=0), self.b) * self.scale
 
   def merge(self, table: Array, bias: None):
+    """E + s A B [V, D], in float32, and no bias."""
     return table + self.scale * _product(self.a, self.b), bias
 
 
@@ -268,13 +288,15 @@ class ProjectedPrefix(Delta):
 
   def __call__(self) -> tuple[Array, Array]:
     inner = jnp.tanh(affine(self.table_in, self.hidden, self.hidden_bias))
-    return tuple(jnp.split(affine(inner, self.out, self.out_bias), 2, axis=-1))
+    keys, values = jnp.split(affine(inner, self.out, self.out_bias), 2, axis=-1)
+    return keys, values
 
   def projected(self) -> Prefix:
     """The prefix of all layers that the MLP has come to."""
     inner = jnp.tanh(affine(self.table_in, self.hidden, self.hidden_bias))
     both = jnp.einsum('pw,nwo->npo', inner, self.out, precision='highest') + self.out_bias[:, None]
-    return Prefix(*jnp.split(both, 2, axis=-1), self.slots)
+    keys, values = jnp.split(both, 2, axis=-1)
+    return Prefix(keys, values, self.slots)
 
 
 @struct.dataclass
@@ -285,6 +307,7 @@ class Shift(Delta):
   unmergeable = 'bitfit cannot be merged: this model has no bias there'
 
   def astype(self, dtype) -> Array:
+    """One layer's bias [O] of that type, as a parameter gives it."""
     return self.value.astype(dtype)
 
 

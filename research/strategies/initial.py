@@ -55,7 +55,11 @@ class Ranks(NamedTuple):
   root: bool = False          # whether alpha is divided by √rank rather than rank
 
   def at(self, path: str, site: Site) -> tuple[int, float]:
-    """(rank, scale)"""
+    """(rank, scale)
+
+    Raises:
+      InputError: the rank is above the smaller side of the site's matrix.
+    """
     first = lambda patterns, default: next((v for p, v in patterns.items() if re.search(p, path)), default)
     rank = first(self.rank_pattern, self.rank)
     if rank > min(site.inputs, site.outputs):
@@ -101,7 +105,13 @@ def dora(ranks: Ranks, rate: float) -> Make:
 
 
 def vera(rank: int, initial: float, rate: float) -> Make:
-  """A and B ~ Kaiming's uniform, as large as the largest site, of which others take a corner; d = `initial`, o = 0."""
+  """A and B ~ Kaiming's uniform, as large as the largest site, of which others take a corner; d = `initial`, o = 0.
+
+  Args:
+    rank: R, of A [I, R] and B [R, O].
+    initial: what every entry of d begins as.
+    rate: of the dropout on what A reads; 0 for none.
+  """
   def make(key, sites, base):
     first, second = jax.random.split(key)
     inputs, outputs = (max(getattr(site, side) for site in sites.values()) for side in ('inputs', 'outputs'))
@@ -154,7 +164,14 @@ def projected_prefix(slots: int, hidden: int) -> Make:
 
 
 def prompt(slots: int, init: str, text: str | None) -> Make:
-  """Vectors ~ N(0, 1), or those of words: drawn from the vocabulary, or of a text, repeated or cut to `slots` tokens."""
+  """The vectors of a soft prompt [slots, D].
+
+  Args:
+    slots: how many vectors.
+    init: `random`, N(0, 1); `vocab`, the embeddings of tokens drawn from the vocabulary; `text`, those of a text's tokens,
+      repeated or cut to `slots`.
+    text: the text, for `text` alone.
+  """
   def make(key, sites, base):
     [(path, site)] = sites.items()
     if init == 'random':

@@ -10,10 +10,11 @@ our paths and stacked over layers as they stand in the variables.
 
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import safetensors
@@ -29,6 +30,8 @@ from research.strategies import deltas, table
 from research.strategies.bind import placed
 from research.strategies.deltas import Delta
 from research.tree import Tree
+
+Array = jax.Array
 
 CONFIG, TENSORS, RECORD = 'adapter_config.json', 'adapter_model.safetensors', 'flaxtune.json'
 OWN_TYPE = 'FLAXTUNE'
@@ -50,10 +53,10 @@ _HARMLESS = {
     'init_ia3_weights', 'init_weights', 'projection_prng_key', 'token_dim', 'num_attention_heads', 'num_layers',
     'encoder_hidden_size', 'prefix_projection', 'prompt_tuning_init', 'prompt_tuning_init_text', 'tokenizer_name_or_path',
     'tokenizer_kwargs', 'layers_to_transform', 'layers_pattern'}
-_OFF = (None, False, 0, 0.0, 'none', [], {}, '')
+_OFF: tuple[object, ...] = (None, False, 0, 0.0, 'none', [], {}, '')
 
 
-_TYPES = {   # setting -> (its types, what it is where nothing is said)
+_TYPES: dict[str, tuple[tuple[type, ...], Any]] = {   # setting -> (its types, what it is where nothing is said)
     'r': ((int,), None), 'lora_alpha': ((int, float), 8), 'lora_dropout': ((int, float), 0), 'use_rslora': ((bool,), False),
     'use_dora': ((bool,), False), 'rank_pattern': ((dict,), {}), 'alpha_pattern': ((dict,), {}),
     'init_lora_weights': ((bool, str), True), 'vera_dropout': ((int, float), 0), 'd_initial': ((int, float), 0.1)}
@@ -100,7 +103,7 @@ def _rows(family: Family, config: ModelConfig) -> dict[str, Row]:
 
 def _modules(family: Family, config: ModelConfig, shapes: dict[str, tuple[int, ...]]) -> dict[str, Module]:
   """Their module's name -> what it is here."""
-  found = {}
+  found: dict[str, Module] = {}
   for site, row in _rows(family, config).items():
     widths = tuple(shapes[path][-1] for path in row.paths)
     base = row.theirs.removesuffix('.weight')
@@ -152,7 +155,9 @@ def read(folder: Path, config: ModelConfig, shapes: dict[str, tuple[int, ...]]) 
   """An adapter folder.
 
   Args:
-    config, shapes: of the base model, and of its parameters.
+    folder: holds `CONFIG` and `TENSORS`, and `RECORD` where it is ours.
+    config: of the base model.
+    shapes: of the base model's parameters, by path.
   Raises:
     InputError: it is broken, of an unsupported type or setting, or of a model of other shapes.
   """
@@ -214,15 +219,21 @@ def _stacked(folder: Path, tensors: dict[str, np.ndarray], modules: dict[str, Mo
   """Site -> its delta's type and leaves, layers stacked, from tensors named by their modules.
 
   Args:
+    folder: where they come from, for the message of an error.
+    tensors: by their names.
+    modules: the base model's, by their names.
     types: the tensors of one module by suffix -> the delta's type.
+  Raises:
+    InputError: a tensor belongs to no module or is of another shape, a module has others than its type's, or a site's layers
+      are not all there or not alike.
   """
   by_module: dict[str, dict[str, np.ndarray]] = {}
   for name, x in tensors.items():
-    module, suffix = _cut(name)
-    if module not in modules:
+    theirs, suffix = _cut(name)
+    if theirs not in modules:
       raise InputError(f'{folder}: tensor {name} belongs to no module of this model (a module is, for example, '
                        f'{next(iter(modules))})')
-    by_module.setdefault(module, {})[suffix] = x
+    by_module.setdefault(theirs, {})[suffix] = x
   by_site: dict[str, dict[int | None, tuple[Module, dict]]] = {}
   for name, parts in by_module.items():
     by_site.setdefault(modules[name].site, {})[modules[name].layer] = (modules[name], parts)
@@ -307,7 +318,11 @@ def _lora(folder, said, tensors, config, shapes):
 
 
 def _first(patterns: dict[str, Any], name: str, default: float, folder: Path) -> float:
-  """PEFT's rule: a pattern matches a module's whole name, or the end of it after a dot."""
+  """PEFT's rule: a pattern matches a module's whole name, or the end of it after a dot.
+
+  Raises:
+    InputError: a pattern is no regular expression, or what it gives no number.
+  """
   try:
     return float(next((value for pattern, value in patterns.items() if re.match(rf'(.*\.)?({pattern})$', name)), default))
   except (re.error, TypeError, ValueError) as e:
@@ -380,7 +395,11 @@ def _prefix_entries(config: ModelConfig) -> np.ndarray:
 
 
 def _prefix_table(prefix: deltas.Prefix, config: ModelConfig) -> np.ndarray:
-  """All layers' keys and values [P, N · 2 · K · head_dim], as PEFT keeps them."""
+  """All layers' keys and values [P, N · 2 · K · head_dim], as PEFT keeps them.
+
+  Raises:
+    InputError: two layers that share an entry differ.
+  """
   keys, values, at = np.asarray(prefix.keys), np.asarray(prefix.values), _prefix_entries(config)
   entries = np.zeros((2 * config.layers, *keys.shape[1:]), np.float32)
   entries[at], entries[at + 1] = keys, values
@@ -394,7 +413,7 @@ _KINDS = {'LORA': _lora, 'IA3': _ia3, 'VERA': _vera, 'PROMPT_TUNING': _prompt, '
 
 
 def fixed(frozen: Tree) -> dict[str, np.ndarray]:
-  """What does not learn and yet is a delta's own: not what follows from the kernel that it stands on."""
+  """What is frozen and yet a delta's own, by name, each array of its own shape: not what follows from the delta's kernel."""
   return {n: hosts.fetched(x) for n, x in tree.leaves(frozen).items() if re.search(r'/fixed_[ab]$', n)}
 
 
@@ -402,7 +421,10 @@ def placed_in(trainable: Tree, frozen: Tree, values: dict[str, np.ndarray], wher
   """Variables, in their two parts, with these values.
 
   Args:
+    trainable: as `bind` gives it, for names, shapes and types.
+    frozen: as `bind` gives it.
     values: variable's name -> value; all that learns must be there, what is fixed in deltas may be.
+    where: what the values come from, for the message of an error.
   Raises:
     InputError: one is missing, unexpected, or of another shape.
   """
@@ -425,7 +447,11 @@ def write(variables: Tree, strategy: table.Strategy, config: ModelConfig, source
   """What a folder holds.
 
   Args:
-    source: of the base model; learned: variable's name -> what learned.
+    variables: a run's, trainable and frozen ones together.
+    strategy: the one that they were trained by.
+    config: of the base model.
+    source: of the base model, as `config.model.source` names it.
+    learned: variable's name -> what learned, each array of the variable's shape, layers stacked.
   Returns:
     adapter_config.json, the tensors, and the row that they are: its name and settings.
   Raises:
@@ -433,8 +459,8 @@ def write(variables: Tree, strategy: table.Strategy, config: ModelConfig, source
   """
   if strategy.kernels or not learned:
     raise InputError(f'--format=peft: strategy {strategy.name} adds nothing to the model; use --format=hf')
-  said = {'task_type': 'SEQ_2_SEQ_LM' if config.has_encoder else 'CAUSAL_LM', 'base_model_name_or_path': source,
-          'inference_mode': True}
+  said: dict[str, Any] = {'task_type': 'SEQ_2_SEQ_LM' if config.has_encoder else 'CAUSAL_LM', 'base_model_name_or_path': source,
+                          'inference_mode': True}
   row = {'name': strategy.name, **strategy.fields}
   found = placed(variables)
   types = {type(delta) for delta in found.values()}
@@ -443,10 +469,12 @@ def write(variables: Tree, strategy: table.Strategy, config: ModelConfig, source
     return said | {'peft_type': OWN_TYPE}, learned, row
   if deltas.Prompt in types:
     [delta] = found.values()
+    assert isinstance(delta, deltas.Prompt)
     return said | _soft_config('PROMPT_TUNING', delta.table.shape[0], config, config.width, config.heads) | {
         'prompt_tuning_init': 'RANDOM'}, {SOFT: np.asarray(delta.table)}, row
   if types & {deltas.Prefix, deltas.ProjectedPrefix}:
     [delta] = found.values()
+    assert isinstance(delta, deltas.Prefix | deltas.ProjectedPrefix)
     width = config.kv_heads * config.head_dim
     said |= _soft_config('PREFIX_TUNING', delta.slots, config, width, config.kv_heads)
     said |= {'prefix_projection': False, 'encoder_hidden_size': width}      # what an MLP made is written as it came out
@@ -506,14 +534,21 @@ def _doubled(delta: Delta) -> Delta:
   """PiSSA as what PEFT calls its conversion: LoRA of twice the rank on the kernel as it was, s [A A₀] [B; -B₀]."""
   if not isinstance(delta, deltas.Principal):
     return delta
-  join = lambda x, y, axis: np.concatenate([np.asarray(x), np.asarray(y)], axis)
-  return deltas.LowRank(join(delta.a, delta.fixed_a, -1), join(delta.b, -delta.fixed_b, -2), None, delta.scale)
+  return deltas.LowRank(_joined([delta.a, delta.fixed_a], -1), _joined([delta.b, -delta.fixed_b], -2), None, delta.scale)
+
+
+def _joined(leaves: Sequence[Array | np.ndarray], axis: int) -> Any:
+  """A leaf of a delta that is only written: it stays on the host, one of numpy's arrays among JAX's."""
+  return np.concatenate([np.asarray(x) for x in leaves], axis)
 
 
 def _fused(found: dict[str, Delta], modules: dict[str, Module]) -> dict[str, Delta]:
   """Deltas at the sites that the originals have modules for.
 
   Where they keep q, k and v in one, deltas of each become one delta of all: A side by side, B block by block.
+
+  Raises:
+    InputError: deltas of q, k and v have no form as one, or the originals have no module for a delta's site.
   """
   wanted = {m.site: m for m in modules.values()}
   out = {path: delta for path, delta in found.items() if path in wanted}
@@ -521,27 +556,28 @@ def _fused(found: dict[str, Delta], modules: dict[str, Module]) -> dict[str, Del
     parts = [found.get(path) for path in module.row.paths] if site.endswith(FUSED) else []
     if site in out or not any(part is not None for part in parts):
       continue
-    if all(part is None or isinstance(part, deltas.ScaleOut) for part in parts):
-      stack = next(part for part in parts if part is not None).l.shape[:-1]
-      out[site] = deltas.ScaleOut(np.concatenate([np.ones((*stack, width), np.float32) if part is None else np.asarray(part.l)
-                                                  for part, width in zip(parts, module.widths)], -1))
+    scales = [part for part in parts if part is None or isinstance(part, deltas.ScaleOut)]
+    if len(scales) == len(parts):
+      stack = next(part for part in scales if part is not None).l.shape[:-1]
+      out[site] = deltas.ScaleOut(_joined([np.ones((*stack, width), np.float32) if part is None else part.l
+                                           for part, width in zip(scales, module.widths)], -1))
       continue
-    if any(part is not None and not isinstance(part, deltas.LowRank) for part in parts):
+    of_lora = [part for part in parts if part is None or isinstance(part, deltas.LowRank)]
+    if len(of_lora) < len(parts):
       raise InputError('--format=peft: the original keeps q, k and v in one module, where a delta of this kind for each of '
                        'them has no form; train with strategy.fused=True')
-    present = [part for part in parts if part is not None]
+    present = [part for part in of_lora if part is not None]
     if len({part.scale for part in present}) > 1:
       raise InputError(f'--format=peft: q, k and v at {site} have different scales, but share one module')
     rank = sum(part.a.shape[-1] for part in present)
-    b = np.zeros((*present[0].b.shape[:-2], rank, sum(module.widths)), np.float32)
+    b: Any = np.zeros((*present[0].b.shape[:-2], rank, sum(module.widths)), np.float32)      # as `_joined`
     row = column = 0
-    for part, width in zip(parts, module.widths):
+    for part, width in zip(of_lora, module.widths):
       if part is not None:
         b[..., row:row + part.b.shape[-2], column:column + width] = part.b
         row += part.b.shape[-2]
       column += width
-    out[site] = deltas.LowRank(np.concatenate([np.asarray(part.a) for part in present], -1), b, None,
-                               present[0].scale)
+    out[site] = deltas.LowRank(_joined([part.a for part in present], -1), b, None, present[0].scale)
   homeless = [path for path in found if path not in out
               and not any(path in m.row.paths and m.site in out for m in wanted.values())]
   if homeless:
@@ -549,8 +585,12 @@ def _fused(found: dict[str, Delta], modules: dict[str, Module]) -> dict[str, Del
   return out
 
 
-def _projections(found: dict[str, Delta], modules: dict[str, Module]) -> dict[str, np.ndarray]:
-  """A and B as large as the largest site: every other site has a corner of them."""
+def _projections(found: dict[str, deltas.Vera], modules: dict[str, Module]) -> dict[str, np.ndarray]:
+  """A and B as large as the largest site: every other site has a corner of them.
+
+  Raises:
+    InputError: the originals' order of outputs leaves a site no corner.
+  """
   delta_of = {m.site: m for m in modules.values() if m.site in found}
   a = max((np.asarray(found[site].fixed_a) for site in delta_of), key=len)
   all_b = {site: _to_theirs(module, np.asarray(found[site].fixed_b)) for site, module in delta_of.items()}

@@ -80,19 +80,53 @@ def _ranked(name: str, make, fields: dict[str, Any], root: bool = False, kinds=(
 
 def lora(rank: int = 8, alpha: float = 16.0, dropout: float = 0.0, targets: str = 'all_linear', fused: bool = False,
          rank_pattern: Any = (), alpha_pattern: Any = ()) -> Strategy:
-  """LoRA (Hu et al. 2021, arXiv 2106.09685): a low-rank delta on the kernels that `targets` names."""
+  """LoRA (Hu et al. 2021, arXiv 2106.09685): a low-rank delta on the kernels that `targets` names.
+
+  Args:
+    rank: R, of A [I, R] and B [R, O], where `rank_pattern` says no other.
+    alpha: the product A B is scaled by alpha / rank, where `alpha_pattern` says no other alpha.
+    dropout: share of the delta's input that is zeroed in training; 0 for none.
+    targets: the kernels that get a delta: a named set, a regex over the sites' paths, or several with commas between them
+      (see `targets.patterns`); with `embed` among them the embedding gets one too.
+    fused: q, k and v of a layer get one delta, which has one A for the three.
+    rank_pattern: {pattern: rank}, or pairs of these, for sites whose path it matches; the first that matches counts.
+    alpha_pattern: {pattern: alpha}, in the same way.
+  """
   return _ranked('lora', initial.low_rank, locals(), kinds=('kernel', 'embedding'))
 
 
 def rslora(rank: int = 8, alpha: float = 16.0, dropout: float = 0.0, targets: str = 'all_linear', fused: bool = False,
            rank_pattern: Any = (), alpha_pattern: Any = ()) -> Strategy:
-  """rsLoRA (Kalajdzievski 2023, arXiv 2312.03732): LoRA scaled by alpha / √rank, so that high ranks learn too."""
+  """rsLoRA (Kalajdzievski 2023, arXiv 2312.03732): LoRA scaled by alpha / √rank, so that high ranks learn too.
+
+  Args:
+    rank: R, of A [I, R] and B [R, O], where `rank_pattern` says no other.
+    alpha: the product A B is scaled by alpha / √rank, where `alpha_pattern` says no other alpha.
+    dropout: share of the delta's input that is zeroed in training; 0 for none.
+    targets: the kernels that get a delta: a named set, a regex over the sites' paths, or several with commas between them
+      (see `targets.patterns`); with `embed` among them the embedding gets one too.
+    fused: q, k and v of a layer get one delta, which has one A for the three.
+    rank_pattern: {pattern: rank}, or pairs of these, for sites whose path it matches; the first that matches counts.
+    alpha_pattern: {pattern: alpha}, in the same way.
+  """
   return _ranked('rslora', initial.low_rank, locals(), root=True, kinds=('kernel', 'embedding'))
 
 
 def lora_plus(rank: int = 8, alpha: float = 16.0, dropout: float = 0.0, targets: str = 'all_linear', fused: bool = False,
               rank_pattern: Any = (), alpha_pattern: Any = (), ratio: float = 16.0) -> Strategy:
-  """LoRA+ (Hayou et al. 2024, arXiv 2402.12354): B learns at `ratio` times the rate of A."""
+  """LoRA+ (Hayou et al. 2024, arXiv 2402.12354): B learns at `ratio` times the rate of A.
+
+  Args:
+    rank: R, of A [I, R] and B [R, O], where `rank_pattern` says no other.
+    alpha: the product A B is scaled by alpha / rank, where `alpha_pattern` says no other alpha.
+    dropout: share of the delta's input that is zeroed in training; 0 for none.
+    targets: the kernels that get a delta: a named set, a regex over the sites' paths, or several with commas between them
+      (see `targets.patterns`); with `embed` among them the embedding gets one too.
+    fused: q, k and v of a layer get one delta, which has one A for the three.
+    rank_pattern: {pattern: rank}, or pairs of these, for sites whose path it matches; the first that matches counts.
+    alpha_pattern: {pattern: alpha}, in the same way.
+    ratio: B's learning rate over A's.
+  """
   fields = locals()
   _require(ratio > 0, f'ratio={ratio}: must be above 0')
   return _ranked('lora_plus', initial.low_rank, fields, kinds=('kernel', 'embedding'), rates=((r'^delta/.*/b$', ratio),))
@@ -100,19 +134,50 @@ def lora_plus(rank: int = 8, alpha: float = 16.0, dropout: float = 0.0, targets:
 
 def pissa(rank: int = 8, alpha: float = 16.0, dropout: float = 0.0, targets: str = 'all_linear', fused: bool = False,
           rank_pattern: Any = (), alpha_pattern: Any = ()) -> Strategy:
-  """PiSSA (Meng et al. 2024, arXiv 2404.02948): LoRA that begins at the kernel's largest singular directions."""
+  """PiSSA (Meng et al. 2024, arXiv 2404.02948): LoRA that begins at the kernel's largest singular directions.
+
+  Args:
+    rank: R, of A [I, R] and B [R, O], where `rank_pattern` says no other.
+    alpha: the product A B is scaled by alpha / rank, where `alpha_pattern` says no other alpha.
+    dropout: share of the delta's input that is zeroed in training; 0 for none.
+    targets: the kernels that get a delta: a named set, a regex over the sites' paths, or several with commas between them
+      (see `targets.patterns`).
+    fused: q, k and v of a layer get one delta, which has one A for the three.
+    rank_pattern: {pattern: rank}, or pairs of these, for sites whose path it matches; the first that matches counts.
+    alpha_pattern: {pattern: alpha}, in the same way.
+  """
   return _ranked('pissa', initial.principal, locals())
 
 
 def dora(rank: int = 8, alpha: float = 16.0, dropout: float = 0.0, targets: str = 'all_linear', fused: bool = False,
          rank_pattern: Any = (), alpha_pattern: Any = ()) -> Strategy:
-  """DoRA (Liu et al. 2024, arXiv 2402.09353): LoRA for the direction of each output's weights, and a magnitude."""
+  """DoRA (Liu et al. 2024, arXiv 2402.09353): LoRA for the direction of each output's weights, and a magnitude.
+
+  Args:
+    rank: R, of A [I, R] and B [R, O], where `rank_pattern` says no other.
+    alpha: the product A B is scaled by alpha / rank, where `alpha_pattern` says no other alpha.
+    dropout: share of the delta's input that is zeroed in training; 0 for none.
+    targets: the kernels that get a delta: a named set, a regex over the sites' paths, or several with commas between them
+      (see `targets.patterns`).
+    fused: q, k and v of a layer get one delta, which has one A for the three.
+    rank_pattern: {pattern: rank}, or pairs of these, for sites whose path it matches; the first that matches counts.
+    alpha_pattern: {pattern: alpha}, in the same way.
+  """
   return _ranked('dora', initial.dora, locals())
 
 
 def vera(rank: int = 256, dropout: float = 0.0, targets: str = 'all_linear', fused: bool = False,
          initial_d: float = 0.1) -> Strategy:
-  """VeRA (Kopiczko et al. 2023, arXiv 2310.11454): two learned vectors around random matrices that all layers share."""
+  """VeRA (Kopiczko et al. 2023, arXiv 2310.11454): two learned vectors around random matrices that all layers share.
+
+  Args:
+    rank: R, of the random matrices A [I, R] and B [R, O] and of the learned vector d [R].
+    dropout: share of the delta's input that is zeroed in training; 0 for none.
+    targets: the kernels that get a delta: a named set, a regex over the sites' paths, or several with commas between them
+      (see `targets.patterns`).
+    fused: q, k and v of a layer get one delta.
+    initial_d: what every entry of d begins as; the other vector, o [O], begins as 0.
+  """
   _require(rank >= 1, f'rank={rank}: must be 1 or more')
   _rate(dropout)
   return Strategy('vera', locals(), (Placement(targets, ('kernel',), initial.vera(rank, initial_d, dropout)),), fused=fused)
@@ -122,7 +187,10 @@ def ia3(targets: str = r'layers/(attn|cross)/[kv]/kernel$', feedforward: str = r
         fused: bool = False) -> Strategy:
   """(IA)³ (Liu et al. 2022, arXiv 2205.05638): scales of keys, values and the MLP's activations.
 
-  `targets` are the layers whose outputs are scaled, `feedforward` those whose inputs are; '' for none.
+  Args:
+    targets: the kernels whose outputs are scaled, each by a factor of its own (see `targets.patterns`); '' for none.
+    feedforward: the kernels whose inputs are scaled, in the same way; '' for none.
+    fused: q, k and v of a layer are scaled by one delta.
   """
   fields = locals()
   _require(bool(targets or feedforward), 'targets and feedforward are both empty')
@@ -143,6 +211,11 @@ def adapter(width: int = 32, dropout: float = 0.0, placement: str = 'houlsby') -
   Pfeiffer et al. 2020, arXiv 2005.00247), or beside it, scaled by 4 (`parallel`, He et al. 2021, arXiv 2110.04366).
 
   Houlsby et al. train the layer norms too; here nothing but the adapters learns.
+
+  Args:
+    width: of the bottleneck: an adapter's matrices are [D, width] and [width, D].
+    dropout: share of an adapter's output that is zeroed in training; 0 for none.
+    placement: where adapters stand, and their form: a key of `PLACES`.
   """
   _require(width >= 1, f'width={width}: must be 1 or more')
   _require(placement in PLACES, f'placement={placement!r}: must be one of {", ".join(PLACES)}')
@@ -168,7 +241,13 @@ INITS = ('random', 'vocab', 'text')
 
 
 def prompt(slots: int = 16, init: str = 'vocab', init_text: str = '') -> Strategy:
-  """Prompt tuning (Lester et al. 2021, arXiv 2104.08691): vectors before the prompt's tokens, or the encoder's."""
+  """Prompt tuning (Lester et al. 2021, arXiv 2104.08691): vectors before the prompt's tokens, or the encoder's.
+
+  Args:
+    slots: how many vectors; each takes the place of a token in the context.
+    init: what they begin as: `random`, N(0, 1); `vocab`, embeddings of tokens drawn at random; `text`, those of `init_text`.
+    init_text: with `text` alone: the text, whose tokens are repeated or cut to `slots`.
+  """
   _slots(slots)
   _require(init in INITS, f'init={init!r}: must be one of {", ".join(INITS)}')
   _require(bool(init_text) == (init == 'text'), 'init_text: is given with init=text, and only then')
@@ -182,8 +261,11 @@ SELECTIONS = ('random', 'balanced', 'nearest')
 def few_shot(shots: int = 4, selection: str = 'random', calibrate: bool = False) -> Strategy:
   """In-context learning (Brown et al. 2020, arXiv 2005.14165): demonstrations in the prompt, and nothing learns.
 
-  `selection`: `random`; `balanced`, as many of each choice; `nearest`, each row's own by TF-IDF (Liu et al. 2021, arXiv
-  2101.06804). `calibrate`: choices are weighed against what they score without content (Zhao et al. 2021, arXiv 2102.09690).
+  Args:
+    shots: demonstrations before every prompt, from the training split; 0 for none.
+    selection: `random`; `balanced`, as many of each choice; `nearest`, each row's own by TF-IDF (Liu et al. 2021, arXiv
+      2101.06804).
+    calibrate: choices are weighed against what they score without content (Zhao et al. 2021, arXiv 2102.09690).
   """
   _require(shots >= 0, f'shots={shots}: must be 0 or more')
   _require(selection in SELECTIONS, f'selection={selection!r}: must be one of {", ".join(SELECTIONS)}')
@@ -244,14 +326,18 @@ def _slots(slots: int) -> None:
 
 
 def _pattern(given: Any, field: str) -> dict[str, Any]:
-  """`{pattern: value}` from that, or from pairs as a command line gives them: "(('mlp/down', 16),)"."""
+  """`{pattern: value}` from that, or from pairs as a command line gives them: "(('mlp/down', 16),)".
+
+  Raises:
+    InputError: it is neither, a pattern is no regular expression, or a value no number.
+  """
   try:
     found = dict(given)
-    for pattern, value in found.items():
-      re.compile(pattern)
-      if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ValueError
-    return found
+    whole = all(re.compile(pattern) and isinstance(value, (int, float)) and not isinstance(value, bool)
+                for pattern, value in found.items())
   except (TypeError, ValueError, re.error):
+    whole = False
+  if not whole:
     raise InputError(f'strategy.{field}={given!r}: must be pairs of a pattern and a number, such as '
-                     "\"(('mlp/down',16),)\"") from None
+                     "\"(('mlp/down',16),)\"")
+  return found

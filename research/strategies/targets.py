@@ -22,7 +22,15 @@ PEFTS = {   # row -> (family -> pattern, the pattern of other families)
 
 
 def patterns(targets: str, family: str, peft: str) -> list[str]:
-  """The regexes that `targets` stands for: a named set or a regex, or several with commas between them."""
+  """The regexes that `targets` stands for.
+
+  Args:
+    targets: `peft`, a key of `NAMED` or a regex over sites' paths, or several with commas between them.
+    family: the model's, which decides what `peft` stands for.
+    peft: whose targets in PEFT `peft` stands for: a key of `PEFTS`.
+  Raises:
+    InputError: nothing stands before, between or after the commas.
+  """
   found = [part.strip() for part in re.split(r',(?![^{]*\})', targets)]
   if not all(found):
     raise InputError(f'strategy.targets={targets!r}: a part is empty')
@@ -37,8 +45,17 @@ def find(targets: str, kinds: tuple[str, ...], sites: dict[str, Site], family: s
   q, k and v of a layer are changed as one (`qkv`) where `fused` says so or a pattern names it; the embedding only where a
   pattern names it.
 
+  Args:
+    targets: as for `patterns`.
+    kinds: the kinds of sites that are meant (see `transformer.Site`).
+    sites: the model's, by path.
+    family: the model's, as for `patterns`.
+    fused: q, k and v are changed as one wherever they are meant.
+    row: the strategy's name, for the message of an error.
+    required: whether it is an error where a pattern matches no site.
+    peft: as for `patterns`.
   Raises:
-    InputError: a part of `targets` matches nothing, or is no regular expression.
+    InputError: a part of `targets` is no regular expression, or matches no site where it must.
   """
   candidates = {path: site for path, site in sites.items() if site.kind in kinds}
   split = tuple(f'attn/{name}/kernel' for name in QKV)

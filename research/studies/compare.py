@@ -23,9 +23,13 @@ def compare(s: Study, rows: list[dict[str, Any]], workdir: Path) -> dict[str, An
   """Every arm's level, and its difference to the baseline, for each model and task.
 
   Args:
+    s: whose arms are compared, by its `report`.
     rows: the lines of results.jsonl.
+    workdir: the study's, which holds the runs' predictions.
   Returns:
     What comparison.json holds (its fields are in the contract of the README).
+  Raises:
+    InputError: no cell of the baseline ended.
   """
   metric = metrics.measured(s.report)
   comparisons = []
@@ -94,8 +98,8 @@ def _groups(metric: metrics.Metric, sums: Sums, adjusted: dict[frozenset[str], f
   if None in adjusted.values():
     return {}
   score = {arm: np.mean([metric.score(x.sum(0)) for x in found.values()]) for arm, found in sums.items()}
-  arms = sorted(sums, key=score.get, reverse=metric.higher_is_better)
-  return statistics.letters(arms, [pair for pair, p in adjusted.items() if p < LEVEL])
+  arms = sorted(sums, key=score.__getitem__, reverse=metric.higher_is_better)
+  return statistics.letters(arms, [pair for pair, p in adjusted.items() if p is not None and p < LEVEL])
 
 
 def _told(gap: Gap, margin: float | None, p_adjusted: float | None) -> dict[str, Any]:
@@ -112,7 +116,11 @@ def _told(gap: Gap, margin: float | None, p_adjusted: float | None) -> dict[str,
 
 
 def _check_examples(sums: Sums, task: str) -> None:
-  """Refuses arms that were tested on different examples: nothing could be paired."""
+  """Refuses arms that were tested on different examples: nothing could be paired.
+
+  Raises:
+    InputError: their numbers differ.
+  """
   counts = {arm: {len(x) for x in found.values()} for arm, found in sums.items()}
   if len(set.union(*counts.values())) > 1:
     told = ', '.join(f'{arm} {" or ".join(map(str, sorted(count)))}' for arm, count in counts.items())

@@ -17,7 +17,7 @@ from research.studies.runner import RUNS
 
 # Okabe & Ito's palette, which people of every colour vision tell apart.
 COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000')
-STYLE = {
+STYLE: dict[Any, Any] = {      # of rcParams, whose keys matplotlib's types list one by one
     'figure.dpi': 160, 'savefig.bbox': 'tight', 'font.size': 10, 'axes.spines.top': False, 'axes.spines.right': False,
     'axes.grid': True, 'grid.color': '#e6e6e6', 'grid.linewidth': 0.8, 'axes.edgecolor': '#888888', 'axes.axisbelow': True,
     'axes.titlelocation': 'left', 'axes.titleweight': 'bold', 'legend.frameon': False, 'xtick.color': '#555555',
@@ -29,10 +29,19 @@ Drawn = dict[str, dict[str, str]]      # figure -> {name, title, caption}; `name
 
 
 def draw(study: Study, comparison: dict[str, Any], rows: list[dict[str, Any]], workdir: Path) -> list[Drawn]:
-  """Writes figures/*.png for every comparison: learning, tuning and cost, those that there is something to draw for."""
+  """Writes figures/*.png for every comparison: learning, tuning and cost, those that there is something to draw for.
+
+  Args:
+    study: the one that was run.
+    comparison: what comparison.json holds.
+    rows: the lines of results.jsonl.
+    workdir: the study's, which holds the runs and gets the figures.
+  Returns:
+    The figures of each comparison, in the order of `comparison`.
+  """
   folder = workdir / 'figures'
   folder.mkdir(exist_ok=True)
-  drawn = []
+  drawn: list[Drawn] = []
   for number, c in enumerate(comparison['comparisons']):
     drawn.append({})
     mine = [r for r in rows if r['model'] == c['model'] and r['task'] == c['task'] and r['result']]

@@ -28,7 +28,10 @@ def parts(study: Study, c: dict[str, Any], rows: list[dict[str, Any]], workdir: 
   """The answers of one comparison of comparison.json, in the order in which a reader asks.
 
   Args:
+    study: the one that was run.
+    c: one of comparison.json's `comparisons`.
     rows: the lines of results.jsonl.
+    workdir: the study's, which holds the runs' metrics and predictions.
   """
   mine = [r for r in rows if (r['model'], r['task']) == (c['model'], c['task'])]
   return [Part('The answer', _answer(study, c)), Part('How sure', _sure(study, c)), Part('What it costs', _cost(c), 'cost'),

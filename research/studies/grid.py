@@ -87,6 +87,7 @@ def cells(s: Study, base: dict[str, Any]) -> list[Cell]:
   """Every run of the study: models x tasks x arms x their grids x seeds.
 
   Args:
+    s: the study.
     base: the base config as nested dicts.
   Raises:
     InputError: an axis names no field of the config, or two cells are the same run.
@@ -142,7 +143,13 @@ def alike(found: list[Cell]) -> list[list[Cell]]:
 
 
 def command(cell: Cell, path: str, base: dict[str, Any]) -> str | None:
-  """The research.train command that is this cell; None where no flag can say what differs from the base config in `path`."""
+  """The research.train command that is this cell; None where no flag can say what differs from the base config.
+
+  Args:
+    cell: the run.
+    path: the base config's file, for --config.
+    base: the base config as nested dicts.
+  """
   flags = [f'python -m research.train --config={shlex.quote(path)} --workdir=runs/{cell.key}']
   for group, fields in ((group, fields) for group, fields in cell.config.items() if isinstance(fields, dict)):
     for field, value in fields.items():

@@ -22,7 +22,12 @@ def write(study: Study, comparison: dict[str, Any], rows: list[dict[str, Any]], 
   """Writes report.md, report.html and figures/ into the study's workdir.
 
   Args:
-    command: that makes the study; of_cells: key of a cell -> the command that makes it alone, or None.
+    study: the one that was run.
+    comparison: what comparison.json holds.
+    rows: the lines of results.jsonl.
+    workdir: the study's.
+    command: that makes the study.
+    of_cells: key of a cell -> the command that makes it alone, or None where no flags say it.
   """
   drawn = figures.draw(study, comparison, rows, workdir)
   for figure in (figure for of_comparison in drawn for figure in of_comparison.values()):
@@ -42,7 +47,7 @@ def write(study: Study, comparison: dict[str, Any], rows: list[dict[str, Any]], 
       'config': json.dumps(files.read_json(workdir / RUNS / first['key'] / files.CONFIG)['training']),
   }
   environment = jinja2.Environment(loader=jinja2.PackageLoader('research.studies', '.'), trim_blocks=True,
-                                   lstrip_blocks=True, autoescape=lambda name: name and '.html' in name,
+                                   lstrip_blocks=True, autoescape=lambda name: name is not None and '.html' in name,
                                    undefined=jinja2.StrictUndefined)
   environment.filters |= {'cell': _cell, 'quoted': _quoted}
   for name in ('report.md', 'report.html'):

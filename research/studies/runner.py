@@ -29,7 +29,7 @@ FAILED = 'failed.json'      # in the folder of a cell that ended with an error
 class Shard(NamedTuple):
   """The part of a study that one of several machines runs: number `number` of `count`, from 1."""
   number: int = 1
-  count: int = 1
+  count: int = 1      # type: ignore[assignment]  # tuple's method of this name is not used
 
   def holds(self, unit: int) -> bool:
     return unit % self.count == self.number - 1
@@ -62,6 +62,10 @@ class Cohorts(NamedTuple):
 def check(s: Study, cells: list[Cell], workdir: Path) -> None:
   """Refuses a folder that holds another study, or none.
 
+  Args:
+    s: the study that is meant.
+    cells: its cells.
+    workdir: the folder.
   Raises:
     InputError: it does.
   """
@@ -79,7 +83,17 @@ def check(s: Study, cells: list[Cell], workdir: Path) -> None:
 
 
 def claim(s: Study, cells: list[Cell], workdir: Path, part: Shard = WHOLE, cohorts: Cohorts | None = None) -> None:
-  """Makes `workdir` this study's, or goes on in it; raises as `check` does, and where shards would share cells differently."""
+  """Makes `workdir` this study's, or goes on in it; raises as `check` does, and where shards would share cells differently.
+
+  Args:
+    s: the study.
+    cells: its cells.
+    workdir: the folder.
+    part: of the cells, those that are trained here.
+    cohorts: as for `run`.
+  Raises:
+    InputError: the folder holds something else, or a study whose shards share its cells otherwise.
+  """
   path = workdir / PLAN
   if files.is_taken(workdir) and not path.exists():
     raise InputError(f'{workdir} exists and holds no study; give another --workdir')
@@ -98,6 +112,9 @@ def run(s: Study, cells: list[Cell], workdir: Path, train: Callable[[dict, Path,
   """Every cell trained, the chosen ones tested; finished work is not done again, and a broken cell stops no other.
 
   Args:
+    s: the study.
+    cells: all of its cells, in one order on every machine.
+    workdir: the study's, claimed; machines that share the study share it.
     train: (config, workdir, label) -> result.
     test: workdirs of runs that differ in nothing but arrays -> their results, with test metrics.
     part: of the cells (or cohorts of them), those that are trained here; whoever ends last chooses and tests.
@@ -185,6 +202,7 @@ def _train(jobs: list[tuple[dict, Path, str]], workdir: Path, train: Callable, c
   """Trains cells, side by side where there are several; why one failed is left in its folder."""
   found: list[Any] = [None] * len(jobs)
   if len(jobs) > 1:
+    assert cohorts is not None      # without cohorts every cell is trained alone
     latest = workdir / COHORTS / _digest(folder.name for _, folder, _ in jobs)
     try:
       found = cohorts.train(jobs, latest)
@@ -208,7 +226,13 @@ def _digest(keys: Iterable[str]) -> str:
 
 
 def results(s: Study, cells: list[Cell], workdir: Path) -> list[dict[str, Any]]:
-  """The lines of results.jsonl for the cells that have ended, whoever trained them; chosen among once all have."""
+  """The lines of results.jsonl for the cells that have ended, whoever trained them; chosen among once all have.
+
+  Args:
+    s: the study.
+    cells: all of its cells, in the order of the lines.
+    workdir: the study's, which holds the cells' folders.
+  """
   rows = []
   for cell in cells:
     folder, error = workdir / RUNS / cell.key, None

@@ -35,9 +35,10 @@ def pseudo_values(metric: Metric, vectors: np.ndarray) -> np.ndarray:
   The jackknife's pseudo-values n·θ - (n - 1)·θ₋ᵢ (Tukey 1958); of a mean they are the examples' own values.
 
   Args:
-    vectors: [n, k], the metric's sums per example.
+    metric: the one that the sums are of.
+    vectors: the metric's sums per example, of shape [n, k].
   Returns:
-    [n] float64.
+    One value an example, float64 of shape [n].
   """
   n, total = len(vectors), vectors.sum(0)
   return n * metric.score(total) - (n - 1) * metric.score(total - vectors)
@@ -52,6 +53,7 @@ def crossed(values: np.ndarray, center: float) -> Estimate:
   the arms, and there is no p.
 
   Args:
+    values: of one seed on one example each, of shape [S, n], with n above 1.
     center: the estimate itself, which pseudo-values of a non-linear metric only approach.
   """
   S, n = values.shape
@@ -76,14 +78,20 @@ def crossed(values: np.ndarray, center: float) -> Estimate:
 
 
 def level(metric: Metric, by_seed: Sequence[np.ndarray]) -> Estimate:
-  """An arm's mean score over seeds. `by_seed`: the metric's sums per example [n, k], one array a seed."""
+  """An arm's mean score over seeds. `by_seed`: the metric's sums per example, an array of shape [n, k] for every seed."""
   values = np.stack([pseudo_values(metric, v) for v in by_seed])
   center = float(np.mean([metric.score(v.sum(0)) for v in by_seed]))
   return crossed(values, center)._replace(p=None)
 
 
 def difference(metric: Metric, arm: Sequence[np.ndarray], baseline: Sequence[np.ndarray]) -> Estimate:
-  """Arm minus baseline, paired by seed and by example."""
+  """Arm minus baseline, paired by seed and by example.
+
+  Args:
+    metric: the score that differs.
+    arm: the metric's sums per example, an array of shape [n, k] for every seed.
+    baseline: the same of the baseline, with the same seeds and examples in the same order.
+  """
   values = np.stack([pseudo_values(metric, a) - pseudo_values(metric, b) for a, b in zip(arm, baseline, strict=True)])
   center = float(np.mean([metric.score(a.sum(0)) - metric.score(b.sum(0)) for a, b in zip(arm, baseline)]))
   return crossed(values, center)
@@ -111,6 +119,12 @@ def needed(spread: Spread, seeds: int, examples: int, difference: float) -> tupl
 
   With 80 % power at the 5 % level, for a mean of variance seed / S + example / n + rest / (S n), taken as normal: of few seeds
   it is a little too few. inf: no number is enough while the other stays.
+
+  Args:
+    spread: of the difference of two arms (see `crossed`).
+    seeds: that both arms have.
+    examples: that both were tested on.
+    difference: the one that is to be told from 0.
   """
   allowed = (difference / (stats.norm.ppf(0.975) + stats.norm.ppf(0.8))) ** 2
 

@@ -30,6 +30,7 @@ class Checkpoints:
   def __init__(self, folder: Path, base: str | None):
     """
     Args:
+      folder: holds a folder of each kind, `latest` and `best`; made by the first save.
       base: the fingerprint of the model that the trainables belong to; None: of any, to restore alone.
     """
     self._folder, self._base = folder, base
@@ -54,6 +55,7 @@ class Checkpoints:
     """Saves what to go on from, after the best so far is whole: a run that goes on from here does not reach it again.
 
     Args:
+      state: of the run, or of all members of a cohort with a leading axis.
       members: of a cohort, whose best ones are meant too.
     """
     for one in (self, *members):
@@ -76,9 +78,8 @@ class Checkpoints:
     if self.step('latest') is None:
       return None
     named = self._restore('latest', _state_leaves(state))
-    key = jax.device_put(jax.random.wrap_key_data(jnp.asarray(named.pop('key'))), state.key.sharding)
-    rest = TrainState(state.step, None, state.trainable, state.opt_state)
-    return tree.replace(rest, named)._replace(key=key)
+    named['key'] = jax.device_put(jax.random.wrap_key_data(jnp.asarray(named['key'])), state.key.sharding)
+    return tree.replace(state, named)
 
   def restore_best(self, trainable: Tree) -> Tree:
     """What the run had learned at its best step; `trainable` gives the shapes."""
@@ -111,7 +112,15 @@ class Checkpoints:
 
 
 def check_shapes(saved: dict[str, list], wanted: dict[str, list], where: str) -> None:
-  """Refuses a checkpoint of other arrays: a library that restores what it finds would go on in silence."""
+  """Refuses a checkpoint of other arrays: a library that restores what it finds would go on in silence.
+
+  Args:
+    saved: name -> [shape, dtype] of what the checkpoint holds.
+    wanted: name -> [shape, dtype] of what the config needs.
+    where: the checkpoint's folder, for the message of an error.
+  Raises:
+    InputError: an array is missing, unexpected, or of another shape or dtype.
+  """
   for what, names in (('lacks', wanted.keys() - saved.keys()), ('holds unexpected', saved.keys() - wanted.keys())):
     if names:
       raise InputError(f'{where}: {what} arrays: {", ".join(sorted(names)[:5])}; it is of another model or strategy')
@@ -121,5 +130,5 @@ def check_shapes(saved: dict[str, list], wanted: dict[str, list], where: str) ->
 
 
 def _state_leaves(state: TrainState) -> dict[str, Any]:
-  named = tree.leaves(state._replace(key=None))
+  named = {name: x for name, x in tree.leaves(state).items() if name != 'key'}
   return {**named, 'key': np.asarray(jax.random.key_data(state.key))}

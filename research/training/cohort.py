@@ -45,8 +45,9 @@ def side_by_side(frozen: Sequence[Tree]) -> Tree | Several:
            for first, *others in zip(*map(jax.tree.leaves, frozen), strict=True)]
   structure = jax.tree.structure(frozen[0])
   shared = [first if same else None for first, same in zip(jax.tree.leaves(frozen[0]), alike)]
-  own = [structure.unflatten([None if same else x for x, same in zip(jax.tree.leaves(one), alike)]) for one in frozen]
-  return Several(structure.unflatten(shared), _stacked(own))
+  own = [jax.tree.unflatten(structure, [None if same else x for x, same in zip(jax.tree.leaves(one), alike)])
+         for one in frozen]
+  return Several(jax.tree.unflatten(structure, shared), _stacked(own))
 
 
 def _stacked(trees: Sequence[Tree]) -> Tree:
@@ -73,6 +74,8 @@ def over(variables: Tree | Several, function: Callable[..., Any], *mapped: Any, 
   """`function(variables, *mapped)` of a run, or of every member of a cohort.
 
   Args:
+    variables: of the run, or of all members.
+    function: gives a tree of arrays.
     mapped: trees that each member has its own of, with the members' axis where `axes` says it is.
     axes: of the results, as `out_axes` of `jax.vmap`: one for each, or one for all.
   """
@@ -84,14 +87,31 @@ def over(variables: Tree | Several, function: Callable[..., Any], *mapped: Any, 
 
 
 def train_step(state: TrainState, frozen: Several, batch: Batch, **static: Any) -> tuple[TrainState, Metrics]:
-  """`steps.train_step` for every member: each array of state, batch and metrics has a leading axis of members."""
+  """`steps.train_step` for every member: each array of state, batch and metrics has a leading axis of members.
+
+  Args:
+    state: of all members.
+    frozen: what is frozen in all of them.
+    batch: of all members, as `placed` gives it: every array is [members, M, B, …].
+    static: `model`, `tx` and `label_smoothing`, the same for all.
+  Returns:
+    The new state and the metrics, each [members].
+  """
   def one(state, own, batch):
     return steps.train_step(state, tree.join(frozen.shared, own), batch, **static)
   return jax.vmap(one, spmd_axis_name=sharding.of_members(len(state.step)))(state, frozen.own, batch)
 
 
 def eval_step(variables: Tree | Several, batch: Batch, *, model: Model) -> jax.Array:
-  """`steps.eval_step` of a run, or for every member: all read the same batch."""
+  """`steps.eval_step` of a run, or for every member: all read the same batch.
+
+  Args:
+    variables: of the run, or of all members.
+    batch: as for `losses.target_losses`.
+    model: the one model of all.
+  Returns:
+    The loss of every target [B, T], in nats; of several members [members, B, T].
+  """
   return over(variables, lambda one: steps.eval_step(one, batch, model=model))
 
 
@@ -101,7 +121,13 @@ def step_for(frozen: Tree | Several) -> Callable[..., tuple[TrainState, Metrics]
 
 
 def member(number: int, x: Tree, frozen: Tree | Several) -> Tree:
-  """What member `number` has of a cohort's arrays; of a run's, all."""
+  """What one member has of a cohort's arrays; of a run's, all.
+
+  Args:
+    number: the member's, from 0.
+    x: a tree of arrays, of a cohort with a leading axis of members.
+    frozen: what is frozen, which tells a cohort from a run.
+  """
   return _taken(x, number) if isinstance(frozen, Several) else x
 
 
@@ -136,7 +162,7 @@ def batch(members: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
 
 
 def placed(members: Sequence[dict[str, np.ndarray]]) -> dict[str, jax.Array]:
-  """The batch of a run, or of all members, on its devices."""
+  """The batch of a run, every array [M, B, …], or of all members [members, M, B, …], on its devices."""
   return sharding.lines(batch(members), axis=1 if len(members) == 1 else 2, members=len(members))
 
 
@@ -176,7 +202,9 @@ def side(begun: Sequence[tuple[TrainState, Tree]], batches: Sequence[dict[str, n
   """Runs before their first step.
 
   Args:
-    begun: (state, what does not learn) of each. batches: the first one of each. static: the step's.
+    begun: (state, what does not learn) of each.
+    batches: the first one of each, every array [M, B, …].
+    static: keyword arguments of the step.
   """
   state, frozen = together([state for state, _ in begun], [one for _, one in begun])
   given = placed(batches)
@@ -188,7 +216,8 @@ def trial(side: Callable[[int], Side], most: int, memory: int) -> Trial:
 
   Args:
     side: how many -> so many of the runs, before their first step.
-    most: runs that there are. memory: bytes that a device has.
+    most: runs that there are.
+    memory: bytes that a device has.
   """
   def timed(side: Side) -> tuple[Side, float]:
     began = time.perf_counter()
@@ -197,7 +226,8 @@ def trial(side: Callable[[int], Side], most: int, memory: int) -> Trial:
 
   alone = side(1)
   of_each = max(alone.step.peak_bytes - sharding.held(alone.frozen),   # the base is there once
-                2 * sharding.held(alone.state._replace(key=())))      # each state and its place in the stack
+                2 * sharding.held((alone.state.step, alone.state.trainable,   # each state and its place in the stack
+                                   alone.state.opt_state)))
   count = min(most, 1 + max(0, memory - alone.step.peak_bytes) // max(1, of_each))
   if count == 1:
     return Trial(1)

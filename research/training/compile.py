@@ -48,6 +48,8 @@ def compiled(function: Callable, *args, donate: tuple[int, ...] = (), **static) 
   """`function(*args, **static)` compiled ahead of time; found again for equal shapes and equal static arguments.
 
   Args:
+    function: a pure function of `args` and `static`.
+    args: trees of arrays, of which shapes, dtypes and places on the mesh count, and no values.
     donate: numbers of the arguments whose memory the results may take over. On a mesh the first of them is a state, and the
       first result its successor, which lies as it lay.
     static: hashable keyword arguments, constants of the compiled program.

@@ -4,7 +4,6 @@ import itertools
 import math
 import signal
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -99,13 +98,16 @@ Evaluate = Callable[[int, Sequence[int], Tree | cohort.Several], Sequence[dict[s
 class Member:
   """One run, by itself or in a cohort: what it learns from, where it writes, and the book of what it came to so far."""
 
-  def __init__(self, label: str, batch_of: Callable[[int], dict[str, np.ndarray]], learning_rate: float,
+  def __init__(self, label: str, batch_of: Callable[[int], dict[str, np.ndarray]] | None, learning_rate: float,
                share: Callable[[int], float], checkpoints: Checkpoints, monitor: Monitor):
     """
     Args:
-      batch_of: step number -> batch (see `data.batches.TrainingBatches`).
-      learning_rate: the schedule's peak; share: step number -> the share of it there. Both only to be told.
+      label: what the run is called where something is said of it.
+      batch_of: step number -> batch (see `data.batches.TrainingBatches`); None where there are no steps.
+      learning_rate: the schedule's peak, only to be told.
+      share: step number -> the share of the peak there, only to be told.
       checkpoints: of its best step.
+      monitor: keeps its book, and writes its metrics.
     """
     self.label, self.batch_of, self.learning_rate, self.share = label, batch_of, learning_rate, share
     self.checkpoints, self.monitor = checkpoints, monitor
@@ -138,14 +140,22 @@ def train(model: Model, state: TrainState, frozen: Tree | cohort.Several, tx: op
   """Trains a run, or the members of a cohort side by side, to the end, from wherever `latest` has got to.
 
   Args:
-    state, frozen: as `cohort.together` gives them for the members.
+    model: the one model of all.
+    state: at step 0, as `cohort.together` gives it for the members.
+    frozen: what is frozen, as `cohort.together` gives it.
+    tx: the optimiser (see `optim.make`).
+    members: the runs, in the order in which `state` has them.
     latest: where the state of all is kept to go on from.
     evaluate: validation of those members that have not ended; None where there is no validation split.
     label: of the progress line.
-    eval_every: steps between evaluations; one more comes at the end. checkpoint_every: steps between checkpoints to go
-      on from, or 0 for none. log_every: steps between looks at the device.
-    best_metric, higher_is_better: what `evaluate` gives that says which step is best; of equal ones the first is.
+    steps: of the whole run, those before a resumption among them.
+    eval_every: steps between evaluations; one more comes at the end.
+    checkpoint_every: steps between checkpoints to go on from, or 0 for none.
+    log_every: steps between looks at the device.
+    best_metric: what `evaluate` gives that says which step is best; of equal ones the first is.
+    higher_is_better: whether more of `best_metric` is better.
     patience: evaluations without a new best one before a run ends early, or 0 for no early end.
+    label_smoothing: of the training loss, as for `losses.target_losses`.
     profile: where a trace of some steps is written, for TensorBoard; None: nowhere.
   Returns:
     What each member came to, or why it diverged. A member that has ended keeps its place until all have; of the time that
@@ -162,14 +172,15 @@ def train(model: Model, state: TrainState, frozen: Tree | cohort.Several, tx: op
   if restored is not None:
     say(f'{label}: goes on after step {step}')
   waiting: list[tuple[int, dict]] = []              # steps whose metrics are still on the device
-  spent: Counter[str] = Counter()                   # seconds on what, since the last line was written
+  spent: dict[str, float] = {}                      # seconds on what, since the last line was written
   compiled_before = compilation.seconds_spent()
 
   @contextmanager
   def timed(what: str):
     began = time.perf_counter()
     yield
-    spent[f'{what}_seconds'] += (time.perf_counter() - began) / len(members)
+    name = f'{what}_seconds'
+    spent[name] = spent.get(name, 0) + (time.perf_counter() - began) / len(members)
 
   def flush(found: dict[Member, dict[str, float]]) -> None:
     """Writes the lines of the waiting steps, which share what they took; what was `found` goes to the last one's."""
@@ -202,7 +213,7 @@ def train(model: Model, state: TrainState, frozen: Tree | cohort.Several, tx: op
 
   def batch_of(step: int) -> dict[str, jax.Array]:
     with sharding.use(mesh):                        # also where another thread asks
-      return cohort.placed([m.batch_of(step) for m in members])
+      return cohort.placed([m.batch_of(step) for m in members if m.batch_of])
 
   def save_latest() -> None:
     latest.save_latest(state, [m.checkpoints for m in members])
@@ -218,6 +229,7 @@ def train(model: Model, state: TrainState, frozen: Tree | cohort.Several, tx: op
       coming = ahead(step)
       over = step >= steps or all(map(ended, members))
       while not over:
+        assert coming is not None                           # there is another step
         with timed('step'), timed('input'):
           batch = coming.result()
         coming = ahead(step + 1)                            # made while the device is busy
@@ -236,7 +248,7 @@ def train(model: Model, state: TrainState, frozen: Tree | cohort.Several, tx: op
         trace.after(step)
         if look:
           found = {}
-          if at_evaluation:
+          if evaluate is not None and at_evaluation:
             going = [number for number, m in enumerate(members) if not ended(m)]
             with timed('evaluation'):
               measured = evaluate(step, going, cohort.variables(state.trainable, frozen))
@@ -267,20 +279,20 @@ def train(model: Model, state: TrainState, frozen: Tree | cohort.Several, tx: op
       latest.wait()
     trace.close()
   compile_seconds = compilation.seconds_spent() - compiled_before
-  executable = executable_for(batch_of(0)) if step else None
+  program = executable_for(batch_of(0)) if step else None
 
   def outcome(number: int, m: Member) -> Outcome | InputError:
     if m.error:
       return m.error
-    total = lambda name: sum(r.get(name, 0) for r in m.monitor.history) + spent[name]
+    total = lambda name: sum(r.get(name, 0) for r in m.monitor.history) + spent.get(name, 0)
     cost = Cost(train_tokens=total('train/tokens'), train_seconds=total('seconds'), input_seconds=total('input_seconds'),
                 evaluation_seconds=total('evaluation_seconds'), checkpoint_seconds=total('checkpoint_seconds'),
                 compile_seconds=compile_seconds / len(members), cohort_size=len(members))
-    if executable:
+    if program:
       shared = sharding.held(frozen.shared) if isinstance(frozen, cohort.Several) else 0
       here = len(members) // (sharding.sizes()[sharding.MEMBERS] if sharding.of_members(len(members)) else 1)
-      cost = cost._replace(train_flops=executable.flops / len(members) * m.taken,
-                           peak_bytes=shared + (executable.peak_bytes - shared) // here)
+      cost = cost._replace(train_flops=program.flops / len(members) * m.taken,
+                           peak_bytes=shared + (program.peak_bytes - shared) // here)
     found = evaluations(m)
     best = min(found)[1] if found else m.taken
     if m.checkpoints.step('best') not in (None, best):    # only where a step run twice gives two results

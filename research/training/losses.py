@@ -56,7 +56,13 @@ def _losses(model: Model, label_smoothing: float, head: Tree, wanted: Array, tar
 
 
 def target_logits(model: Model, variables: Tree, batch: Batch) -> Array:
-  """[B, T, V] float32: the logits of every target, all at one time; `batch` as for `target_losses`."""
+  """[B, T, V] float32: the logits of every target, all at one time.
+
+  Args:
+    model: whose logits are meant.
+    variables: the model's, deltas among them.
+    batch: as for `target_losses`.
+  """
   return model.logits(variables, _wanted(model, variables, batch))
 
 
@@ -64,6 +70,8 @@ def target_losses(model: Model, variables: Tree, batch: Batch, label_smoothing: 
   """The loss of every target, to be looked at and not differentiated.
 
   Args:
+    model: whose losses are meant.
+    variables: the model's, deltas among them.
     batch: beside the model's fields (see `Model`), `index` [B, T], the position in its line whose next token is
       predicted, and `targets` [B, T], that token.
     label_smoothing: the share of the target's probability that is spread evenly over the vocabulary.
@@ -93,7 +101,7 @@ def _total_forward(model, label_smoothing, head, wanted, targets, weights):
 
   def chunk_total(learning, wanted, targets, weights):
     learning = iter(learning)
-    head = structure.unflatten([next(learning) if own else value for own, value in zip(learns, values)])
+    head = jax.tree.unflatten(structure, [next(learning) if own else value for own, value in zip(learns, values)])
     return jnp.sum(_losses(model, label_smoothing, head, wanted, targets) * weights)
 
   def add(sums, chunk):
@@ -104,7 +112,7 @@ def _total_forward(model, label_smoothing, head, wanted, targets, weights):
   (total, of_head), of_wanted = jax.lax.scan(add, (jnp.float32(0), jax.tree.map(jnp.zeros_like, learning)), chunks)
   of_head = iter(of_head)
   of_wanted = _whole(of_wanted[0], targets.value) if wanted.perturbed else None
-  return total, (structure.unflatten([next(of_head) if own else None for own in learns]), of_wanted)
+  return total, (jax.tree.unflatten(structure, [next(of_head) if own else None for own in learns]), of_wanted)
 
 
 def _total_backward(model, label_smoothing, gradients, g):
@@ -120,8 +128,13 @@ def cross_entropy(model: Model, variables: Tree, batch: Batch, key: Array | None
   """The batch's summed loss, and the sums that metrics are made of: divided once, after all adding up.
 
   Args:
+    model: whose loss is meant.
+    variables: the model's, deltas among them.
     batch: as for `target_losses`, with `weights` [B, T]: 1 for a target, 0 for padding.
     key: for dropout; None switches it off.
+    label_smoothing: as for `target_losses`.
+  Returns:
+    The loss [], in nats, and {loss: the same, tokens: the number of targets []}.
   """
   wanted = _wanted(model, variables, batch, key)
   targets, weights = jnp.asarray(batch['targets']), jnp.asarray(batch['weights'])

@@ -31,7 +31,8 @@ def peak(closed: Any, donated: int, size: Callable[[Any], float] = nbytes) -> fl
   """Bytes that exist at the worst moment beside the arguments.
 
   Args:
-    closed: the program's jaxpr. donated: so many arguments, the first ones, whose place results may take.
+    closed: the program's jaxpr.
+    donated: so many arguments, the first ones, whose place results may take.
     size: aval -> bytes; of a program that runs on several devices, of the part on each.
   """
   jaxpr = closed.jaxpr

@@ -23,7 +23,7 @@ class Monitor:
   def __init__(self, workdir: Path):
     self._path = workdir / files.METRICS
     self._tensorboard = workdir / files.TENSORBOARD
-    self._writer = None
+    self._writer: Any = None                      # tensorboard's, which has no types
     self.history: list[dict[str, Any]] = []       # all lines so far
 
   def start(self, step: int | None) -> None:

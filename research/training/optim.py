@@ -31,15 +31,24 @@ OPTIMIZERS = {
 }
 
 
-def shape(schedule: str, steps: int, step: jax.typing.ArrayLike, warmup: jax.typing.ArrayLike) -> jax.Array:
-  """Share of the peak learning rate at a step: a linear rise over `warmup` steps, none of them at 0, then the decay."""
+def shape(schedule: str, steps: int, step: jax.Array | int, warmup: jax.Array | int) -> jax.Array:
+  """Share of the peak learning rate at a step: a linear rise over `warmup` steps, none of them at 0, then the decay.
+
+  Args:
+    schedule: a key of `SCHEDULES`, for the decay.
+    steps: of the whole run, where the decay ends.
+    step: number of steps taken so far, of any shape.
+    warmup: steps of the rise, of a shape that goes with that of `step`.
+  Returns:
+    float32, of the shape of both, between 0 and 1.
+  """
   decayed = jnp.clip((step - warmup) / jnp.maximum(1, steps - warmup), 0.0, 1.0)
   return jnp.where(step < warmup, (step + 1) / (warmup + 1), SCHEDULES[schedule](decayed)).astype(jnp.float32)
 
 
 class Scheduled(NamedTuple):
   """The state of `scheduled`."""
-  count: jax.Array     # [] int32, steps taken
+  count: jax.Array     # type: ignore[assignment]  # [] int32, steps taken; tuple's method of this name is not used
   warmup: jax.Array    # [] int32, steps
 
 
@@ -57,10 +66,16 @@ def make(name: str, schedule: str, steps: int, clip: float, b1: float, b2: float
   """The optimiser as a pure pair of functions; the same arguments give the same object.
 
   Args:
-    name: a key of `OPTIMIZERS`; `schedule`: a key of `SCHEDULES`.
+    name: a key of `OPTIMIZERS`.
+    schedule: a key of `SCHEDULES`.
     steps: of the whole run, where the decay ends.
     clip: the gradients' largest global norm; 0 for no limit.
+    b1: decay of adamw's first moment; adafactor reads none of these three.
+    b2: decay of adamw's second moment.
+    eps: what adamw adds to the second moment's root.
     rates: (pattern over leaves, factor of their learning rate); the first pattern that matches counts.
+  Raises:
+    InputError: there is no such optimiser, or schedule.
   """
   for field, value, known in (('optimizer', name, OPTIMIZERS), ('schedule', schedule, SCHEDULES)):
     if value not in known:
@@ -81,6 +96,14 @@ def _factor(rates: tuple[tuple[str, float], ...], name: str) -> float:
 
 def init(tx: optax.GradientTransformation, trainable: Tree, learning_rate: float, weight_decay: float,
          warmup: int = 0) -> Tree:
-  """The optimiser's first state, with the settings that differ between runs; warmup: steps in which the rate rises."""
+  """The optimiser's first state, with the settings that differ between runs.
+
+  Args:
+    tx: as `make` gives it.
+    trainable: what the state is for.
+    learning_rate: the schedule's peak.
+    weight_decay: decoupled: a step takes this share of every leaf off it, times the learning rate at that step.
+    warmup: steps in which the rate rises.
+  """
   return optax.tree_utils.tree_set(tx.init(trainable), learning_rate=jnp.float32(learning_rate),
                                    weight_decay=jnp.float32(weight_decay), warmup=jnp.int32(warmup))

@@ -28,10 +28,14 @@ def train_step(state: TrainState, frozen: Tree, batch: Batch, *, model: Model, t
   """One update from one batch.
 
   Args:
+    state: before the step; it is not changed.
     frozen: what does not learn. The loss closes over it, so no gradient of it exists.
     batch: see `losses.cross_entropy`; every array has a leading axis of microbatches, [M, B, …]. Their gradients are
       added up and divided once by all target tokens, so M changes memory and
       nothing else (but which activations dropout draws).
+    model: whose loss is lowered.
+    tx: the optimiser (see `optim.make`).
+    label_smoothing: as for `losses.target_losses`.
   Returns:
     The new state and {loss: nats per target token, tokens, grad_norm: before clipping}.
   """
@@ -49,7 +53,16 @@ def train_step(state: TrainState, frozen: Tree, batch: Batch, *, model: Model, t
 
 
 def accumulate(loss_sum, trainable: Tree, batch: Batch, key: Array) -> tuple[Tree, Metrics]:
-  """Gradients and sums of `loss_sum` added up over the batch's leading axis, one microbatch alive at a time."""
+  """Gradients and sums of a loss added up over the batch's leading axis, one microbatch alive at a time.
+
+  Args:
+    loss_sum: (trainable, microbatch [B, …], key) -> (summed loss [], {loss, tokens: its sums []}).
+    trainable: what the gradient is by.
+    batch: every array [M, B, …].
+    key: of shape []; each microbatch's is folded from it.
+  Returns:
+    The gradients, a tree like `trainable`, and the sums, each [].
+  """
   gradient = jax.grad(loss_sum, has_aux=True)
   count = batch['tokens'].shape[0]
   if count == 1:
@@ -66,5 +79,11 @@ def accumulate(loss_sum, trainable: Tree, batch: Batch, key: Array) -> tuple[Tre
 
 
 def eval_step(variables: Tree, batch: Batch, *, model: Model) -> Array:
-  """The loss of every target of a batch [B, T], in nats, without dropout."""
+  """The loss of every target of a batch [B, T], in nats, without dropout.
+
+  Args:
+    variables: the model's, deltas among them.
+    batch: as for `losses.target_losses`.
+    model: whose losses are meant.
+  """
   return losses.target_losses(model, variables, batch)
