@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.quick
+
 ROOT = Path(__file__).parent.parent / 'research'
 SHAPE = re.compile(r'\[(\.\.\.|[A-Z1]\w*\'?)([^a-z\]]*)\]|[Ss]hape|scalar|any shape|tree of|pytree', re.S)
 

@@ -8,6 +8,8 @@ from flax import struct
 
 from research import tree
 
+pytestmark = pytest.mark.quick
+
 
 @struct.dataclass
 class Pair:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors
 from tokenizers import Tokenizer as RustTokenizer
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from research.errors import InputError
 
@@ -82,6 +82,7 @@ def from_folder(folder: Path) -> Tokenizer:
   Raises:
     InputError: the folder holds no tokenizer that can be read, or one without EOS.
   """
+  from transformers import AutoTokenizer  # imports torch where there is one, which takes seconds and is not needed
   try:
     hf = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
   except Exception as e:  # whatever the libraries raise at a broken file, the person's remedy is the same

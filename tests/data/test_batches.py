@@ -108,7 +108,6 @@ def test_changing_one_choice_cannot_change_another_choices_loss_by_a_bit(tiny, c
   assert (np.abs(after[parts[changed]] - before[parts[changed]]) > 1e-3).any()
 
 
-@pytest.mark.quick
 def test_loss_is_on_target_tokens_alone_and_every_one_of_them(tiny):
   found = made(tiny, 'translation', 30, split='train')
   documents = [answered(e) for e in found]
@@ -153,7 +152,6 @@ def test_order_is_a_pure_function_of_seed_and_start(start):
   assert list(itertools.islice(order(17, seed=3, start=start), 30)) == whole[start:start + 30]
 
 
-@pytest.mark.quick
 def test_a_batch_is_a_pure_function_of_its_step(tiny):
   documents = [answered(e) for e in made(tiny, 'sentiment', 20, split='train')]
   run = TrainingBatches(documents, 8, 2, seed=1, steps=12)
@@ -167,7 +165,6 @@ def test_a_batch_is_a_pure_function_of_its_step(tiny):
   assert any(other[n].shape != x.shape or (other[n] != x).any() for n, x in walked[0].items())
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize('microbatches', [1, 2, 4])
 def test_batches_hold_the_rows_that_order_draws(tiny, microbatches):
   documents = [answered(e) for e in made(tiny, 'sentiment', 20, split='train')]

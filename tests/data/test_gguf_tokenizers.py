@@ -261,7 +261,6 @@ def test_a_text_begins_and_ends_as_the_header_says_or_its_kind_does(kind, change
   assert ours.prompt('a') == [0] * begins + inner
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize('model_type, kind, change', [
     ('gpt2', 'gpt2', {}), ('llama', 'gpt2', dict(pre='llama-bpe', add_bos_token=...)),
     ('qwen2', 'gpt2', dict(pre='qwen2', tokens=['<s>', '<|endoftext|>', *'abĠ12', 'ab', '12'], merges=['a b', '1 2'])),

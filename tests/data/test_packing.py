@@ -141,7 +141,6 @@ def test_no_loss_depends_on_the_evaluation_batch_size(loaded):
       np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.quick
 def test_every_documents_targets_weigh_once_in_an_evaluation(loaded):
   found = made(loaded, 'translation', 50)
   documents = documents_of(loaded, found)
@@ -156,7 +155,6 @@ def test_every_documents_targets_weigh_once_in_an_evaluation(loaded):
   assert sorted(seen) == list(range(50))
 
 
-@pytest.mark.quick
 def test_every_documents_targets_weigh_once_in_an_epoch(loaded):
   documents = documents_of(loaded, made(loaded, 'translation', 24))
   run = TrainingBatches(documents, 8, 2, seed=1, steps=3)
@@ -184,7 +182,6 @@ def corrupted(t5):
   return Corrupted(sources.sample_texts()['valid'][::20], t5.tokenizer, 512, 0.15, 3.0, seed=5)
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize('microbatches', [1, 4])
 def test_a_batch_holds_what_its_epoch_redraws_and_is_a_pure_function_of_its_step(t5, corrupted, microbatches):
   start, count, steps = t5.model.config.start, len(corrupted), 3 * len(corrupted) // 8
@@ -202,7 +199,6 @@ def test_a_batch_holds_what_its_epoch_redraws_and_is_a_pure_function_of_its_step
       np.testing.assert_array_equal(x, walked[step][name])
 
 
-@pytest.mark.quick
 def test_fit_leaves_no_line_too_full_on_either_side(t5):
   documents = documents_of(t5, made(t5, 'translation', 300, 'train', longest=500))
   room = batches.room_for(documents, 256)

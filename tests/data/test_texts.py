@@ -283,7 +283,6 @@ def assembled(tmp_path_factory):
       config(model__source=f'random:{model}-tiny', task__name='text', **{'task__train': file, **fields}))
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize('model, objective', [('gpt2', 'continuation'), ('t5', 'span_corruption')])
 def test_a_model_has_the_objective_that_it_is_made_for_and_an_epoch_is_a_pass_over_all_pieces(assembled, model, objective):
   exp = assembled(model, training__epochs=2.0, training__batch_size=5)
@@ -291,7 +290,6 @@ def test_a_model_has_the_objective_that_it_is_made_for_and_an_epoch_is_a_pass_ov
   assert len(exp.examples('train')) == 12 and exp.config['training']['steps'] == 5       # 24 of 5 at a time
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize('model, fields, match', [
     ('gpt2', {'task__objective': 'span_corruption'}, 'span_corruption: needs a model with an encoder'),
     ('gpt2', {'task__objective': 'denoising'}, 'denoising: needs a model with an encoder'),
@@ -302,7 +300,6 @@ def test_what_does_not_go_with_text_is_refused(assembled, model, fields, match):
     assembled(model, **fields)
 
 
-@pytest.mark.quick
 def test_texts_or_a_context_too_short_to_learn_from_are_refused(assembled, tmp_path):
   letters = write(tmp_path / 'a.txt', 'a\n\nb')
   with pytest.raises(InputError, match='no piece of a text has two tokens'):
@@ -314,7 +311,6 @@ def test_texts_or_a_context_too_short_to_learn_from_are_refused(assembled, tmp_p
   assert len(assembled('gpt2', model__context=3).examples('train')) == 9 * 62 + 1300
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize('objective', ['span_corruption', 'denoising'])
 def test_what_is_shown_of_an_example_is_what_the_model_reads(assembled, objective):
   exp = assembled('t5', task__objective=objective, task__noise=0.3, task__span=2.0)

@@ -87,7 +87,6 @@ def test_smollm2_chat_ends_where_the_answer_begins(ours):
   assert text == ('<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n')
 
 
-@pytest.mark.quick
 def test_a_folder_adds_bos_where_its_own_post_processor_does(tmp_path):
   hf = tokenizer.of_bytes().hf
   hf.save_pretrained(tmp_path / 'with')
@@ -99,7 +98,6 @@ def test_a_folder_adds_bos_where_its_own_post_processor_does(tmp_path):
   assert (added.eos, added.size) == (257, 259)
 
 
-@pytest.mark.quick
 def test_a_folder_whose_tokenizer_names_no_end_is_refused(tmp_path):
   hf = tokenizer.of_bytes().hf
   hf.eos_token = None

@@ -58,7 +58,6 @@ def test_what_all_begin_with_leaves_every_prompt_a_token_of_its_own():
   assert beginning.common([[1, 2], [3, 2]]) == 0
 
 
-@pytest.mark.quick
 def test_an_encoder_reads_every_prompt_anew():
   loaded = loud('t5-tiny')
   _, examples = examples_of(loaded, 'translation', 2)

@@ -110,7 +110,6 @@ def products(model, params, batch):
   return flops.count(jax.make_jaxpr(lambda p: model.hidden({'params': p}, batch))(params))
 
 
-@pytest.mark.quick
 def test_windows_cost_less_than_seeing_all():
   loaded = loud('llama-tiny')
   cost = {window: products(windowed(loaded, window), loaded.params, line(loaded.model, lengths=(3000, 1096)))
@@ -139,7 +138,6 @@ def test_memory_of_a_long_line_grows_with_its_length_and_not_with_its_square():
   assert long < 0.75 * loaded.model.config.layers * scores and long < 8 * short      # all scores: 16 times as much
 
 
-@pytest.mark.quick
 def test_relative_biases_of_very_long_lines_are_refused():
   loaded = loud('t5-tiny')
   batch = line(loaded.model, lengths=(LONGEST_BIAS + 1,))

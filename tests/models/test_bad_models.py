@@ -78,7 +78,6 @@ def test_a_config_that_lacks_a_field(folder, field):
   refused(folder, 'config.json', field)
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize('field, value', [
     ('hidden_act', 'quick_gelu'), ('rope_scaling', {'type': 'longrope', 'factor': 2.0}), ('pretraining_tp', 2),
     ('rope_parameters', {'rope_type': 'proportional', 'rope_theta': 1e4}), ('num_local_experts', 8)])
@@ -117,14 +116,12 @@ def test_a_truncated_shard(folder, keep):
   refused(folder, file.name, 'not a whole safetensors file')
 
 
-@pytest.mark.quick
 def test_a_tensor_of_another_shape(folder):
   name = 'model.layers.1.mlp.up_proj.weight'
   change_tensors(folder, lambda tensors: {n: x[:-1] if n == name else x for n, x in tensors.items()})
   refused(folder, name, '[76, 54]', '[77, 54]')
 
 
-@pytest.mark.quick
 def test_a_tensor_too_few_and_one_too_many(folder):
   name = 'model.layers.1.mlp.up_proj.weight'
   change_tensors(folder, lambda tensors: {n: x for n, x in tensors.items() if n != name})
@@ -134,14 +131,12 @@ def test_a_tensor_too_few_and_one_too_many(folder):
   refused(folder, 'unexpected', 'model.layers.1.mlp.up_proj.bias')
 
 
-@pytest.mark.quick
 def test_a_folder_without_tokenizer(folder):
   for file in folder.glob('*token*'):
     file.unlink()
   refused(folder, 'tokenizer')
 
 
-@pytest.mark.quick
 def test_a_tokenizer_that_is_broken_or_too_large(folder):
   text = (folder / 'tokenizer.json').read_text()
   (folder / 'tokenizer.json').write_text(text[:len(text) // 2])
@@ -188,7 +183,6 @@ def test_a_gguf_file_of_another_architecture(tmp_path):
   refused(written(tmp_path, architecture='mamba'), "architecture 'mamba' is not supported", 'llama')
 
 
-@pytest.mark.quick
 def test_a_gguf_file_that_cuts_text_in_an_unknown_way(tmp_path):
   refused(written(tmp_path, pre='tekken'), "tokenizer.ggml.pre='tekken' is not supported", 'smollm')
 

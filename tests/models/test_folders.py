@@ -148,7 +148,6 @@ def test_t5_is_tied_where_its_head_is_the_embedding_and_not_where_it_differs(tmp
   np.testing.assert_array_equal(read(other).params['head']['kernel'], 2 * tensors['shared.weight'].T)
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize('name, twin, original', [
     ('t5', 'encoder.embed_tokens.weight', 'shared.weight'), ('t5-1.1', 'decoder.embed_tokens.weight', 'shared.weight'),
     ('llama-tied', 'lm_head.weight', 'model.embed_tokens.weight'), ('gpt2', 'lm_head.weight', 'transformer.wte.weight')])
@@ -175,7 +174,6 @@ def test_files_in_half_precision_are_read_without_loss(tmp_path, name, dtype, sh
       np.testing.assert_array_equal(exported[tensor].astype(np.float32), x.astype(np.float32), err_msg=tensor)
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize('dtype, says', [(b'I32', 'int32'), (b'U32', 'uint32')])
 def test_a_tensor_of_whole_numbers_is_refused(tmp_path, dtype, says):
   name = 'model.layers.1.mlp.up_proj.weight'
@@ -186,7 +184,6 @@ def test_a_tensor_of_whole_numbers_is_refused(tmp_path, dtype, says):
   refused(folder, str(file), name, f'holds {says}')
 
 
-@pytest.mark.quick
 def test_a_tensor_in_a_format_that_numpy_does_not_know_is_refused(tmp_path):
   tensors = drawn('llama')
   folder = write(tmp_path, ZOO['llama'], tensors | {'model.norm.weight': np.zeros(48, np.uint8)})
@@ -199,7 +196,6 @@ def test_a_tensor_in_a_format_that_numpy_does_not_know_is_refused(tmp_path):
   refused(folder, str(file), 'model.norm.weight cannot be read')
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize('count', [1, 5, 7])
 def test_missing_and_unexpected_tensors_are_listed_the_first_five_and_how_many_more(tmp_path, count):
   tensors = drawn('llama')
@@ -217,7 +213,6 @@ def test_missing_and_unexpected_tensors_are_listed_the_first_five_and_how_many_m
   assert str(e.value) == f'{tmp_path} holds unexpected tensors of a llama model: {lists(extra)}'
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize('name, fields, says', [
     ('llama', {'rope_parameters': {'rope_type': 'spiral', 'rope_theta': 1e4}}, ["rope_type='spiral'", 'yarn, llama3']),
     ('llama', {'rope_scaling': {'type': 'spiral', 'factor': 2.0}}, ["rope_type='spiral'", 'yarn, llama3']),
@@ -361,7 +356,6 @@ def test_a_pickle_is_refused_with_the_command_that_converts_it(tmp_path, pickled
   assert_same(read(pickled), read(write(tmp_path / 'plain', ZOO['llama'], drawn('llama'))))
 
 
-@pytest.mark.quick
 def test_a_tokenizer_larger_than_the_embedding_is_refused(tmp_path):
   folder = write(tmp_path, ZOO['gpt2'], drawn('gpt2'))
   tokenizers.of_bytes(12).hf.save_pretrained(folder)
@@ -425,7 +419,6 @@ def test_reading_a_model_takes_hardly_more_memory_than_its_parameters(large, dty
   assert 0.95 * params < peak <= 1.3 * params
 
 
-@pytest.mark.quick
 @pytest.mark.skipif(not Path('/proc/self/clear_refs').exists(), reason='the peak is counted by Linux')
 def test_the_measure_of_memory_sees_what_is_held_twice(large):
   peak, params = growth(large, 'float32', 'hoards')
@@ -440,7 +433,6 @@ def flipped(data, rng, end):
   return bytes(data)
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize('file', ['model-00002-of-00003.safetensors', 'model.safetensors.index.json'])
 def test_a_damaged_header_or_index_ends_in_one_line_or_changes_nothing(tmp_path, file):
   folder = write(tmp_path, ZOO['llama'], drawn('llama'), shards=3)
@@ -461,7 +453,6 @@ def test_a_damaged_header_or_index_ends_in_one_line_or_changes_nothing(tmp_path,
   assert ends['refused'] >= 15
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize('shard', ['', '.', '../outside.safetensors', '/etc/passwd', 'x' * 300, 'a\0b'])
 def test_an_index_that_points_at_no_file_of_the_folder_is_refused(tmp_path, shard):
   folder = write(tmp_path / 'model', ZOO['llama'], drawn('llama'), shards=2)

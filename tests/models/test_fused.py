@@ -142,7 +142,6 @@ def test_only_nvidias_cards_have_a_capability(monkeypatch, capability, expected)
     assert machine.compute_capability() == 0
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize('chip', chips.table())
 def test_a_plan_counts_the_kernel_on_the_cards_that_have_it(chip):
   made, lines, variables = model('llama-tiny'), batch(), {'params': loud('llama-tiny').params}

@@ -314,7 +314,6 @@ def llama(hf=LLAMA, seed=0):
   return {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize('kind', [
     'Q4_1', 'Q5_0', 'Q5_1', 'Q2_K', 'Q3_K', 'Q4_K', 'Q5_K', 'Q6_K', 'TQ1_0', 'TQ2_0', 'MXFP4', 'NVFP4', 'IQ1_S', 'IQ1_M',
     'IQ2_XXS', 'IQ2_XS', 'IQ2_S', 'IQ3_XXS', 'IQ3_S', 'IQ4_NL', 'IQ4_XS'])
@@ -341,7 +340,6 @@ def test_a_type_that_the_gguf_library_does_not_dequantise_is_refused(tmp_path):
   refused(tmp_path / 'b.gguf', 'output_norm.weight', 'type I32', 'cannot dequantise')
 
 
-@pytest.mark.quick
 @pytest.mark.skipif(not hasattr(mmap, 'MADV_DONTNEED'), reason='pages of a mapped file can be dropped on Linux only')
 def test_what_was_read_of_a_file_does_not_stay_in_memory(tmp_path):
   hf = LLAMA | dict(vocab_size=20_000)
@@ -365,7 +363,6 @@ def test_llama_3_scaling_comes_back_from_its_divisors(tmp_path, trained):
   assert load(file, FLOAT32).hf['rope_parameters'] == rope
 
 
-@pytest.mark.quick
 def test_divisors_of_one_are_no_scaling(tmp_path):
   file = write(tmp_path / 'a.gguf', LLAMA, llama(), extra={'rope_freqs.weight': np.ones(8, np.float32)})
   assert load(file, FLOAT32).hf['rope_parameters'] == {'rope_type': 'default', 'rope_theta': 5e5}
@@ -380,7 +377,6 @@ def test_divisors_that_are_not_llama_3s_are_refused(tmp_path, change):
   refused(write(tmp_path / 'a.gguf', LLAMA, llama(), extra={'rope_freqs.weight': change(found)}), 'rope_freqs.weight')
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize('change, expected', [
     ({'rope.scaling.type': 'none', 'rope.scaling.factor': 4.0}, {'rope_type': 'default'}),
     ({'rope.scaling.type': 'linear', 'rope.scaling.factor': 4.0}, {'rope_type': 'linear', 'factor': 4.0}),
@@ -424,7 +420,6 @@ def test_gemma_3_layers_are_global_where_the_header_says(tmp_path, change, patte
     assert other.kinds[1].rope.inverse[1] == pytest.approx(2e4 ** -0.2)
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize('kind, layers, scalar', [('gemma2', 46, 8), ('gemma2', 45, 10), ('gemma3_text', 62, 8),
                                                   ('gemma3_text', 46, 10)])
 def test_the_27b_gemmas_scale_queries_by_width_over_heads(tmp_path, kind, layers, scalar):
@@ -496,7 +491,6 @@ def test_the_other_byte_order_is_refused(tmp_path):
   refused(write(tmp_path / 'a.gguf', LLAMA, llama(), order='BIG'), 'byte order')
 
 
-@pytest.mark.quick
 def test_a_tokenizer_larger_than_the_embedding_is_refused(tmp_path):
   refused(write(tmp_path / 'a.gguf', LLAMA, llama(), tokenizer=byte_level(300)), '300 tokens', '260')
 

@@ -47,7 +47,6 @@ def test_logits_equal_transformers_on_random_llamas(tmp_path, name, shard_size):
   np.testing.assert_allclose(llamas.logits(loaded.model, loaded.params, IDS), expected, rtol=0, atol=1e-4)
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize('shards', [1, 3])
 @pytest.mark.parametrize('name', CONFIGS)
 def test_export_of_import_is_the_same_bit_for_bit(tmp_path, name, shards):
@@ -73,7 +72,6 @@ def test_bfloat16_weights_are_read_bit_for_bit(tmp_path):
       np.testing.assert_array_equal(exported[tensor].astype(np.float32), x.astype(np.float32), err_msg=tensor)
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize('name', CONFIGS)
 def test_a_gguf_file_gives_the_same_model_as_the_folder(tmp_path, name):
   tensors = weights(CONFIGS[name])
@@ -101,7 +99,6 @@ def test_weights_that_gguf_quantised_are_read_as_the_gguf_library_reads_them(tmp
     np.testing.assert_array_equal(x, rounded[tensor], err_msg=tensor)
 
 
-@pytest.mark.quick
 def test_the_fingerprint_is_of_the_weights(tmp_path):
   config = CONFIGS['grouped_tied']
   prints = [load(llamas.write_folder(tmp_path / str(i), config, weights(config, seed)), FLOAT32).fingerprint

@@ -59,7 +59,6 @@ def test_step_by_step_with_a_cache_equals_the_full_forward_also_where_prompts_ar
     hidden, cache = step(variables, cache, jnp.asarray(IDS[range(3), [n + i for n in starts]], jnp.int32))
 
 
-@pytest.mark.quick
 def test_sites_are_the_places_where_deltas_can_stand(loaded):
   c, found = loaded.model.config, transformer.sites(loaded.model.config, loaded.params)
   layers = [f'layers/{k}' for k in ('attn/q', 'attn/k', 'attn/v', 'attn/o', 'mlp/gate', 'mlp/up', 'mlp/down')]

@@ -73,7 +73,6 @@ def test_a_chat_template_goes_with_the_tokenizer(tmp_path, tiny_t5):
   assert again.chat(messages) == tokenizer.chat(messages) == '<user>Hi.\n<assistant>'
 
 
-@pytest.mark.quick
 def test_the_config_is_the_one_that_was_read_but_for_how_weights_are_kept(tmp_path, tiny_t5):
   import ml_dtypes
   hf = tiny_t5.hf | {'torch_dtype': 'float16', 'made_by': 'someone'}
@@ -84,7 +83,6 @@ def test_the_config_is_the_one_that_was_read_but_for_how_weights_are_kept(tmp_pa
   assert {x.dtype.name for x in huggingface.read(tmp_path / 'model')[2].values()} == {'bfloat16'}
 
 
-@pytest.mark.quick
 def test_every_file_of_a_folder_can_be_read_by_whoever_reads_its_config(tmp_path, tiny_t5):
   write_again(tiny_t5, tmp_path / 'model', shard_size=200_000)
   modes = {file.name: file.stat().st_mode for file in (tmp_path / 'model').iterdir()}
@@ -92,7 +90,6 @@ def test_every_file_of_a_folder_can_be_read_by_whoever_reads_its_config(tmp_path
   assert set(modes.values()) == {modes['config.json']}
 
 
-@pytest.mark.quick
 def test_a_tensor_larger_than_a_shard_has_one_to_itself(tmp_path, tiny_t5):
   write_again(tiny_t5, tmp_path / 'model', shard_size=1000)
   where = json.loads((tmp_path / 'model' / 'model.safetensors.index.json').read_text())['weight_map']

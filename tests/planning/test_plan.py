@@ -80,7 +80,6 @@ def test_the_verb_writes_its_json_and_refuses_in_one_line(tmp_path):
   assert done.returncode == 2 and done.stderr.startswith('error: --topology=v9:1x1') and done.stderr.count('\n') == 1
 
 
-@pytest.mark.quick
 def test_from_16_to_256_chips_a_chip_holds_its_share_and_loses_no_time():
   """Weights and optimiser fall as 1/n within 10 %, the roofline's utilisation loses at most 15 %: one row a chip, over fsdp."""
   held, used = {}, {}

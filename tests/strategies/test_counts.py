@@ -67,7 +67,6 @@ D, F, N, K, V = 4096, 14336, 32, 1024, 128256      # Llama-3-8B: width, hidden, 
 LAYER = 2 * D * D + 2 * D * K + 3 * D * F + 2 * D
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize('name, fields, expected', [
     ('full', {}, N * LAYER + 2 * V * D + D),
     ('last_layers', {'layers': 2}, 2 * LAYER),
@@ -82,7 +81,6 @@ def test_what_learns_is_the_papers_formula_on_llama_3_8b(name, fields, expected)
   assert learning('llama', name, **fields) == expected
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize('name, fields, expected', [
     ('full', {}, 354_823_168),
     ('lora', {'rank': 4, 'targets': 'attn/[qv]/kernel'}, 393_216),      # Hu et al. 2021, table 3: 0.35 M

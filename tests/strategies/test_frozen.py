@@ -89,7 +89,6 @@ def test_the_last_layers_alone_are_differentiated():
   assert gradients(apart, strategy) == 3
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize('name, most', [('lora', 0.72), ('dora', 0.76), ('full', 1.0)])
 def test_flops_of_a_step_on_smollm2s_shape(name, most):
   """Unrolled, 256 tokens, rank 8 on all linear layers; counted over the dot_generals."""

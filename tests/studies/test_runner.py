@@ -54,7 +54,6 @@ def test_a_broken_cell_is_reported_and_stops_no_other(ran):
   assert broken[0]['key'] in (workdir / 'report.md').read_text()
 
 
-@pytest.mark.quick
 def test_only_the_chosen_setting_reads_the_test_split(ran):
   _, _, workdir, rows, _ = ran
   for row in rows:
@@ -67,7 +66,6 @@ def test_only_the_chosen_setting_reads_the_test_split(ran):
   assert len(chosen) == 1 and mean[chosen.pop()] == max(mean.values())
 
 
-@pytest.mark.quick
 def test_finished_cells_are_not_run_again_and_give_the_same_comparison(ran):
   study, cells, workdir, rows, comparison = ran
 
@@ -172,7 +170,6 @@ def test_a_shard_outside_its_range_is_refused(text):
     runner.shard(text)
 
 
-@pytest.mark.quick
 def test_comparison_holds_the_contracts_fields(ran):
   _, _, workdir, _, comparison = ran
   c = comparison['comparisons'][0]
@@ -185,7 +182,6 @@ def test_comparison_holds_the_contracts_fields(ran):
       assert arm['cost']['train_flops'] > 0 and arm['cost']['peak_bytes'] > 0
 
 
-@pytest.mark.quick
 def test_the_report_opens_by_itself(ran):
   workdir = ran[2]
   html = (workdir / 'report.html').read_text()
@@ -209,7 +205,6 @@ def test_a_cells_command_makes_its_run_again(ran, tmp_path):
     assert again == pytest.approx({name: row['result']['metrics'][name] for name in again}, rel=1e-5)
 
 
-@pytest.mark.quick
 def test_another_study_is_refused_its_workdir(ran):
   study, cells, workdir, _, _ = ran
   with pytest.raises(InputError, match='another study'):

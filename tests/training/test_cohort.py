@@ -192,7 +192,6 @@ def test_a_cohort_with_a_member_that_diverged_goes_on_from_its_last_step(tmp_pat
   assert without_times(again[0]) == without_times(expected[0]) and str(again[1]) == str(expected[1])
 
 
-@pytest.mark.quick
 def test_runs_of_which_no_one_step_can_be_made_are_refused(tmp_path):
   configs = [config(training__steps=steps, **ROWS) for steps in (2, 3)]
   with pytest.raises(InputError, match='other vocabularies or numbers of steps'):

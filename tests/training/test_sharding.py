@@ -44,7 +44,8 @@ def test_a_mesh_gives_the_losses_of_one_device(attention, model, strategies, mes
     assert len(one) == 5 and one[4] < one[1], name
 
 
-@pytest.mark.parametrize('strategy, mesh', [('lora', 'data'), ('lora', 'fsdp'), ('full', 'fsdp')])
+@pytest.mark.parametrize('strategy, mesh', [
+    ('lora', 'fsdp'), *(pytest.param(*pair, marks=pytest.mark.matrix) for pair in (('lora', 'data'), ('full', 'fsdp')))])
 def test_a_step_sums_up_what_learns_alone_and_gathers_a_frozen_weight_twice(strategy, mesh):
   """Once on the way forward and once on the way back; activations are never summed up."""
   found = on_devices('collectives', 'llama-tiny', strategy, mesh)

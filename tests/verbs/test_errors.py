@@ -86,6 +86,7 @@ def test_a_checkpoint_of_another_model_or_shape_is_not_loaded(run, tmp_path, fie
   assert everything(other) == before
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize('name, flags, says', [
     ('train', ['--config=configs/defalt.py', '--workdir=nowhere'], 'configs/defalt.py: no such file'),
     ('train', ['--config=configs/default.py'], '--workdir is missing'),
@@ -97,6 +98,7 @@ def test_a_wrong_flag_is_named(name, flags, says):
   assert not (ROOT / 'nowhere').exists()
 
 
+@pytest.mark.quick
 def test_a_study_that_a_cluster_starts_several_times_over_needs_its_part(tmp_path, monkeypatch):
   monkeypatch.setenv('SLURM_STEP_NUM_TASKS', '4')
   line = refused(verb('study', '--study=experiments/quickstart.py', f'--workdir={tmp_path}/study'))
