@@ -131,19 +131,19 @@ def write_pairs(path, pairs):
 
 
 @functools.cache
-def _reviews(counts):
+def _reviews(longest, counts):
   """The folder that `reviews` speaks of; it lasts as long as this process."""
   kept = tempfile.TemporaryDirectory()
   for split, count in counts:
-    short = [row for row in sources.sample('sentiment_sentences')[split] if len(row['text']) < 40][:count]
+    short = [row for row in sources.sample('sentiment_sentences')[split] if len(row['text']) < longest][:count]
     assert len(short) == count and len({row['label'] for row in short}) == 2
     workdir.write_jsonl(Path(kept.name) / f'{split}.jsonl', short)
   return kept
 
 
-def reviews(**counts):
-  """Fields of a task of files: of each split so many of the shipped reviews that are shorter than 40 characters."""
-  kept = _reviews(tuple(counts.items()))
+def reviews(longest=40, **counts):
+  """Fields of a task of files: of each split so many of the shipped reviews that are shorter than `longest` characters."""
+  kept = _reviews(longest, tuple(counts.items()))
   return {'task__name': 'files', 'task__prompt': 'Review: {text}\nSentiment:', 'task__target': ' {label}',
           'task__choices': ('negative', 'positive'), **{f'task__{split}': f'{kept.name}/{split}.jsonl' for split in counts}}
 

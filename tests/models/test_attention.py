@@ -76,7 +76,7 @@ def test_blocks_compute_what_one_block_does(case, whole, branches):
   ours, expected = gradient(*case, batch), whole[1]
   assert jax.tree.structure(ours) == jax.tree.structure(expected)
   for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(expected)):
-    assert np.linalg.norm(a - b) <= 1e-5 * np.linalg.norm(b) + 1e-9
+    assert np.linalg.norm(a - b) <= 1e-5 * np.linalg.norm(b) + 5e-9      # a key's bias has no gradient but rounding's
 
 
 def test_a_document_changes_no_other_by_a_bit(case, short_blocks):

@@ -262,7 +262,6 @@ def test_every_model_of_the_zoo_is_one_whose_config_is_read():
     assert names.config_of(FAMILIES[fields['model_type']], fields, name, False).family == fields['model_type']
 
 
-@pytest.mark.quick
 def test_a_field_that_transformers_knows_and_we_do_not_read_must_be_at_its_default(tmp_path, monkeypatch):
   """Shown on fields that no family reads: one is added to transformers' Llama, and one that is on by default."""
   from transformers import LlamaConfig
@@ -277,7 +276,6 @@ def test_a_field_that_transformers_knows_and_we_do_not_read_must_be_at_its_defau
     assert str(e.value) == f'config.json: {field}={value!r} is not supported (known: {default})'
 
 
-@pytest.mark.quick
 def test_fields_that_nobody_knows_are_ignored_unless_they_say_experts_or_quantization():
   of = lambda **fields: names.config_of(FAMILIES['llama'], {**ZOO['llama'], **fields}, 'config.json', True)
   assert of(made_by='someone', notes={'a': 1}, torchscript=True) == of()
@@ -292,7 +290,6 @@ SIZES = {'llama': dict(vocab_size=270, hidden_size=64, intermediate_size=80, num
          'gpt2': {}, 't5': dict(vocab_size=270, d_model=40, d_ff=64, num_layers=2, num_heads=4)}
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize('name', FAMILIES)
 def test_an_absent_field_means_what_it_means_to_transformers(name):
   """The same config with every default written out, except for the context, which is only a limit."""

@@ -35,7 +35,7 @@ def six(**fields):
           for rate in RATES for seed in SEEDS]
 
 
-ROWS = {**reviews(train=60, valid=12), 'training__batch_size': 2}
+ROWS = {**reviews(longest=90, train=60, valid=12), 'training__batch_size': 2}
 
 
 def learned(made, workdir):
