@@ -69,7 +69,7 @@ def _quick_is_quick(request):
 @pytest.hookimpl(wrapper=True)
 def pytest_collection_modifyitems(config, items):
   """Of the tests that were asked for, leaves out those of another tier, and those whose packages are missing."""
-  tiers.mark(items)
+  tiers.mark(items, whole=not tiers.cases_are_named(config))
   yield
   lines = tiers.select(config, items)
   missing = []

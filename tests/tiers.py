@@ -45,13 +45,19 @@ def part(text):
   return int(i), int(n)
 
 
-def mark(items):
-  """Marks `matrix` what lies off the diagonal of its test's product."""
-  of_test = {}
-  for item in items:
-    of_test.setdefault(test_of(item), []).append(item)
-  for cases in of_test.values():
+def mark(items, whole=True):
+  """Marks `matrix` what lies off the diagonal of its test's product.
+
+  Args:
+    items: the tests that were collected.
+    whole: whether these are all cases of each test. Then a value that is wanted and that no case has is an error.
+  """
+  for test, cases in by_test(items).items():
     for diagonal in cases[0].iter_markers('diagonal'):
+      for name, some in diagonal.kwargs.items():
+        missing = {*some} - {case.callspec.params[name] for case in cases}
+        if missing and whole:
+          raise pytest.UsageError(f'{test}: diagonal: no case has {name}={", ".join(map(repr, missing))}')
       axes = [[*dict.fromkeys(id(case.callspec.params[name]) for case in cases)] for name in diagonal.args]
       wanted = {tuple(axis[i % len(axis)] for axis in axes) for i in range(max(map(len, axes), default=1))}
       for case in cases:
@@ -61,10 +67,15 @@ def mark(items):
           case.add_marker('matrix')
 
 
+def cases_are_named(config):
+  """Whether the command line asks for single cases, which are then wanted whatever their tier."""
+  return any('[' in name for name in config.args)
+
+
 def select(config, items):
   """Leaves out the matrix, or what is in another part, and says so in lines for the summary.
 
-  A part holds whole tests, with all their cases, so that these share what they are made of.
+  A part holds of each test some cases that stand side by side, since these share what they are made of.
   """
   lines = []
 
@@ -74,18 +85,22 @@ def select(config, items):
       items[:] = [item for item in items if not is_out(item)]
       config.hook.pytest_deselected(items=out)
       lines.append(line.format(len(out)))
-  if not config.option.matrix and not any('[' in name for name in config.args):      # a case that is named is wanted
+  if not config.option.matrix and not cases_are_named(config):
     leave_out(lambda item: item.get_closest_marker('matrix'), 'matrix: {} tests were left out (pytest --matrix runs them)')
   if config.option.part:
     i, n = config.option.part
-    number = {test: k % n for k, test in enumerate(dict.fromkeys(map(test_of, items)))}
-    leave_out(lambda item: number[test_of(item)] != i - 1, f'part {i} of {n}: {{}} tests are in the other parts')
+    part_of = {item: (number + k * n // len(cases)) % n
+               for number, cases in enumerate(by_test(items).values()) for k, item in enumerate(cases)}
+    leave_out(lambda item: part_of[item] != i - 1, f'part {i} of {n}: {{}} tests are in the other parts')
   return lines
 
 
-def test_of(item):
-  """The name that all cases of a test share."""
-  return item.nodeid.partition('[')[0]
+def by_test(items):
+  """The cases of each test, by its name."""
+  found = {}
+  for item in items:
+    found.setdefault(item.nodeid.partition('[')[0], []).append(item)
+  return found
 
 
 def before(item):

@@ -300,7 +300,6 @@ def test_an_absent_field_means_what_it_means_to_transformers(name):
   assert {**vars(short), 'context': 0} == {**vars(full), 'context': 0}
 
 
-@pytest.mark.quick
 def test_rope_scaling_wins_over_rope_parameters_as_in_transformers():
   from transformers import AutoConfig
   both = {**ZOO['llama'], 'rope_theta': 700.0, 'rope_scaling': {'type': 'linear', 'factor': 4.0},
