@@ -9,7 +9,7 @@ from pathlib import Path
 
 os.environ['JAX_PLATFORMS'] = 'cpu'
 os.environ['HF_HUB_OFFLINE'] = '1'
-# What one process compiled, here or as a verb, all others find.
+# What one verb's process compiled, all others find.
 os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(Path(__file__).parent.parent / '.pytest_cache' / 'jax'))
 
 import importlib.util
@@ -31,6 +31,7 @@ from research.models.config import Execution
 from research.training import compile
 
 machine.prepare()
+jax.config.update('jax_enable_compilation_cache', False)      # here few programs are met twice, and to keep one takes time
 tiers.watch()
 NEEDS = {   # marker -> packages, what to say, the remedy
     'parity': (('torch', 'peft', 'bitsandbytes', 'sentencepiece'), 'torch, peft, bitsandbytes and sentencepiece',

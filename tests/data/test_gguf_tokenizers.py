@@ -125,6 +125,7 @@ def test_tokens_that_users_defined_stand_whole_as_sentencepiece_has_them(tmp_pat
 
 
 @pytest.mark.parity
+@pytest.mark.diagonal('collapse', 'rule')
 @pytest.mark.parametrize('collapse', [True, False])
 @pytest.mark.parametrize('rule', ['nmt_nfkc', 'identity'])
 def test_unigram_gives_the_ids_and_texts_of_sentencepiece(tmp_path, shipped, rule, collapse):

@@ -67,6 +67,7 @@ def whole(case, short_blocks):
     return (lambda batch: (logits(*case, batch), gradient(*case, batch)))(line(case[0]))
 
 
+@pytest.mark.diagonal('case', 'branches')
 @pytest.mark.parametrize('branches', [False, True])
 def test_blocks_compute_what_one_block_does(case, whole, branches):
   batch = line(case[0])

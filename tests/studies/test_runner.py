@@ -16,8 +16,9 @@ from research.studies import compare, grid, report, runner
 
 RATE = 'training.learning_rate'
 TASK = {name.removeprefix('task__'): value for name, value in reviews(train=24, valid=12, test=16).items()}
+TASK |= {'prompt': 'Review: {text} Sentiment:'}      # a command of one line
 ARMS = {
-    'few_shot': {'strategy': {'name': 'few_shot'}, 'grid': {'strategy.shots': [0, 8]}},    # 8 shots: over the context
+    'few_shot': {'strategy': {'name': 'few_shot'}, 'grid': {'strategy.shots': [0, 16]}},    # 16 shots: over the context
     'full': {'strategy': {'name': 'full'}, 'grid': {RATE: [1e-3]}},
     'lora': {'strategy': {'name': 'lora'}, 'grid': {RATE: [1e-3, 1e-2]}},
 }
@@ -48,7 +49,7 @@ def ran(tmp_path_factory):
 def test_a_broken_cell_is_reported_and_stops_no_other(ran):
   _, _, workdir, rows, _ = ran
   broken = [r for r in rows if r['error']]
-  assert {r['setting']['strategy.shots'] for r in broken} == {8}
+  assert {r['setting']['strategy.shots'] for r in broken} == {16}
   assert 'context' in broken[0]['error'] and len(broken) == 2
   assert sum(r['result'] is not None for r in rows) == len(rows) - 2
   assert broken[0]['key'] in (workdir / 'report.md').read_text()
