@@ -310,7 +310,6 @@ def test_rope_scaling_wins_over_rope_parameters_as_in_transformers():
   np.testing.assert_allclose(rope.inverse, 700.0 ** -(np.arange(0, 10, 2) / 10) / 4)
 
 
-@pytest.mark.quick
 def test_no_wrong_kind_of_value_in_a_config_ends_otherwise_than_in_one_line():
   wrong = ('x', -1, 0, 1.5, [], [[]], {}, {'a': 1}, True, float('inf'), float('nan'))
   for name, fields in ZOO.items():
