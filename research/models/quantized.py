@@ -118,7 +118,7 @@ def _blocks(x: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
   return rows, np.abs(rows).max(axis=1)
 
 
-def _nf4_layer(kernel: np.ndarray) -> tuple[np.ndarray, ...]:
+def _nf4_layer(kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.floating]:
   rows, largest = _blocks(np.ascontiguousarray(kernel.T).reshape(-1), BLOCK)
   codes = _nearest(rows / np.where(largest == 0, 1, largest)[:, None], np.asarray(NORMAL_FLOAT_4, np.float32)).reshape(-1, 2)
   mean = largest.mean(dtype=np.float32)
