@@ -17,7 +17,7 @@ import importlib.util
 import jaxlib.version
 
 # XLA's older emitters, which jaxlib had until 0.10, compile a small program in a third of the time.
-if jaxlib.version.__version_info__[:2] == (0, 10):
+if jaxlib.version.__version_info__[:2] == (0, 10) and 'xla_cpu_use_fusion_emitters' not in os.environ.get('XLA_FLAGS', ''):
   os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} --xla_cpu_use_fusion_emitters=false'
 
 import jax

@@ -1,5 +1,6 @@
 """What `pytest` leaves out of a product of cases, and what a part holds."""
 
+import argparse
 import itertools
 from types import SimpleNamespace
 
@@ -79,5 +80,5 @@ def test_parts_are_together_all_and_about_as_large():
 
 @pytest.mark.parametrize('text', ['0/2', '3/2', '1', 'a/b', '1/2/3', '-1/2'])
 def test_a_part_that_is_none_is_refused(text):
-  with pytest.raises(ValueError):
+  with pytest.raises(argparse.ArgumentTypeError, match='must be i/n with 1 <= i <= n'):
     tiers.part(text)

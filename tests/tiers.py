@@ -11,6 +11,7 @@
 these values. All other cases are marked `matrix`, as a test or a `pytest.param` can be too. The summary says how many they are.
 """
 
+import argparse
 import sys
 
 import jax
@@ -41,7 +42,7 @@ def part(text):
   """(i, n) of `i/n`."""
   i, _, n = text.partition('/')
   if not (i.isdecimal() and n.isdecimal() and 1 <= int(i) <= int(n)):
-    raise ValueError(text)
+    raise argparse.ArgumentTypeError(f'{text!r}: must be i/n with 1 <= i <= n')
   return int(i), int(n)
 
 
