@@ -1,10 +1,12 @@
 """95 % intervals over examples: how far a score would move with other examples of the same kind."""
 
 import numpy as np
+from scipy import special
 
 from research.evaluation.metrics import Metric
 
 RESAMPLES = 2000
+NORMAL = float(special.ndtri(0.975))      # standard errors on either side of a 95 % interval
 
 
 def resample_counts(examples: int, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
@@ -19,6 +21,22 @@ def resample_counts(examples: int, resamples: int = RESAMPLES, seed: int = 0) ->
   return rng.multinomial(examples, np.full(examples, 1 / examples), size=resamples).astype(np.float64)
 
 
+def wilson(share: float, examples: float, quantile: float = NORMAL) -> tuple[float, float]:
+  """(low, high) of a share of so many examples: those true shares that it does not deviate from by more than the quantile.
+
+  Within [0, 1], and of some width at 0 and 1 too (Wilson 1927).
+
+  Args:
+    share: between 0 and 1.
+    examples: as many as would vary as much; not necessarily a whole number.
+    quantile: of the deviation in standard errors, two-sided.
+  """
+  weight = quantile ** 2 / examples
+  center = (share + weight / 2) / (1 + weight)
+  half = quantile / (1 + weight) * (share * (1 - share) / examples + weight / (4 * examples)) ** 0.5
+  return center - half, center + half
+
+
 def interval(metric: Metric, vectors: np.ndarray) -> list[float]:
   """[low, high] of one model's score.
 
@@ -31,8 +49,7 @@ def interval(metric: Metric, vectors: np.ndarray) -> list[float]:
   """
   share = float(metric.score(vectors.sum(0)))
   if metric.name in ('accuracy', 'exact_match'):
-    from statsmodels.stats.proportion import proportion_confint  # a second to import, and many verbs never ask
-    low, high = proportion_confint(vectors[:, 0].sum(), len(vectors), method='wilson')
+    low, high = wilson(share, len(vectors))
   else:
     scores = metric.score(resample_counts(len(vectors)) @ vectors)
     low, high = np.percentile(scores, [2.5, 97.5])

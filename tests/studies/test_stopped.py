@@ -10,12 +10,20 @@ import sys
 import time
 
 import pytest
-from small import ROOT, without_times
+from small import ROOT, reviews, without_times
 
+BASE = """
+from configs import default
+
+def get_config():
+  config = default.get_config()
+  config.check_memory = False
+  return config
+"""
 STUDY = """
 def get_study():
   return {
-      'question': 'Which?', 'base': 'configs/default.py', 'models': ('random:llama-tiny',), 'seeds': (0, 1),
+      'question': 'Which?', 'base': '%(base)s', 'models': ('random:llama-tiny',), 'seeds': (0, 1),
       'tasks': ({'name': 'files', 'train': '%(rows)s', 'valid': '%(rows)s', 'test': '%(rows)s', 'prompt': '{text}',
                  'target': ' {label}', 'choices': ('negative', 'positive')},),
       'arms': {'full': {'strategy': {'name': 'full'}, 'grid': {'training.learning_rate': [1e-3, 1e-2]}},
@@ -29,9 +37,8 @@ def get_study():
 def study(tmp_path_factory):
   """(study file, the seconds that it takes, its comparison) of a study that nothing disturbed."""
   folder = tmp_path_factory.mktemp('study')
-  source = ROOT / 'research' / 'data' / 'samples' / 'sentiment_sentences' / 'train.jsonl'
-  (folder / 'rows.jsonl').write_text('\n'.join(source.read_text(encoding='utf-8').split('\n')[:16]), encoding='utf-8')
-  (folder / 'study.py').write_text(STUDY % {'rows': folder / 'rows.jsonl'})
+  (folder / 'base.py').write_text(BASE)
+  (folder / 'study.py').write_text(STUDY % {'base': folder / 'base.py', 'rows': reviews(train=16)['task__train']})
   began = time.monotonic()
   finish(start(folder / 'study.py', folder / 'whole'))
   return folder / 'study.py', time.monotonic() - began, table(folder / 'whole')

@@ -10,32 +10,18 @@ import time
 
 import numpy as np
 import pytest
-from small import ROOT, without_times
+from small import ROOT, as_flags, reviews, without_times
 
 from research import experiment, tree
 from research.training.checkpoint import Checkpoints
 
-ROWS = ROOT / 'research' / 'data' / 'samples' / 'sentiment_sentences'
-LORA = ['--config.model.source=random:llama-tiny', '--config.strategy.dropout=0.1', '--config.training.steps=40',
+ROWS = [*as_flags(reviews(train=100, valid=8)), '--config.training.eval_batch_size=2', '--config.check_memory=False']
+LORA = [*ROWS, '--config.model.source=random:llama-tiny', '--config.strategy.dropout=0.1', '--config.training.steps=40',
         '--config.training.batch_size=4', '--config.training.checkpoint_every=3', '--config.training.eval_every=5',
         '--config.training.learning_rate=3e-3']
 # Large enough that a checkpoint takes a while to write.
-FULL = ['--config.model.source=random:llama-small', '--config.strategy.name=full', '--config.training.steps=9',
+FULL = [*ROWS, '--config.model.source=random:llama-small', '--config.strategy.name=full', '--config.training.steps=9',
         '--config.training.batch_size=2', '--config.training.checkpoint_every=2', '--config.training.eval_every=3']
-
-
-@pytest.fixture(scope='module', autouse=True)
-def rows(tmp_path_factory):
-  """Few rows for both settings, so that validation is soon done."""
-  folder = tmp_path_factory.mktemp('rows')
-  given = ['--config.task.name=files', '--config.task.prompt={text}', '--config.task.target= {label}',
-           "--config.task.choices=('negative', 'positive')", '--config.training.eval_batch_size=2']
-  for split, count in (('train', 100), ('valid', 8)):
-    lines = (ROWS / f'{split}.jsonl').read_text(encoding='utf-8').split('\n')[:count]
-    (folder / f'{split}.jsonl').write_text('\n'.join(lines), encoding='utf-8')
-    given.append(f'--config.task.{split}={folder}/{split}.jsonl')
-  for flags in (LORA, FULL):
-    flags += given
 
 
 def start(flags, workdir):
