@@ -26,9 +26,10 @@ def shown(name, **instead):
 
 
 @pytest.mark.smollm2
-@pytest.mark.parametrize('rows', [45, pytest.param(90, marks=pytest.mark.matrix)])
-def test_the_tour_tunes_a_model_that_then_knows_more(rows):
-  text, pictures = shown('tour.ipynb', **{"('valid', 90)": f"('valid', {rows})"})
+@pytest.mark.parametrize('rows, batch', [(45, 4), pytest.param(90, 8, marks=pytest.mark.matrix)])
+def test_the_tour_tunes_a_model_that_then_knows_more(rows, batch):
+  text, pictures = shown('tour.ipynb', **{"('valid', 90)": f"('valid', {rows})",
+                                          'batch_size=8, microbatches': f'batch_size={batch}, microbatches'})
   accuracy = {line.split()[0]: float(line.split()[2]) for line in text.splitlines() if ' accuracy ' in line}
   assert accuracy['after'] > accuracy['before'] + 0.1
   assert pictures == 2 and 'largest difference of a logit' in text

@@ -21,7 +21,8 @@ FIELDS = {
     'model.source': 'random:llama-tiny', 'strategy.dropout': 0.1, 'task.name': 'files', 'task.prompt': '{a}:',
     'task.target': ' {b}', 'task.metrics': "('exact_match',)", 'task.max_new_tokens': 4, 'training.best_metric': 'exact_match',
     'training.schedule': 'constant', 'training.warmup': 0.0, 'training.learning_rate': 1e-3, 'training.batch_size': 8,
-    'training.steps': STEPS, 'training.eval_every': 12, 'training.log_every': 1, 'training.checkpoint_every': EVERY, 'check_memory': False}
+    'training.steps': STEPS, 'training.eval_every': 12, 'training.log_every': 1, 'training.checkpoint_every': EVERY,
+    'check_memory': False}
 
 
 def unused_port():

@@ -319,7 +319,7 @@ def test_smollm2_tuned_and_merged_says_in_transformers_what_the_run_says(tmp_pat
   prompts += ['The capital of France is', 'def fibonacci(n):', 'Once upon a time',
               exp.tokenizer.chat([{'role': 'user', 'content': 'Name three rivers.'}])]
   ids = [exp.tokenizer.prompt(p) for p in prompts]
-  say = lambda variables: decode.generate(exp.model, variables, ids, 24, exp.tokenizer.eos, batch_size=10)
+  say = lambda variables: decode.generate(exp.model, variables, ids, 12, exp.tokenizer.eos, batch_size=20)
   ours, base = say(experiment.learned(workdir, exp)), say({'params': exp.params})
   assert len(prompts) == 20 and sum(a != b for a, b in zip(ours, base)) >= 5
   theirs, info = their_model(output)
@@ -327,6 +327,6 @@ def test_smollm2_tuned_and_merged_says_in_transformers_what_the_run_says(tmp_pat
   longest = max(map(len, ids))
   padded = torch.tensor([[exp.tokenizer.eos] * (longest - len(one)) + one for one in ids])
   mask = torch.tensor([[0] * (longest - len(one)) + [1] * len(one) for one in ids])
-  out = theirs.generate(padded, attention_mask=mask, max_new_tokens=24, do_sample=False)[:, longest:].tolist()
+  out = theirs.generate(padded, attention_mask=mask, max_new_tokens=12, do_sample=False)[:, longest:].tolist()
   for prompt, found, expected in zip(prompts, out, ours):
     assert found[:found.index(exp.tokenizer.eos) if exp.tokenizer.eos in found else None] == expected, prompt
