@@ -1,4 +1,4 @@
-"""The one kind of error that a person can put right."""
+"""The kinds of error that a person can put right."""
 
 
 class InputError(Exception):
@@ -6,3 +6,7 @@ class InputError(Exception):
 
   Every verb prints it as one line that begins with `error:` and exits with status 2 (see `research.cli`).
   """
+
+
+class Diverged(InputError):
+  """Training came to a loss that is not finite."""

@@ -19,6 +19,7 @@ from research import evaluate as evaluate_verb
 from research import train as train_verb
 from research import workdir as files
 from research.errors import InputError
+from research.evaluation import metrics
 from research.planning import plans
 from research.planning.chips import GIB
 from research.studies import compare, grid, report, runner
@@ -66,12 +67,16 @@ def check(study: grid.Study, cells: list[grid.Cell]) -> None:
   """Assembles every arm's settings, so that what is wrong is said before anything is trained or written.
 
   Raises:
-    InputError: a task does not measure what the study selects by or reports.
+    InputError: a task does not measure what the study selects by or reports, or has fewer test examples than the margin needs.
   """
   for cell in {(c.model, c.task, c.arm, str(c.setting)): c for c in cells}.values():
     if cell.config['check_memory']:
       plans.check(cell.config)
     exp = experiment.assemble(cell.config)
+    examples = len(exp.task.rows('test'))
+    if study.margin is not None and metrics.measured(study.report).is_share and study.margin * examples < 1:
+      raise InputError(f'margin={study.margin:g}: is less than one of the {examples} test examples of task {exp.task.name}; '
+                       f'give {1 / examples:.2g} or more')
     for wanted in (study.select, study.report, 'valid/loss'):
       split, name = wanted.split('/', 1)
       exp.task.rows(split)
@@ -79,10 +84,16 @@ def check(study: grid.Study, cells: list[grid.Cell]) -> None:
         raise InputError(f'{wanted}: task {exp.task.name} measures {", ".join(("loss", *exp.task.metrics))}')
 
 
-def dry_run(cells: list[grid.Cell]) -> None:
-  """Prints every cell with its FLOPs, its time at this machine's rates and its memory; nothing is compiled or trained."""
+def dry_run(study: grid.Study, cells: list[grid.Cell]) -> None:
+  """Prints every cell with its FLOPs, its time at this machine's rates and its memory; nothing is compiled or trained.
+
+  Args:
+    study: says how often the chosen settings are trained again.
+    cells: those by which they are chosen.
+  """
   print(f'{len(cells)} cells')
   operations = seconds = 0.0
+  costliest: dict[tuple, tuple[float, float]] = {}      # of each arm's settings, which may be chosen: FLOPs and seconds
   for cell in cells:
     found = plans.here(cell.config)
     if found is None:
@@ -92,8 +103,16 @@ def dry_run(cells: list[grid.Cell]) -> None:
     of_cell = steps * found.of_step.flops * jax.device_count()
     operations += of_cell
     seconds += steps * found.step_seconds
+    arm = cell.model, cell.task, cell.arm
+    costliest[arm] = max(costliest.get(arm, (0.0, 0.0)), (of_cell, steps * found.step_seconds))
     print(f'{cell.key}  {found.trainable:,} learn  {of_cell / 1e12:.2f} TFLOP  '
           f'{steps * found.step_seconds:.0f} s or more  {found.bytes() / GIB:.2f} GiB in a step')
+  if study.report_seeds:
+    times = len(study.report_seeds)
+    more = [times * sum(of_arm[i] for of_arm in costliest.values()) for i in range(2)]
+    print(f'the chosen settings again, with {times} seeds of the report: at most {more[0] / 1e12:.1f} TFLOP, '
+          f'{more[1] / 60:.1f} minutes')
+    operations, seconds = operations + more[0], seconds + more[1]
   print(f'training in all: {operations / 1e12:.1f} TFLOP, {seconds / 60:.1f} minutes or more, evaluation not counted')
 
 
@@ -120,14 +139,15 @@ def main() -> None:
   base = base_config(study, path)
   cells = grid.cells(study, base)
   if f.dry_run:
-    return dry_run(cells)
+    return dry_run(study, cells)
   cli.required('workdir')
   workdir, part, side_by_side = Path(f.workdir), runner.shard(f.shard) if f.shard else runner.Shard(), cohorts(f.cohorts)
   rows: list[dict[str, Any]] | None
   if f.report_only:
     runner.check(study, cells, workdir)
-    rows = runner.results(study, cells, workdir)
-    if len(rows) < len(cells) or any(r['selected'] and study.report not in r['result']['metrics'] for r in rows):
+    every = runner.known(study, cells, workdir)
+    rows = runner.results(study, every, workdir)
+    if len(rows) < len(every) or any(r['selected'] and study.report not in r['result']['metrics'] for r in rows):
       raise InputError(f'{workdir}: the study is not finished; run it without --report_only')
   else:
     if f.shard is None and hosts.told_of_others():
@@ -142,7 +162,7 @@ def main() -> None:
   comparison = compare.compare(study, rows, workdir)
   files.write_json(workdir / compare.COMPARISON, comparison)
   report.write(study, comparison, rows, workdir, f'python -m research.study --study={f.study} --workdir={f.workdir}',
-               {cell.key: grid.command(cell, study.base, base) for cell in cells})
+               {cell.key: grid.command(cell, study.base, base) for cell in runner.known(study, cells, workdir)})
   print(report.table_text(comparison))
   say(f'report: {workdir / "report.html"}')
 

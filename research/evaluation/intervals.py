@@ -48,7 +48,7 @@ def interval(metric: Metric, vectors: np.ndarray) -> list[float]:
     vectors: the metric's sums per example, of shape [n, k].
   """
   share = float(metric.score(vectors.sum(0)))
-  if metric.name in ('accuracy', 'exact_match'):
+  if metric.is_share:
     low, high = wilson(share, len(vectors))
   else:
     scores = metric.score(resample_counts(len(vectors)) @ vectors)

@@ -4,6 +4,7 @@ So a score over any selection of examples (a bootstrap resample, a jackknife's a
 for corpus metrics such as BLEU as for accuracy. The vectors of BLEU, chrF and ROUGE are sacrebleu's and rouge-score's own.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -28,6 +29,12 @@ class Metric(NamedTuple):
   score: Callable[[np.ndarray], np.ndarray]                 # totals [..., k] -> scores [...]
   each: Callable[[np.ndarray], np.ndarray] | None = None    # [n, k] -> the metric of every example, where it has one
   higher_is_better: bool = True
+  most: float = 1.0                                         # what a score can be; the least is 0
+
+  @property
+  def is_share(self) -> bool:
+    """Whether it is a share of the examples: each counts in whole or not at all."""
+    return self.name in ('accuracy', 'exact_match')
 
 
 def _ratio(totals: np.ndarray) -> np.ndarray:
@@ -80,13 +87,13 @@ def _bleu() -> Metric:
 
   def each(vectors):
     return np.array([sentence._compute_score_from_stats(v.astype(int).tolist()).score for v in vectors])
-  return Metric('bleu', sums, score, each)
+  return Metric('bleu', sums, score, each, most=100.0)
 
 
 def _chrf() -> Metric:
   from sacrebleu.metrics import CHRF
   sums, score = _sacrebleu(CHRF())
-  return Metric('chrf', sums, score, score)
+  return Metric('chrf', sums, score, score, most=100.0)
 
 
 def _rouge(kind: str) -> Metric:
@@ -108,7 +115,7 @@ METRICS: dict[str, Callable[[], Metric]] = {
     'rougeL': lambda: _rouge('rougeL'),
 }
 LOSS = Metric('loss', lambda scored: np.array([[s.loss, s.tokens] for s in scored]), _ratio, _ratio,
-              higher_is_better=False)
+              higher_is_better=False, most=math.inf)
 
 
 def get(name: str) -> Metric:

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,16 +12,39 @@ from research import workdir as files
 from research.data.sources import read_jsonl
 from research.errors import InputError
 from research.evaluation import harness, metrics
+from research.evaluation.metrics import Metric, Scored
 from research.studies import statistics
 from research.studies.grid import Study
 from research.studies.runner import RUNS
 
 COMPARISON = 'comparison.json'
 LEVEL = 0.05      # of the tests that tell arms apart
+PAIR = ('mean', 'low', 'high', 'p', 'p_adjusted', 'p_models')      # what is said of every pair of arms
+
+Row = dict[str, Any]                              # a line of results.jsonl
+Sums = dict[str, dict[int, np.ndarray]]           # arm -> seed -> the metric's sums per example
+Pair = tuple[str, str]
 
 
-def compare(s: Study, rows: list[dict[str, Any]], workdir: Path) -> dict[str, Any]:
-  """Every arm's level, and its difference to the baseline, for each model and task.
+class _Case(NamedTuple):
+  """One model and task of a study, measured."""
+  model: str
+  task: str
+  reported: dict[str, list[Row]]      # arm -> the runs that the answer is about: those that ended, by seed
+  missing: list[str]                  # arms of which none did
+  sums: Sums                          # of those arms, on all of an arm's seeds
+  seeds: list[int]                    # that all compared arms have
+  apart: list[str]                    # arms that have none of these, and are compared with nothing
+  gaps: dict[Pair, statistics.Estimate]      # arm, other -> arm minus other
+  scored: list[Scored]                # some run's test rows
+  scores: statistics.Scores
+
+
+def compare(s: Study, rows: list[Row], workdir: Path) -> dict[str, Any]:
+  """Every arm's mean, and the difference of every pair of arms, for each model and task.
+
+  All means and differences of a model and task are over the same seeds: those with which every arm's run ended. The p of all
+  pairs of all models and tasks are one family.
 
   Args:
     s: whose arms are compared, by its `report`.
@@ -28,91 +52,167 @@ def compare(s: Study, rows: list[dict[str, Any]], workdir: Path) -> dict[str, An
     workdir: the study's, which holds the runs' predictions.
   Returns:
     What comparison.json holds (its fields are in the contract of the README).
-  Raises:
-    InputError: no cell of the baseline ended.
+
+  What is wrong with the runs is an `InputError`: no cell of the baseline ended, or arms were tested on different examples.
   """
-  metric = metrics.measured(s.report)
-  comparisons = []
-  for model, task in dict.fromkeys((r['model'], r['task']) for r in rows):
-    chosen = {arm: sorted((r for r in rows if r['selected'] and (r['model'], r['task'], r['arm']) == (model, task, arm)),
-                          key=lambda r: r['seed']) for arm in s.arms}
-    missing = [arm for arm, found in chosen.items() if not found]
-    if s.baseline in missing:
-      raise InputError(f'{workdir}: no cell of the baseline {s.baseline} on {task} ended; see results.jsonl')
-    sums = {arm: {r['seed']: _sums(metric, workdir / RUNS / r['key']) for r in found} for arm, found in chosen.items() if found}
-    _check_examples(sums, task)
-    gaps = _gaps(metric, sums)
-    adjusted = _adjusted(sums, gaps)
-    arms, groups = [], _groups(metric, sums, adjusted)
-    told = {arm: _told(gaps[arm, s.baseline], s.margin, adjusted[frozenset((arm, s.baseline))])
-            for arm in sums if (arm, s.baseline) in gaps}
-    equivalences = statistics.adjust([difference['p_equivalence'] for difference in told.values()])
-    for difference, p in zip(told.values(), equivalences):
-      difference['p_equivalence'] = p
-    for arm, found in chosen.items():
-      if not found:
-        continue
-      estimate = statistics.level(metric, list(sums[arm].values()))
-      if len(found) == 1:      # one trained model: the interval that its own result.json gives
-        low, high = found[0]['result']['intervals'][s.report]
-        estimate = estimate._replace(low=low, high=high)
-      arms.append({
-          'arm': arm, 'selected': {f.split('.')[-1]: v for f, v in found[0]['setting'].items()},
-          'seeds': [r['seed'] for r in found], 'mean': estimate.mean, 'low': estimate.low, 'high': estimate.high,
-          'group': groups.get(arm), 'difference': told.get(arm), 'cost': _mean_cost(found)})
-    comparisons.append({'model': model, 'task': task, 'metric': s.report, 'baseline': s.baseline, 'arms': arms,
-                        'missing': missing})
-  return {'question': s.question, 'margin': s.margin, 'comparisons': comparisons}
-
-
-Sums = dict[str, dict[int, np.ndarray]]      # arm -> seed -> the metric's sums per example
-
-
-class Gap(NamedTuple):
-  """The difference of two arms, over the seeds that both have."""
-  found: statistics.Estimate
-  seeds: int
-  examples: int
-
-
-def _gaps(metric: metrics.Metric, sums: Sums) -> dict[tuple[str, str], Gap]:
-  """(arm, other) -> arm minus other, both ways round."""
-  found = {}
-  for arm, other in itertools.permutations(sums, 2):
-    both = [seed for seed in sums[arm] if seed in sums[other]]
-    if both:
-      gap = statistics.difference(metric, [sums[arm][x] for x in both], [sums[other][x] for x in both])
-      found[arm, other] = Gap(gap, len(both), len(sums[arm][both[0]]))
+  found = _compare(s, rows, workdir)
+  other = s._replace(diverged='worst' if s.diverged == 'left_out' else 'left_out')
+  diverged = any(a['runs']['diverged'] for c in found['comparisons'] for a in c['arms'])
+  if diverged and math.isfinite(metrics.measured(s.report).most):
+    for c, o in zip(found['comparisons'], _compare(other, rows, workdir)['comparisons']):
+      arms = [{name: a[name] for name in ('arm', 'mean', 'low', 'high', 'group')} for a in o['arms']]
+      c['otherwise'] = {'diverged': other.diverged, 'seeds': o['seeds'], 'arms': arms}
   return found
 
 
-def _adjusted(sums: Sums, gaps: dict[tuple[str, str], Gap]) -> dict[frozenset[str], float | None]:
-  """The p of every pair of arms after Holm's correction over all pairs: what letters and differences both go by."""
-  pairs = list(itertools.combinations(sums, 2))
-  p = statistics.adjust([gaps[pair].found.p if pair in gaps else None for pair in pairs])
-  return {frozenset(pair): x for pair, x in zip(pairs, p)}
+def _compare(s: Study, rows: list[Row], workdir: Path) -> dict[str, Any]:
+  metric = metrics.measured(s.report)
+  cases = [_case(s, metric, rows, workdir, model, task) for model, task in dict.fromkeys((r['model'], r['task']) for r in rows)]
+  pairs = [(number, pair) for number, case in enumerate(cases) for pair in _pairs(case.gaps)]
+  p = {key: cases[key[0]].gaps[key[1]].p for key in pairs}
+  of_models = {number: len(case.seeds) == 1 for number, case in enumerate(cases)}       # nothing is known of other seeds
+  adjusted = dict(zip(p, statistics.adjust(list(p.values()))))
+  smaller = {key: statistics.equivalence(cases[key[0]].gaps[key[1]], s.margin) if s.margin and not of_models[key[0]]
+             and p[key] is not None else None for key in pairs if s.baseline in key[1]}
+  equivalent = dict(zip(smaller, statistics.adjust(list(smaller.values()))))
+  told = {key: _told(cases[key[0]], key[1], s.margin, adjusted[key], equivalent.get(key), of_models[key[0]]) for key in pairs}
+  return {'question': s.question, 'margin': s.margin, 'tests': sum(x is not None for x in p.values()), 'comparisons': [
+      _comparison(s, metric, case, {pair: told[number, pair] for pair in _pairs(case.gaps)}, rows)
+      for number, case in enumerate(cases)]}
 
 
-def _groups(metric: metrics.Metric, sums: Sums, adjusted: dict[frozenset[str], float | None]) -> dict[str, str]:
-  """Each arm's compact letters; none where some pair cannot be tested."""
-  if None in adjusted.values():
-    return {}
-  score = {arm: np.mean([metric.score(x.sum(0)) for x in found.values()]) for arm, found in sums.items()}
-  arms = sorted(sums, key=score.__getitem__, reverse=metric.higher_is_better)
-  return statistics.letters(arms, [pair for pair, p in adjusted.items() if p is not None and p < LEVEL])
+def _case(s: Study, metric: Metric, rows: list[Row], workdir: Path, model: str, task: str) -> _Case:
+  reported = {arm: sorted((r for r in rows if r['selected'] and (r['model'], r['task'], r['arm']) == (model, task, arm)),
+                          key=lambda r: r['seed']) for arm in s.arms}
+  missing = [arm for arm, found in reported.items() if not found]
+  if s.baseline in missing:
+    raise InputError(f'{workdir}: no cell of the baseline {s.baseline} on {task} ended; see results.jsonl')
+  reported = {arm: found for arm, found in reported.items() if found}
+  scored = {arm: {r['seed']: harness.scored_rows(read_jsonl(workdir / RUNS / r['key'] / files.PREDICTIONS / 'test.jsonl'))
+                  for r in found} for arm, found in reported.items()}
+  sums = {arm: {seed: metric.sums(x) for seed, x in of_seeds.items()} for arm, of_seeds in scored.items()}
+  some = next(iter(scored[s.baseline].values()))
+  if s.diverged == 'worst':
+    worst = metric.sums([x._replace(prediction='') for x in some])
+    for arm, found in reported.items():
+      sums[arm] |= {r['seed']: worst for r in _of_setting(rows, found[0]) if r['diverged']}
+  _check_examples(sums, task)
+  seeds, apart = _common(sums, s.baseline)
+  compared = [arm for arm in sums if arm not in apart]
+  trained = {arm for arm, found in reported.items() if found[0]['result']['steps']}
+  scores = statistics.scores(metric, {arm: [sums[arm][seed] for seed in seeds] for arm in compared}, trained)
+  gaps = {(arm, other): statistics.gap(scores, arm, other) for arm, other in itertools.permutations(compared, 2)}
+  return _Case(model, task, reported, missing, sums, seeds, apart, gaps, some, scores)
 
 
-def _told(gap: Gap, margin: float | None, p_adjusted: float | None) -> dict[str, Any]:
-  """What comparison.json says of a difference; where no number of seeds or examples is enough it is null."""
-  found, spread = gap.found, gap.found.spread
-  told = {name: getattr(found, name) for name in ('mean', 'low', 'high', 'p')}
-  told |= {'p_adjusted': p_adjusted, 'seeds': gap.seeds, 'seed_spread': None if spread is None else spread.seed ** 0.5,
-           'p_equivalence': None if found.p is None or not margin else statistics.equivalence(found, margin)}
+def _common(sums: Sums, baseline: str) -> tuple[list[int], list[str]]:
+  """(the seeds that all arms have, the arms that share none): the fewer seeds an arm has, the sooner it is left out."""
+  arms, apart = dict(sums), []
+  while not (common := set.intersection(*(set(found) for found in arms.values()))):
+    least = min((arm for arm in arms if arm != baseline), key=lambda arm: len(arms[arm]))
+    apart.append(least)
+    del arms[least]
+  return sorted(common), apart
+
+
+def _pairs(gaps: Iterable[Pair]) -> Iterator[Pair]:
+  """Each pair of arms once, in the order of the arms."""
+  seen: set[frozenset[str]] = set()
+  for pair in gaps:
+    if frozenset(pair) not in seen:
+      seen.add(frozenset(pair))
+      yield pair
+
+
+def _told(case: _Case, pair: Pair, margin: float | None, p_adjusted: float | None, p_equivalence: float | None,
+          of_models: bool) -> dict[str, Any]:
+  """What comparison.json says of the first arm minus the second; where no number of seeds or examples is enough it is null.
+
+  With one seed the test is about these trained models, and there is none about arms.
+  """
+  found, spread = case.gaps[pair], case.gaps[pair].spread
+  told: dict[str, Any] = {
+      'mean': found.mean, 'low': found.low, 'high': found.high, 'p': None if of_models else found.p,
+      'p_adjusted': None if of_models else p_adjusted, 'p_models': p_adjusted if of_models else None, 'seeds': len(case.seeds),
+      'p_equivalence': p_equivalence, 'seed_spread': None, 'seed_spread_range': None, 'needed': None}
+  if spread is None:
+    return told
+  told |= {'seed_spread': spread.seed ** 0.5, 'seed_spread_range': [x ** 0.5 for x in spread.seed_range]}
   least = margin or abs(found.mean)
-  if spread is None or not found.error or not least:
-    return {**told, 'needed': None}
-  seeds, examples = (None if math.isinf(x) else x for x in statistics.needed(spread, gap.seeds, gap.examples, least))
-  return {**told, 'needed': {'difference': least, 'seeds': seeds, 'examples': examples}}
+  if least:
+    seeds, examples = (None if math.isinf(x) else x for x in statistics.needed(
+        spread, len(case.seeds), case.scores.fit.examples, least))
+    told['needed'] = {'difference': least, 'seeds': seeds, 'examples': examples}
+  return told
+
+
+def _turned(told: dict[str, Any]) -> dict[str, Any]:
+  """The same of the second arm minus the first."""
+  return {**told, 'mean': -told['mean'], 'low': -told['high'], 'high': -told['low']}
+
+
+def _comparison(s: Study, metric: Metric, case: _Case, told: dict[Pair, dict[str, Any]], rows: list[Row]) -> dict[str, Any]:
+  """One of comparison.json's `comparisons`."""
+  to_baseline = {(arm if other == s.baseline else other): x if other == s.baseline else _turned(x)
+                 for (arm, other), x in told.items() if s.baseline in (arm, other)}
+  groups = _groups(metric, case, told)
+  return {
+      'model': case.model, 'task': case.task, 'metric': s.report, 'baseline': s.baseline, 'seeds': case.seeds,
+      'examples': case.scores.fit.examples, 'seeds_agree': bool(case.scores.fit.agree), **_lines(metric, case.scored),
+      'arms': [{'arm': arm, 'selected': {f.split('.')[-1]: v for f, v in found[0]['setting'].items()},
+                'seeds': [r['seed'] for r in found] if arm in case.apart else case.seeds,
+                **_level(s, metric, case, arm), 'group': groups.get(arm), 'difference': to_baseline.get(arm),
+                'runs': _runs(case, rows, arm), 'cost': _mean_cost(found)} for arm, found in case.reported.items()],
+      'pairs': [{'arm': arm, 'other': other, **{name: x[name] for name in PAIR}} for (arm, other), x in told.items()],
+      'missing': case.missing}
+
+
+def _level(s: Study, metric: Metric, case: _Case, arm: str) -> dict[str, float]:
+  """An arm's mean with its interval; of one trained model the interval that its own result.json gives."""
+  if arm in case.apart:
+    alone = statistics.scores(metric, {arm: list(case.sums[arm].values())}, [])
+    estimate, seeds = statistics.mean(alone, arm), [*case.sums[arm]]
+  else:
+    estimate, seeds = statistics.mean(case.scores, arm), case.seeds
+  runs = [r for r in case.reported[arm] if r['seed'] in seeds]
+  if len(seeds) == 1 and runs:
+    low, high = runs[0]['result']['intervals'][s.report]
+    return {'mean': estimate.mean, 'low': low, 'high': high}
+  return {'mean': estimate.mean, 'low': estimate.low, 'high': estimate.high}
+
+
+def _groups(metric: Metric, case: _Case, told: dict[Pair, dict[str, Any]]) -> dict[str, str]:
+  """Each arm's compact letters; none where some pair cannot be tested."""
+  if any(x['p_adjusted'] is None for x in told.values()):
+    return {}
+  means = dict(zip(case.scores.arms, case.scores.means))
+  arms = sorted(means, key=means.__getitem__, reverse=metric.higher_is_better)
+  return statistics.letters(arms, [frozenset(pair) for pair, x in told.items() if x['p_adjusted'] < LEVEL])
+
+
+def _lines(metric: Metric, scored: list[Scored]) -> dict[str, float | None]:
+  """What answering by chance scores, and what always giving the most frequent answer does; None where that has no meaning."""
+  choices = scored[0].choices
+  if not choices or metric.name == 'loss':
+    return {'chance': None, 'majority': None}
+  targets = [x.target for x in scored]
+  most = max(choices, key=targets.count)
+  same = metric.sums([x._replace(prediction=most) for x in scored])
+  return {'chance': 1 / len(choices) if metric.is_share else None, 'majority': float(metric.score(same.sum(0)))}
+
+
+def _runs(case: _Case, rows: list[Row], arm: str) -> dict[str, int]:
+  """How many runs of an arm's chosen setting were to be, ended, failed and diverged."""
+  mine = _of_setting(rows, case.reported[arm][0])
+  diverged = sum(r['diverged'] for r in mine)
+  failed = sum(r['result'] is None and not r['diverged'] for r in mine)
+  return {'planned': len(mine), 'finished': len(mine) - failed - diverged, 'failed': failed, 'diverged': diverged}
+
+
+def _of_setting(rows: list[Row], one: Row) -> list[Row]:
+  """All seeds of a run's setting, also those that did not end."""
+  key = lambda r: (r['model'], r['task'], r['arm'], str(r['setting']), r['reports'])
+  return [r for r in rows if key(r) == key(one)]
 
 
 def _check_examples(sums: Sums, task: str) -> None:
@@ -128,11 +228,7 @@ def _check_examples(sums: Sums, task: str) -> None:
                      'arm leaves less room for them; give all arms one model.context that leaves them the same')
 
 
-def _sums(metric: metrics.Metric, run: Path) -> np.ndarray:
-  return metric.sums(harness.scored_rows(read_jsonl(run / files.PREDICTIONS / 'test.jsonl')))
-
-
-def _mean_cost(found: list[dict[str, Any]]) -> dict[str, Any]:
+def _mean_cost(found: list[Row]) -> dict[str, Any]:
   costs = [r['result']['cost'] for r in found]
 
   def of_all(values: list[Any]) -> Any:

@@ -44,7 +44,7 @@ def draw(study: Study, comparison: dict[str, Any], rows: list[dict[str, Any]], w
   drawn: list[Drawn] = []
   for number, c in enumerate(comparison['comparisons']):
     drawn.append({})
-    mine = [r for r in rows if r['model'] == c['model'] and r['task'] == c['task'] and r['result']]
+    mine = [r for r in rows if r['model'] == c['model'] and r['task'] == c['task'] and r['result'] and not r['diverged']]
     colour = dict(zip(study.arms, COLOURS * len(study.arms)))
     for name, draw_one in (('learning', _learning), ('tuning', _tuning), ('cost', _cost)):
       with plt.rc_context(STYLE):
@@ -91,6 +91,7 @@ def _learning(study, c, rows, workdir, colour):
 
 def _tuning(study, c, rows, workdir, colour):
   """The selection metric over each arm's grid; the chosen setting is ringed."""
+  rows = [r for r in rows if not r['reports']]
   axes_of = {arm: list(spec.get('grid', {})) for arm, spec in study.arms.items()}
   fields = list(dict.fromkeys(f for grid in axes_of.values() for f in grid[:1]))
   if not fields:
@@ -114,7 +115,7 @@ def _tuning(study, c, rows, workdir, colour):
       axis.plot(*zip(*means), color=colour[arm], marker='o', label=arm, lw=2)
       for x, ys in points.items():
         axis.plot([places.index(x) if words else x] * len(ys), ys, '.', color=colour[arm], alpha=0.4)
-      picked = next((r['setting'][field] for r in rows if r['arm'] == arm and r['selected']), None)
+      picked = next((r['setting'][field] for r in rows if r['arm'] == arm and r['chosen']), None)
       ringed = [p for p in means if picked is not None and p[0] == (places.index(picked) if words else picked)]
       axis.plot(*(zip(*ringed) if ringed else ([], [])), marker='o', ms=11, mfc='none', mec=colour[arm], mew=1.5)
     if 'learning_rate' in field:
@@ -125,7 +126,9 @@ def _tuning(study, c, rows, workdir, colour):
     axis.set_xlabel(field.split('.')[-1].replace('_', ' '))
     axis.legend(fontsize=9)
   axes[0][0].set_ylabel(study.select)
-  return 'How each arm was tuned', f'{study.select} over the grid; the ringed setting was chosen and alone saw the test split.'
+  again = len(study.report_seeds)
+  saw = f'and trained again with {again} other seeds' if again else 'and alone saw the test split'
+  return 'How each arm was tuned', f'{study.select} over the grid; the ringed setting was chosen {saw}.'
 
 
 def _cost(study, c, rows, workdir, colour):
@@ -143,6 +146,11 @@ def _cost(study, c, rows, workdir, colour):
       value = a['cost'][name]
       axis.barh(y, value, color=colour[a['arm']], height=0.5)
       axis.annotate(count(value), (value, y), xytext=(4, 0), textcoords='offset points', va='center', fontsize=9)
+  for name, style in (('chance', ':'), ('majority', '--')):
+    if c[name] is not None:
+      score.axvline(c[name], color='#888888', ls=style, lw=1, zorder=0)
+      score.annotate({'chance': 'chance', 'majority': 'most frequent'}[name], (c[name], len(arms) - 0.32), rotation=90,
+                     fontsize=7, color='#666666', ha='right', va='top')
   score.set(yticks=range(len(arms)), yticklabels=[a['arm'] for a in arms], xlabel=study.report,
             ylim=(-0.6, len(arms) - 0.3))
   for axis, (name, label) in zip(costs, panels):

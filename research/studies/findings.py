@@ -22,6 +22,7 @@ class Part(NamedTuple):
   sentences: list[str]
   figure: str | None = None                       # name of the figure that shows it
   examples: list[dict[str, Any]] | None = None    # prompt, target, and each arm's prediction
+  table: list[tuple[str, ...]] | None = None      # rows of texts, the first of them the columns' names
 
 
 def parts(study: Study, c: dict[str, Any], rows: list[dict[str, Any]], workdir: Path) -> list[Part]:
@@ -34,7 +35,8 @@ def parts(study: Study, c: dict[str, Any], rows: list[dict[str, Any]], workdir: 
     workdir: the study's, which holds the runs' metrics and predictions.
   """
   mine = [r for r in rows if (r['model'], r['task']) == (c['model'], c['task'])]
-  return [Part('The answer', _answer(study, c)), Part('How sure', _sure(study, c)), Part('What it costs', _cost(c), 'cost'),
+  return [Part('The answer', _answer(study, c)), _pairs(c), Part('How sure', _sure(study, c)),
+          Part('What it costs', _cost(c), 'cost'),
           Part('Was each arm tuned fairly', _tuned(study, c, mine), 'tuning'),
           Part('Did anything overfit', _overfit(c, mine, workdir), 'learning'), _disagreements(c, mine, workdir)]
 
@@ -46,8 +48,13 @@ def _higher(c: dict[str, Any]) -> bool:
 def _answer(study: Study, c: dict[str, Any]) -> list[str]:
   """The best arm, the arms that cannot be told from it, and every arm against the baseline."""
   best, *others = sorted(c['arms'], key=lambda a: a['mean'], reverse=_higher(c))
-  out = [f'{"Highest" if _higher(c) else "Lowest"} {c["metric"]}: {best["arm"]}, {best["mean"]:.3f} '
-         f'[{best["low"]:.3f}, {best["high"]:.3f}].']
+  out = [f'{"Highest" if _higher(c) else "Lowest"} {c["metric"]}: {best["arm"]}, {interval(best)}.']
+  if c['majority'] is not None:
+    chance = '' if c['chance'] is None else f'Choosing at random scores {c["chance"]:.3f}; '
+    line = max(c['majority'], c['chance'] or 0)
+    low = [a['arm'] for a in c['arms'] if a['low'] <= line]
+    out.append(f'{chance or "A"}{"a" if chance else ""}lways giving the most frequent answer scores {c["majority"]:.3f}'
+               + (f': the interval of {_listed(low)} holds no more.' if low else '.'))
   if best['group']:
     tied = [a['arm'] for a in others if _share_a_letter(a, best)]
     if others:
@@ -56,18 +63,62 @@ def _answer(study: Study, c: dict[str, Any]) -> list[str]:
   for a in c['arms']:
     d = a['difference']
     if d:
-      out.append(f'{a["arm"]} {_against(d)} the baseline {c["baseline"]}: {d["mean"]:+.3f} [{d["low"]:+.3f}, {d["high"]:+.3f}]'
-                 f'{_p(d)}.')
+      of_models = 'Of these trained models, ' if d['p_models'] is not None else ''
+      out.append(f'{of_models}{a["arm"]}{_ended(a)} {_against(d)} the baseline {c["baseline"]}: {interval(d, "+")}{_p(d)}.')
       if d['p_equivalence'] is not None and d['p_equivalence'] < LEVEL:
         out.append(f'{a["arm"]} is equivalent to {c["baseline"]}: the difference is smaller than {study.margin:g} either way '
                    f'(two one-sided tests, p {d["p_equivalence"]:.2g} after Holm).')
+    elif _ended(a):
+      out.append(f'{a["arm"]}{_ended(a)}: its mean is over the runs that ended.')
+  if 'otherwise' in c:
+    out.append(_otherwise(c))
   return out + [f'{arm}: no cell ended, so it is not in the table.' for arm in c['missing']]
 
 
+def interval(x: dict[str, Any], sign: str = '') -> str:
+  """A mean and its interval for people; with a sign where it is a difference."""
+  return f'{x["mean"]:{sign}.3f} [{x["low"]:{sign}.3f}, {x["high"]:{sign}.3f}]'
+
+
+def p_value(p: float) -> str:
+  """A p for people: none is known so well that it could be told to be smaller than 0.0001."""
+  return 'p < 0.0001' if p < 1e-4 else f'p {p:.2g}'
+
+
+def _ended(a: dict[str, Any]) -> str:
+  """How many runs of an arm ended, where not all did."""
+  runs = a['runs']
+  lost = [f'{runs[what]} {what}' for what in ('diverged', 'failed') if runs[what]]
+  return f' ({runs["finished"]} of {runs["planned"]} runs; {_listed(lost)})' if lost else ''
+
+
+def _otherwise(c: dict[str, Any]) -> str:
+  """What the means would be if runs that diverged counted otherwise."""
+  how = {'worst': 'If a run that diverged counted as one with the worst score',
+         'left_out': 'If the seeds of runs that diverged were left out in all arms'}[c['otherwise']['diverged']]
+  before = {a['arm']: a for a in c['arms']}
+  differs = lambda a: any(a[what] != before[a['arm']][what] for what in ('mean', 'group'))
+  other = [f'{a["arm"]} {interval(a)}' for a in c['otherwise']['arms'] if differs(a)]
+  return f'{how}, the means would be {_listed(other)}.' if other else f'{how}, nothing would be otherwise.'
+
+
+def _pairs(c: dict[str, Any]) -> Part:
+  """Every pair of arms: what it differs by, and whether a test tells it from nothing."""
+  if not c['pairs']:
+    return Part('Every pair of arms', ['There is no other arm.'])
+  rows: list[tuple[str, ...]] = [('arm', 'other', 'difference [95 %]', 'test')]
+  for x in c['pairs']:
+    p = x['p_models'] if x['p_adjusted'] is None else x['p_adjusted']
+    rows.append((x['arm'], x['other'], interval(x, '+'), 'none' if p is None else p_value(p)))
+  about = 'trained models' if c['pairs'][0]['p_models'] is not None else 'arms'
+  sentence = f'The first minus the second; tests of {about}, corrected (Holm) over all of the study.'
+  return Part('Every pair of arms', [sentence], table=rows)
+
+
 def _against(d: dict[str, Any]) -> str:
-  """What a difference comes to: by its test after Holm's correction, and by its interval where there is no test."""
-  told = d['low'] > 0 or d['high'] < 0 if d['p_adjusted'] is None else d['p_adjusted'] < LEVEL
-  return ('is above' if d['mean'] > 0 else 'is below') if told else 'cannot be told from'
+  """What a difference comes to, by its test after Holm's correction; without a test nothing is told apart."""
+  p = d['p_models'] if d['p_adjusted'] is None else d['p_adjusted']
+  return ('is above' if d['mean'] > 0 else 'is below') if p is not None and p < LEVEL else 'cannot be told from'
 
 
 def _share_a_letter(one: dict[str, Any], other: dict[str, Any]) -> bool:
@@ -75,27 +126,35 @@ def _share_a_letter(one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 
 def _p(d: dict[str, Any]) -> str:
-  return '' if d['p_adjusted'] is None else f', p {d["p_adjusted"]:.2g} after Holm'
+  p = d['p_models'] if d['p_adjusted'] is None else d['p_adjusted']
+  return '; so few seeds allow no test' if p is None else f', {p_value(p)} after Holm'
 
 
 def _sure(study: Study, c: dict[str, Any]) -> list[str]:
   """What the intervals are about, how much seeds move each difference, and what it would take to tell arms apart."""
-  seeds = {len(a['seeds']) for a in c['arms']}
-  if seeds == {1}:
-    return ['One seed: the intervals are over test examples only. They tell how these trained models differ, and nothing '
-            'about how much another seed would move them; there are no p-values about arms.']
-  out = [f'The arms have {_listed(sorted(seeds), "or")} seeds. Seeds and examples are both samples: an interval says how far a '
-         'score would move with other seeds and other examples of their kind.']
-  if 1 in seeds:
-    out.append('Where only one seed ended, the interval is over examples alone.')
+  fresh = [] if study.report_seeds else [
+      'The scores are of the runs by which settings were chosen: of many settings the best seems better than it is. With '
+      '`report_seeds` the study trains the chosen settings again.']
+  if len(c['seeds']) == 1:
+    out = ['One seed: the intervals are over test examples only. They tell how these trained models differ, and nothing '
+           'about how much another seed would move them; the tests are of these models, not of arms.']
+  else:
+    out = [f'{len(c["seeds"])} seeds, {c["examples"]:,} examples. Both are samples: an interval says how far a score would '
+           'move with other seeds and other examples of their kind.']
+    trained = sum(a['cost']['train_flops'] > 0 for a in c['arms'])
+    if trained > 2:
+      out.append('How far seeds move a trained arm is told by all of them together: no test finds that they differ in it.'
+                 if c['seeds_agree'] else 'Seeds move some arms further than others, so each pair of arms has its own seeds '
+                 f'alone to tell by{"; two seeds are too few for a test" if len(c["seeds"]) == 2 else ""}.')
+  out += fresh
   for a in c['arms']:
     d = a['difference']
     if d is None and a['arm'] != c['baseline']:
-      out.append(f'{a["arm"]} and {c["baseline"]} ended with no seed in common, so nothing is said of their difference.')
-    elif d and d['seeds'] == 1:
-      out.append(f'{a["arm"]} and {c["baseline"]} have one seed in common: their difference is over examples alone.')
+      out.append(f'{a["arm"]} ended with no seed in common with the others, so nothing is said of its differences.')
     if d and d['seed_spread'] is not None:
-      out.append(f'{a["arm"]} to {c["baseline"]}: from seed to seed the difference deviates by {d["seed_spread"]:.3f}.')
+      low, high = d['seed_spread_range']
+      out.append(f'{a["arm"]} to {c["baseline"]}: from seed to seed the difference deviates by {d["seed_spread"]:.3f} '
+                 f'[{low:.3f}, {high:.3f}].')
     if d and d['needed'] and _against(d) == 'cannot be told from':
       n = d['needed']
       ways = [f'{n[what]:,} {what}' for what in ('seeds', 'examples') if n[what]]
@@ -132,15 +191,42 @@ def _cost(c: dict[str, Any]) -> list[str]:
 
 def _tuned(study: Study, c: dict[str, Any], rows: list[dict[str, Any]]) -> list[str]:
   """How many settings each arm could choose from, and which choices lie at an edge."""
+  rows = [r for r in rows if not r['reports']]
   tried = {a['arm']: len({str(r['setting']) for r in rows if r['arm'] == a['arm']}) for a in c['arms']}
   out = [f'Settings tried: {_listed(f"{arm} {n}" for arm, n in tried.items())}; chosen by {study.select}, mean over seeds.']
   for a in c['arms']:
+    out += _rivals(study, a, [r for r in rows if r['arm'] == a['arm']])
     for field, values in study.arms[a['arm']].get('grid', {}).items():
       value = a['selected'][field.split('.')[-1]]
-      if 'learning_rate' in field and value in (min(values), max(values)):
+      if all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values) and value in (min(values), max(values)):
         edge = 'only one' if len(set(values)) == 1 else 'lowest' if value == min(values) else 'highest'
         out.append(f'{a["arm"]}: the chosen {field.split(".")[-1]} {shown(value)} is the {edge} of its grid; a better one may '
                    'lie beyond it.')
+  return out
+
+
+def _rivals(study: Study, a: dict[str, Any], rows: list[dict[str, Any]]) -> list[str]:
+  """The settings that were as good as an arm's chosen one, and those that were better but lost a run."""
+  scores: dict[str, list[float]] = {}
+  said = {}
+  for r in rows:
+    setting = ', '.join(f'{f.split(".")[-1]} {shown(v)}' for f, v in r['setting'].items())
+    said[setting] = r['setting']
+    found = scores.setdefault(setting, [])
+    if r['result'] and not r['diverged']:
+      found.append(r['result']['metrics'][study.select])
+  chosen = ', '.join(f'{name} {shown(v)}' for name, v in a['selected'].items())
+  means = {setting: sum(x) / len(x) for setting, x in scores.items() if x}
+  sign = 1 if metrics.measured(study.select).higher_is_better else -1
+  out = []
+  tied = [x for x in means if x != chosen and means[x] == means[chosen] and len(scores[x]) == len(scores[chosen])]
+  if tied:
+    out.append(f'{a["arm"]}: {_listed(tied)} had the same {study.select} as the chosen {chosen}; the lower loss decided.')
+  lost = [x for x in means if sign * (means[x] - means[chosen]) > 0 and len(scores[x]) < len(scores[chosen])]
+  if lost:
+    told = _listed(f'{x} ({means[x]:.3f}, {len(scores[x])} runs)' for x in lost)
+    out.append(f'{a["arm"]}: {told} had a better {study.select} than the chosen {chosen} ({means[chosen]:.3f}, '
+               f'{len(scores[chosen])} runs), but lost a run.')
   return out
 
 

@@ -13,8 +13,10 @@ from research.errors import InputError
 # What `get_study()` returns; those without a default must be there.
 FIELDS: dict[str, Any] = {
     'question': ..., 'base': ..., 'arms': ..., 'select': ..., 'report': ..., 'baseline': ...,
-    'seeds': (0,), 'tasks': (None,), 'models': (None,), 'budget': {}, 'margin': None,
+    'seeds': (0,), 'report_seeds': (), 'tasks': (None,), 'models': (None,), 'budget': {}, 'margin': None,
+    'diverged': 'left_out',
 }
+FRESH = 'fresh'      # report_seeds: as many as the seeds, and none of them
 
 
 PLACE = ('mesh', 'check_memory')      # what of a config is about where it runs, and changes no result
@@ -25,7 +27,9 @@ class Study(NamedTuple):
   question: str
   base: str                                 # config file that every cell starts from
   arms: dict[str, dict[str, Any]]           # name -> {strategy: fields, grid: {dotted config field: values}}
-  seeds: tuple[int, ...]
+  seeds: tuple[int, ...]                    # with which settings are chosen
+  report_seeds: tuple[int, ...]             # with which the chosen settings are trained again for the answer; none: it is about
+                                            # the runs by which they were chosen
   tasks: tuple[str | dict | None, ...]      # task names, or fields of config.task; None: the base config's
   models: tuple[str | None, ...]            # sources; None: the base config's
   budget: dict[str, Any]                    # fields of config.training, the same for all arms
@@ -33,6 +37,7 @@ class Study(NamedTuple):
   report: str                               # what the answer is about, on the test split: 'test/accuracy'
   baseline: str                             # the arm that the others are compared with
   margin: float | None                      # the smallest difference that matters
+  diverged: str                             # what a run that diverged counts as: left_out, with its seed in all arms; worst
 
 
 class Cell(NamedTuple):
@@ -44,6 +49,7 @@ class Cell(NamedTuple):
   seed: int
   setting: dict[str, Any]                   # the grid's fields at this cell
   config: dict[str, Any]
+  reports: bool = False                     # whether its seed is one of `report_seeds`
 
 
 def study(fields: dict[str, Any], where: str) -> Study:
@@ -59,6 +65,8 @@ def study(fields: dict[str, Any], where: str) -> Study:
     what = f'unknown field {sorted(unknown)[0]!r}' if unknown else f'no field {sorted(missing)[0]!r}'
     raise InputError(f'{where}: {what} (fields of a study: {", ".join(FIELDS)})')
   s = Study(**{f: fields.get(f, default) for f, default in FIELDS.items()})
+  if s.report_seeds == FRESH:
+    s = s._replace(report_seeds=tuple(max(s.seeds) + 1 + i for i in range(len(s.seeds))))
   for name in ('arms', 'budget'):
     if not isinstance(getattr(s, name), dict):
       raise InputError(f'{where}: {name} must be a dict')
@@ -78,8 +86,18 @@ def study(fields: dict[str, Any], where: str) -> Study:
     raise InputError(f'{where}: report={s.report!r} must be a test metric, test/…')
   if s.margin is not None and not (isinstance(s.margin, (int, float)) and 0 < s.margin < float('inf')):
     raise InputError(f'{where}: margin={s.margin!r}: must be a number above 0, the smallest difference that matters, or None')
-  if len(set(s.seeds)) != len(s.seeds) or not s.seeds:
-    raise InputError(f'{where}: seeds={s.seeds}: one or more, each once')
+  if not isinstance(s.report_seeds, (list, tuple)):
+    raise InputError(f'{where}: report_seeds={s.report_seeds!r}: must be a list of seeds, or {FRESH!r}: as many as seeds')
+  for name, seeds in (('seeds', s.seeds), ('report_seeds', s.report_seeds)):
+    if len(set(seeds)) != len(seeds):
+      raise InputError(f'{where}: {name}={seeds}: each once')
+  if {*s.seeds} & {*s.report_seeds}:
+    raise InputError(f'{where}: report_seeds={s.report_seeds}: none of them may be one of seeds={s.seeds}, with which settings '
+                     'are chosen')
+  if s.diverged not in ('left_out', 'worst'):
+    raise InputError(f'{where}: diverged={s.diverged!r}: must be left_out or worst')
+  if s.diverged == 'worst' and s.report == 'test/loss':
+    raise InputError(f'{where}: diverged=worst: {s.report} has no worst score; give left_out')
   return s
 
 
@@ -112,11 +130,7 @@ def cells(s: Study, base: dict[str, Any]) -> list[Cell]:
         config['training'] |= {**s.budget, 'seed': seed}
         for field, value in setting.items():
           _set(config, field, value, arm)
-        says = {group: fields for group, fields in config.items() if group not in PLACE}
-        digest = hashlib.sha256(json.dumps(says, sort_keys=True).encode()).hexdigest()[:8]
-        words = [config['task']['name'], arm, *(f'{f.split(".")[-1]}={v}' for f, v in setting.items()), f'seed={seed}']
-        key = re.sub(r'[^\w.=+-]', '_', '-'.join(words)) + f'-{digest}'
-        found.append(Cell(key, config['model']['source'], config['task']['name'], arm, seed, setting, config))
+        found.append(_cell(arm, seed, setting, config))
   for axis, names in (('tasks', [c.task for c in found]), ('models', [c.model for c in found])):
     if len(set(names)) < len(getattr(s, axis)):
       raise InputError(f'two {axis} of the study have one name: {", ".join(dict.fromkeys(names))}')
@@ -125,6 +139,30 @@ def cells(s: Study, base: dict[str, Any]) -> list[Cell]:
     if keys.count(key) > 1:
       raise InputError(f'two cells of the study are the same run: {cell.key}')
   return found
+
+
+def _cell(arm: str, seed: int, setting: dict[str, Any], config: dict[str, Any], reports: bool = False) -> Cell:
+  says = {group: fields for group, fields in config.items() if group not in PLACE}
+  digest = hashlib.sha256(json.dumps(says, sort_keys=True).encode()).hexdigest()[:8]
+  words = [config['task']['name'], arm, *(f'{f.split(".")[-1]}={v}' for f, v in setting.items()), f'seed={seed}']
+  key = re.sub(r'[^\w.=+-]', '_', '-'.join(words)) + f'-{digest}'
+  return Cell(key, config['model']['source'], config['task']['name'], arm, seed, setting, config, reports)
+
+
+def again(s: Study, chosen: list[Cell]) -> list[Cell]:
+  """The cells that train the chosen settings again, with the seeds of the report.
+
+  Args:
+    s: the study.
+    chosen: the cells of each arm's chosen setting.
+  """
+  found = {}
+  for cell in chosen:
+    for seed in s.report_seeds:
+      config = {**cell.config, 'training': {**cell.config['training'], 'seed': seed}}
+      one = _cell(cell.arm, seed, cell.setting, config, reports=True)
+      found[one.key] = one
+  return [*found.values()]
 
 
 # Fields that change nothing but arrays of a step.

@@ -11,6 +11,7 @@ import jinja2
 from research import workdir as files
 from research.studies import figures, findings
 from research.studies.figures import count, shown
+from research.studies.findings import interval, p_value
 from research.studies.grid import Study
 from research.studies.runner import RUNS
 
@@ -68,13 +69,12 @@ def _row(arm: dict[str, Any], baseline: str) -> dict[str, str]:
   cost, d = arm['cost'], arm['difference']
   gap = '(baseline)' if arm['arm'] == baseline else '(no seed in common)'
   if d:
-    gap = f'{d["mean"]:+.3f} [{d["low"]:+.3f}, {d["high"]:+.3f}]'
-    if d['p_adjusted'] is not None:
-      gap += f', p {d["p_adjusted"]:.2g}'
-  trained = cost['train_flops'] > 0
+    gap = interval(d, '+') + ('' if d['p_adjusted'] is None else f', {p_value(d["p_adjusted"])}')
+  trained, runs = cost['train_flops'] > 0, arm['runs']
+  ended = '' if runs['finished'] == runs['planned'] else f' ({runs["finished"]} of {runs["planned"]})'
   return dict(zip(COLUMNS, (
-      arm['arm'], ', '.join(f'{k} {shown(v)}' for k, v in arm['selected'].items()),
-      f'{arm["mean"]:.3f} [{arm["low"]:.3f}, {arm["high"]:.3f}]', arm['group'] or '–', gap, count(cost['trainable_params']),
+      arm['arm'] + ended, ', '.join(f'{k} {shown(v)}' for k, v in arm['selected'].items()),
+      interval(arm), arm['group'] or '–', gap, count(cost['trainable_params']),
       f'{cost["peak_bytes"] / 2 ** 30:.2f} GiB' if trained else '–',
       f'{cost["train_seconds"]:.0f} s' if trained else '–', f'{cost["train_flops"]:.2g}' if trained else '–')))
 

@@ -16,13 +16,15 @@ from typing import Any, NamedTuple
 import jax
 
 from research import workdir as files
-from research.errors import InputError
+from research.errors import Diverged, InputError
 from research.evaluation import metrics
 from research.studies import grid
 from research.studies.grid import Cell, Study
 from research.training.monitor import say
 
 PLAN, RESULTS, RUNS, COHORTS = 'plan.json', 'results.jsonl', 'runs', 'cohorts'
+REPORTER = 'reporter.json'  # which shard trains the chosen settings again
+EXPLODED = 1.25             # times the first step's loss: a run that keeps weights of a larger validation loss has diverged
 FAILED = 'failed.json'      # in the folder of a cell that ended with an error
 
 
@@ -123,6 +125,34 @@ def run(s: Study, cells: list[Cell], workdir: Path, train: Callable[[dict, Path,
     The lines of results.jsonl; None where cells of other shards are still to be trained.
   """
   began = time.monotonic()
+  rows = _trained(s, cells, workdir, train, part, cohorts)
+  if len(rows) < len(cells):
+    say(f'study: shard {part.number} of {part.count} done, {time.monotonic() - began:.0f} s; {len(cells) - len(rows)} cells of '
+        'other shards are still to be trained')
+    return None
+  more = known(s, cells, workdir)[len(cells):]
+  if more:
+    files.write_once(workdir / REPORTER, json.dumps({'shard': part.number}) + '\n')
+    if (reporter := files.read_json(workdir / REPORTER)['shard']) != part.number:
+      say(f'study: shard {part.number} of {part.count} done, {time.monotonic() - began:.0f} s; shard {reporter} trains the '
+          'chosen settings again')
+      return None
+    say(f'study: the chosen settings are trained again, with {len(s.report_seeds)} other seeds')
+    cells = [*cells, *more]
+    rows = _trained(s, cells, workdir, train, WHOLE, cohorts)
+  for latest in (workdir / COHORTS).glob('*/'):                  # of a cohort that was killed once it had ended
+    shutil.rmtree(latest)
+  for some in _to_test(s, rows):
+    for row, result in zip(some, test([workdir / RUNS / row['key'] for row in some])):
+      row['result'] = result
+  files.write_jsonl(workdir / RESULTS, rows)
+  say(f'study: all {len(cells)} cells done, {time.monotonic() - began:.0f} s')
+  return rows
+
+
+def _trained(s: Study, cells: list[Cell], workdir: Path, train: Callable[[dict, Path, str], dict], part: Shard,
+             cohorts: Cohorts | None) -> list[dict[str, Any]]:
+  """Trains the cells of a part of the study that have not ended; the lines of results.jsonl for all that have."""
   labels = {cell.key: f'[{number}/{len(cells)}] {cell.key.rsplit("-", 1)[0]}' for number, cell in enumerate(cells, 1)}
   for number, unit in enumerate(_units(cells, workdir, cohorts)):
     if not part.holds(number):
@@ -141,19 +171,19 @@ def run(s: Study, cells: list[Cell], workdir: Path, train: Callable[[dict, Path,
       shutil.rmtree(workdir / RUNS / cell.key / files.CHECKPOINTS / 'latest', ignore_errors=True)
     if jobs:
       files.write_jsonl(workdir / RESULTS, results(s, cells, workdir))
-  rows = results(s, cells, workdir)
-  if len(rows) < len(cells):
-    say(f'study: shard {part.number} of {part.count} done, {time.monotonic() - began:.0f} s; {len(cells) - len(rows)} cells of '
-        'other shards are still to be trained')
-    return None
-  for latest in (workdir / COHORTS).glob('*/'):                  # of a cohort that was killed once it had ended
-    shutil.rmtree(latest)
-  for some in _to_test(s, rows):
-    for row, result in zip(some, test([workdir / RUNS / row['key'] for row in some])):
-      row['result'] = result
-  files.write_jsonl(workdir / RESULTS, rows)
-  say(f'study: all {len(cells)} cells done, {time.monotonic() - began:.0f} s')
-  return rows
+  return results(s, cells, workdir)
+
+
+def known(s: Study, cells: list[Cell], workdir: Path) -> list[Cell]:
+  """The planned cells, and once all of them have ended those of the report's seeds too.
+
+  Args:
+    s: the study.
+    cells: its planned cells.
+    workdir: the study's.
+  """
+  chosen = {row['key'] for row in results(s, cells, workdir) if row['chosen']} if s.report_seeds else ()
+  return [*cells, *grid.again(s, [cell for cell in cells if cell.key in chosen])]
 
 
 def _to_test(s: Study, rows: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
@@ -217,7 +247,7 @@ def _train(jobs: list[tuple[dict, Path, str]], workdir: Path, train: Callable, c
       except (InputError, jax.errors.JaxRuntimeError) as e:
         error = e
     if error:
-      files.write_json(folder / FAILED, {'error': str(error)})
+      files.write_json(folder / FAILED, {'error': str(error), 'diverged': isinstance(error, Diverged)})
       say(f'{label} failed: {error}')
 
 
@@ -228,6 +258,9 @@ def _digest(keys: Iterable[str]) -> str:
 def results(s: Study, cells: list[Cell], workdir: Path) -> list[dict[str, Any]]:
   """The lines of results.jsonl for the cells that have ended, whoever trained them; chosen among once all have.
 
+  `chosen` are the runs of each arm's chosen setting, `selected` those that read the test split: with seeds of the report
+  theirs, otherwise the chosen. A run that diverged is neither.
+
   Args:
     s: the study.
     cells: all of its cells, in the order of the lines.
@@ -235,16 +268,31 @@ def results(s: Study, cells: list[Cell], workdir: Path) -> list[dict[str, Any]]:
   """
   rows = []
   for cell in cells:
-    folder, error = workdir / RUNS / cell.key, None
+    folder = workdir / RUNS / cell.key
+    failed: dict[str, Any] = {}
     result = _read_if_there(folder / files.RESULT)
     if result is None:
-      error = (_read_if_there(folder / FAILED) or {}).get('error')
-    if result is not None or error is not None:
-      told = {f: getattr(cell, f) for f in ('key', 'model', 'task', 'arm', 'seed', 'setting')}
-      rows.append({**told, 'selected': False, 'error': error, 'result': result})
-  for row in select(s, rows) if len(rows) == len(cells) else ():
-    row['selected'] = True
+      failed = _read_if_there(folder / FAILED) or {}
+    if result is not None or failed:
+      told = {f: getattr(cell, f) for f in ('key', 'model', 'task', 'arm', 'seed', 'setting', 'reports')}
+      rows.append({**told, 'chosen': False, 'selected': False, 'error': failed.get('error'), 'result': result,
+                   'diverged': failed.get('diverged', False) or _exploded(folder, result)})
+  choose = [row for row in rows if not row['reports']]
+  for row in select(s, choose) if len(choose) == sum(not cell.reports for cell in cells) else ():
+    row['chosen'] = True
+    row['selected'] = not s.report_seeds
+  for row in rows:
+    row['selected'] |= row['reports'] and row['result'] is not None and not row['diverged']
   return rows
+
+
+def _exploded(folder: Path, result: dict[str, Any] | None) -> bool:
+  """Whether what a run kept is clearly worse than what it began with, by its loss."""
+  if not result or not result['steps'] or 'valid/loss' not in result['metrics']:
+    return False
+  with (folder / files.METRICS).open(encoding='utf-8') as lines:
+    first = json.loads(lines.readline())
+  return result['metrics']['valid/loss'] > EXPLODED * first['train/loss']
 
 
 def _read_if_there(path: Path) -> Any:
@@ -259,7 +307,7 @@ def select(s: Study, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
   """The rows of each arm's chosen setting: the best mean of `select` over seeds; a tie goes to the lower loss."""
   groups: dict[tuple, dict[str, list]] = defaultdict(lambda: defaultdict(list))
   for row in rows:
-    if row['result'] is not None:
+    if row['result'] is not None and not row['diverged']:
       groups[row['model'], row['task'], row['arm']][str(row['setting'])].append(row)
   metric = metrics.measured(s.select)
 

@@ -15,7 +15,7 @@ import numpy as np
 import optax
 
 from research import hosts, sharding
-from research.errors import InputError
+from research.errors import Diverged, InputError
 from research.models.transformer import Model
 from research.training import cohort
 from research.training import compile as compilation
@@ -124,8 +124,8 @@ class Member:
 
   def diverged(self) -> None:
     """After the last step of the book."""
-    self.error = InputError(f'{self.label}: training diverged: the loss of step {self.taken + 1} is not finite, in training or '
-                            f'validation; lower training.learning_rate (now {self.learning_rate:g})')
+    self.error = Diverged(f'{self.label}: training diverged: the loss of step {self.taken + 1} is not finite, in training or '
+                          f'validation; lower training.learning_rate (now {self.learning_rate:g})')
 
   @property
   def taken(self) -> int:

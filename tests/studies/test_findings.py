@@ -11,35 +11,38 @@ from research.studies import compare, findings, grid, report, runner
 EXAMPLES = 60
 
 
-def study(arms, margin=None):
-  return grid.study({
+def study(arms, margin=None, **more):
+  return grid.study({**more,
       'question': 'Which?', 'base': 'configs/default.py', 'select': 'valid/accuracy', 'report': 'test/accuracy',
       'baseline': arms[0], 'margin': margin, 'seeds': (0, 1, 2), 'arms': {
           arm: {'strategy': {'name': 'lora'}, 'grid': {'training.learning_rate': [1e-3]}} for arm in arms}}, 'x.py')
 
 
-def ran(workdir, arms, margin=None, examples=EXAMPLES, answers=('yes', 'no'), members=None):
+def ran(workdir, arms, margin=None, examples=EXAMPLES, answers=('yes', 'no'), members=None, **of_study):
   """{question title: sentences} of a finished study.
 
-  arms: {arm: {seed: share of right answers}}; members: {arm: how many were trained as one program}.
+  arms: {arm: {seed: share of right answers, or 'failed' or 'diverged'}}; members: {arm: how many were trained as one program}.
   """
-  rng, rows, s = np.random.default_rng(0), [], study(list(arms), margin)
+  rng, rows, s = np.random.default_rng(0), [], study(list(arms), margin, **of_study)
   hard = rng.random(examples)
   for arm, seeds in arms.items():
     for seed, share in seeds.items():
+      told = {'key': f'{arm}-{seed}', 'model': 'm', 'task': 't', 'arm': arm, 'seed': seed, 'reports': False,
+              'setting': {'training.learning_rate': 1e-3}, 'diverged': share == 'diverged'}
+      if isinstance(share, str):
+        rows.append({**told, 'chosen': False, 'selected': False, 'error': share, 'result': None})
+        continue
       right = hard + rng.normal(0, 0.1, examples) < share
       lines = [{'prompt': f'Is it {i}?', 'prediction': answers[0 if r else 1], 'target': answers[0], 'loss': 1.0, 'tokens': 1,
                 'choices': {}} for i, r in enumerate(right)]
       folder = workdir / runner.RUNS / f'{arm}-{seed}' / 'predictions'
       folder.mkdir(parents=True)
       (folder / 'test.jsonl').write_text(''.join(json.dumps(line) + '\n' for line in lines))
-      interval = [share - 0.1, share + 0.1]
-      rows.append({'key': f'{arm}-{seed}', 'model': 'm', 'task': 't', 'arm': arm, 'seed': seed, 'selected': True, 'error': None,
-                   'setting': {'training.learning_rate': 1e-3}, 'result': {
-                       'metrics': {'test/accuracy': right.mean(), 'valid/accuracy': share}, 'steps': 1, 'best_step': 1,
-                       'intervals': {'test/accuracy': interval}, 'cost': {
-                           'train_flops': 1e9, 'trainable_params': 10, 'peak_bytes': 1, 'train_seconds': 1.0,
-                           'cohort_size': (members or {}).get(arm, 1)}}})
+      result = {'metrics': {'test/accuracy': right.mean(), 'valid/accuracy': share}, 'steps': 1, 'best_step': 1,
+                'intervals': {'test/accuracy': [share - 0.1, share + 0.1]}, 'cost': {
+                    'train_flops': 1e9, 'trainable_params': 10, 'peak_bytes': 1, 'train_seconds': 1.0,
+                    'cohort_size': (members or {}).get(arm, 1)}}
+      rows.append({**told, 'chosen': True, 'selected': True, 'error': None, 'result': result})
   [c] = compare.compare(s, rows, workdir)['comparisons']
   report.table_text({'comparisons': [c]})
   return c, {part.title: part.sentences for part in findings.parts(s, c, rows, workdir)}
@@ -65,11 +68,13 @@ def test_letters_and_sentences_never_contradict_each_other(tmp_path):
 
 
 @pytest.mark.quick
-def test_one_seed_gives_no_p_and_says_so(tmp_path):
+def test_one_seed_speaks_of_trained_models_and_not_of_arms(tmp_path):
   c, said = ran(tmp_path, {'base': same(0.3, [0]), 'other': same(0.8, [0])})
-  assert c['arms'][1]['difference']['p'] is None and c['arms'][1]['group'] is None
+  found = c['arms'][1]['difference']
+  assert found['p'] is found['p_adjusted'] is found['p_equivalence'] is None and c['arms'][1]['group'] is None
   assert said['How sure'][0].startswith('One seed: the intervals are over test examples only')
-  assert 'other is above the baseline base' in said['The answer'][1] and ' p ' not in said['The answer'][1]
+  assert said['The answer'][1].startswith('Of these trained models, other is above the baseline base: +0.500')
+  assert said['The answer'][1].endswith('p < 0.0001 after Holm.') and found['p_models'] < 1e-4
 
 
 @pytest.mark.quick
@@ -77,9 +82,46 @@ def test_arms_without_a_seed_in_common_are_not_compared(tmp_path):
   c, said = ran(tmp_path, {'base': same(0.3, [0, 2]), 'one': same(0.8, [2, 1]), 'none': same(0.8, [1])})
   differences = {a['arm']: a['difference'] for a in c['arms']}
   assert differences['none'] is None and differences['one']['p'] is None
-  assert any('none and base ended with no seed in common' in x for x in said['How sure'])
-  assert any('one and base have one seed in common' in x for x in said['How sure'])
+  assert any('none ended with no seed in common with the others' in x for x in said['How sure'])
+  assert c['seeds'] == [2] and [a['seeds'] for a in c['arms']] == [[2], [2], [1]]
   assert '(no seed in common)' in report.table_text({'comparisons': [c]})
+
+
+@pytest.mark.quick
+def test_runs_that_diverged_or_failed_are_counted_and_their_seeds_left_out_in_all_arms(tmp_path):
+  """By hand: the means and the difference are over seeds 0, 3 and 4, on which both arms ended."""
+  whole = {seed: 0.4 + 0.1 * seed for seed in range(5)}
+  c, said = ran(tmp_path, {'base': whole, 'other': {**whole, 1: 'diverged', 2: 'failed'}}, examples=400)
+  base, other = c['arms']
+  assert base['runs'] == {'planned': 5, 'finished': 5, 'failed': 0, 'diverged': 0}
+  assert other['runs'] == {'planned': 5, 'finished': 3, 'failed': 1, 'diverged': 1}
+  assert c['seeds'] == base['seeds'] == other['seeds'] == [0, 3, 4]
+  assert base['mean'] == pytest.approx((0.4 + 0.7 + 0.8) / 3, abs=0.05)
+  assert other['difference']['mean'] == pytest.approx(other['mean'] - base['mean'])      # the table agrees with itself
+  assert any(x.startswith('other (3 of 5 runs; 1 diverged and 1 failed) cannot be told from') for x in said['The answer'])
+  assert 'other (3 of 5)' in report.table_text({'comparisons': [c]})
+  worst = {a['arm']: a for a in c['otherwise']['arms']}
+  assert c['otherwise']['seeds'] == [0, 1, 3, 4]
+  assert worst['base']['mean'] == pytest.approx((0.4 + 0.5 + 0.7 + 0.8) / 4, abs=0.05)
+  assert worst['other']['mean'] == pytest.approx((0.4 + 0 + 0.7 + 0.8) / 4, abs=0.05)
+  assert any(x.startswith('If a run that diverged counted as one with the worst score, the means would be base 0.5')
+             for x in said['The answer'])
+
+
+@pytest.mark.quick
+def test_a_study_can_count_runs_that_diverged_as_the_worst(tmp_path):
+  c, said = ran(tmp_path, {'base': same(0.5), 'other': {0: 0.9, 1: 'diverged', 2: 0.9}}, diverged='worst')
+  assert c['seeds'] == [0, 1, 2] and c['arms'][1]['mean'] == pytest.approx(0.6, abs=0.07)
+  assert c['otherwise']['diverged'] == 'left_out' and c['otherwise']['arms'][1]['mean'] == pytest.approx(0.9, abs=0.07)
+
+
+@pytest.mark.quick
+def test_every_pair_of_arms_stands_in_the_report(tmp_path):
+  c, said = ran(tmp_path, {'base': same(0.3), 'one': same(0.5), 'other': same(0.9)}, examples=300)
+  assert [(x['arm'], x['other']) for x in c['pairs']] == [('base', 'one'), ('base', 'other'), ('one', 'other')]
+  means = {a['arm']: a['mean'] for a in c['arms']}
+  for x in c['pairs']:
+    assert x['mean'] == pytest.approx(means[x['arm']] - means[x['other']]) and x['p_adjusted'] >= x['p']
 
 
 @pytest.mark.quick
@@ -114,7 +156,8 @@ def test_arms_tested_on_other_examples_are_refused(tmp_path):
   ran(tmp_path, {'base': same(0.5), 'other': same(0.6)})
   path = tmp_path / runner.RUNS / 'other-1' / 'predictions' / 'test.jsonl'
   path.write_text(''.join(line + '\n' for line in path.read_text().splitlines()[:-1]))
-  rows = [{'key': f'{arm}-{seed}', 'model': 'm', 'task': 't', 'arm': arm, 'seed': seed, 'setting': {}, 'selected': True}
+  rows = [{'key': f'{arm}-{seed}', 'model': 'm', 'task': 't', 'arm': arm, 'seed': seed, 'setting': {}, 'selected': True,
+           'reports': False, 'diverged': False}
           for arm in ('base', 'other') for seed in range(3)]
   with pytest.raises(InputError, match=r'different numbers of examples .base 60, other 59 or 60'):
     compare.compare(study(['base', 'other']), rows, tmp_path)

@@ -36,6 +36,11 @@ def test_cells_are_arms_times_grids_times_seeds_and_each_holds_its_whole_config(
     ({'report': 'valid/accuracy'}, 'must be a test metric'),
     ({'seeds': (1, 1)}, 'each once'),
     ({'margin': 0}, 'margin=0: must be a number above 0'),
+    ({'report_seeds': (1, 2)}, 'none of them may be one of seeds'),
+    ({'report_seeds': 3}, 'must be a list of seeds'),
+    ({'report_seeds': (2, 2)}, 'each once'),
+    ({'diverged': 'ignored'}, 'must be left_out or worst'),
+    ({'diverged': 'worst', 'report': 'test/loss'}, 'has no worst score'),
     ({'surprise': 1}, "unknown field 'surprise'"),
 ])
 def test_a_study_that_cannot_be_right_is_refused(change, says):

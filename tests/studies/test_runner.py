@@ -85,8 +85,8 @@ def test_finished_cells_are_not_run_again_and_give_the_same_comparison(ran):
 class Recorded:
   """Trains nothing: notes what was trained with what, and leaves a result for it."""
 
-  def __init__(self, workdir, fails=()):
-    study = grid.study({'question': 'Which?', 'base': 'configs/default.py', 'seeds': (0, 1), 'select': 'valid/loss',
+  def __init__(self, workdir, fails=(), **more):
+    study = grid.study({**more, 'question': 'Which?', 'base': 'configs/default.py', 'seeds': (0, 1), 'select': 'valid/loss',
                         'report': 'test/loss', 'baseline': 'full', 'arms': {
                             'full': {'strategy': {'name': 'full'}, 'grid': {RATE: [1e-3, 1e-2, 1e-1]}},
                             'lora': {'strategy': {'name': 'lora'}, 'grid': {'strategy.rank': [2, 4]}}}}, 'x.py')
@@ -107,8 +107,10 @@ class Recorded:
     self.trained.append([folder.name])
     return self.result(folder)
 
-  def result(self, folder):
-    found = {'metrics': {'valid/loss': 1.0, 'test/loss': 1.0}}
+  def result(self, folder, metrics=()):
+    found = {'metrics': {'valid/loss': 1.0, 'test/loss': 1.0, **dict(metrics)}, 'steps': 0, 'cost': {'cohort_size': 1}}
+    if self.study.report_seeds:
+      del found['metrics']['test/loss']
     folder.mkdir(parents=True, exist_ok=True)
     (folder / 'result.json').write_text(json.dumps(found))
     return found
@@ -150,6 +152,45 @@ def test_shards_that_would_share_cells_differently_are_refused(tmp_path):
 
 
 @pytest.mark.quick
+def test_chosen_settings_are_trained_again_with_the_reports_seeds_which_alone_read_the_test_split(tmp_path):
+  of, tested = Recorded(tmp_path, report_seeds='fresh'), []
+  assert of.study.report_seeds == (2, 3)
+
+  def test(runs):
+    tested.extend(run.name for run in runs)
+    return [{'metrics': {'valid/loss': 1.0, 'test/loss': 2.0}, 'steps': 0, 'cost': {'cohort_size': 1}} for _ in runs]
+  of.result = lambda folder, write=of.result: write(folder, {'valid/loss': float(folder.name.split('seed')[0].count('0.01'))})
+  rows = runner.run(of.study, of.cells, tmp_path, of.alone, test)
+  chosen, again = ([r for r in rows if r[what]] for what in ('chosen', 'reports'))
+  assert {str(r['setting']) for r in chosen} == {str(r['setting']) for r in again} and len(again) == 4
+  assert [r['seed'] for r in again] == [2, 3] * 2 and all(r['selected'] for r in again)
+  assert not any(r['selected'] for r in rows if not r['reports'])
+  assert sorted(tested) == sorted(r['key'] for r in again)
+  assert len(runner.known(of.study, of.cells, tmp_path)) == len(of.cells) + 4 == len(rows)
+  trained = len(of.trained)
+  assert runner.run(of.study, of.cells, tmp_path, of.alone, test) == rows and len(of.trained) == trained
+
+
+@pytest.mark.quick
+def test_of_two_machines_one_trains_the_chosen_settings_again(tmp_path):
+  test = lambda runs: [{'metrics': {'valid/loss': 1.0, 'test/loss': 2.0}, 'steps': 0, 'cost': {'cohort_size': 1}} for _ in runs]
+  first, second = (Recorded(tmp_path, report_seeds=(5,)) for _ in range(2))
+  go_on = lambda of, part: runner.run(of.study, of.cells, tmp_path, of.alone, test, runner.shard(part))
+  assert go_on(first, '1/2') is None and len(go_on(second, '2/2')) == len(first.cells) + 2
+  assert json.loads((tmp_path / runner.REPORTER).read_text()) == {'shard': 2}
+  assert go_on(first, '1/2') is None
+
+
+@pytest.mark.quick
+def test_a_run_that_ends_worse_than_it_began_has_diverged(tmp_path):
+  for folder, began, kept in (('a', 2.0, 1.9), ('b', 2.0, 2.4), ('c', 2.0, 2.6)):
+    (tmp_path / folder).mkdir()
+    (tmp_path / folder / 'metrics.jsonl').write_text(json.dumps({'step': 1, 'train/loss': began}) + '\n')
+    found = runner._exploded(tmp_path / folder, {'steps': 5, 'metrics': {'valid/loss': kept}})
+    assert found == (folder == 'c')
+
+
+@pytest.mark.quick
 def test_a_number_given_is_not_found_by_a_trial(tmp_path):
   of = Recorded(tmp_path)
   runner.run(of.study, of.cells, tmp_path, of.alone, None, cohorts=runner.Cohorts(2, of.together))
@@ -176,10 +217,12 @@ def test_comparison_holds_the_contracts_fields(ran):
   c = comparison['comparisons'][0]
   assert (c['model'], c['task'], c['metric'], c['baseline']) == ('random:llama-tiny', 'files', 'test/accuracy', 'few_shot')
   for arm in c['arms']:
-    assert arm['low'] <= arm['mean'] <= arm['high'] and arm['seeds'] == [0, 1] and arm['group']
+    assert arm['low'] <= arm['mean'] <= arm['high'] and arm['seeds'] == [0, 1]
+    assert arm['group'] is None                              # two seeds of two trained arms allow no test
+    assert arm['runs'] == {'planned': 2, 'finished': 2, 'failed': 0, 'diverged': 0}
     if arm['arm'] != 'few_shot':
-      assert {'mean', 'low', 'high', 'p', 'p_adjusted', 'p_equivalence', 'seeds', 'seed_spread',
-              'needed'} == set(arm['difference'])
+      assert {'mean', 'low', 'high', 'p', 'p_adjusted', 'p_models', 'p_equivalence', 'seeds', 'seed_spread',
+              'seed_spread_range', 'needed'} == set(arm['difference'])
       assert arm['cost']['train_flops'] > 0 and arm['cost']['peak_bytes'] > 0
 
 
