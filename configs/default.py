@@ -37,7 +37,8 @@ def get_config():
           'choices': optional(tuple),   # ('negative', 'positive'): ranked by log-likelihood; None: text is generated
           'metrics': optional(tuple),   # accuracy macro_f1 exact_match bleu chrf rouge1 rouge2 rougeL
           'separator': optional(str),   # between few-shot demonstrations
-          'max_new_tokens': optional(int),   # longest generated answer
+          'stop': optional(tuple),      # texts that end a generated answer; None: the separator, unless targets hold it
+          'max_new_tokens': optional(int),   # longest generated answer, unless a target is longer
           'chat': optional(bool),       # put the prompt through the model's chat template
           'objective': optional(str),   # text: continuation, span_corruption or denoising; None: as the model is made for
           'noise': optional(float),     # gaps: share of the tokens that go into gaps

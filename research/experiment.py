@@ -61,7 +61,13 @@ class Experiment(NamedTuple):
       return [self.prepared(e) for e in texts.continued(self.task.rows(split), self.tokenizer, self.text_context)]
     found = [self.prepared(e) for e in prompts.examples(self.task, self.task.rows(split), self.tokenizer,
                                                         self.demonstrations, self.strategy.calibrate)]
-    answer = 0 if self.task.choices or split == 'train' else self.task.max_new_tokens
+    answer = 0
+    if split != 'train' and self.task.metrics and not self.task.choices:
+      lengths, answer = [len(e.target_ids) for e in found], self.task.max_new_tokens
+      if max(lengths, default=0) > answer:
+        say(f'{sum(n > answer for n in lengths)} of {len(found)} {split} targets are longer than task.max_new_tokens={answer}; '
+            f'so answers may have {max(lengths)} tokens, as the longest of them')
+        answer = max(lengths)
     prompts.check_lengths(found, self.context - self.strategy.before, split, answer, apart=self.model.config.has_encoder)
     return found
 
@@ -171,6 +177,7 @@ def assemble(config: dict[str, Any], abstract: bool = False) -> Experiment:
       'model': {**model_fields, **run_as._asdict(), 'context': context},
       'task': {**config['task'], 'prompt': task.prompt, 'target': task.target, 'choices': list(task.choices),
                'metrics': list(task.metrics), 'separator': task.separator, 'max_new_tokens': task.max_new_tokens,
+               'stop': list(task.stop),
                'chat': task.chat, 'objective': task.objective, 'noise': task.noise, 'span': task.span},
       'strategy': {'name': strategy.name, **strategy.fields, **own},
       'training': {**training, 'steps': training['steps'] if learns else 0},
@@ -309,7 +316,7 @@ def of_run(workdir: Path, **model_fields: Any) -> Experiment:
   config = files.read_config(workdir)
   config['model'] = {'quantize': 'none', 'remat': 'none', 'attention': 'auto', **config['model'],       # older runs lack some
                      **model_fields}
-  config['task'] = {'rows': 0, **config['task']}
+  config['task'] = {'rows': 0, 'stop': (), **config['task']}      # older ones ended answers at EOS alone
   config['training'] = {'best_metric': 'loss', **config['training']}
   config['mesh'] = dict(sharding.EVERYWHERE)
   if (workdir / files.CHECKPOINTS).exists():      # what it began with is in its own files

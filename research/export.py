@@ -19,6 +19,7 @@ from absl import flags
 from research import cli, experiment, tree
 from research import workdir as files
 from research.data import batches
+from research.data import tokenizer as tokenizers
 from research.data.prompts import Example
 from research.deployment import card, folder
 from research.errors import InputError
@@ -67,7 +68,10 @@ def run(workdir: Path, output: Path, dtype: str, shard_size: str) -> dict[str, A
   texts = {'export.json': json.dumps(record, indent=2) + '\n',
            'README.md': card.card(output.name, exp.config, result, provenance, record, family.architecture, FEWER)}
   tensors = names.export_params(family, *transformer.set_apart(exp.model.config, stored, 0))
-  folder.write(output, lambda into: folder.model(into, exp.hf, tensors, exp.tokenizer, np.dtype(DTYPES[dtype]), most, texts))
+  source = Path(exp.config['model']['source']).expanduser()
+  generation = tokenizers.generation(source) if source.is_dir() else {}
+  folder.write(output, lambda into: folder.model(into, exp.hf, generation, tensors, exp.tokenizer,
+                                              np.dtype(DTYPES[dtype]), most, texts))
   say(f'export: {output}: {tree.size(stored):,} parameters in {dtype}'
       + (f'; largest difference of a logit {record["largest_logit_difference"]:.3g}' if split else ''))
   return record

@@ -45,7 +45,8 @@ def run(exp: experiment.Experiment, variables, texts: list[str], max_new_tokens:
                        f'{exp.context}')
   variables, cut = beginning.read(exp.model, variables, ids)
   ids = [i[cut:] for i in ids]
-  found = decode.generate(exp.model, variables, ids, max_new_tokens, exp.tokenizer.eos, min(16, len(ids)), temperature,
+  ends = [*exp.tokenizer.ends, *([exp.tokenizer.end_of_turn()] if exp.tokenizer.hf.chat_template else [])]
+  found = decode.generate(exp.model, variables, ids, max_new_tokens, ends, min(16, len(ids)), temperature,
                           seed)
   return [exp.tokenizer.decode(i) for i in found]
 

@@ -37,7 +37,7 @@ NEVER = -1     # an end that no model says: all prompts go on for as long
 def ours(loaded: load.Loaded, prompts: list[list[int]]):
   """Our greedy generation: a call that gives the new tokens, [B, new]."""
   variables = {'params': jax.tree.map(jnp.asarray, loaded.params)}
-  return lambda: np.asarray(decode.generate(loaded.model, variables, prompts, FLAGS.new, NEVER, len(prompts)))
+  return lambda: np.asarray(decode.generate(loaded.model, variables, prompts, FLAGS.new, [NEVER], len(prompts)))
 
 
 def theirs(model, prompts: list[list[int]]):

@@ -1,5 +1,6 @@
 """Which training rows a prompt shows, answered, before it asks."""
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -11,13 +12,37 @@ from research.errors import InputError
 Shown = Callable[[Row], Sequence[Row]]      # a row -> its demonstrations, the last one next to the question
 
 
-def _random(task: Task, rows: list[Row], shots: int, order: np.ndarray) -> Shown:
-  shown = [rows[i] for i in order[:shots]]
-  return lambda row: shown
+def _asked(task: Task, row: Row) -> str:
+  """What a row asks, by which it is known again wherever it stands."""
+  return repr(row['messages']) if 'messages' in row else task.prompt.format(**row)
 
 
-def _balanced(task: Task, rows: list[Row], shots: int, order: np.ndarray) -> Shown:
-  """As many of each choice as of any other, give or take one, in turn.
+def _others(task: Task, row: Row, known: Sequence[tuple[Row, str]], wanted: int) -> list[Row]:
+  """The first rows, so many, that do not ask what a row asks.
+
+  Args:
+    task: says what a row asks.
+    row: the one that is not to be shown.
+    known: rows, and what they ask.
+    wanted: how many.
+  Raises:
+    InputError: there are too few.
+  """
+  own = _asked(task, row)
+  found = list(itertools.islice((other for other, said in known if said != own), wanted))
+  if len(found) < wanted:
+    raise InputError(f'strategy.shots: only {len(found)} training rows of {wanted} can be shown before {own!r:.60}, which is '
+                     'one of them; give fewer shots')
+  return found
+
+
+def _random(task: Task, rows: list[Row], shots: int, rng: np.random.Generator) -> Shown:
+  known = [(rows[i], _asked(task, rows[i])) for i in rng.permutation(len(rows))]
+  return lambda row: _others(task, row, known, shots)
+
+
+def _balanced(task: Task, rows: list[Row], shots: int, rng: np.random.Generator) -> Shown:
+  """As many of each choice as of any other, give or take one; in each round of them in an order of its own.
 
   Raises:
     InputError: the task has no choices, or too few rows of one.
@@ -25,19 +50,22 @@ def _balanced(task: Task, rows: list[Row], shots: int, order: np.ndarray) -> Sho
   if not task.choices:
     raise InputError('strategy.selection=balanced: needs a task with choices')
   column = label_column(task)
-  queues = {choice: [i for i in order if str(rows[i][column]) == choice] for choice in task.choices}
-  shown: list[Row] = []
-  while len(shown) < shots:
-    for choice, queue in queues.items():
-      if len(shown) < shots:
-        if not queue:
-          raise InputError(f'strategy.shots={shots}: the training split has too few rows of {choice!r} to balance them')
-        shown.append(rows[queue.pop(0)])
-  return lambda row: shown
+  of_choice: dict[str, list[tuple[Row, str]]] = {choice: [] for choice in task.choices}
+  for i in rng.permutation(len(rows)):
+    of_choice[str(rows[i][column])].append((rows[i], _asked(task, rows[i])))
+  turns = [task.choices[i] for _ in range(-(-shots // len(task.choices))) for i in rng.permutation(len(task.choices))][:shots]
+  for choice in task.choices:
+    if len(of_choice[choice]) < turns.count(choice):
+      raise InputError(f'strategy.shots={shots}: the training split has too few rows of {choice!r} to balance them')
+
+  def shown(row: Row) -> list[Row]:
+    queues = {choice: iter(_others(task, row, found, turns.count(choice))) for choice, found in of_choice.items()}
+    return [next(queues[choice]) for choice in turns]
+  return shown
 
 
-def _nearest(task: Task, rows: list[Row], shots: int, order: np.ndarray) -> Shown:
-  """Those whose prompts are most like the row's own by TF-IDF and cosine, the most similar last; never the row itself.
+def _nearest(task: Task, rows: list[Row], shots: int, rng: np.random.Generator) -> Shown:
+  """Those whose prompts are most like the row's own by TF-IDF and cosine, the most similar last.
 
   Raises:
     InputError: no row has a word.
@@ -48,7 +76,8 @@ def _nearest(task: Task, rows: list[Row], shots: int, order: np.ndarray) -> Show
     said = [turn['content'] for turn in row.get('messages', ())]
     return ' '.join([*said, *(str(row[column]) for column in fields_of(task.prompt) if column in row)])
 
-  rows = [rows[i] for i in order]                     # ties fall as the seed has it
+  rows = [rows[i] for i in rng.permutation(len(rows))]                     # ties fall as the seed has it
+  asked = [_asked(task, row) for row in rows]
   vectorizer = TfidfVectorizer(sublinear_tf=True)
   try:
     known = vectorizer.fit_transform(map(text, rows))
@@ -57,7 +86,8 @@ def _nearest(task: Task, rows: list[Row], shots: int, order: np.ndarray) -> Show
 
   def shown(row: Row) -> list[Row]:
     likeness = (known @ vectorizer.transform([text(row)]).T).toarray()[:, 0]
-    found = [i for i in np.argsort(-likeness, kind='stable') if rows[i] is not row][:shots]
+    own = _asked(task, row)
+    found = [i for i in np.argsort(-likeness, kind='stable') if asked[i] != own][:shots]
     return [rows[i] for i in reversed(found)]
   return shown
 
@@ -66,7 +96,7 @@ SELECTIONS = {'random': _random, 'balanced': _balanced, 'nearest': _nearest}
 
 
 def choose(task: Task, shots: int, selection: str, seed: int) -> Shown:
-  """The demonstrations of every row.
+  """The demonstrations of every row: never itself, nor a row of any split that asks the same.
 
   Args:
     task: demonstrations are rows of its training split.
@@ -81,5 +111,4 @@ def choose(task: Task, shots: int, selection: str, seed: int) -> Shown:
   rows = task.rows('train')
   if shots > len(rows) - (selection == 'nearest'):
     raise InputError(f'strategy.shots={shots}: the training split has only {len(rows)} rows')
-  order = np.random.Generator(np.random.Philox(key=[seed, 0])).permutation(len(rows))
-  return SELECTIONS[selection](task, rows, shots, order)
+  return SELECTIONS[selection](task, rows, shots, np.random.Generator(np.random.Philox(key=[seed, 0])))

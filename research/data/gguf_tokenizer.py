@@ -140,7 +140,8 @@ def from_gguf(fields: dict[str, Any], where: str) -> Tokenizer:
   hf = PreTrainedTokenizerFast(
       tokenizer_object=rust, chat_template=template,
       **{f'{name}_token': None if i is None else tokens[i] for name, i in special.items()})
-  return Tokenizer(hf, eos, bos if begins else None, len(tokens))
+  turn = given.token('eot')
+  return Tokenizer(hf, eos, bos if begins else None, len(tokens), other_ends=() if turn is None else (turn,))
 
 
 def _byte_level(given: _Given) -> tuple[RustTokenizer, bool, bool]:

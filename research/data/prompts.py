@@ -16,7 +16,7 @@ class Example(NamedTuple):
   prompt: str
   target: str
   prompt_ids: list[int]                # BOS included where the model has one
-  target_ids: list[int]                # EOS included: ending the answer is learned too
+  target_ids: list[int]                # with the token that ends it, EOS or the chat's: ending the answer is learned too
   choices: dict[str, list[int]]        # the choice -> its ids without EOS; empty for free text
   blank: tuple[list[int], ...] = ()    # the same prompt without content, in the ways of `CONTENT_FREE`; empty: not asked for
 
@@ -59,6 +59,8 @@ def examples(task: Task, rows: Sequence[Row], tokenizer: Tokenizer,
     tokenizer: of the model that reads them.
     demonstrations: a row -> the rows that its prompt shows first, answered; without it none.
     blank: also each prompt without content, to calibrate by.
+  Raises:
+    InputError: a prompt is empty and the model has no BOS, or a choice begins like another.
   """
   label = label_column(task) if task.choices else None
   rendered = []
@@ -67,11 +69,16 @@ def examples(task: Task, rows: Sequence[Row], tokenizer: Tokenizer,
     choices = {} if label is None else {c: answer(task, {**row, label: c}) for c in task.choices}
     rendered.append((render(task, row, tokenizer, shown), answer(task, row), choices,
                      _blanks(task, row, tokenizer, shown) if blank else ()))
-  ids = tokenizer.encode_all(text for prompt, target, choices, blanks in rendered
-                             for text in (prompt, target, *choices.values(), *blanks))
-  found = [Example(number, row, prompt, target, tokenizer.as_prompt(ids[prompt]), [*ids[target], tokenizer.eos],
-                   {c: ids[text] for c, text in choices.items()}, tuple(tokenizer.as_prompt(ids[text]) for text in blanks))
-           for number, (row, (prompt, target, choices, blanks)) in enumerate(zip(rows, rendered))]
+  ids = tokenizer.encode_all(text for prompt, _, _, blanks in rendered for text in (prompt, *blanks))
+  said = tokenizer.answers(text for _, target, choices, _ in rendered for text in (target, *choices.values()))
+  ends = [tokenizer.end_of_turn() if task.chat or 'messages' in row else tokenizer.eos for row in rows]
+  found = [Example(number, row, prompt, target, tokenizer.as_prompt(ids[prompt]), [*said[target], end],
+                   {c: said[text] for c, text in choices.items()}, tuple(tokenizer.as_prompt(ids[text]) for text in blanks))
+           for number, (row, end, (prompt, target, choices, blanks)) in enumerate(zip(rows, ends, rendered))]
+  for e in found:
+    if not all((e.prompt_ids, *e.blank)):
+      raise InputError(f'row {e.id}: its prompt is empty, and the model has no token for a text to begin with; leave it out of '
+                       'the file, or give task.prompt some words of its own')
   if found:
     _check_choices(found[0].choices)
   return found

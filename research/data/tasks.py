@@ -19,7 +19,8 @@ class Task(NamedTuple):
   choices: tuple[str, ...] = ()         # what the answers can be (values of the target's column), or free text
   metrics: tuple[str, ...] = ()         # names in `evaluation.metrics`
   separator: str = '\n\n'               # between demonstrations
-  max_new_tokens: int = 64              # the longest answer that is generated
+  max_new_tokens: int = 64              # the longest answer that is generated, unless a target is longer
+  stop: tuple[str, ...] = ()            # what ends a generated answer, where it stands in its text
   chat: bool = False                    # the prompt is put to the model through its chat template
   objective: str = 'answer'             # what is learned: the answer; of plain text one of OBJECTIVES
   noise: float = 0.15                   # GAPS: the share of tokens that go into gaps
@@ -53,8 +54,8 @@ def make(name: str, fields: dict[str, Any]) -> Task:
 
   Args:
     name: a key of `BUILT_IN`, one of `OWN`, or `TEXT`.
-    fields: `prompt`, `target`, `choices`, `metrics`, `separator`, `max_new_tokens`, `chat`; `train`, `valid` and `test`
-      (files, or split names of a data set); `path` and `subset` for the datasets library.
+    fields: `prompt`, `target`, `choices`, `metrics`, `separator`, `stop`, `max_new_tokens`, `chat`; `train`, `valid` and
+      `test` (files, or split names of a data set); `path` and `subset` for the datasets library.
   Raises:
     InputError: no such task, or something about its files, columns or labels is wrong.
   """
@@ -64,6 +65,9 @@ def make(name: str, fields: dict[str, Any]) -> Task:
   for field in ('prompt', 'target', 'separator'):      # a shell's quotes leave a line break as two characters
     if field in given:
       given[field] = given[field].replace('\\n', '\n')
+  if 'stop' in given:
+    several = (given['stop'],) if isinstance(given['stop'], str) else given['stop']
+    given['stop'] = tuple(str(one).replace('\\n', '\n') for one in several)
   if 'choices' in given:
     given['choices'] = tuple(str(c) for c in given['choices'])
   if name in BUILT_IN:
@@ -94,7 +98,16 @@ def make(name: str, fields: dict[str, Any]) -> Task:
     raise InputError(f'task.name={name!r}: no such task (known: {", ".join((*BUILT_IN, *OWN, TEXT))})')
   task = Task(name, splits, **{**built_in, **given})
   _check_text(task) if name == TEXT else _check(task)
-  return task
+  return task if 'stop' in given else task._replace(stop=_usual_stop(task))
+
+
+def _usual_stop(task: Task) -> tuple[str, ...]:
+  """The separator: after demonstrations a model goes on with the next one. In a chat a turn ends by itself."""
+  if task.chat or task.choices or task.name == TEXT or not task.separator:
+    return ()
+  rows = [row for split in task.splits.values() for row in split]
+  in_targets = any('messages' in row or task.separator in task.target.format(**row) for row in rows)
+  return () if in_targets else (task.separator,)
 
 
 def drawn(task: Task, count: int, seed: int) -> Task:
@@ -157,6 +170,8 @@ def _check(task: Task) -> None:
   if task.objective != 'answer':
     raise InputError(f'task.objective={task.objective!r} is of task.name=text alone')
   label = label_column(task) if task.choices else None
+  if any(not stop for stop in task.stop):
+    raise InputError(f'task.stop={task.stop}: each must be a text of one character or more')
   if task.max_new_tokens < 1:
     raise InputError(f'task.max_new_tokens={task.max_new_tokens}: must be 1 or more')
   if len(set(task.choices)) != len(task.choices) or len(task.choices) == 1:

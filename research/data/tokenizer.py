@@ -20,6 +20,12 @@ class Tokenizer(NamedTuple):
   bos: int | None               # begins every text, or None where the model was trained without
   size: int                     # ids are below this
   closes: bool = False          # prompts end with EOS too: an encoder reads them
+  other_ends: tuple[int, ...] = ()      # tokens that end an answer where the model writes them, beside EOS
+
+  @property
+  def ends(self) -> tuple[int, ...]:
+    """The tokens that end an answer, EOS first."""
+    return tuple(dict.fromkeys((self.eos, *self.other_ends)))
 
   def encode(self, text: str) -> list[int]:
     """Ids of `text` alone: no special token is added, but those written out in it are read as such.
@@ -47,9 +53,46 @@ class Tokenizer(NamedTuple):
 
   def as_prompt(self, ids: list[int]) -> list[int]:
     """A text's ids as a model reads its prompts: with BOS where it has one, never with two; with EOS before an encoder."""
-    if self.bos is not None and ids[:1] != [self.bos]:
-      ids = [self.bos, *ids]
+    bos = self.bos if ids or self.closes else self.hf.bos_token_id      # an empty prompt begins with BOS where there is one
+    if bos is not None and ids[:1] != [bos]:
+      ids = [bos, *ids]
     return [*ids, self.eos] if self.closes else ids
+
+  def answers(self, texts: Iterable[str]) -> dict[str, list[int]]:
+    """Ids of texts as they follow a prompt.
+
+    Some vocabularies put a blank before each text that is tokenised by itself, which what follows a prompt must not have.
+    """
+    distinct = list(dict.fromkeys(texts))
+    if self.closes or self.encode('x y') == [*self.encode('x'), *self.encode(' y')]:
+      return self.encode_all(distinct)
+    before = self.encode(BEFORE)
+    found = self.encode_all([BEFORE + text for text in distinct])
+    ids = {text: found[BEFORE + text] for text in distinct}
+    own = lambda text: ids[text][len(before):] if ids[text][:len(before)] == before else self.encode(text)
+    return {text: own(text) for text in distinct}
+
+  def end_of_turn(self) -> int:
+    """The token that the chat template ends an assistant's turn with; EOS where it has none for that."""
+    said = '§'
+    text = self.hf.apply_chat_template(
+        [{'role': 'user', 'content': 'a'}, {'role': 'assistant', 'content': said}], tokenize=False)
+    assert isinstance(text, str)      # it is not tokenised
+    special = {i for i, token in self.hf.added_tokens_decoder.items() if token.special}
+    after = self.encode(text.rpartition(said)[2]) if said in text else []
+    return next((i for i in after if i in special), self.eos)
+
+  def said(self, ids: list[int]) -> str:
+    """Text of a target: as `decode` gives it back, where it holds special tokens, which a prediction's text leaves out.
+
+    Args:
+      ids: of a target; what follows its first end is no part of it.
+    """
+    end = next((n for n, i in enumerate(ids) if i in self.ends), len(ids))
+    return self.decode(ids[:end])
+
+  def is_special(self, token: int) -> bool:
+    return token in self.hf.all_special_ids or token in self.ends
 
   def decode(self, ids) -> str:
     """Text of `ids`, special tokens left out."""
@@ -76,8 +119,13 @@ class Tokenizer(NamedTuple):
     return hashlib.sha256(rules.encode()).hexdigest()[:16]
 
 
+BEFORE = '\n'      # what stands before an answer while it is tokenised: vocabularies join a line break with nothing
+
+
 def from_folder(folder: Path) -> Tokenizer:
   """The tokenizer of a Hugging Face folder; BOS is added where its own post-processor adds it.
+
+  What its generation_config.json names as ends of an answer are some, EOS or not.
 
   Raises:
     InputError: the folder holds no tokenizer that can be read, or one without EOS.
@@ -90,7 +138,29 @@ def from_folder(folder: Path) -> Tokenizer:
   if hf.eos_token_id is None:
     raise InputError(f'{folder}: the tokenizer names no eos_token, without which no answer can end')
   begins = hf('a')['input_ids'][:1] == [hf.bos_token_id]
-  return Tokenizer(hf, hf.eos_token_id, hf.bos_token_id if begins else None, len(hf))
+  ends = generation(folder).get('eos_token_id')
+  ends = [ends] if isinstance(ends, int) else ends or []
+  if not isinstance(ends, list) or not all(type(i) is int and 0 <= i < len(hf) for i in ends):
+    raise InputError(f'{folder}: generation_config.json: eos_token_id={ends!r:.60}: must be tokens of the vocabulary')
+  return Tokenizer(hf, hf.eos_token_id, hf.bos_token_id if begins else None, len(hf), other_ends=tuple(ends))
+
+
+def generation(folder: Path) -> dict[str, Any]:
+  """A model folder's generation_config.json; nothing where it has none.
+
+  Raises:
+    InputError: it is no JSON object.
+  """
+  path = folder / 'generation_config.json'
+  if not path.is_file():
+    return {}
+  try:
+    found = json.loads(path.read_text(encoding='utf-8'))
+  except ValueError as e:
+    raise InputError(f'{path}: is not JSON ({e})') from None
+  if not isinstance(found, dict):
+    raise InputError(f'{path}: is not a JSON object')
+  return found
 
 
 BOS, EOS, PAD, BYTES = 256, 257, 258, 259   # of the byte tokenizer: its special tokens, and its ids before the sentinels

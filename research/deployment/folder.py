@@ -61,13 +61,14 @@ def write(output: Path, fill: Callable[[Path], None]) -> None:
     raise
 
 
-def model(folder: Path, hf: dict[str, Any], tensors: Mapping[str, np.ndarray], tokenizer: Tokenizer, dtype: np.dtype,
-          shard_size: int, texts: dict[str, str]) -> None:
+def model(folder: Path, hf: dict[str, Any], generation: dict[str, Any], tensors: Mapping[str, np.ndarray],
+          tokenizer: Tokenizer, dtype: np.dtype, shard_size: int, texts: dict[str, str]) -> None:
   """What a model's folder holds.
 
   Args:
     folder: where to write; it exists.
     hf: the config.json of the base; only what says how the weights are stored is changed.
+    generation: its generation_config.json, which is kept, and completed where it lacks the special tokens.
     tensors: under the originals' names, of their shapes; cast to `dtype` as they are written.
     tokenizer: goes into the folder too.
     dtype: of the weights.
@@ -78,20 +79,22 @@ def model(folder: Path, hf: dict[str, Any], tensors: Mapping[str, np.ndarray], t
   config = {key: value for key, value in hf.items() if key != 'torch_dtype'} | {
       'architectures': [FAMILIES[hf['model_type']].architecture], 'dtype': name}
   _text(folder / 'config.json', json.dumps(config, indent=2, ensure_ascii=False) + '\n')
-  _generation(hf, tokenizer).save_pretrained(folder)
+  _generation(hf, generation, tokenizer).save_pretrained(folder)
   tokenizer.hf.save_pretrained(folder)
   _weights(folder, tensors, dtype, shard_size)
   for file, text in texts.items():
     _text(folder / file, text)
 
 
-def _generation(hf: dict[str, Any], tokenizer: Tokenizer) -> transformers.GenerationConfig:
+def _generation(hf: dict[str, Any], generation: dict[str, Any], tokenizer: Tokenizer) -> transformers.GenerationConfig:
   first = hf.get('decoder_start_token_id')
   start = {'decoder_start_token_id': hf.get('pad_token_id', 0) if first is None else first} if tokenizer.closes else {}
   pad = tokenizer.hf.pad_token_id
-  return transformers.GenerationConfig(
-      bos_token_id=tokenizer.hf.bos_token_id, eos_token_id=tokenizer.eos, pad_token_id=tokenizer.eos if pad is None else pad,
-      **start)
+  ends = tokenizer.ends
+  ours = {'bos_token_id': tokenizer.hf.bos_token_id, 'eos_token_id': ends[0] if len(ends) == 1 else [*ends],
+          'pad_token_id': tokenizer.eos if pad is None else pad, **start}
+  theirs = {name: value for name, value in generation.items() if name != 'transformers_version' and value is not None}
+  return transformers.GenerationConfig(**{**ours, **theirs, 'eos_token_id': ours['eos_token_id']})
 
 
 def _weights(folder: Path, tensors: Mapping[str, np.ndarray], dtype: np.dtype, shard_size: int) -> None:

@@ -4,6 +4,7 @@ Where the model has an encoder, that reads the prompts, and the decoder goes on 
 """
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from functools import partial
 
@@ -21,10 +22,10 @@ from research.training.monitor import tracked
 from research.tree import Tree
 
 
-@partial(jax.jit, static_argnames=('model', 'new', 'eos', 'greedy'))
-def _generate(variables: Tree | Several, batch: Batch, limits: jax.Array, key: jax.Array, temperature: jax.Array, *,
-              model: Model, new: int, eos: int, greedy: bool) -> jax.Array:
-  """Tokens [B, new] after prompts as `_side_by_side` lays them out; EOS fills a row from its end on.
+@partial(jax.jit, static_argnames=('model', 'new', 'ends', 'greedy'))
+def _generate(variables: Tree | Several, batch: Batch, limits: jax.Array, keys: jax.Array, temperature: jax.Array, *,
+              model: Model, new: int, ends: tuple[int, ...], greedy: bool) -> jax.Array:
+  """Tokens [B, new] after prompts as `_side_by_side` lays them out; the first of `ends` fills a row from its end on.
 
   Of several members [M, B, new]: what a cache knows of the prompts' tokens is the same for all, its keys and values are not.
   """
@@ -39,9 +40,10 @@ def _generate(variables: Tree | Several, batch: Batch, limits: jax.Array, key: j
       if greedy:
         token = jnp.argmax(logits, axis=-1)
       else:
-        token = jax.random.categorical(jax.random.fold_in(key, i), logits / temperature)
-      token = jnp.where(done | (i >= limits), eos, token.astype(jnp.int32))
-      return token, token == eos
+        draw = lambda key, logits: jax.random.categorical(jax.random.fold_in(key, i), logits)
+        token = jax.vmap(draw)(keys, logits / temperature)
+      token = jnp.where(done | (i >= limits), ends[0], token.astype(jnp.int32))
+      return token, jnp.isin(token, jnp.array(ends))
     return cohort.over(variables, of_member, hidden, done)
 
   def unfinished(carry):
@@ -55,43 +57,42 @@ def _generate(variables: Tree | Several, batch: Batch, limits: jax.Array, key: j
     return i + 1, token, cache, out.at[..., i].set(token), done
 
   first, done = choose(hidden, 0, jnp.zeros(hidden.shape[:-1], bool))
-  out = jnp.full((*first.shape, new), eos, jnp.int32).at[..., 0].set(first)
+  out = jnp.full((*first.shape, new), ends[0], jnp.int32).at[..., 0].set(first)
   return jax.lax.while_loop(unfinished, one, (jnp.int32(1), first, cache, out, done))[3]
 
 
-def generate(model: Model, variables: Tree, prompts: Sequence[list[int]], max_new_tokens: int, eos: int,
+def generate(model: Model, variables: Tree, prompts: Sequence[list[int]], max_new_tokens: int, ends: Sequence[int],
              batch_size: int = 16, temperature: float = 0.0, seed: int = 0, label: str | None = None) -> list[list[int]]:
-  """The continuation of every prompt, without EOS, in the prompts' order: `generate_all` of one run.
+  """The continuation of every prompt, without its end, in the prompts' order: `generate_all` of one run.
 
   Args:
     model: as for `generate_all`, as are the others.
     variables: of the run.
     prompts: token ids.
-    max_new_tokens: where an answer without EOS ends.
-    eos: the token that ends an answer.
+    max_new_tokens: where an answer ends that does not by itself.
+    ends: the tokens that end an answer.
     batch_size: prompts at one time.
     temperature: 0 takes the likeliest token each time.
     seed: of the tokens that are drawn.
     label: of the progress line; None for silence.
   """
-  return generate_all(model, variables, prompts, max_new_tokens, eos, batch_size, temperature, seed, label)[0]
+  return generate_all(model, variables, prompts, max_new_tokens, ends, batch_size, temperature, seed, label)[0]
 
 
-def generate_all(model: Model, variables: Tree | Several, prompts: Sequence[list[int]], max_new_tokens: int, eos: int,
-                 batch_size: int = 16, temperature: float = 0.0, seed: int = 0,
+def generate_all(model: Model, variables: Tree | Several, prompts: Sequence[list[int]], max_new_tokens: int,
+                 ends: Sequence[int], batch_size: int = 16, temperature: float = 0.0, seed: int = 0,
                  label: str | None = None) -> list[list[list[int]]]:
-  """Every member's continuation of every prompt, without EOS, in the prompts' order; a run is its only member.
+  """Every member's continuation of every prompt, without its end, in the prompts' order; a run is its only member.
 
   Args:
     model: of all members.
     variables: of a run, or of several.
-    prompts: token ids; those of like length are decoded together. At temperature 0 a prompt's result does not depend on the
-      others.
-    max_new_tokens: where an answer without EOS ends.
-    eos: the token that ends an answer.
+    prompts: token ids; those of like length are decoded together. A prompt's result does not depend on that.
+    max_new_tokens: where an answer ends that does not by itself.
+    ends: the tokens that end an answer.
     batch_size: prompts that are decoded at one time.
     temperature: 0 takes the likeliest token each time; otherwise tokens are drawn from softmax(logits / temperature).
-    seed: of the tokens that are drawn; all members draw by the same.
+    seed: of the tokens that are drawn, with each prompt's number; all members draw by the same.
     label: of the progress line; None for silence.
   """
   if jax.default_backend() == 'cpu':
@@ -104,13 +105,14 @@ def generate_all(model: Model, variables: Tree | Several, prompts: Sequence[list
     rows = round_up(batch_size, sharding.spread())
     batch = sharding.lines(_side_by_side([prompts[i] for i in chosen], rows, model.config.start))
     limits = np.where(np.arange(rows) < len(chosen), max_new_tokens, 0)      # empty rows are done at once
-    key = jax.random.fold_in(jax.random.key(seed), start)
-    tokens = hosts.fetched(_generate(variables, batch, limits, key, jnp.float32(temperature), model=model,
-                                     new=max_new_tokens, eos=eos, greedy=temperature == 0))
+    numbers = jnp.array([*chosen, *[0] * (rows - len(chosen))])
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), numbers)
+    tokens = hosts.fetched(_generate(variables, batch, limits, keys, jnp.float32(temperature), model=model,
+                                     new=max_new_tokens, ends=tuple(ends), greedy=temperature == 0))
     for of_member, rows in zip(found, tokens.reshape(len(found), *tokens.shape[-2:])):
       for row, i in enumerate(chosen):
         ids = rows[row].tolist()
-        of_member[i] = ids[:ids.index(eos)] if eos in ids else ids
+        of_member[i] = list(itertools.takewhile(lambda token: token not in ends, ids))
   return found
 
 

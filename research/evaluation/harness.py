@@ -57,11 +57,12 @@ def evaluate_all(model: Model, variables: Tree | Several, tokenizer: Tokenizer, 
   """
   variables, cut = beginning.read(model, variables, [ids for e in examples for ids in (e.prompt_ids, *e.blank)])
   examples = [e._replace(prompt_ids=e.prompt_ids[cut:], blank=tuple(ids[cut:] for ids in e.blank)) for e in examples]
-  scores = score_all(model, variables, examples, tokenizer.eos, batch_size, label)
+  scores = score_all(model, variables, examples, examples[0].target_ids[-1], batch_size, label)
   ids: Sequence[list[list[int]] | None] = [None] * len(scores)
   if generate and task.metrics and not task.choices:
-    ids = decode.generate_all(model, variables, [e.prompt_ids for e in examples], task.max_new_tokens, tokenizer.eos,
-                              batch_size, label=label)
+    ends = dict.fromkeys((*tokenizer.ends, *(e.target_ids[-1] for e in examples)))
+    longest = max(task.max_new_tokens, *(len(e.target_ids) for e in examples))
+    ids = decode.generate_all(model, variables, [e.prompt_ids for e in examples], longest, [*ends], batch_size, label=label)
   return [_measured(tokenizer, task, examples, *of_member) for of_member in zip(scores, ids)]
 
 
@@ -76,8 +77,8 @@ def _measured(tokenizer: Tokenizer, task: Task, examples: Sequence[Example], sco
   elif ids is None:
     answers, targets, names = [''] * len(examples), [e.target.strip() for e in examples], ('loss',)
   else:
-    answers = [tokenizer.decode(i).strip() for i in ids]
-    targets = [e.target.strip() for e in examples]
+    answers = [cut(tokenizer.decode(i), task.stop).strip() for i in ids]
+    targets = [_said(tokenizer, e).strip() for e in examples]
   scored = [Scored(a, t, s.loss, s.tokens, task.choices) for a, t, s in zip(answers, targets, scores)]
   predictions = [{'id': e.id, 'row': e.row, 'prompt': e.prompt, 'target': s.target, 'prediction': s.prediction,
                   'loss': s.loss, 'tokens': s.tokens, **({'choices': c.choices} if task.choices else {}),
@@ -94,6 +95,16 @@ def _measured(tokenizer: Tokenizer, task: Task, examples: Sequence[Example], sco
       for prediction, value in zip(predictions, each):
         prediction[name] = None if value is None else float(value)
   return Evaluation(predictions, values, ranges)
+
+
+def cut(text: str, stop: Sequence[str]) -> str:
+  """A text up to where one of the stops begins first."""
+  return min((text.split(one)[0] for one in stop), key=len, default=text)
+
+
+def _said(tokenizer: Tokenizer, e: Example) -> str:
+  """The target as an answer would be read that says the same: without special tokens, and up to its end."""
+  return tokenizer.said(e.target_ids) if any(map(tokenizer.is_special, e.target_ids[:-1])) else e.target
 
 
 def scored_rows(predictions: list[dict[str, Any]]) -> list[Scored]:

@@ -310,6 +310,13 @@ def test_an_unknown_way_to_cut_text_is_refused_by_name(pre):
 
 
 @pytest.mark.quick
+def test_the_token_that_ends_a_turn_ends_an_answer():
+  assert gguf_tokenizer.from_gguf(small('gpt2'), 'FILE').ends == (1,)
+  assert gguf_tokenizer.from_gguf(small('gpt2', eot_token_id=0), 'FILE').ends == (1, 0)
+  refused(small('gpt2', eot_token_id=99), 'eot_token_id=99')
+
+
+@pytest.mark.quick
 @pytest.mark.parametrize('model', ['bert', 'rwkv', ...])
 def test_an_unknown_kind_of_vocabulary_is_refused_by_name(model):
   refused(small('gpt2', model=model), f'tokenizer.ggml.model={None if model is ... else model!r} is not supported', 'gpt2',

@@ -31,7 +31,7 @@ def test_every_target_of_a_built_in_task_ends_with_eos_and_nothing_else_does(nam
 
 
 def test_demonstrations_are_answered_training_rows_before_the_prompt():
-  shown = demonstrations.choose(TASK, 2, 'random', seed=5)({})
+  shown = demonstrations.choose(TASK, 2, 'random', seed=5)({'text': 'new'})
   [example] = prompts.examples(TASK, ROWS[:1], BYTES, lambda row: shown)
   assert example.prompt == (f'Q: {shown[0]["text"]}\nA: {shown[0]["label"]}\n\n'
                             f'Q: {shown[1]["text"]}\nA: {shown[1]["label"]}\n\nQ: text 0\nA:')
@@ -39,11 +39,11 @@ def test_demonstrations_are_answered_training_rows_before_the_prompt():
 
 
 def test_more_demonstrations_extend_fewer():
-  drawn = [[*demonstrations.choose(TASK, shots, 'random', seed=5)({})] for shots in range(10)]
+  drawn = [[*demonstrations.choose(TASK, shots, 'random', seed=5)({'text': 'new'})] for shots in range(10)]
   for fewer, more in itertools.pairwise(drawn):
     assert more[:-1] == fewer
   assert sorted(row['text'] for row in drawn[9]) == [row['text'] for row in ROWS]
-  assert drawn[4] != demonstrations.choose(TASK, 4, 'random', seed=6)({})
+  assert drawn[4] != demonstrations.choose(TASK, 4, 'random', seed=6)({'text': 'new'})
 
 
 def test_more_demonstrations_than_training_rows_are_refused():
@@ -75,7 +75,40 @@ def test_messages_go_through_the_chat_template_with_demonstrations_as_turns():
   [example] = prompts.examples(task, [row], BYTES._replace(hf=hf), lambda _: [row])
   turns = '[system] Brief.\n[user] Hi?\n'
   assert example.prompt == f'{turns}[assistant] Hi!\n{turns}[assistant]'
-  assert example.target == 'Hi!'
+  assert example.target == 'Hi!' and example.target_ids[-1] == BYTES.eos
+
+
+def test_a_chats_answer_ends_as_the_template_ends_it():
+  hf = tokenizer.of_bytes(sentinels=2).hf
+  hf.chat_template = ('{% for m in messages %}[{{ m.role }}] {{ m.content }}<extra_id_1>\n{% endfor %}'
+                      '{% if add_generation_prompt %}[assistant]{% endif %}')
+  task = TASK._replace(chat=True)
+  found = prompts.examples(task, ROWS[:2], BYTES._replace(hf=hf, size=261))
+  assert {e.target_ids[-1] for e in found} == {260} and BYTES.ends == (BYTES.eos,)
+
+
+def test_an_empty_prompt_begins_with_bos_where_there_is_one_and_is_refused_where_there_is_none():
+  task, rows = TASK._replace(prompt='{text}'), [*ROWS[:2], {'text': '', 'label': 'no'}]
+  assert prompts.examples(task, rows, BYTES._replace(bos=None))[2].prompt_ids == [BYTES.bos]
+  hf = tokenizer.of_bytes().hf
+  hf.bos_token = None
+  with pytest.raises(InputError, match='row 2: its prompt is empty'):
+    prompts.examples(task, rows, BYTES._replace(bos=None, hf=hf))
+
+
+def test_an_answer_has_the_tokens_that_it_has_in_a_demonstration():
+  """Of a vocabulary that puts a blank before each text, as Llama's."""
+  from tokenizers import Tokenizer, models, normalizers
+  from transformers import PreTrainedTokenizerFast
+  pieces = ['▁', 'n', 'o', 'A', ':', '\n', '▁n', 'no', '▁no', '</s>']
+  rust = Tokenizer(models.BPE(vocab={piece: i for i, piece in enumerate(pieces)}, merges=[('▁', 'n'), ('n', 'o'), ('▁n', 'o')]))
+  rust.normalizer = normalizers.Sequence([normalizers.Prepend('▁'), normalizers.Replace(' ', '▁')])
+  ours = tokenizer.Tokenizer(PreTrainedTokenizerFast(tokenizer_object=rust, eos_token='</s>'), 9, None, 10)
+  assert [pieces[i] for i in ours.encode('A: no')] == ['▁', 'A', ':', '▁no']
+  assert [pieces[i] for i in ours.encode(' no')] == ['▁', '▁no']
+  assert [pieces[i] for i in ours.answers([' no'])[' no']] == ['▁no']
+  [example] = prompts.examples(TASK._replace(prompt='{text}:'), [{'text': 'A', 'label': 'no'}], ours)
+  assert [*example.prompt_ids, *example.target_ids] == [*ours.encode('A: no'), 9] and example.choices['no'] == [8]
 
 
 def test_prompts_that_are_too_long_are_counted_and_named():

@@ -98,6 +98,21 @@ def test_a_folder_adds_bos_where_its_own_post_processor_does(tmp_path):
   assert (added.eos, added.size) == (257, 259)
 
 
+def test_all_ends_that_a_folders_generation_config_names_end_an_answer(tmp_path):
+  tokenizer.of_bytes().hf.save_pretrained(tmp_path)
+  assert tokenizer.from_folder(tmp_path).ends == (257,) and tokenizer.generation(tmp_path) == {}
+  for named, ends in (('[257, 10]', (257, 10)), ('10', (257, 10)), ('null', (257,))):
+    (tmp_path / 'generation_config.json').write_text(f'{{"eos_token_id": {named}, "temperature": 0.6}}')
+    assert tokenizer.from_folder(tmp_path).ends == ends
+  for named in ('[999]', '"x"', '[true]'):
+    (tmp_path / 'generation_config.json').write_text(f'{{"eos_token_id": {named}}}')
+    with pytest.raises(InputError, match='must be tokens of the vocabulary'):
+      tokenizer.from_folder(tmp_path)
+  (tmp_path / 'generation_config.json').write_text('{')
+  with pytest.raises(InputError, match='is not JSON'):
+    tokenizer.from_folder(tmp_path)
+
+
 def test_a_folder_whose_tokenizer_names_no_end_is_refused(tmp_path):
   hf = tokenizer.of_bytes().hf
   hf.eos_token = None

@@ -19,7 +19,7 @@ def prompts(preset):
 
 @pytest.fixture(scope='module')
 def alone(preset, prompts):
-  return [generate(preset.model, {'params': preset.params}, [p], 24, NEVER, batch_size=1)[0] for p in prompts]
+  return [generate(preset.model, {'params': preset.params}, [p], 24, [NEVER], batch_size=1)[0] for p in prompts]
 
 
 def line(ids, length=128):
@@ -47,8 +47,8 @@ def test_continuations_differ_enough_to_tell_prompts_apart(alone):
 
 @pytest.mark.parametrize('batch_size', [3, 16])
 def test_batched_equals_one_by_one_in_the_prompts_order(preset, prompts, alone, batch_size):
-  assert generate(preset.model, {'params': preset.params}, prompts, 24, NEVER, batch_size) == alone
-  backwards = generate(preset.model, {'params': preset.params}, prompts[::-1], 24, NEVER, batch_size)
+  assert generate(preset.model, {'params': preset.params}, prompts, 24, [NEVER], batch_size) == alone
+  backwards = generate(preset.model, {'params': preset.params}, prompts[::-1], 24, [NEVER], batch_size)
   assert backwards == alone[::-1]
 
 
@@ -65,15 +65,19 @@ def test_greedy_equals_transformers_generate(preset, prompts, alone):
 
 def test_an_answer_ends_at_eos_and_without_it_at_its_longest(preset, prompts, alone):
   eos = alone[2][10]                                         # a token that the third prompt's answer comes to
-  found = generate(preset.model, {'params': preset.params}, prompts, 24, eos, batch_size=4)
+  found = generate(preset.model, {'params': preset.params}, prompts, 24, [eos], batch_size=4)
   expected = [a[:a.index(eos)] if eos in a else a for a in alone]
   assert found == expected
   assert len(found[2]) <= 10 and max(len(f) for f in found) == 24
+  ends = [NEVER, eos, alone[0][4]]                           # any of several
+  first = lambda answer: next((n for n, token in enumerate(answer) if token in ends), None)
+  assert generate(preset.model, {'params': preset.params}, prompts, 24, ends, batch_size=4) == [a[:first(a)] for a in alone]
 
 
 def test_sampling_is_given_by_its_seed_and_close_to_greedy_when_cold(preset, prompts, alone):
   variables = {'params': preset.params}
-  draw = lambda temperature, seed: generate(preset.model, variables, prompts, 24, NEVER, 4, temperature, seed)
+  draw = lambda temperature, seed, size=4: generate(preset.model, variables, prompts, 24, [NEVER], size, temperature, seed)
   assert draw(1.0, 1) == draw(1.0, 1) != draw(1.0, 2)
   assert draw(1.0, 1)[1] != draw(1.0, 1)[5]                  # two equal prompts draw apart
+  assert draw(1.0, 1, 3) == draw(1.0, 1, 16) == draw(1.0, 1)  # whoever shares the batch
   assert draw(1e-6, 1) == alone

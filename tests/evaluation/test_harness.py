@@ -7,7 +7,8 @@ import pytest
 import small
 
 from research import tree, workdir
-from research.data import prompts, tasks
+from research.data import prompts, tasks, tokenizer
+from research.errors import InputError
 from research.evaluation import harness
 from research.strategies import table
 from research.training import cohort
@@ -45,7 +46,7 @@ def test_members_of_a_cohort_come_to_what_each_comes_to_alone(name, row, task):
   if task == 'beginning':
     task, fields = 'translation', {**fields, 'prompt': 'Please translate this sentence for me.\n{source}\n'}
   task = tasks.make(task, fields)
-  found = [e for e in prompts.examples(task, task.rows('valid'), loaded.tokenizer) if len(e.prompt_ids) < 120][:6]
+  found = [e for e in prompts.examples(task, task.rows('valid'), loaded.tokenizer) if len(e.prompt_ids) + len(e.target_ids) < 120][:6]
   begun = [small.start(loaded, table.make(row, {}), seed=seed)[:2] for seed in (0, 1, 2)]
   learned = [small.moved(state.trainable, seed) for seed, (state, _) in enumerate(begun)]
   frozen = [frozen for _, frozen in begun]
@@ -97,6 +98,44 @@ def test_generated_predictions_scored_again_from_the_file_give_the_scores(tiny, 
       'exact_match': np.mean([t == p for t, p in zip(targets, predictions)]), 'rouge1': np.mean(rouge)})
   assert [r['rouge1'] for r in rows] == pytest.approx(rouge)
   assert [r['row']['target'] for r in rows] == targets and [r['id'] for r in rows] == list(range(12))
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize('stop', [(), ('\n\n',), ('\n\n', 'English:'), ('x',)])
+@pytest.mark.parametrize('text', [' Paris\n\nCountry: Italy', 'English: a\n\nb', '\n\nlate', 'none', ''])
+def test_an_answer_is_cut_as_the_evaluation_harness_cuts_until(text, stop):
+  """By its definition: lm-evaluation-harness splits at each term in turn and keeps what stands before it."""
+  expected = text
+  for term in stop:
+    expected = expected.split(term)[0]
+  assert harness.cut(text, stop) == expected
+
+
+@pytest.mark.quick
+def test_targets_with_special_tokens_are_what_a_perfect_answer_is_read_as():
+  task = tasks.make('translation', {})
+  row = lambda target: {'source': 'a', 'target': target}
+  found = prompts.examples(task, [row('plain'), row('ends<eos>'), row('<pad>within')], tokenizer.of_bytes())
+  assert [harness._said(tokenizer.of_bytes(), e).strip() for e in found] == ['plain', 'ends', 'within']
+
+
+@pytest.mark.quick
+def test_answers_end_at_the_separator_unless_targets_hold_it_or_turns_end_them(tmp_path):
+  assert tasks.make('translation', {}).stop == ('\n\n',)
+  assert tasks.make('translation', {'separator': '\n#\n'}).stop == ('\n#\n',)
+  assert tasks.make('sentiment', {}).stop == tasks.make('translation', {'chat': True}).stop == ()
+  assert tasks.make('translation', {'stop': ('END', '\\n')}).stop == ('END', '\n')
+  (tmp_path / 'a.jsonl').write_text('{"a": "x", "b": "two\\n\\nparagraphs"}\n')
+  own = {'prompt': '{a}:', 'target': ' {b}', 'test': str(tmp_path / 'a.jsonl')}
+  assert tasks.make('files', own).stop == () and tasks.make('files', {**own, 'stop': '#'}).stop == ('#',)
+  with pytest.raises(InputError, match='each must be a text'):
+    tasks.make('files', {**own, 'stop': ('',)})
+
+
+def test_a_target_longer_than_the_longest_answer_can_be_given(tiny):
+  found = evaluated(tiny, 'translation', 3, 8, split='test', max_new_tokens=1)
+  lengths = [len(p['prediction']) for p in found.predictions]
+  assert 20 < max(lengths) <= max(p['tokens'] for p in found.predictions)
 
 
 def test_every_score_lies_in_its_interval(tiny):

@@ -42,7 +42,7 @@ def test_logits_equal_transformers_on_five_real_prompts(smollm2, theirs, prompts
 def test_greedy_continuations_equal_transformers(smollm2, theirs, prompts):
   import torch
   ids = [smollm2.tokenizer.prompt(p) for p in prompts]
-  found = decode.generate(smollm2.model, {'params': smollm2.params}, ids, 40, smollm2.tokenizer.eos, batch_size=5)
+  found = decode.generate(smollm2.model, {'params': smollm2.params}, ids, 40, smollm2.tokenizer.ends, batch_size=5)
   assert any(len(f) == 40 for f in found) and any(len(f) < 40 for f in found)      # some end by themselves
   for prompt, one, continuation in zip(prompts, ids, found):
     out = theirs.generate(torch.tensor([one]), max_new_tokens=40, do_sample=False, eos_token_id=smollm2.tokenizer.eos,

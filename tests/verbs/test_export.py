@@ -106,7 +106,7 @@ def test_transformers_generates_the_same_with_the_exported_generation_config(exp
   _, exp, learned, output, _ = exported
   theirs, _ = their_model(output)
   ids = exp.tokenizer.prompt(TEXTS[0])
-  [ours] = decode.generate(exp.model, learned, [ids], 12, exp.tokenizer.eos, batch_size=1)
+  [ours] = decode.generate(exp.model, learned, [ids], 12, exp.tokenizer.ends, batch_size=1)
   out = theirs.generate(torch.tensor([ids]), attention_mask=torch.ones(1, len(ids), dtype=torch.long), max_new_tokens=12)
   begun = 1 if exp.model.config.start is not None else len(ids)
   found = out[0, begun:].tolist()
@@ -114,6 +114,16 @@ def test_transformers_generates_the_same_with_the_exported_generation_config(exp
   assert theirs.generation_config.eos_token_id == 257 and theirs.generation_config.pad_token_id == 258
   assert not theirs.generation_config.do_sample
   assert theirs.generation_config.decoder_start_token_id == exp.model.config.start
+
+
+def test_an_exports_generation_config_keeps_what_the_base_says_and_every_end():
+  from research.data import tokenizer
+  from research.deployment import folder
+  theirs = {'temperature': 0.6, 'do_sample': True, 'eos_token_id': 10, 'pad_token_id': 3, 'transformers_version': '4.0'}
+  made = folder._generation({}, theirs, tokenizer.of_bytes()._replace(other_ends=(10,)))
+  assert (made.temperature, made.do_sample, made.eos_token_id, made.pad_token_id) == (0.6, True, [257, 10], 3)
+  made = folder._generation({}, {}, tokenizer.of_bytes())
+  assert (made.eos_token_id, made.bos_token_id, made.pad_token_id) == (257, 256, 258)
 
 
 def test_the_exported_tokenizer_gives_the_ids_of_our_prompts(exported):
@@ -319,7 +329,7 @@ def test_smollm2_tuned_and_merged_says_in_transformers_what_the_run_says(tmp_pat
   prompts += ['The capital of France is', 'def fibonacci(n):', 'Once upon a time',
               exp.tokenizer.chat([{'role': 'user', 'content': 'Name three rivers.'}])]
   ids = [exp.tokenizer.prompt(p) for p in prompts]
-  say = lambda variables: decode.generate(exp.model, variables, ids, 12, exp.tokenizer.eos, batch_size=20)
+  say = lambda variables: decode.generate(exp.model, variables, ids, 12, exp.tokenizer.ends, batch_size=20)
   ours, base = say(experiment.learned(workdir, exp)), say({'params': exp.params})
   assert len(prompts) == 20 and sum(a != b for a, b in zip(ours, base)) >= 5
   theirs, info = their_model(output)
