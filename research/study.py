@@ -159,7 +159,7 @@ def main() -> None:
     rows = runner.run(study, cells, workdir, train_verb.run, test, part, side_by_side)
     if rows is None:
       return
-  comparison = compare.compare(study, rows, workdir)
+  comparison = {'plan': runner.plan_hash(study, cells), **compare.compare(study, rows, workdir)}
   files.write_json(workdir / compare.COMPARISON, comparison)
   report.write(study, comparison, rows, workdir, f'python -m research.study --study={f.study} --workdir={f.workdir}',
                {cell.key: grid.command(cell, study.base, base) for cell in runner.known(study, cells, workdir)})

@@ -1,6 +1,8 @@
 """A study's report: the same table and findings as report.md and as report.html, which opens by itself."""
 
 import base64
+import csv
+import io
 import json
 import re
 from pathlib import Path
@@ -20,7 +22,7 @@ COLUMNS = ('arm', 'setting', 'score [95 %]', 'group', 'difference [95 %]', 'lear
 
 def write(study: Study, comparison: dict[str, Any], rows: list[dict[str, Any]], workdir: Path, command: str,
           of_cells: dict[str, str | None]) -> None:
-  """Writes report.md, report.html and figures/ into the study's workdir.
+  """Writes report.md, report.html, table.csv, table.tex and figures/ into the study's workdir.
 
   Args:
     study: the one that was run.
@@ -37,7 +39,7 @@ def write(study: Study, comparison: dict[str, Any], rows: list[dict[str, Any]], 
   first = next(r for r in rows if r['result'])
   provenance = files.read_json(workdir / RUNS / first['key'] / files.PROVENANCE)
   facts = {
-      'study': study, 'command': command,
+      'study': study, 'command': command, 'plan': comparison.get('plan'),
       'commands': [of_cells[r['key']] or f'# no flags say what {r["key"]} is: see its config.json'
                    for r in rows if r['selected']],
       'columns': COLUMNS, 'rows': rows,
@@ -53,6 +55,8 @@ def write(study: Study, comparison: dict[str, Any], rows: list[dict[str, Any]], 
   environment.filters |= {'cell': _cell, 'quoted': _quoted}
   for name in ('report.md', 'report.html'):
     files.write_text(workdir / name, environment.get_template(f'{name}.jinja').render(facts))
+  files.write_text(workdir / 'table.csv', table_csv(comparison))
+  files.write_text(workdir / 'table.tex', table_tex(comparison))
 
 
 def _cell(text: Any) -> str:
@@ -77,6 +81,42 @@ def _row(arm: dict[str, Any], baseline: str) -> dict[str, str]:
       interval(arm), arm['group'] or '–', gap, count(cost['trainable_params']),
       f'{cost["peak_bytes"] / 2 ** 30:.2f} GiB' if trained else '–',
       f'{cost["train_seconds"]:.0f} s' if trained else '–', f'{cost["train_flops"]:.2g}' if trained else '–')))
+
+
+def table_csv(comparison: dict[str, Any]) -> str:
+  """The tables of all models and tasks as one, a line an arm, its numbers unrounded."""
+  out = io.StringIO()
+  writer = csv.writer(out, lineterminator='\n')
+  runs, cost = ('planned', 'finished', 'failed', 'diverged'), ('trainable_params', 'peak_bytes', 'train_seconds', 'train_flops')
+  gap = ('mean', 'low', 'high', 'p_adjusted')
+  writer.writerow(['model', 'task', 'metric', 'arm', 'setting', 'seeds', 'mean', 'low', 'high', 'group',
+                   *(f'difference_{name}' for name in gap), *(f'runs_{name}' for name in runs), *cost])
+  for c in comparison['comparisons']:
+    for a in c['arms']:
+      writer.writerow([c['model'], c['task'], c['metric'], a['arm'], json.dumps(a['selected']), len(a['seeds']), a['mean'],
+                       a['low'], a['high'], a['group'], *((a['difference'] or {}).get(name) for name in gap),
+                       *(a['runs'][name] for name in runs), *(a['cost'][name] for name in cost)])
+  return out.getvalue()
+
+
+def table_tex(comparison: dict[str, Any]) -> str:
+  """A tabular for LaTeX with the package booktabs for every model and task."""
+  columns = COLUMNS[:5]
+  out = []
+  for c in comparison['comparisons']:
+    rows = [_row(a, c['baseline']) for a in c['arms']]
+    out += [f'% {c["task"]} on {c["model"]}: {c["metric"]}', f'\\begin{{tabular}}{{{"l" * len(columns)}}}', '\\toprule',
+            ' & '.join(map(_tex, columns)) + r' \\', '\\midrule',
+            *(' & '.join(_tex(row[name]) for name in columns) + r' \\' for row in rows),
+            '\\bottomrule', '\\end{tabular}']
+  return '\n'.join(out) + '\n'
+
+
+def _tex(text: str) -> str:
+  """As text of LaTeX."""
+  special = {'\\': r'\textbackslash{}', '<': '$<$', '>': '$>$', '~': r'\textasciitilde{}', '^': r'\textasciicircum{}',
+             '–': '--', **{c: f'\\{c}' for c in '&%$#_{}'}}
+  return ''.join(special.get(c, c) for c in text)
 
 
 def table_text(comparison: dict[str, Any]) -> str:

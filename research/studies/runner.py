@@ -23,6 +23,7 @@ from research.studies.grid import Cell, Study
 from research.training.monitor import say
 
 PLAN, RESULTS, RUNS, COHORTS = 'plan.json', 'results.jsonl', 'runs', 'cohorts'
+TESTS = 'every pair of arms of every model and task, two-sided at 5 %, corrected together (Holm)'
 REPORTER = 'reporter.json'  # which shard trains the chosen settings again
 EXPLODED = 1.25             # times the first step's loss: a run that keeps weights of a larger validation loss has diverged
 FAILED = 'failed.json'      # in the folder of a cell that ended with an error
@@ -105,7 +106,13 @@ def claim(s: Study, cells: list[Cell], workdir: Path, part: Shard = WHOLE, cohor
     if part.count > 1 and there != (here := str(cohorts or 'off')):
       raise InputError(f'{workdir}: the study there was begun with --cohorts={there}, not {here}: shards would not share its '
                        'cells')
-  files.write_json(path, {'study': s._asdict(), 'cohorts': str(cohorts or 'off'), 'cells': [c._asdict() for c in cells]})
+  files.write_json(path, {'study': s._asdict(), 'tests': TESTS, 'cohorts': str(cohorts or 'off'),
+                          'cells': [c._asdict() for c in cells]})
+
+
+def plan_hash(s: Study, cells: list[Cell]) -> str:
+  """Of what a plan fixes before the first cell: question, arms, seeds, margin, tests and cells."""
+  return hashlib.sha256(json.dumps([s._asdict(), TESTS, [c.key for c in cells]], sort_keys=True).encode()).hexdigest()[:16]
 
 
 def run(s: Study, cells: list[Cell], workdir: Path, train: Callable[[dict, Path, str], dict],

@@ -46,7 +46,8 @@ def test_members_of_a_cohort_come_to_what_each_comes_to_alone(name, row, task):
   if task == 'beginning':
     task, fields = 'translation', {**fields, 'prompt': 'Please translate this sentence for me.\n{source}\n'}
   task = tasks.make(task, fields)
-  found = [e for e in prompts.examples(task, task.rows('valid'), loaded.tokenizer) if len(e.prompt_ids) + len(e.target_ids) < 120][:6]
+  short = lambda e: len(e.prompt_ids) + len(e.target_ids) < 120
+  found = [*filter(short, prompts.examples(task, task.rows('valid'), loaded.tokenizer))][:6]
   begun = [small.start(loaded, table.make(row, {}), seed=seed)[:2] for seed in (0, 1, 2)]
   learned = [small.moved(state.trainable, seed) for seed, (state, _) in enumerate(begun)]
   frozen = [frozen for _, frozen in begun]

@@ -1,5 +1,6 @@
 """The whole path from a study file to its report, on a tiny random model."""
 
+import csv
 import json
 import shlex
 import subprocess
@@ -224,6 +225,17 @@ def test_comparison_holds_the_contracts_fields(ran):
       assert {'mean', 'low', 'high', 'p', 'p_adjusted', 'p_models', 'p_equivalence', 'seeds', 'seed_spread',
               'seed_spread_range', 'needed'} == set(arm['difference'])
       assert arm['cost']['train_flops'] > 0 and arm['cost']['peak_bytes'] > 0
+
+
+def test_the_table_stands_beside_the_report_for_other_programs(ran):
+  workdir, comparison = ran[2], ran[4]
+  with (workdir / 'table.csv').open(newline='') as f:
+    rows = list(csv.DictReader(f))
+  assert [row['arm'] for row in rows] == list(ARMS)
+  for row, arm in zip(rows, comparison['comparisons'][0]['arms']):
+    assert float(row['mean']) == arm['mean'] and json.loads(row['setting']) == arm['selected'] and row['runs_finished'] == '2'
+  tex = (workdir / 'table.tex').read_text()
+  assert tex.count(r'\\') == 4 and r'few\_shot & shots 0' in tex and r'score [95 \%]' in tex
 
 
 def test_the_report_opens_by_itself(ran):
