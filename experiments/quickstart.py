@@ -17,8 +17,8 @@ Result (12 to 17 minutes on two cores of an AMD EPYC; 95 % intervals over test e
 
 
 def get_study(variant=''):
-  size = {'': {'full': [3e-5, 1e-4, 3e-4], 'delta': [1e-3, 3e-3, 1e-2], 'seeds': (0,)},
-          'full': {'full': [3e-5, 1e-4, 3e-4], 'delta': [1e-3, 3e-3, 1e-2], 'seeds': (0, 1, 2)}}[variant]
+  size = {'': {'full': [3e-5, 1e-4], 'delta': [3e-4, 1e-3], 'seeds': (0,)},
+          'full': {'full': [3e-5, 1e-4, 3e-4], 'delta': [3e-4, 1e-3, 3e-3], 'seeds': (0, 1, 2)}}[variant]
   rate = 'training.learning_rate'
   return {
       'question': "Which way of adapting SmolLM2-135M names a review's website best, and at what cost?",
