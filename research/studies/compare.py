@@ -2,7 +2,6 @@
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,7 +34,7 @@ class _Case(NamedTuple):
   sums: Sums                          # of those arms, on all of an arm's seeds
   seeds: list[int]                    # that all compared arms have
   apart: list[str]                    # arms that have none of these, and are compared with nothing
-  gaps: dict[Pair, statistics.Estimate]      # arm, other -> arm minus other
+  gaps: dict[Pair, statistics.Estimate]      # every pair of arms -> the first minus the second
   scored: list[Scored]                # some run's test rows
   scores: statistics.Scores
 
@@ -68,7 +67,7 @@ def compare(s: Study, rows: list[Row], workdir: Path) -> dict[str, Any]:
 def _compare(s: Study, rows: list[Row], workdir: Path) -> dict[str, Any]:
   metric = metrics.measured(s.report)
   cases = [_case(s, metric, rows, workdir, model, task) for model, task in dict.fromkeys((r['model'], r['task']) for r in rows)]
-  pairs = [(number, pair) for number, case in enumerate(cases) for pair in _pairs(case.gaps)]
+  pairs = [(number, pair) for number, case in enumerate(cases) for pair in case.gaps]
   p = {key: cases[key[0]].gaps[key[1]].p for key in pairs}
   of_models = {number: len(case.seeds) == 1 for number, case in enumerate(cases)}       # nothing is known of other seeds
   adjusted = dict(zip(p, statistics.adjust(list(p.values()))))
@@ -77,7 +76,7 @@ def _compare(s: Study, rows: list[Row], workdir: Path) -> dict[str, Any]:
   equivalent = dict(zip(smaller, statistics.adjust(list(smaller.values()))))
   told = {key: _told(cases[key[0]], key[1], s.margin, adjusted[key], equivalent.get(key), of_models[key[0]]) for key in pairs}
   return {'question': s.question, 'margin': s.margin, 'tests': sum(x is not None for x in p.values()), 'comparisons': [
-      _comparison(s, metric, case, {pair: told[number, pair] for pair in _pairs(case.gaps)}, rows)
+      _comparison(s, metric, case, {pair: told[number, pair] for pair in case.gaps}, rows)
       for number, case in enumerate(cases)]}
 
 
@@ -101,7 +100,7 @@ def _case(s: Study, metric: Metric, rows: list[Row], workdir: Path, model: str, 
   compared = [arm for arm in sums if arm not in apart]
   trained = {arm for arm, found in reported.items() if found[0]['result']['steps']}
   scores = statistics.scores(metric, {arm: [sums[arm][seed] for seed in seeds] for arm in compared}, trained)
-  gaps = {(arm, other): statistics.gap(scores, arm, other) for arm, other in itertools.permutations(compared, 2)}
+  gaps = {pair: statistics.gap(scores, *pair) for pair in itertools.combinations(compared, 2)}
   return _Case(model, task, reported, missing, sums, seeds, apart, gaps, some, scores)
 
 
@@ -113,15 +112,6 @@ def _common(sums: Sums, baseline: str) -> tuple[list[int], list[str]]:
     apart.append(least)
     del arms[least]
   return sorted(common), apart
-
-
-def _pairs(gaps: Iterable[Pair]) -> Iterator[Pair]:
-  """Each pair of arms once, in the order of the arms."""
-  seen: set[frozenset[str]] = set()
-  for pair in gaps:
-    if frozenset(pair) not in seen:
-      seen.add(frozenset(pair))
-      yield pair
 
 
 def _told(case: _Case, pair: Pair, margin: float | None, p_adjusted: float | None, p_equivalence: float | None,

@@ -146,11 +146,10 @@ def _cost(study, c, rows, workdir, colour):
       value = a['cost'][name]
       axis.barh(y, value, color=colour[a['arm']], height=0.5)
       axis.annotate(count(value), (value, y), xytext=(4, 0), textcoords='offset points', va='center', fontsize=9)
-  for name, style in (('chance', ':'), ('majority', '--')):
+  for name, label, style, side in (('chance', 'chance', ':', 'right'), ('majority', 'most frequent', '--', 'left')):
     if c[name] is not None:
       score.axvline(c[name], color='#888888', ls=style, lw=1, zorder=0)
-      score.annotate({'chance': 'chance', 'majority': 'most frequent'}[name], (c[name], len(arms) - 0.32), rotation=90,
-                     fontsize=7, color='#666666', ha='right', va='top')
+      score.annotate(label, (c[name], len(arms) - 0.32), rotation=90, fontsize=7, color='#666666', ha=side, va='top')
   score.set(yticks=range(len(arms)), yticklabels=[a['arm'] for a in arms], xlabel=study.report,
             ylim=(-0.6, len(arms) - 0.3))
   for axis, (name, label) in zip(costs, panels):

@@ -72,7 +72,7 @@ def _answer(study: Study, c: dict[str, Any]) -> list[str]:
       out.append(f'{a["arm"]}{_ended(a)}: its mean is over the runs that ended.')
   if 'otherwise' in c:
     out.append(_otherwise(c))
-  return out + [f'{arm}: no cell ended, so it is not in the table.' for arm in c['missing']]
+  return out + [f'{arm}: every run failed or diverged, so it is not in the table.' for arm in c['missing']]
 
 
 def interval(x: dict[str, Any], sign: str = '') -> str:
