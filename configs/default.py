@@ -77,7 +77,12 @@ def get_config():
           'epochs': 0.0,                # passes over the training rows, or the pieces of a text
           'batch_size': 16,             # rows an update
           'microbatches': 1,            # parts in which a batch is computed; changes memory (and what dropout draws)
-          'seed': 0,                    # of data order, initial deltas, dropout and demonstrations
+          'seed': 0,                    # of all that is drawn, where no seed of its own is given:
+          'order_seed': optional(int),  # of the order of the rows, and where gaps fall
+          'init_seed': optional(int),   # of the initial deltas
+          'dropout_seed': optional(int),
+          'rows_seed': optional(int),   # of the training rows that task.rows draws
+          'shots_seed': optional(int),  # of the demonstrations
           'optimizer': 'adamw',         # adamw, adafactor
           'schedule': 'linear',         # decay after the warm-up: constant, linear, cosine
           'warmup': 0.06,               # share of the steps in which the rate rises from 0

@@ -87,7 +87,7 @@ class Experiment(NamedTuple):
 
   def corrupted(self, split: str) -> texts.Corrupted:
     return texts.Corrupted(self.task.rows(split), self.tokenizer, self.text_context, self.task.noise, self.task.span,
-                           self.config['training']['seed'], whole=self.task.objective == 'denoising')
+                           seed(self.config['training'], 'order'), whole=self.task.objective == 'denoising')
 
   def training_batches(self, looked_at: int = 2000) -> batches.TrainingBatches:
     """The batches of all steps; the first ones, so many, determine their shape."""
@@ -98,16 +98,25 @@ class Experiment(NamedTuple):
       documents = [redraw(number, 0) for number in range(len(corrupted))]
     else:
       redraw, documents = None, [batches.answered(e, start) for e in self.examples('train')]
-    return batches.TrainingBatches(documents, t['batch_size'], t['microbatches'], t['seed'],
+    return batches.TrainingBatches(documents, t['batch_size'], t['microbatches'], seed(t, 'order'),
                                    min(t['steps'], looked_at), redraw, sharding.spread(), sharding.own_lines)
 
   def variables(self) -> tuple[Tree, Tree]:
     """(trainable, frozen), at step 0: new deltas, or those of `strategy.init_from`."""
-    key = jax.random.fold_in(jax.random.key(self.config['training']['seed']), 1)
+    key = jax.random.fold_in(jax.random.key(seed(self.config['training'], 'init')), 1)
     trainable, frozen = bind(key, self.strategy, self.model, self.params, self.tokenizer.encode)
     if self.config['strategy']['init_from']:
       return _start_from(self, trainable, frozen)
     return trainable, frozen
+
+
+SEEDS = ('order', 'init', 'dropout', 'rows', 'shots')      # what a seed is of: fields training.{order,init,…}_seed
+
+
+def seed(training: dict[str, Any], of: str) -> int:
+  """The seed of one of `SEEDS`: its own where it has one, else `training.seed`."""
+  own = training[f'{of}_seed']
+  return training['seed'] if own is None else own
 
 
 def plain(config: ConfigDict) -> dict[str, Any]:
@@ -131,7 +140,7 @@ def assemble(config: dict[str, Any], abstract: bool = False) -> Experiment:
   task = tasks.make(config['task']['name'], {k: tuple(v) if isinstance(v, list) else v
                                              for k, v in config['task'].items() if k not in ('name', 'rows')})
   if config['task']['rows']:
-    task = tasks.drawn(task, config['task']['rows'], training['seed'])
+    task = tasks.drawn(task, config['task']['rows'], seed(training, 'rows'))
   for name in task.metrics:
     metrics.get(name)
   run_as = execution(model_fields['dtype'], model_fields['param_dtype'], model_fields['scan'], model_fields['quantize'],
@@ -148,7 +157,7 @@ def assemble(config: dict[str, Any], abstract: bool = False) -> Experiment:
     raise InputError(f'strategy.shots={strategy.shots}: task text has no answers to demonstrate')
   if strategy.calibrate and not task.choices:
     raise InputError('strategy.calibrate=True: needs a task with choices to weigh')
-  shown = demonstrations.choose(task, strategy.shots, strategy.selection, training['seed'])
+  shown = demonstrations.choose(task, strategy.shots, strategy.selection, seed(training, 'shots'))
   loaded = base(strategy.apart)
   model = loaded.model.config
   sharding.check_heads(model.heads, model.kv_heads)
@@ -252,7 +261,8 @@ def _check_training(t: dict[str, Any]) -> None:
       raise InputError(f'training.{message}')
   require(t['learning_rate'] > 0, f'learning_rate={t["learning_rate"]}: must be above 0')
   require(t['epochs'] >= 0, f'epochs={t["epochs"]}: must be 0 (use steps) or more')
-  require(t['seed'] >= 0, f'seed={t["seed"]}: must be 0 or more')
+  for field in ('seed', *(f'{part}_seed' for part in SEEDS)):
+    require(t[field] is None or 0 <= t[field] < 2 ** 32, f'{field}={t[field]}: must be 0 or more, and below 2^32')
   require(t['batch_size'] >= 1, f'batch_size={t["batch_size"]}: must be 1 or more')
   require(t['microbatches'] >= 1 and t['batch_size'] % t['microbatches'] == 0,
           f'microbatches={t["microbatches"]}: must divide batch_size={t["batch_size"]}')
@@ -277,7 +287,7 @@ def begin(experiment: Experiment) -> tuple[TrainState, Tree]:
       raise InputError('strategy.init_from and training.init_from are both given; one says where to begin')
     trainable, frozen = continued(Path(t['init_from']), experiment, trainable, frozen)
   opt_state = optim.init(optimizer(experiment), trainable, t['learning_rate'], t['weight_decay'], warmup(experiment))
-  return TrainState(jnp.int32(0), jax.random.key(t['seed']), trainable, opt_state), frozen
+  return TrainState(jnp.int32(0), jax.random.key(seed(t, 'dropout')), trainable, opt_state), frozen
 
 
 def _check_mesh(t: dict[str, Any]) -> None:
@@ -317,7 +327,7 @@ def of_run(workdir: Path, **model_fields: Any) -> Experiment:
   config['model'] = {'quantize': 'none', 'remat': 'none', 'attention': 'auto', **config['model'],       # older runs lack some
                      **model_fields}
   config['task'] = {'rows': 0, 'stop': (), **config['task']}      # older ones ended answers at EOS alone
-  config['training'] = {'best_metric': 'loss', **config['training']}
+  config['training'] = {'best_metric': 'loss', **{f'{part}_seed': None for part in SEEDS}, **config['training']}
   config['mesh'] = dict(sharding.EVERYWHERE)
   if (workdir / files.CHECKPOINTS).exists():      # what it began with is in its own files
     config['strategy'] |= {'init_from': None, 'allow_other_base': False}
@@ -420,6 +430,7 @@ def provenance(experiment: Experiment) -> dict[str, Any]:
       'devices': [f'{d.platform}: {d.device_kind}' for d in jax.devices()],
       'machine': {'system': platform.platform(), **machine.settings()},
       'seed': experiment.config['training']['seed'],
+      'seeds': {part: seed(experiment.config['training'], part) for part in SEEDS},
   }
 
 

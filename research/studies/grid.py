@@ -14,8 +14,9 @@ from research.errors import InputError
 FIELDS: dict[str, Any] = {
     'question': ..., 'base': ..., 'arms': ..., 'select': ..., 'report': ..., 'baseline': ...,
     'seeds': (0,), 'report_seeds': (), 'tasks': (None,), 'models': (None,), 'budget': {}, 'margin': None,
-    'diverged': 'left_out',
+    'diverged': 'left_out', 'vary': 'seed',
 }
+VARIED = ('seed', 'order_seed', 'init_seed', 'dropout_seed', 'rows_seed', 'shots_seed')      # of config.training
 FRESH = 'fresh'      # report_seeds: as many as the seeds, and none of them
 
 
@@ -38,6 +39,7 @@ class Study(NamedTuple):
   baseline: str                             # the arm that the others are compared with
   margin: float | None                      # the smallest difference that matters
   diverged: str                             # what a run that diverged counts as: left_out, with its seed in all arms; worst
+  vary: str                                 # what the seeds are of: `seed`, all that is drawn; or one of VARIED alone
 
 
 class Cell(NamedTuple):
@@ -94,6 +96,8 @@ def study(fields: dict[str, Any], where: str) -> Study:
   if {*s.seeds} & {*s.report_seeds}:
     raise InputError(f'{where}: report_seeds={s.report_seeds}: none of them may be one of seeds={s.seeds}, with which settings '
                      'are chosen')
+  if s.vary not in VARIED:
+    raise InputError(f'{where}: vary={s.vary!r}: must be one of {", ".join(VARIED)}')
   if s.diverged not in ('left_out', 'worst'):
     raise InputError(f'{where}: diverged={s.diverged!r}: must be left_out or worst')
   if s.diverged == 'worst' and s.report == 'test/loss':
@@ -127,7 +131,7 @@ def cells(s: Study, base: dict[str, Any]) -> list[Cell]:
         if task is not None:
           config['task'] |= {'name': task} if isinstance(task, str) else task
         config['strategy'] = dict.fromkeys(config['strategy']) | spec['strategy']
-        config['training'] |= {**s.budget, 'seed': seed}
+        config['training'] |= {**s.budget, s.vary: seed}
         for field, value in setting.items():
           _set(config, field, value, arm)
         found.append(_cell(arm, seed, setting, config))
@@ -159,14 +163,14 @@ def again(s: Study, chosen: list[Cell]) -> list[Cell]:
   found = {}
   for cell in chosen:
     for seed in s.report_seeds:
-      config = {**cell.config, 'training': {**cell.config['training'], 'seed': seed}}
+      config = {**cell.config, 'training': {**cell.config['training'], s.vary: seed}}
       one = _cell(cell.arm, seed, cell.setting, config, reports=True)
       found[one.key] = one
   return [*found.values()]
 
 
 # Fields that change nothing but arrays of a step.
-ARRAYS = {'training': ('seed', 'learning_rate', 'weight_decay', 'warmup'), 'strategy': ('initial_d', 'init', 'init_text')}
+ARRAYS = {'training': (*VARIED, 'learning_rate', 'weight_decay', 'warmup'), 'strategy': ('initial_d', 'init', 'init_text')}
 
 
 def alike(found: list[Cell]) -> list[list[Cell]]:

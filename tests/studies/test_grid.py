@@ -48,6 +48,17 @@ def test_a_study_that_cannot_be_right_is_refused(change, says):
     grid.study(fields(**change), 'x.py')
 
 
+def test_a_study_can_vary_one_seed_alone():
+  base = {**BASE, 'training': {**BASE['training'], 'order_seed': None}}
+  s = grid.study(fields(vary='order_seed', report_seeds=(7,)), 'x.py')
+  found = grid.cells(s, base)
+  assert {(c.config['training']['seed'], c.config['training']['order_seed']) for c in found} == {(0, 0), (0, 1)}
+  [again] = grid.again(s, found[:1])
+  assert (again.config['training']['seed'], again.config['training']['order_seed'], again.seed) == (0, 7, 7)
+  with pytest.raises(InputError, match='must be one of seed, order_seed'):
+    grid.study(fields(vary='learning_rate'), 'x.py')
+
+
 def test_an_axis_that_names_no_field_is_refused():
   arms = {'few_shot': {'strategy': {'name': 'few_shot'}, 'grid': {'training.learning_rte': [1]}}}
   with pytest.raises(InputError, match='learning_rte'):
