@@ -107,6 +107,8 @@ def dry_run(study: grid.Study, cells: list[grid.Cell]) -> None:
     costliest[arm] = max(costliest.get(arm, (0.0, 0.0)), (of_cell, steps * found.step_seconds))
     print(f'{cell.key}  {found.trainable:,} learn  {of_cell / 1e12:.2f} TFLOP  '
           f'{steps * found.step_seconds:.0f} s or more  {found.bytes() / GIB:.2f} GiB in a step')
+  if study.extend:
+    print(f'where the lowest or highest value of a grid is chosen, it is widened, up to {study.extend} times: more cells')
   if study.report_seeds:
     times = len(study.report_seeds)
     more = [times * sum(of_arm[i] for of_arm in costliest.values()) for i in range(2)]

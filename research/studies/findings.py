@@ -196,12 +196,12 @@ def _tuned(study: Study, c: dict[str, Any], rows: list[dict[str, Any]]) -> list[
   out = [f'Settings tried: {_listed(f"{arm} {n}" for arm, n in tried.items())}; chosen by {study.select}, mean over seeds.']
   for a in c['arms']:
     out += _rivals(study, a, [r for r in rows if r['arm'] == a['arm']])
-    for field, values in study.arms[a['arm']].get('grid', {}).items():
-      value = a['selected'][field.split('.')[-1]]
+    for field in study.arms[a['arm']].get('grid', {}):
+      values, value = [r['setting'][field] for r in rows if r['arm'] == a['arm']], a['selected'][field.split('.')[-1]]
       if all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values) and value in (min(values), max(values)):
         edge = 'only one' if len(set(values)) == 1 else 'lowest' if value == min(values) else 'highest'
-        out.append(f'{a["arm"]}: the chosen {field.split(".")[-1]} {shown(value)} is the {edge} of its grid; a better one may '
-                   'lie beyond it.')
+        out.append(f'{a["arm"]}: the chosen {field.split(".")[-1]} {shown(value)} is the {edge} that was tried; a better one '
+                   'may lie beyond it.')
   return out
 
 

@@ -14,7 +14,7 @@ from research.errors import InputError
 FIELDS: dict[str, Any] = {
     'question': ..., 'base': ..., 'arms': ..., 'select': ..., 'report': ..., 'baseline': ...,
     'seeds': (0,), 'report_seeds': (), 'tasks': (None,), 'models': (None,), 'budget': {}, 'margin': None,
-    'diverged': 'left_out', 'vary': 'seed',
+    'diverged': 'left_out', 'vary': 'seed', 'extend': 2,
 }
 VARIED = ('seed', 'order_seed', 'init_seed', 'dropout_seed', 'rows_seed', 'shots_seed')      # of config.training
 FRESH = 'fresh'      # report_seeds: as many as the seeds, and none of them
@@ -40,6 +40,13 @@ class Study(NamedTuple):
   margin: float | None                      # the smallest difference that matters
   diverged: str                             # what a run that diverged counts as: left_out, with its seed in all arms; worst
   vary: str                                 # what the seeds are of: `seed`, all that is drawn; or one of VARIED alone
+  extend: int                               # how often a numeric grid is widened whose lowest or highest value is chosen
+
+
+# Axes that are widened where their last value is chosen, each by the ratio of its last two.
+SCALES = ('training.learning_rate', 'training.weight_decay', 'training.steps', 'training.epochs', 'training.batch_size',
+          'strategy.rank', 'strategy.alpha', 'strategy.ratio', 'strategy.width', 'strategy.slots', 'strategy.hidden',
+          'strategy.shots')
 
 
 class Cell(NamedTuple):
@@ -96,6 +103,8 @@ def study(fields: dict[str, Any], where: str) -> Study:
   if {*s.seeds} & {*s.report_seeds}:
     raise InputError(f'{where}: report_seeds={s.report_seeds}: none of them may be one of seeds={s.seeds}, with which settings '
                      'are chosen')
+  if type(s.extend) is not int or s.extend < 0:
+    raise InputError(f'{where}: extend={s.extend!r}: must be 0 or more: how often a grid is widened whose last value is chosen')
   if s.vary not in VARIED:
     raise InputError(f'{where}: vary={s.vary!r}: must be one of {", ".join(VARIED)}')
   if s.diverged not in ('left_out', 'worst'):
@@ -167,6 +176,42 @@ def again(s: Study, chosen: list[Cell]) -> list[Cell]:
       one = _cell(cell.arm, seed, cell.setting, config, reports=True)
       found[one.key] = one
   return [*found.values()]
+
+
+def beyond(found: list[Cell], chosen: list[Cell]) -> list[Cell]:
+  """The cells of one value more on each axis of which a chosen setting has the lowest or highest value that was tried.
+
+  Args:
+    found: all cells so far.
+    chosen: those of each arm's chosen setting.
+  """
+  arm = lambda cell: (cell.model, cell.task, cell.arm)
+  more = {}
+  for cell in chosen:
+    for field in SCALES:
+      if field not in cell.setting:
+        continue
+      tried = sorted({other.setting[field] for other in found if arm(other) == arm(cell)})
+      value = _next(tried, cell.setting[field])
+      if value is not None:
+        group, name = field.split('.')
+        config = {**cell.config, group: {**cell.config[group], name: value}}
+        one = _cell(cell.arm, cell.seed, {**cell.setting, field: value}, config)
+        more[one.key] = one
+  return [*more.values()]
+
+
+def _next(tried: list[float], chosen: float) -> float | None:
+  """The value beyond the first or last of those tried, where that is the chosen one and the scale goes on."""
+  if len(tried) < 2 or chosen not in (tried[0], tried[-1]):
+    return None
+  beside = tried[1] if chosen == tried[0] else tried[-2]
+  if min(chosen, beside) <= 0:
+    return None
+  value = chosen * chosen / beside
+  if isinstance(chosen, int):
+    return round(value) if round(value) not in (0, chosen) else None
+  return float(f'{value:.3g}')
 
 
 # Fields that change nothing but arrays of a step.

@@ -24,7 +24,7 @@ from research.training.monitor import say
 
 PLAN, RESULTS, RUNS, COHORTS = 'plan.json', 'results.jsonl', 'runs', 'cohorts'
 TESTS = 'every pair of arms of every model and task, two-sided at 5 %, corrected together (Holm)'
-REPORTER = 'reporter.json'  # which shard trains the chosen settings again
+CHOOSER = 'chooser.json'    # which shard trains what the planned cells lead to: wider grids, and the chosen settings again
 EXPLODED = 1.25             # times the first step's loss: a run that keeps weights of a larger validation loss has diverged
 FAILED = 'failed.json'      # in the folder of a cell that ended with an error
 
@@ -132,21 +132,22 @@ def run(s: Study, cells: list[Cell], workdir: Path, train: Callable[[dict, Path,
     The lines of results.jsonl; None where cells of other shards are still to be trained.
   """
   began = time.monotonic()
-  rows = _trained(s, cells, workdir, train, part, cohorts)
+  rows = _trained(s, cells, cells, workdir, train, part, cohorts)
   if len(rows) < len(cells):
     say(f'study: shard {part.number} of {part.count} done, {time.monotonic() - began:.0f} s; {len(cells) - len(rows)} cells of '
         'other shards are still to be trained')
     return None
-  more = known(s, cells, workdir)[len(cells):]
-  if more:
-    files.write_once(workdir / REPORTER, json.dumps({'shard': part.number}) + '\n')
-    if (reporter := files.read_json(workdir / REPORTER)['shard']) != part.number:
-      say(f'study: shard {part.number} of {part.count} done, {time.monotonic() - began:.0f} s; shard {reporter} trains the '
-          'chosen settings again')
+  planned = cells
+  while more := known(s, planned, workdir)[len(cells):]:
+    files.write_once(workdir / CHOOSER, json.dumps({'shard': part.number}) + '\n')
+    if part.count > 1 and (chooser := files.read_json(workdir / CHOOSER)['shard']) != part.number:
+      say(f'study: shard {part.number} of {part.count} done, {time.monotonic() - began:.0f} s; shard {chooser} trains what is '
+          'left, from what all found')
       return None
-    say(f'study: the chosen settings are trained again, with {len(s.report_seeds)} other seeds')
+    say(f'study: {len(more)} cells more: ' + (f'the chosen settings again, with {len(s.report_seeds)} other seeds'
+                                              if more[0].reports else 'a chosen value is the last of its grid'))
     cells = [*cells, *more]
-    rows = _trained(s, cells, workdir, train, WHOLE, cohorts)
+    rows = _trained(s, cells, more, workdir, train, WHOLE, cohorts)
   for latest in (workdir / COHORTS).glob('*/'):                  # of a cohort that was killed once it had ended
     shutil.rmtree(latest)
   for some in _to_test(s, rows):
@@ -157,11 +158,11 @@ def run(s: Study, cells: list[Cell], workdir: Path, train: Callable[[dict, Path,
   return rows
 
 
-def _trained(s: Study, cells: list[Cell], workdir: Path, train: Callable[[dict, Path, str], dict], part: Shard,
-             cohorts: Cohorts | None) -> list[dict[str, Any]]:
-  """Trains the cells of a part of the study that have not ended; the lines of results.jsonl for all that have."""
+def _trained(s: Study, cells: list[Cell], wanted: list[Cell], workdir: Path, train: Callable[[dict, Path, str], dict],
+             part: Shard, cohorts: Cohorts | None) -> list[dict[str, Any]]:
+  """Trains those of the wanted cells that have not ended and are this shard's; the lines of results.jsonl for all that have."""
   labels = {cell.key: f'[{number}/{len(cells)}] {cell.key.rsplit("-", 1)[0]}' for number, cell in enumerate(cells, 1)}
-  for number, unit in enumerate(_units(cells, workdir, cohorts)):
+  for number, unit in enumerate(_units(wanted, workdir, cohorts)):
     if not part.holds(number):
       continue
     jobs = []
@@ -182,15 +183,21 @@ def _trained(s: Study, cells: list[Cell], workdir: Path, train: Callable[[dict, 
 
 
 def known(s: Study, cells: list[Cell], workdir: Path) -> list[Cell]:
-  """The planned cells, and once all of them have ended those of the report's seeds too.
+  """The planned cells, and what they lead to once all of them have ended: wider grids, and then the seeds of the report.
 
   Args:
     s: the study.
     cells: its planned cells.
     workdir: the study's.
   """
-  chosen = {row['key'] for row in results(s, cells, workdir) if row['chosen']} if s.report_seeds else ()
-  return [*cells, *grid.again(s, [cell for cell in cells if cell.key in chosen])]
+  for widened in range(s.extend + 1):
+    keys = {row['key'] for row in results(s, cells, workdir) if row['chosen']}
+    chosen = [cell for cell in cells if cell.key in keys]
+    more = grid.beyond(cells, chosen) if widened < s.extend else []
+    if not more:
+      break
+    cells = [*cells, *more]
+  return [*cells, *grid.again(s, chosen)]
 
 
 def _to_test(s: Study, rows: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:

@@ -31,7 +31,7 @@ def ran(tmp_path_factory):
   study = grid.study({
       'question': 'Which?', 'base': 'configs/quickstart.py', 'models': ('random:llama-tiny',), 'tasks': (TASK,), 'arms': ARMS,
       'seeds': (0, 1), 'budget': {'steps': 4, 'eval_every': 2}, 'select': 'valid/accuracy', 'report': 'test/accuracy',
-      'baseline': 'few_shot'}, 'x.py')
+      'baseline': 'few_shot', 'extend': 0}, 'x.py')
   base = study_verb.base_config(study, study_verb.Path('experiments/x.py').absolute())
   cells = grid.cells(study, base)
   workdir = tmp_path_factory.mktemp('study') / 'w'
@@ -87,8 +87,8 @@ class Recorded:
   """Trains nothing: notes what was trained with what, and leaves a result for it."""
 
   def __init__(self, workdir, fails=(), **more):
-    study = grid.study({**more, 'question': 'Which?', 'base': 'configs/default.py', 'seeds': (0, 1), 'select': 'valid/loss',
-                        'report': 'test/loss', 'baseline': 'full', 'arms': {
+    study = grid.study({'extend': 0, **more, 'question': 'Which?', 'base': 'configs/default.py', 'seeds': (0, 1),
+                        'select': 'valid/loss', 'report': 'test/loss', 'baseline': 'full', 'arms': {
                             'full': {'strategy': {'name': 'full'}, 'grid': {RATE: [1e-3, 1e-2, 1e-1]}},
                             'lora': {'strategy': {'name': 'lora'}, 'grid': {'strategy.rank': [2, 4]}}}}, 'x.py')
     self.cells = grid.cells(study, study_verb.base_config(study, study_verb.Path('experiments/x.py').absolute()))
@@ -173,12 +173,35 @@ def test_chosen_settings_are_trained_again_with_the_reports_seeds_which_alone_re
 
 
 @pytest.mark.quick
+def test_a_grid_whose_last_value_is_chosen_is_widened_at_most_twice(tmp_path):
+  of = Recorded(tmp_path, extend=2, report_seeds=(7,))
+  rate = lambda folder: float(folder.name.split('learning_rate=')[1].split('-seed')[0]) if 'rate' in folder.name else 0.5
+  of.result = lambda folder, write=of.result: write(folder, {'valid/loss': 1 / rate(folder)})      # the higher the better
+  test = lambda runs: [{'metrics': {'valid/loss': 1.0, 'test/loss': 2.0}, 'steps': 0, 'cost': {'cohort_size': 1}} for _ in runs]
+  rows = runner.run(of.study, of.cells, tmp_path, of.alone, test)
+  tried = sorted({r['setting'][RATE] for r in rows if r['arm'] == 'full'})
+  assert tried == [1e-3, 1e-2, 1e-1, 1.0, 10.0]
+  assert {r['setting'][RATE] for r in rows if r['arm'] == 'full' and r['reports']} == {10.0}
+  assert {r['setting']['strategy.rank'] for r in rows if r['arm'] == 'lora'} == {1, 2, 4}      # all alike: the first is chosen
+  trained = len(of.trained)
+  assert runner.run(of.study, of.cells, tmp_path, of.alone, test) == rows and len(of.trained) == trained
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize('tried, chosen, beyond', [
+    ([1e-4, 3e-4], 3e-4, 9e-4), ([1e-4, 3e-4], 1e-4, 3.33e-5), ([1e-4, 3e-4, 1e-3], 3e-4, None), ([1e-3], 1e-3, None),
+    ([0, 4, 8], 8, 16), ([0, 4, 8], 0, None), ([2, 4], 2, 1), ([1, 2], 1, None), ([0.0, 0.1], 0.1, None)])
+def test_the_next_value_goes_on_by_the_ratio_of_the_last_two(tried, chosen, beyond):
+  assert grid._next(tried, chosen) == (beyond if beyond is None else pytest.approx(beyond))
+
+
+@pytest.mark.quick
 def test_of_two_machines_one_trains_the_chosen_settings_again(tmp_path):
   test = lambda runs: [{'metrics': {'valid/loss': 1.0, 'test/loss': 2.0}, 'steps': 0, 'cost': {'cohort_size': 1}} for _ in runs]
   first, second = (Recorded(tmp_path, report_seeds=(5,)) for _ in range(2))
   go_on = lambda of, part: runner.run(of.study, of.cells, tmp_path, of.alone, test, runner.shard(part))
   assert go_on(first, '1/2') is None and len(go_on(second, '2/2')) == len(first.cells) + 2
-  assert json.loads((tmp_path / runner.REPORTER).read_text()) == {'shard': 2}
+  assert json.loads((tmp_path / runner.CHOOSER).read_text()) == {'shard': 2}
   assert go_on(first, '1/2') is None
 
 

@@ -29,7 +29,7 @@ def get_study():
       'arms': {'full': {'strategy': {'name': 'full'}, 'grid': {'training.learning_rate': [1e-3, 1e-2]}},
                'bitfit': {'strategy': {'name': 'bitfit'}, 'grid': {'training.learning_rate': [1e-2]}}},
       'budget': {'steps': 12, 'batch_size': 4, 'eval_every': 4, 'checkpoint_every': 2}, 'select': 'valid/accuracy',
-      'report': 'test/accuracy', 'baseline': 'bitfit', 'margin': 0.07}
+      'report': 'test/accuracy', 'baseline': 'bitfit', 'margin': 0.07, 'extend': 0}
 """
 
 
