@@ -70,8 +70,8 @@ def run(workdir: Path, output: Path, dtype: str, shard_size: str) -> dict[str, A
   tensors = names.export_params(family, *transformer.set_apart(exp.model.config, stored, 0))
   source = Path(exp.config['model']['source']).expanduser()
   generation = tokenizers.generation(source) if source.is_dir() else {}
-  folder.write(output, lambda into: folder.model(into, exp.hf, generation, tensors, exp.tokenizer,
-                                              np.dtype(DTYPES[dtype]), most, texts))
+  folder.write(output, lambda into: folder.model(into, exp.hf, tensors, exp.tokenizer, np.dtype(DTYPES[dtype]), most, texts,
+                                              generation))
   say(f'export: {output}: {tree.size(stored):,} parameters in {dtype}'
       + (f'; largest difference of a logit {record["largest_logit_difference"]:.3g}' if split else ''))
   return record

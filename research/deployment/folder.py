@@ -6,6 +6,7 @@ import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import huggingface_hub
@@ -61,19 +62,19 @@ def write(output: Path, fill: Callable[[Path], None]) -> None:
     raise
 
 
-def model(folder: Path, hf: dict[str, Any], generation: dict[str, Any], tensors: Mapping[str, np.ndarray],
-          tokenizer: Tokenizer, dtype: np.dtype, shard_size: int, texts: dict[str, str]) -> None:
+def model(folder: Path, hf: dict[str, Any], tensors: Mapping[str, np.ndarray], tokenizer: Tokenizer, dtype: np.dtype,
+          shard_size: int, texts: dict[str, str], generation: Mapping[str, Any] = MappingProxyType({})) -> None:
   """What a model's folder holds.
 
   Args:
     folder: where to write; it exists.
     hf: the config.json of the base; only what says how the weights are stored is changed.
-    generation: its generation_config.json, which is kept, and completed where it lacks the special tokens.
     tensors: under the originals' names, of their shapes; cast to `dtype` as they are written.
     tokenizer: goes into the folder too.
     dtype: of the weights.
     shard_size: the most bytes in one file; a tensor is never cut, and a larger one has a file of its own.
     texts: further files, name -> content.
+    generation: the base's generation_config.json, which is kept, and completed where it lacks the special tokens.
   """
   name = np.dtype(dtype).name
   config = {key: value for key, value in hf.items() if key != 'torch_dtype'} | {
@@ -86,7 +87,7 @@ def model(folder: Path, hf: dict[str, Any], generation: dict[str, Any], tensors:
     _text(folder / file, text)
 
 
-def _generation(hf: dict[str, Any], generation: dict[str, Any], tokenizer: Tokenizer) -> transformers.GenerationConfig:
+def _generation(hf: dict[str, Any], generation: Mapping[str, Any], tokenizer: Tokenizer) -> transformers.GenerationConfig:
   first = hf.get('decoder_start_token_id')
   start = {'decoder_start_token_id': hf.get('pad_token_id', 0) if first is None else first} if tokenizer.closes else {}
   pad = tokenizer.hf.pad_token_id
