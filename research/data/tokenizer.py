@@ -140,9 +140,10 @@ def from_folder(folder: Path) -> Tokenizer:
   begins = hf('a')['input_ids'][:1] == [hf.bos_token_id]
   ends = generation(folder).get('eos_token_id')
   ends = [ends] if isinstance(ends, int) else ends or []
-  if not isinstance(ends, list) or not all(type(i) is int and 0 <= i < len(hf) for i in ends):
-    raise InputError(f'{folder}: generation_config.json: eos_token_id={ends!r:.60}: must be tokens of the vocabulary')
-  return Tokenizer(hf, hf.eos_token_id, hf.bos_token_id if begins else None, len(hf), other_ends=tuple(ends))
+  if not isinstance(ends, list) or not all(type(i) is int and i >= 0 for i in ends):
+    raise InputError(f'{folder}: generation_config.json: eos_token_id={ends!r:.60}: must be the number of a token, or several')
+  there = tuple(i for i in ends if i < len(hf))      # transformers writes its defaults into the files of small vocabularies too
+  return Tokenizer(hf, hf.eos_token_id, hf.bos_token_id if begins else None, len(hf), other_ends=there)
 
 
 def generation(folder: Path) -> dict[str, Any]:
