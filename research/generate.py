@@ -5,7 +5,7 @@ r"""Generates text with a run, or with a base model.
       --input=prompts.jsonl --output=answers.jsonl
 
 --prompt is put to the model as it is (\n is a line break); --input holds one object a line, with a `prompt`, or with the
-columns that the task's own prompt names.
+columns that the task's own prompt names, whose answer ends at task.stop too.
 """
 
 from pathlib import Path
@@ -17,20 +17,21 @@ from research import cli, experiment, hosts, sharding, tree
 from research import workdir as files
 from research.data import prompts, sources, tasks
 from research.errors import InputError
-from research.evaluation import beginning, decode
+from research.evaluation import beginning, decode, harness
 
 
 def run(exp: experiment.Experiment, variables, texts: list[str], max_new_tokens: int, temperature: float,
-        seed: int) -> list[str]:
+        seed: int, chat: bool = False) -> list[str]:
   """The model's continuation of every prompt.
 
   Args:
     exp: gives the model, its tokenizer and its context.
     variables: the model's, deltas among them.
     texts: the prompts, one or more.
-    max_new_tokens: where an answer without EOS ends.
+    max_new_tokens: where an answer ends that does not by itself.
     temperature: 0 takes the likeliest token each time; above it tokens are drawn from softmax(logits / temperature).
     seed: of the drawing.
+    chat: whether the prompts are turns in the chat template, whose end of a turn ends an answer too.
   Raises:
     InputError: a prompt is empty, or would not fit the context with its answer.
   """
@@ -45,9 +46,8 @@ def run(exp: experiment.Experiment, variables, texts: list[str], max_new_tokens:
                        f'{exp.context}')
   variables, cut = beginning.read(exp.model, variables, ids)
   ids = [i[cut:] for i in ids]
-  ends = [*exp.tokenizer.ends, *([exp.tokenizer.end_of_turn()] if exp.tokenizer.hf.chat_template else [])]
-  found = decode.generate(exp.model, variables, ids, max_new_tokens, ends, min(16, len(ids)), temperature,
-                          seed)
+  ends = [*exp.tokenizer.ends, *([exp.tokenizer.end_of_turn()] if chat else [])]
+  found = decode.generate(exp.model, variables, ids, max_new_tokens, ends, min(16, len(ids)), temperature, seed)
   return [exp.tokenizer.decode(i) for i in found]
 
 
@@ -93,7 +93,9 @@ def main() -> None:
         print(answer)
       return
     rows = sources.read_jsonl(Path(f.input))
-    answers = run(exp, variables, rendered(exp, rows), limit, f.temperature, f.seed)
+    turns = exp.task.chat or any('messages' in row for row in rows)
+    answers = run(exp, variables, rendered(exp, rows), limit, f.temperature, f.seed, turns)
+    answers = [answer if 'prompt' in row else harness.cut(answer, exp.task.stop) for row, answer in zip(rows, answers)]
     files.write_jsonl(Path(f.output), [{**row, 'prediction': answer} for row, answer in zip(rows, answers)])
 
 

@@ -7,6 +7,7 @@ from small import config, reviews
 
 from research import experiment, tree
 from research.errors import InputError
+from research.studies import grid
 
 
 def drawn(**training):
@@ -34,6 +35,12 @@ def test_a_seed_of_its_own_moves_that_alone(part):
 def test_one_seed_moves_all_of_them():
   usual, moved = drawn(seed=3), drawn(seed=4)
   assert all(usual[name] != moved[name] for name in usual)
+
+
+@pytest.mark.quick
+def test_a_study_can_vary_each_of_them():
+  parts = tuple(f'{part}_seed' for part in experiment.SEEDS)
+  assert grid.VARIED == ('seed', *parts)
 
 
 @pytest.mark.quick

@@ -82,15 +82,6 @@ class Tokenizer(NamedTuple):
     after = self.encode(text.rpartition(said)[2]) if said in text else []
     return next((i for i in after if i in special), self.eos)
 
-  def said(self, ids: list[int]) -> str:
-    """Text of a target: as `decode` gives it back, where it holds special tokens, which a prediction's text leaves out.
-
-    Args:
-      ids: of a target; what follows its first end is no part of it.
-    """
-    end = next((n for n, i in enumerate(ids) if i in self.ends), len(ids))
-    return self.decode(ids[:end])
-
   def is_special(self, token: int) -> bool:
     return token in self.hf.all_special_ids or token in self.ends
 

@@ -1,5 +1,6 @@
 """One evaluation for every strategy: from variables and rows to predictions, scores and their intervals."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -104,7 +105,10 @@ def cut(text: str, stop: Sequence[str]) -> str:
 
 def _said(tokenizer: Tokenizer, e: Example) -> str:
   """The target as an answer would be read that says the same: without special tokens, and up to its end."""
-  return tokenizer.said(e.target_ids) if any(map(tokenizer.is_special, e.target_ids[:-1])) else e.target
+  *ids, _ = e.target_ids
+  if not any(map(tokenizer.is_special, ids)):
+    return e.target
+  return tokenizer.decode(itertools.takewhile(lambda token: token not in tokenizer.ends, ids))
 
 
 def scored_rows(predictions: list[dict[str, Any]]) -> list[Scored]:

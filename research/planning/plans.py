@@ -138,7 +138,7 @@ class Here(NamedTuple):
 def here(config: dict[str, Any]) -> Here | None:
   """The account of a config on this machine; None where nothing learns. Settings that only change arrays share one."""
   arrays = {**config['training'], 'learning_rate': 1.0, 'weight_decay': 0.0, 'warmup': 0.0,
-            **dict.fromkeys(('order_seed', 'init_seed', 'dropout_seed'))}
+            **{f'{part}_seed': None for part in experiment.SEEDS if part not in ('rows', 'shots')}}
   if not config['task']['rows']:                # otherwise the seed draws them
     arrays |= {'seed': 0, 'rows_seed': None}
   dropout = config['strategy'].get('dropout') and 0.1

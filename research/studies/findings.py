@@ -50,11 +50,11 @@ def _answer(study: Study, c: dict[str, Any]) -> list[str]:
   best, *others = sorted(c['arms'], key=lambda a: a['mean'], reverse=_higher(c))
   out = [f'{"Highest" if _higher(c) else "Lowest"} {c["metric"]}: {best["arm"]}, {interval(best)}.']
   if c['majority'] is not None:
-    chance = '' if c['chance'] is None else f'Choosing at random scores {c["chance"]:.3f}; '
-    line = max(c['majority'], c['chance'] or 0)
-    low = [a['arm'] for a in c['arms'] if a['low'] <= line]
-    out.append(f'{chance or "A"}{"a" if chance else ""}lways giving the most frequent answer scores {c["majority"]:.3f}'
-               + (f': the interval of {_listed(low)} holds no more.' if low else '.'))
+    said = [f'{how} scores {c[name]:.3f}' for name, how in (
+        ('chance', 'choosing at random'), ('majority', 'always giving the most frequent answer')) if c[name] is not None]
+    low = [a['arm'] for a in c['arms'] if a['low'] <= max(c['majority'], c['chance'] or 0)]
+    of_low = f': the interval of {_listed(low)} reaches down to that' if low else ''
+    out.append(f'{"; ".join(said).capitalize()}{of_low}.')
   if best['group']:
     tied = [a['arm'] for a in others if _share_a_letter(a, best)]
     if others:
@@ -108,16 +108,21 @@ def _pairs(c: dict[str, Any]) -> Part:
     return Part('Every pair of arms', ['There is no other arm.'])
   rows: list[tuple[str, ...]] = [('arm', 'other', 'difference [95 %]', 'test')]
   for x in c['pairs']:
-    p = x['p_models'] if x['p_adjusted'] is None else x['p_adjusted']
+    p = _tested(x)
     rows.append((x['arm'], x['other'], interval(x, '+'), 'none' if p is None else p_value(p)))
   about = 'trained models' if c['pairs'][0]['p_models'] is not None else 'arms'
   sentence = f'The first minus the second; tests of {about}, corrected (Holm) over all of the study.'
   return Part('Every pair of arms', [sentence], table=rows)
 
 
+def _tested(d: dict[str, Any]) -> float | None:
+  """The corrected p of a difference: of the arms, or with one seed of the trained models; None where there is no test."""
+  return d['p_models'] if d['p_adjusted'] is None else d['p_adjusted']
+
+
 def _against(d: dict[str, Any]) -> str:
   """What a difference comes to, by its test after Holm's correction; without a test nothing is told apart."""
-  p = d['p_models'] if d['p_adjusted'] is None else d['p_adjusted']
+  p = _tested(d)
   return ('is above' if d['mean'] > 0 else 'is below') if p is not None and p < LEVEL else 'cannot be told from'
 
 
@@ -126,7 +131,7 @@ def _share_a_letter(one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 
 def _p(d: dict[str, Any]) -> str:
-  p = d['p_models'] if d['p_adjusted'] is None else d['p_adjusted']
+  p = _tested(d)
   return '; so few seeds allow no test' if p is None else f', {p_value(p)} after Holm'
 
 

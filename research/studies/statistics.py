@@ -21,7 +21,7 @@ from research.evaluation.metrics import Metric
 
 AGREE = 0.1        # the level of the test that arms' seeds deviate alike: above it they are pooled
 LEAST = 0.25       # of the error variance over examples alone: no error variance is taken to be less
-POOLED = 3         # degrees of freedom from which on a seed's spread is told
+ENOUGH = 3         # degrees of freedom over seeds from which on their spread is told
 
 
 class Deviation(NamedTuple):
@@ -300,7 +300,7 @@ def gap(s: Scores, arm: str, other: str) -> Estimate:
 
 def _spread(f: Fit, one: int, other: int, freedom: float) -> Spread | None:
   """What a difference varies by; None where too few seeds tell how much of it is theirs."""
-  if freedom < POOLED:
+  if freedom < ENOUGH:
     return None
   seed, _, _ = _seeds_part(f, one, other)
   example, rest = (float(_of_difference(x, one, other)) for x in (f.by_example, f.rest))

@@ -1,9 +1,11 @@
 """Generation: each prompt's continuation is its own."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
-from small import torch_twin
+from small import torch_twin, verb
 
 from research.evaluation.decode import generate
 
@@ -81,3 +83,19 @@ def test_sampling_is_given_by_its_seed_and_close_to_greedy_when_cold(preset, pro
   assert draw(1.0, 1)[1] != draw(1.0, 1)[5]                  # two equal prompts draw apart
   assert draw(1.0, 1, 3) == draw(1.0, 1, 16) == draw(1.0, 1)  # whoever shares the batch
   assert draw(1e-6, 1) == alone
+
+
+def test_an_answer_to_a_tasks_own_prompt_ends_at_its_stop_and_to_another_prompt_does_not(tmp_path):
+  rows = [{'source': 'Open the door'}, {'prompt': 'English: Open the door\nGerman:'}]
+  (tmp_path / 'in.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
+
+  def answers(stop):
+    done = verb('generate', '--config=configs/default.py', '--config.model.source=random:llama-tiny',
+                '--config.strategy.name=few_shot', '--config.strategy.shots=0', '--config.task.name=translation',
+                f'--config.task.stop=({stop!r},)', f'--input={tmp_path}/in.jsonl', f'--output={tmp_path}/out.jsonl',
+                '--max_new_tokens=12')
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line)['prediction'] for line in (tmp_path / 'out.jsonl').read_text().splitlines()]
+  whole, same = answers('nowhere')
+  assert whole == same and len(whole) > 3
+  assert answers(whole[2]) == [whole[:whole.index(whole[2])], whole]

@@ -52,7 +52,7 @@ def accuracy(rng, d, studies, better=0.0):
   return (drawn < chances(rng, d, studies, better)).astype(float)
 
 
-def loss(rng, d, studies, better=0.0):
+def loss(rng, d, studies):
   """Nats, skewed: examples differ by much more than arms."""
   hard = rng.normal(0, 0.8, (studies, 1, 1, d.examples))
   own = rng.normal(0, 0.2, (studies, d.arms, d.seeds, d.examples))

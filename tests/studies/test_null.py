@@ -63,12 +63,12 @@ def test_losses_that_are_skewed_keep_the_level(studies):
     assert not above(told, studies, 0.07) and 0.92 <= covered <= 0.985, design
 
 
-def corpus(metric, d, rng, better=0.0):
+def corpus(metric, d, rng):
   """{arm: sums of every seed} of one study in which every arm gives a good answer as often as `simulated.chances` has it."""
   good, bad = CANDIDATES[metric.name]
   sums = lambda which: np.where(which[:, None], good[rows], bad[rows])
   rows = rng.integers(0, len(good), d.examples)
-  right = rng.random((d.arms, d.seeds, d.examples)) < simulated.chances(rng, d, 1, better)[0]
+  right = rng.random((d.arms, d.seeds, d.examples)) < simulated.chances(rng, d, 1)[0]
   return {str(arm): [sums(of_seed) for of_seed in of_arm] for arm, of_arm in enumerate(right)}
 
 
