@@ -139,7 +139,7 @@ def _sure(study: Study, c: dict[str, Any]) -> list[str]:
   """What the intervals are about, how much seeds move each difference, and what it would take to tell arms apart."""
   fresh = [] if study.report_seeds else [
       'The scores are of the runs by which settings were chosen: of many settings the best seems better than it is. With '
-      '`report_seeds` the study trains the chosen settings again.']
+      'report_seeds in its file the study trains the chosen settings again.']
   if len(c['seeds']) == 1:
     out = ['One seed: the intervals are over test examples only. They tell how these trained models differ, and nothing '
            'about how much another seed would move them; the tests are of these models, not of arms.']
