@@ -25,11 +25,11 @@ below that, and for LoRA, two seeds cannot tell (full_256's two seeds differ by 
 range of a score). Best rates lie at an edge of their grids of two, so better ones may lie beyond.
 """
 
-COUNTS = {'': (64, 256, 1024), 'gpu': (16, 64, 256, 1024)}
+COUNTS = {'': (32, 128, 512), 'gpu': (16, 64, 256, 1024)}
 
 
 def get_study(variant=''):
-  rates = {'': {'full': (3e-4, 1e-3), 'lora': (1e-3, 3e-3)}, 'gpu': {'full': (3e-5, 1e-4), 'lora': (3e-4, 1e-3)}}[variant]
+  rates = {'': {'full': (3e-4, 1e-3), 'lora': (3e-3, 1e-2)}, 'gpu': {'full': (3e-5, 1e-4), 'lora': (3e-4, 1e-3)}}[variant]
   settings = {'full': {'name': 'full'}, 'lora': {'name': 'lora', 'rank': 32}}
   learned = {f'{name}_{count}': {'strategy': settings[name], 'grid': {'training.learning_rate': of_name, 'task.rows': (count,)}}
              for name, of_name in rates.items() for count in COUNTS[variant]}
@@ -38,8 +38,9 @@ def get_study(variant=''):
       'base': {'': 'configs/llama.py:models/llama-texts', 'gpu': 'configs/quickstart.py'}[variant],
       'tasks': ('domain',),
       'arms': {'few_shot': {'strategy': {'name': 'few_shot'}, 'grid': {'strategy.shots': (0, 4, 8)}}, **learned},
-      'seeds': (0, 1),
-      'budget': {'steps': 160, 'batch_size': 8, 'eval_every': 40, 'checkpoint_every': 0},
+      'seeds': (0, 1, 2),
+      'report_seeds': (3, 4, 5, 6, 7),
+      'budget': {'steps': 80, 'batch_size': 8, 'eval_every': 40, 'checkpoint_every': 0},
       'select': 'valid/accuracy',
       'report': 'test/accuracy',
       'baseline': 'few_shot',

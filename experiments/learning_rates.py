@@ -22,18 +22,22 @@ Not here: LoRA's best rate is one to four times full's, and it falls as the rank
 this is not what the claim is about: LoRA cannot follow full fine-tuning to the new kind of text at any rate.
 """
 
-RATES = {'': (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1), 'gpu': (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)}
+# A rate's best is a little above full's for deltas; a grid whose end is chosen is widened, at most twice.
+RATES = {'': {'full': (3e-4, 1e-3, 3e-3, 1e-2), 'lora': (1e-3, 3e-3, 1e-2, 3e-2)},
+         'gpu': {'full': (1e-5, 3e-5, 1e-4, 3e-4), 'lora': (1e-4, 3e-4, 1e-3, 3e-3)}}
 
 
 def get_study(variant=''):
-  grid = {'training.learning_rate': RATES[variant]}
-  lora = lambda rank: {'strategy': {'name': 'lora', 'rank': rank, 'alpha': 2.0 * rank}, 'grid': grid}
+  grid = {name: {'training.learning_rate': rates} for name, rates in RATES[variant].items()}
+  lora = lambda rank, alpha: {'strategy': {'name': 'lora', 'rank': rank, 'alpha': float(alpha)}, 'grid': grid['lora']}
   return {
       'question': "Is LoRA's best learning rate about ten times full fine-tuning's, whatever the rank?",
       'base': {'': 'configs/reviews.py', 'gpu': 'configs/quickstart.py'}[variant],
-      'arms': {'full': {'strategy': {'name': 'full'}, 'grid': grid}, 'lora_2': lora(2), 'lora_8': lora(8), 'lora_32': lora(32)},
-      'seeds': (0, 1),
-      'budget': {'steps': 80, 'batch_size': 16, 'eval_every': 40, 'checkpoint_every': 0},
+      'arms': {'full': {'strategy': {'name': 'full'}, 'grid': grid['full']},
+               'lora_2_alpha_32': lora(2, 32), 'lora_32_alpha_32': lora(32, 32),
+               'lora_2_alpha_2r': lora(2, 4), 'lora_32_alpha_2r': lora(32, 64)},
+      'seeds': (0, 1, 2, 3, 4),
+      'budget': {'steps': 80, 'batch_size': 8, 'eval_every': 40, 'checkpoint_every': 0},
       'select': 'valid/loss',
       'report': 'test/loss',
       'baseline': 'full',

@@ -27,7 +27,7 @@ RANKS = {'': (29, 18, 11), 'gpu': (53, 32, 20)}
 
 def get_study(variant=''):
   attention, mlp, everywhere = RANKS[variant]
-  grid = {'training.learning_rate': {'': (3e-3, 1e-2, 3e-2), 'gpu': (3e-4, 1e-3, 3e-3)}[variant]}
+  grid = {'training.learning_rate': {'': (1e-3, 3e-3, 1e-2, 3e-2), 'gpu': (3e-4, 1e-3, 3e-3)}[variant]}
   lora = lambda targets, rank: {'grid': grid,
                                 'strategy': {'name': 'lora', 'rank': rank, 'alpha': 2.0 * rank, 'targets': targets}}
   return {
@@ -35,8 +35,9 @@ def get_study(variant=''):
       'base': {'': 'configs/reviews.py', 'gpu': 'configs/quickstart.py'}[variant],
       'arms': {'attention': lora('attention', attention), 'mlp': lora('mlp', mlp),
                'all_linear': lora('all_linear', everywhere)},
-      'seeds': (0, 1),
-      'budget': {'steps': 80, 'batch_size': 16, 'eval_every': 40, 'checkpoint_every': 0},
+      'seeds': (0, 1, 2),
+      'report_seeds': (3, 4, 5, 6, 7),
+      'budget': {'steps': 80, 'batch_size': 8, 'eval_every': 40, 'checkpoint_every': 0},
       'select': 'valid/loss',
       'report': {'': 'test/loss', 'gpu': 'test/accuracy'}[variant],
       'baseline': 'attention',

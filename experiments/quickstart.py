@@ -17,14 +17,14 @@ Result (12 to 17 minutes on two cores of an AMD EPYC; 95 % intervals over test e
 
 
 def get_study(variant=''):
-  size = {'': {'full': [1e-4, 3e-4], 'delta': [3e-4, 1e-3], 'seeds': (0,)},
+  size = {'': {'full': [1e-4, 3e-4, 1e-3], 'delta': [3e-4, 1e-3, 3e-3], 'seeds': (0,)},
           'full': {'full': [3e-5, 1e-4, 3e-4], 'delta': [3e-4, 1e-3, 3e-3], 'seeds': (0, 1, 2)}}[variant]
   rate = 'training.learning_rate'
   return {
       'question': "Which way of adapting SmolLM2-135M names a review's website best, and at what cost?",
       'base': 'configs/quickstart.py',
       'arms': {
-          'few_shot': {'strategy': {'name': 'few_shot'}, 'grid': {'strategy.shots': [0, 4, 8]}},
+          'few_shot': {'strategy': {'name': 'few_shot'}, 'grid': {'strategy.shots': [0, 4, 8, 16]}},
           'full': {'strategy': {'name': 'full'}, 'grid': {rate: size['full']}},
           'lora': {'strategy': {'name': 'lora', 'rank': 8, 'alpha': 16.0}, 'grid': {rate: size['delta']}},
           'adapter': {'strategy': {'name': 'adapter', 'width': 32}, 'grid': {rate: size['delta']}},
