@@ -2,8 +2,9 @@
 
     python -m research.train --config=configs/default.py --workdir=runs/default
 
-trains LoRA on the real SmolLM2-135M for the shipped sentiment task; `--config.FIELD=VALUE` changes any field. A field that
-is None takes the default of the strategy's or the task's own row (`research/strategies/table.py`, `research/data/tasks.py`).
+trains LoRA on the real SmolLM2-135M-Instruct (from 4-bit weights) for the shipped sentiment task; `--config.FIELD=VALUE`
+changes any field. A field that is None takes the default of the strategy's or the task's own row
+(`research/strategies/table.py`, `research/data/tasks.py`).
 """
 
 from ml_collections import config_dict

@@ -6,7 +6,7 @@
 
 Full fine-tuning and LoRA learn from 64, 256 and 1,024 reviews that the seed draws; few-shot prompting has as many
 demonstrations as serve it best, of all. Every arm's setting and step are chosen on the same 300 validation reviews, which few
-examples would not come with. `few_examples.py:gpu` is SmolLM2-135M, which has learned to read demonstrations.
+examples would not come with. `few_examples.py:gpu` is SmolLM2-135M-Instruct, which has learned to read demonstrations.
 
 Result (two seeds, 479 test reviews, both sampled; two cores of an AMD EPYC, half an hour with other work beside it; commits
 3074b51 and 632b693; report and results in `few_examples/`):

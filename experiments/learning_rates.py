@@ -7,7 +7,7 @@
 So says "LoRA Without Regret" (Schulman et al., Thinking Machines Lab, 2025). A small Llama that learned Python's
 documentation here learns to write reviews. Each arm has the same grid of seven rates, a factor of about 3 apart, and two seeds.
 The answer is in the report's tuning figure, as finely as the grid is; `notebooks/read_a_study.ipynb` goes between its points.
-`learning_rates.py:gpu` is SmolLM2-135M on the shipped `domain` task.
+`learning_rates.py:gpu` is SmolLM2-135M-Instruct on the shipped `domain` task.
 
 Result (two seeds, 479 test reviews, both sampled; two cores of an AMD EPYC shared with other work, 32 minutes; commit 28b7344;
 report and results in `learning_rates/`):

@@ -6,8 +6,8 @@
 
 "LoRA Without Regret" (Schulman et al., Thinking Machines Lab, 2025) finds that attention alone is behind even at a higher rank;
 Hu et al. 2021 (arXiv 2106.09685) had put all of it there. A small Llama that learned Python's documentation here learns to
-write reviews. The ranks give each arm the same number of parameters to within 2 %. `placement.py:gpu` is SmolLM2-135M on the
-shipped `domain` task.
+write reviews. The ranks give each arm the same number of parameters to within 2 %. `placement.py:gpu` is
+SmolLM2-135M-Instruct on the shipped `domain` task.
 
 Result (two seeds, 479 test reviews, both sampled; two cores of an AMD EPYC, 16 minutes with tests beside it; commit 0f53a66;
 report and results in `placement/`):

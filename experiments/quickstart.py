@@ -1,4 +1,4 @@
-"""Which way of adapting SmolLM2-135M names a review's website best, from a few hundred reviews, and at what cost?
+"""Which way of adapting SmolLM2-135M-Instruct names a review's website best, from a few hundred reviews, and at what cost?
 
     python -m research.study --study=experiments/quickstart.py --workdir=runs/quickstart
 
@@ -21,7 +21,7 @@ def get_study(variant=''):
           'full': {'full': [3e-5, 1e-4, 3e-4], 'delta': [3e-4, 1e-3, 3e-3], 'seeds': (0, 1, 2)}}[variant]
   rate = 'training.learning_rate'
   return {
-      'question': "Which way of adapting SmolLM2-135M names a review's website best, and at what cost?",
+      'question': "Which way of adapting SmolLM2-135M-Instruct names a review's website best, and at what cost?",
       'base': 'configs/quickstart.py',
       'arms': {
           'few_shot': {'strategy': {'name': 'few_shot'}, 'grid': {'strategy.shots': [0, 4, 8, 16]}},

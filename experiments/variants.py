@@ -6,7 +6,7 @@
 
 The papers that introduced them found them better, often at one rate for all.
 A small Llama that learned Python's documentation here learns to write reviews. Equivalent means: closer to LoRA than 0.02 nats
-a token, by two one-sided tests. `variants.py:gpu` is SmolLM2-135M on the shipped `domain` task, and 0.02 of accuracy.
+a token, by two one-sided tests. `variants.py:gpu` is SmolLM2-135M-Instruct on the shipped `domain` task, and 0.02 of accuracy.
 """
 
 

@@ -419,7 +419,8 @@ def content(experiment: Experiment) -> dict[str, Any]:
 
 def provenance(experiment: Experiment) -> dict[str, Any]:
   """What a result came from."""
-  packages = ('flaxtune', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'transformers', 'tokenizers', 'numpy')
+  packages = ('flaxtune', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'transformers', 'tokenizers', 'datasets',
+              'numpy', 'scipy', 'statsmodels', 'scikit-learn', 'sacrebleu', 'rouge-score')
   return {
       'command': sys.argv,
       'code': {'commit': _commit(), 'sources': code()},

@@ -3,7 +3,8 @@
     python -m research.study --study=experiments/quickstart.py --workdir=runs/quickstart
 
 The same command goes on with a study that was stopped. --dry_run prints the cells and what they would cost; --report_only
-writes the report again from what is there. --shard=1/2 and --shard=2/2 share the cells of one workdir between two machines;
+writes the report again from what is there, also where the runs themselves were not kept; before all of them have ended it
+writes an interim report, which tests nothing. --shard=1/2 and --shard=2/2 share the cells of one workdir between two machines;
 the one that ends last writes the report.
 """
 
@@ -22,7 +23,7 @@ from research.errors import InputError
 from research.evaluation import metrics
 from research.planning import plans
 from research.planning.chips import GIB
-from research.studies import compare, grid, report, runner
+from research.studies import compare, grid, outcomes, report, runner
 from research.training.monitor import say
 
 
@@ -135,36 +136,66 @@ def cohorts(text: str) -> runner.Cohorts | None:
 
 def main() -> None:
   f = flags.FLAGS
+  if f.report_only:
+    cli.required('workdir')
+    plan = runner.planned(Path(f.workdir))
+    if f.study:
+      _, study, cells = _read(f.study)
+      plan = runner.check(study, cells, Path(f.workdir))
+    return write_report(plan, Path(f.workdir), f.study)
   cli.required('study')
-  path = Path(f.study.split(':')[0])
-  study = grid.study(load_file(f.study, 'get_study'), f.study)
-  base = base_config(study, path)
-  cells = grid.cells(study, base)
+  _, study, cells = _read(f.study)
   if f.dry_run:
     return dry_run(study, cells)
   cli.required('workdir')
   workdir, part, side_by_side = Path(f.workdir), runner.shard(f.shard) if f.shard else runner.Shard(), cohorts(f.cohorts)
-  rows: list[dict[str, Any]] | None
-  if f.report_only:
-    runner.check(study, cells, workdir)
-    every = runner.known(study, cells, workdir)
-    rows = runner.results(study, every, workdir)
-    if len(rows) < len(every) or any(r['selected'] and study.report not in r['result']['metrics'] for r in rows):
-      raise InputError(f'{workdir}: the study is not finished; run it without --report_only')
+  if f.shard is None and hosts.told_of_others():
+    raise InputError('--shard: a cluster started several processes, and each would run the whole study; give each its part, '
+                     '--shard=1/2 and so on, or one of them 1/1 and start no other')
+  check(study, cells)
+  runner.claim(study, cells, workdir, part, side_by_side)
+  test = lambda runs: evaluate_verb.together(runs, 'test')
+  if runner.run(study, cells, workdir, train_verb.run, test, part, side_by_side) is not None:
+    write_report(runner.planned(workdir), workdir, f.study)
+
+
+def _read(name: str) -> tuple[dict[str, Any], grid.Study, list[grid.Cell]]:
+  """(base config, study, cells) of a study file."""
+  study = grid.study(load_file(name, 'get_study'), name)
+  base = base_config(study, Path(name.split(':')[0]))
+  return base, study, grid.cells(study, base)
+
+
+def write_report(plan: runner.Plan, workdir: Path, name: str | None) -> None:
+  """Writes comparison and report from what is there: of a study that has not ended an interim one, which tests nothing.
+
+  Args:
+    plan: of the study.
+    workdir: where it is kept, with its runs or with what was kept of them.
+    name: of the study file, for the commands that make it again; None: it is not known, and neither are they.
+  Raises:
+    InputError: no run has ended.
+  """
+  study, looks = plan.study, plan.looks
+  cells = runner.known(study, plan.cells, workdir)
+  rows = runner.results(study, cells, workdir)
+  interim = None
+  if len(rows) < len(cells) or any(r['selected'] and study.report not in r['result']['metrics'] for r in rows):
+    if not any(r['result'] for r in rows):
+      raise InputError(f'{workdir}: no run of the study has ended, so there is nothing to report')
+    interim, looks = {'ended': len(rows), 'planned': len(cells)}, 0
+    study, rows = runner.interim(study, rows)
+  comparison = {'plan': runner.plan_hash(plan.study, plan.cells), **({'interim': interim} if interim else {}),
+                **compare.compare(study, rows, workdir, looks)}
+  files.write_json(workdir / runner.COMPARISON, comparison)
+  base = _read(name)[0] if name else None
+  report.write(plan._replace(study=study), comparison, rows, workdir,
+               f'python -m research.study --study={name or "FILE"} --workdir={workdir}',
+               {cell.key: grid.command(cell, study.base, base) if base else None for cell in cells})
+  if not interim:
+    outcomes.write(rows, workdir)
   else:
-    if f.shard is None and hosts.told_of_others():
-      raise InputError('--shard: a cluster started several processes, and each would run the whole study; give each its part, '
-                       '--shard=1/2 and so on, or one of them 1/1 and start no other')
-    check(study, cells)
-    runner.claim(study, cells, workdir, part, side_by_side)
-    test = lambda runs: evaluate_verb.together(runs, 'test')
-    rows = runner.run(study, cells, workdir, train_verb.run, test, part, side_by_side)
-    if rows is None:
-      return
-  comparison = {'plan': runner.plan_hash(study, cells), **compare.compare(study, rows, workdir)}
-  files.write_json(workdir / compare.COMPARISON, comparison)
-  report.write(study, comparison, rows, workdir, f'python -m research.study --study={f.study} --workdir={f.workdir}',
-               {cell.key: grid.command(cell, study.base, base) for cell in runner.known(study, cells, workdir)})
+    say(f'an interim report: {interim["ended"]} of {interim["planned"]} runs have ended')
   print(report.table_text(comparison))
   say(f'report: {workdir / "report.html"}')
 
@@ -177,5 +208,6 @@ if __name__ == '__main__':
                       'where it is left out')
   flags.DEFINE_string('cohorts', 'auto', 'runs that differ in seeds and rates alone, trained as one program: auto (where a '
                       'short trial shows that to be faster), off, or how many')
-  flags.DEFINE_boolean('report_only', False, 'write comparison and report again from the results that are there')
+  flags.DEFINE_boolean('report_only', False, 'write comparison and report again from the results in --workdir; an interim '
+                       'one where not all runs have ended')
   cli.run(main, __doc__)

@@ -24,14 +24,20 @@ SITES, FIXED = 'sites.json', 'fixed.safetensors'
 def write_text(path: Path, text: str) -> None:
   """Writes a whole file or nothing."""
   if hosts.first():
-    os.replace(_apart(path, text), path)
+    os.replace(_apart(path, text.encode()), path)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+  """Writes a whole file or nothing."""
+  if hosts.first():
+    os.replace(_apart(path, data), path)
 
 
 def write_once(path: Path, text: str) -> None:
   """Writes a whole file unless somebody has written it already."""
   if not hosts.first():
     return
-  temporary = _apart(path, text)
+  temporary = _apart(path, text.encode())
   try:
     os.link(temporary, path)
   except FileExistsError:
@@ -43,12 +49,12 @@ def write_once(path: Path, text: str) -> None:
     temporary.unlink(missing_ok=True)
 
 
-def _apart(path: Path, text: str) -> Path:
-  """A file beside `path` that holds the text."""
+def _apart(path: Path, data: bytes) -> Path:
+  """A file beside `path` that holds the data."""
   path.parent.mkdir(parents=True, exist_ok=True)
   temporary = path.with_name(f'.{path.name}.{uuid.uuid4().hex}{UNFINISHED}')      # others may write the same file
-  with open(temporary, 'w', encoding='utf-8') as f:
-    f.write(text)
+  with open(temporary, 'wb') as f:
+    f.write(data)
     f.flush()
     os.fsync(f.fileno())
   return temporary

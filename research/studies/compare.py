@@ -7,16 +7,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from research import workdir as files
-from research.data.sources import read_jsonl
 from research.errors import InputError
 from research.evaluation import harness, metrics
 from research.evaluation.metrics import Metric, Scored
-from research.studies import statistics
+from research.studies import optimum, outcomes, statistics
 from research.studies.grid import Study
-from research.studies.runner import RUNS
 
-COMPARISON = 'comparison.json'
 LEVEL = 0.05      # of the tests that tell arms apart
 PAIR = ('mean', 'low', 'high', 'p', 'p_adjusted', 'p_models')      # what is said of every pair of arms
 
@@ -39,7 +35,7 @@ class _Case(NamedTuple):
   scores: statistics.Scores
 
 
-def compare(s: Study, rows: list[Row], workdir: Path) -> dict[str, Any]:
+def compare(s: Study, rows: list[Row], workdir: Path, looks: int = 1) -> dict[str, Any]:
   """Every arm's mean, and the difference of every pair of arms, for each model and task.
 
   All means and differences of a model and task are over the same seeds: those with which every arm's run ended. The p of all
@@ -49,35 +45,38 @@ def compare(s: Study, rows: list[Row], workdir: Path) -> dict[str, Any]:
     s: whose arms are compared, by its `report`.
     rows: the lines of results.jsonl.
     workdir: the study's, which holds the runs' predictions.
+    looks: how many plans the study was reported by: each p counts twice as much as by the one before, which keeps the chance
+      of a false finding in any of the reports at about the level. 0: an interim report, in which nothing is tested.
   Returns:
     What comparison.json holds (its fields are in the contract of the README).
 
   What is wrong with the runs is an `InputError`: no cell of the baseline ended, or arms were tested on different examples.
   """
-  found = _compare(s, rows, workdir)
+  found = _compare(s, rows, workdir, looks)
   other = s._replace(diverged='worst' if s.diverged == 'left_out' else 'left_out')
   diverged = any(a['runs']['diverged'] for c in found['comparisons'] for a in c['arms'])
   if diverged and math.isfinite(metrics.measured(s.report).most):
-    for c, o in zip(found['comparisons'], _compare(other, rows, workdir)['comparisons']):
+    for c, o in zip(found['comparisons'], _compare(other, rows, workdir, looks)['comparisons']):
       arms = [{name: a[name] for name in ('arm', 'mean', 'low', 'high', 'group')} for a in o['arms']]
       c['otherwise'] = {'diverged': other.diverged, 'seeds': o['seeds'], 'arms': arms}
   return found
 
 
-def _compare(s: Study, rows: list[Row], workdir: Path) -> dict[str, Any]:
+def _compare(s: Study, rows: list[Row], workdir: Path, looks: int) -> dict[str, Any]:
   metric = metrics.measured(s.report)
   cases = [_case(s, metric, rows, workdir, model, task) for model, task in dict.fromkeys((r['model'], r['task']) for r in rows)]
   pairs = [(number, pair) for number, case in enumerate(cases) for pair in case.gaps]
-  p = {key: cases[key[0]].gaps[key[1]].p for key in pairs}
+  p = {key: cases[key[0]].gaps[key[1]].p if looks else None for key in pairs}
   of_models = {number: len(case.seeds) == 1 for number, case in enumerate(cases)}       # nothing is known of other seeds
-  adjusted = dict(zip(p, statistics.adjust(list(p.values()))))
+  adjusted = dict(zip(p, statistics.adjust(list(p.values()), looks)))
   smaller = {key: statistics.equivalence(cases[key[0]].gaps[key[1]], s.margin) if s.margin and not of_models[key[0]]
              and p[key] is not None else None for key in pairs if s.baseline in key[1]}
-  equivalent = dict(zip(smaller, statistics.adjust(list(smaller.values()))))
-  told = {key: _told(cases[key[0]], key[1], s.margin, adjusted[key], equivalent.get(key), of_models[key[0]]) for key in pairs}
-  return {'question': s.question, 'margin': s.margin, 'tests': sum(x is not None for x in p.values()), 'comparisons': [
-      _comparison(s, metric, case, {pair: told[number, pair] for pair in case.gaps}, rows)
-      for number, case in enumerate(cases)]}
+  equivalent = dict(zip(smaller, statistics.adjust(list(smaller.values()), looks)))
+  told = {key: _told(cases[key[0]], key[1], s.margin, p[key], adjusted[key], equivalent.get(key), of_models[key[0]])
+          for key in pairs}
+  return {'question': s.question, 'margin': s.margin, 'looks': looks, 'tests': sum(x is not None for x in p.values()),
+          'comparisons': [_comparison(s, metric, case, {pair: told[number, pair] for pair in case.gaps}, rows, looks)
+                          for number, case in enumerate(cases)]}
 
 
 def _case(s: Study, metric: Metric, rows: list[Row], workdir: Path, model: str, task: str) -> _Case:
@@ -87,7 +86,7 @@ def _case(s: Study, metric: Metric, rows: list[Row], workdir: Path, model: str, 
   if s.baseline in missing:
     raise InputError(f'{workdir}: no cell of the baseline {s.baseline} on {task} ended; see results.jsonl')
   reported = {arm: found for arm, found in reported.items() if found}
-  scored = {arm: {r['seed']: harness.scored_rows(read_jsonl(workdir / RUNS / r['key'] / files.PREDICTIONS / 'test.jsonl'))
+  scored = {arm: {r['seed']: harness.scored_rows(outcomes.predictions(workdir, r['key'], s.report.split('/')[0]))
                   for r in found} for arm, found in reported.items()}
   sums = {arm: {seed: metric.sums(x) for seed, x in of_seeds.items()} for arm, of_seeds in scored.items()}
   some = next(iter(scored[s.baseline].values()))
@@ -114,7 +113,7 @@ def _common(sums: Sums, baseline: str) -> tuple[list[int], list[str]]:
   return sorted(common), apart
 
 
-def _told(case: _Case, pair: Pair, margin: float | None, p_adjusted: float | None, p_equivalence: float | None,
+def _told(case: _Case, pair: Pair, margin: float | None, p: float | None, p_adjusted: float | None, p_equivalence: float | None,
           of_models: bool) -> dict[str, Any]:
   """What comparison.json says of the first arm minus the second; where no number of seeds or examples is enough it is null.
 
@@ -122,7 +121,7 @@ def _told(case: _Case, pair: Pair, margin: float | None, p_adjusted: float | Non
   """
   found, spread = case.gaps[pair], case.gaps[pair].spread
   told: dict[str, Any] = {
-      'mean': found.mean, 'low': found.low, 'high': found.high, 'p': None if of_models else found.p,
+      'mean': found.mean, 'low': found.low, 'high': found.high, 'p': None if of_models else p,
       'p_adjusted': None if of_models else p_adjusted, 'p_models': p_adjusted if of_models else None, 'seeds': len(case.seeds),
       'p_equivalence': p_equivalence, 'seed_spread': None, 'seed_spread_range': None, 'needed': None}
   if spread is None:
@@ -141,18 +140,22 @@ def _turned(told: dict[str, Any]) -> dict[str, Any]:
   return {**told, 'mean': -told['mean'], 'low': -told['high'], 'high': -told['low']}
 
 
-def _comparison(s: Study, metric: Metric, case: _Case, told: dict[Pair, dict[str, Any]], rows: list[Row]) -> dict[str, Any]:
+def _comparison(s: Study, metric: Metric, case: _Case, told: dict[Pair, dict[str, Any]], rows: list[Row],
+                looks: int) -> dict[str, Any]:
   """One of comparison.json's `comparisons`."""
   to_baseline = {(arm if other == s.baseline else other): x if other == s.baseline else _turned(x)
                  for (arm, other), x in told.items() if s.baseline in (arm, other)}
   groups = _groups(metric, case, told)
+  best = optimum.of_arms(s, [r for r in rows if (r['model'], r['task']) == (case.model, case.task)])
   return {
       'model': case.model, 'task': case.task, 'metric': s.report, 'baseline': s.baseline, 'seeds': case.seeds,
-      'examples': case.scores.fit.examples, 'seeds_agree': bool(case.scores.fit.agree), **_lines(metric, case.scored),
+      'split': s.report.split('/')[0], 'looks': looks, 'examples': case.scores.fit.examples,
+      'seeds_agree': bool(case.scores.fit.agree), **_lines(metric, case.scored),
       'arms': [{'arm': arm, 'selected': {f.split('.')[-1]: v for f, v in found[0]['setting'].items()},
                 'seeds': [r['seed'] for r in found] if arm in case.apart else case.seeds,
                 **_level(s, metric, case, arm), 'group': groups.get(arm), 'difference': to_baseline.get(arm),
-                'runs': _runs(case, rows, arm), 'cost': _mean_cost(found)} for arm, found in case.reported.items()],
+                'runs': _runs(case, rows, arm), 'best': best.get(arm, {}), 'cost': _mean_cost(found)}
+               for arm, found in case.reported.items()],
       'pairs': [{'arm': arm, 'other': other, **{name: x[name] for name in PAIR}} for (arm, other), x in told.items()],
       'missing': case.missing}
 

@@ -9,11 +9,9 @@ import matplotlib.ticker
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt
 
-from research import workdir as files
-from research.data.sources import read_jsonl
 from research.evaluation import metrics
+from research.studies import outcomes
 from research.studies.grid import Study
-from research.studies.runner import RUNS
 
 # Okabe & Ito's palette, which people of every colour vision tell apart.
 COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000')
@@ -67,7 +65,7 @@ def _learning(study, c, rows, workdir, colour):
   turned = []
   for axis, (arm, found) in zip(axes[0], chosen.items()):
     for r in found:
-      lines = read_jsonl(workdir / RUNS / r['key'] / files.METRICS)
+      lines = outcomes.curve(workdir, r['key'])
       axis.plot([x['step'] for x in lines], [x['train/loss'] for x in lines], color=colour[arm], alpha=0.35, lw=1)
       valid = [(x['step'], x['valid/loss']) for x in lines if 'valid/loss' in x]
       if valid:
@@ -127,8 +125,9 @@ def _tuning(study, c, rows, workdir, colour):
     axis.legend(fontsize=9)
   axes[0][0].set_ylabel(study.select)
   again = len(study.report_seeds)
-  saw = f'and trained again with {again} other seeds' if again else 'and alone saw the test split'
-  return 'How each arm was tuned', f'{study.select} over the grid; the ringed setting was chosen {saw}.'
+  saw = f'was chosen and trained again with {again} other seeds' if again else 'was chosen and alone saw the test split'
+  saw = 'is the best so far' if c['split'] == 'valid' else saw
+  return 'How each arm was tuned', f'{study.select} over the grid; the ringed setting {saw}.'
 
 
 def _cost(study, c, rows, workdir, colour):
@@ -156,7 +155,7 @@ def _cost(study, c, rows, workdir, colour):
     axis.set(xlabel=label, xticks=[], xlim=(0, 1.45 * max(1.0, *(a['cost'][name] for a in arms))))
     axis.grid(False)
   return ('Quality against cost',
-          'Score on the test split with its 95 % interval, beside what the chosen run took to train.')
+          f'Score on the {c["split"]} split with its 95 % interval, beside what the chosen run took to train.')
 
 
 def shown(value) -> str:

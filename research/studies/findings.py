@@ -1,16 +1,15 @@
 """What a comparison's numbers say, in sentences, question by question, and what they do not say."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from research import workdir as files
-from research.data.sources import read_jsonl
 from research.evaluation import metrics
+from research.studies import outcomes
 from research.studies.compare import LEVEL
 from research.studies.figures import count, shown
 from research.studies.grid import Study
-from research.studies.runner import RUNS
 
 SHOWN = 6           # examples on which arms disagree
 WORDS = 400         # characters of a prompt that are shown: its end
@@ -25,7 +24,8 @@ class Part(NamedTuple):
   table: list[tuple[str, ...]] | None = None      # rows of texts, the first of them the columns' names
 
 
-def parts(study: Study, c: dict[str, Any], rows: list[dict[str, Any]], workdir: Path) -> list[Part]:
+def parts(study: Study, c: dict[str, Any], rows: list[dict[str, Any]], workdir: Path,
+          earlier: Sequence[dict[str, Any]] = ()) -> list[Part]:
   """The answers of one comparison of comparison.json, in the order in which a reader asks.
 
   Args:
@@ -33,16 +33,27 @@ def parts(study: Study, c: dict[str, Any], rows: list[dict[str, Any]], workdir: 
     c: one of comparison.json's `comparisons`.
     rows: the lines of results.jsonl.
     workdir: the study's, which holds the runs' metrics and predictions.
+    earlier: the plans that it was reported by before (see `runner.Plan`).
   """
   mine = [r for r in rows if (r['model'], r['task']) == (c['model'], c['task'])]
-  return [Part('The answer', _answer(study, c)), _pairs(c), Part('How sure', _sure(study, c)),
-          Part('What it costs', _cost(c), 'cost'),
+  answer = [Part('So far', _so_far(c))] if c['split'] == 'valid' else [
+      Part('The answer', _answer(study, c)), _pairs(c), Part('How sure', _sure(study, c, earlier))]
+  return [*answer, Part('What it costs', _cost(c), 'cost'),
           Part('Was each arm tuned fairly', _tuned(study, c, mine), 'tuning'),
           Part('Did anything overfit', _overfit(c, mine, workdir), 'learning'), _disagreements(c, mine, workdir)]
 
 
 def _higher(c: dict[str, Any]) -> bool:
   return metrics.measured(c['metric']).higher_is_better
+
+
+def _so_far(c: dict[str, Any]) -> list[str]:
+  """What an interim report can say: who is ahead by what settings are chosen by."""
+  best = (max if _higher(c) else min)(c['arms'], key=lambda a: a['mean'])
+  waits = f'; {_listed(c["missing"])} ha{"ve" if len(c["missing"]) > 1 else "s"} no run yet' if c['missing'] else ''
+  return [f'{"Highest" if _higher(c) else "Lowest"} {c["metric"]} so far: {best["arm"]}, {interval(best)}{waits}.',
+          'These are validation scores of the settings that are best so far. Nothing is tested, and the test split has not '
+          'been read for this report: who stops where it looks well finds more than there is.']
 
 
 def _answer(study: Study, c: dict[str, Any]) -> list[str]:
@@ -135,7 +146,17 @@ def _p(d: dict[str, Any]) -> str:
   return '; so few seeds allow no test' if p is None else f', {p_value(p)} after Holm'
 
 
-def _sure(study: Study, c: dict[str, Any]) -> list[str]:
+def _changed(earlier: Sequence[dict[str, Any]], looks: int) -> list[str]:
+  """What of the plan was changed after a report had been written, and what that costs."""
+  if not earlier:
+    return []
+  told = _listed(f'{", ".join(one["changed"])} (the plan before: {one["plan"]})' for one in earlier)
+  return [f'After a report had been written, the plan was changed: {told}. '
+          + (f'This is look {looks} at the answer, so each p is {2 ** (looks - 1)} times what it would be at the first.'
+             if looks > 1 else 'That changes no test.')]
+
+
+def _sure(study: Study, c: dict[str, Any], earlier: Sequence[dict[str, Any]]) -> list[str]:
   """What the intervals are about, how much seeds move each difference, and what it would take to tell arms apart."""
   fresh = [] if study.report_seeds else [
       'The scores are of the runs by which settings were chosen: of many settings the best seems better than it is. With '
@@ -151,7 +172,7 @@ def _sure(study: Study, c: dict[str, Any]) -> list[str]:
       out.append('How far seeds move a trained arm is told by all of them together: no test finds that they differ in it.'
                  if c['seeds_agree'] else 'Seeds move some arms further than others, so each pair of arms has its own seeds '
                  f'alone to tell by{"; two seeds are too few for a test" if len(c["seeds"]) == 2 else ""}.')
-  out += fresh
+  out += [*fresh, *_changed(earlier, c['looks'])]
   for a in c['arms']:
     d = a['difference']
     if d is None and a['arm'] != c['baseline']:
@@ -207,6 +228,12 @@ def _tuned(study: Study, c: dict[str, Any], rows: list[dict[str, Any]]) -> list[
         edge = 'only one' if len(set(values)) == 1 else 'lowest' if value == min(values) else 'highest'
         out.append(f'{a["arm"]}: the chosen {field.split(".")[-1]} {shown(value)} is the {edge} that was tried; a better one '
                    'may lie beyond it.')
+    for field, found in a.get('best', {}).items():
+      name = field.split('.')[-1]
+      ratio = (f', {found["ratio"]:.2g} [{found["low"]:.2g}, {found["high"]:.2g}] times that of {c["baseline"]} '
+               f'({found["seeds"]} seeds)') if found['ratio'] else ''
+      out.append(f'{a["arm"]}: between the values tried, {name} {found["value"]:.2g} is best (a parabola through the best and '
+                 f'its neighbours){ratio}.')
   return out
 
 
@@ -238,8 +265,7 @@ def _rivals(study: Study, a: dict[str, Any], rows: list[dict[str, Any]]) -> list
 def _overfit(c: dict[str, Any], rows: list[dict[str, Any]], workdir: Path) -> list[str]:
   out = []
   for r in (r for a in c['arms'] for r in rows if r['selected'] and r['arm'] == a['arm']):
-    path = workdir / RUNS / r['key'] / files.METRICS
-    lines = read_jsonl(path) if path.exists() and path.stat().st_size else []      # empty: nothing was trained
+    lines = outcomes.curve(workdir, r['key'])
     valid = [x for x in lines if 'valid/loss' in x]
     lowest = min(valid, key=lambda x: x['valid/loss'])['step'] if valid else 0
     if valid and valid[-1]['step'] > lowest:
@@ -253,7 +279,7 @@ def _disagreements(c: dict[str, Any], rows: list[dict[str, Any]], workdir: Path)
   said = {}
   for a in c['arms']:
     row = next(r for r in rows if r['selected'] and r['arm'] == a['arm'])
-    said[a['arm']] = read_jsonl(workdir / RUNS / row['key'] / files.PREDICTIONS / 'test.jsonl')
+    said[a['arm']] = outcomes.predictions(workdir, row['key'], c['split'])
   first = next(iter(said.values()))
   if not any(line['prediction'].strip() for lines in said.values() for line in lines):
     return Part('Where the arms disagree', ['Nothing was answered: only the loss was measured.'])

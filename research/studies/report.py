@@ -14,40 +14,39 @@ from research import workdir as files
 from research.studies import figures, findings
 from research.studies.figures import count, shown
 from research.studies.findings import interval, p_value
-from research.studies.grid import Study
-from research.studies.runner import RUNS
+from research.studies.outcomes import RUNS
+from research.studies.runner import Plan
 
 COLUMNS = ('arm', 'setting', 'score [95 %]', 'group', 'difference [95 %]', 'learn', 'memory', 'time', 'FLOPs')
 
 
-def write(study: Study, comparison: dict[str, Any], rows: list[dict[str, Any]], workdir: Path, command: str,
+def write(plan: Plan, comparison: dict[str, Any], rows: list[dict[str, Any]], workdir: Path, command: str,
           of_cells: dict[str, str | None]) -> None:
-  """Writes report.md, report.html, table.csv, table.tex and figures/ into the study's workdir.
+  """Writes report.md, report.html, table.csv, table.tex, provenance.json and figures/ into the study's workdir.
 
   Args:
-    study: the one that was run.
+    plan: of the study that was run.
     comparison: what comparison.json holds.
     rows: the lines of results.jsonl.
     workdir: the study's.
     command: that makes the study.
     of_cells: key of a cell -> the command that makes it alone, or None where no flags say it.
   """
+  study = plan.study
   drawn = figures.draw(study, comparison, rows, workdir)
   for figure in (figure for of_comparison in drawn for figure in of_comparison.values()):
     data = (workdir / 'figures' / figure['name']).read_bytes()
     figure['data'] = 'data:image/png;base64,' + base64.b64encode(data).decode()
-  first = next(r for r in rows if r['result'])
-  provenance = files.read_json(workdir / RUNS / first['key'] / files.PROVENANCE)
   facts = {
-      'study': study, 'command': command, 'plan': comparison.get('plan'),
+      'study': study, 'command': command, 'plan': comparison.get('plan'), 'interim': comparison.get('interim'),
       'commands': [of_cells[r['key']] or f'# no flags say what {r["key"]} is: see its config.json'
                    for r in rows if r['selected']],
-      'columns': COLUMNS, 'rows': rows,
+      'columns': COLUMNS, 'rows': rows, 'validated': [*dict.fromkeys((study.select, 'valid/loss'))],
       'comparisons': [{**c, 'table': [_row(a, c['baseline']) for a in c['arms']], 'figures': of_comparison,
-                       'parts': findings.parts(study, c, rows, workdir)}
+                       'parts': findings.parts(study, c, rows, workdir, plan.earlier)}
                       for c, of_comparison in zip(comparison['comparisons'], drawn)],
-      'failed': [r for r in rows if r['error']], 'provenance': provenance,
-      'config': json.dumps(files.read_json(workdir / RUNS / first['key'] / files.CONFIG)['training']),
+      'failed': [r for r in rows if r['error']], 'provenance': _provenance(rows, workdir),
+      'config': json.dumps(plan.cells[0].config['training']),
   }
   environment = jinja2.Environment(loader=jinja2.PackageLoader('research.studies', '.'), trim_blocks=True,
                                    lstrip_blocks=True, autoescape=lambda name: name is not None and '.html' in name,
@@ -57,6 +56,15 @@ def write(study: Study, comparison: dict[str, Any], rows: list[dict[str, Any]], 
     files.write_text(workdir / name, environment.get_template(f'{name}.jinja').render(facts))
   files.write_text(workdir / 'table.csv', table_csv(comparison))
   files.write_text(workdir / 'table.tex', table_tex(comparison))
+
+
+def _provenance(rows: list[dict[str, Any]], workdir: Path) -> dict[str, Any]:
+  """What the study's runs came from: the first one's provenance, with the commits of all; kept beside its results."""
+  if (workdir / RUNS).exists():
+    found = [files.read_json(workdir / RUNS / r['key'] / files.PROVENANCE) for r in rows if r['result']]
+    commits = list(dict.fromkeys(one['code']['commit'] for one in found))
+    files.write_json(workdir / files.PROVENANCE, {**found[0], 'commits': commits})
+  return files.read_json(workdir / files.PROVENANCE)
 
 
 def _cell(text: Any) -> str:

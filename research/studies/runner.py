@@ -16,13 +16,15 @@ from typing import Any, NamedTuple
 import jax
 
 from research import workdir as files
+from research.data.sources import read_jsonl
 from research.errors import Diverged, InputError
 from research.evaluation import metrics
 from research.studies import grid
 from research.studies.grid import Cell, Study
+from research.studies.outcomes import RUNS
 from research.training.monitor import say
 
-PLAN, RESULTS, RUNS, COHORTS = 'plan.json', 'results.jsonl', 'runs', 'cohorts'
+PLAN, RESULTS, COMPARISON, COHORTS = 'plan.json', 'results.jsonl', 'comparison.json', 'cohorts'
 TESTS = 'every pair of arms of every model and task, two-sided at 5 %, corrected together (Holm)'
 CHOOSER = 'chooser.json'    # which shard trains what the planned cells lead to: wider grids, and the chosen settings again
 EXPLODED = 1.25             # times the first step's loss: a run that keeps weights of a larger validation loss has diverged
@@ -62,27 +64,70 @@ class Cohorts(NamedTuple):
     return str(self.size) if isinstance(self.size, int) else 'auto'
 
 
-def check(s: Study, cells: list[Cell], workdir: Path) -> None:
-  """Refuses a folder that holds another study, or none.
+class Plan(NamedTuple):
+  """What a study's folder says was fixed before its first cell."""
+  study: Study
+  cells: list[Cell]                  # by which settings are chosen
+  earlier: list[dict[str, Any]]      # by which a report was written before this one: {plan: its hash, changed: [field, …]}
+
+  @property
+  def looks(self) -> int:
+    """How many plans the reports of this study were written by, this one with them."""
+    return 1 + sum(bool({*one['changed']} - {'question'}) for one in self.earlier)
+
+
+def planned(workdir: Path) -> Plan:
+  """The plan that a study's folder holds.
+
+  Raises:
+    InputError: it holds none.
+  """
+  if not (workdir / PLAN).exists():
+    raise InputError(f'{workdir}: holds no study')
+  there = files.read_json(workdir / PLAN)
+  try:
+    study = grid.study(there['study'], str(workdir / PLAN))
+    cells = [Cell(**cell) for cell in there['cells']]
+  except (KeyError, TypeError) as e:
+    raise InputError(f'{workdir / PLAN}: is no plan of a study ({e})') from None
+  return Plan(study, cells, there.get('earlier', []))
+
+
+def check(s: Study, cells: list[Cell], workdir: Path) -> Plan:
+  """The plan with which a folder's study goes on, where it is this one or this one with fewer seeds; refuses any other.
 
   Args:
     s: the study that is meant.
     cells: its cells.
     workdir: the folder.
   Raises:
-    InputError: it does.
+    InputError: the folder holds another study, or none.
   """
-  if not (workdir / PLAN).exists():
-    raise InputError(f'{workdir}: holds no study')
-  earlier = files.read_json(workdir / PLAN)
+  there = planned(workdir)
   for field in ('select', 'report'):
-    if earlier['study'][field] != getattr(s, field):
-      raise InputError(f'{workdir}: the study there has {field}={earlier["study"][field]!r}; with another the test split '
-                       'would be read twice; give another --workdir')
-  there, here = ({c['key'] for c in earlier['cells']}, {c.key for c in cells})
-  if there != here:
-    raise InputError(f'{workdir} holds another study ({len(there)} cells, {len(there & here)} of them also in this one); give '
+    if (before := getattr(there.study, field)) != getattr(s, field):
+      raise InputError(f'{workdir}: the study there has {field}={before!r}; with another the test split would be read twice; '
+                       'give another --workdir')
+  keys, here = {c.key for c in there.cells}, {c.key for c in cells}
+  new_seeds = {c.seed for c in cells} - {c.seed for c in there.cells}
+  if keys - here or any(c.seed not in new_seeds for c in cells if c.key not in keys):
+    raise InputError(f'{workdir} holds another study ({len(keys)} cells, {len(keys & here)} of them also in this one); give '
                      'another --workdir')
+  if gone := {*there.study.report_seeds} - {*s.report_seeds}:
+    raise InputError(f'{workdir}: the study there has the report_seeds {sorted(gone)} too; seeds can be added, not taken away')
+  changed = [field for field, value in _plain(s).items() if value != _plain(there.study)[field]]
+  earlier = [{'plan': plan_hash(there.study, there.cells), 'changed': changed}] if changed and _reported(workdir) else []
+  return Plan(s, cells, [*there.earlier, *earlier])
+
+
+def _plain(s: Study) -> dict[str, Any]:
+  """A study as JSON would hold it."""
+  return json.loads(json.dumps(s._asdict()))
+
+
+def _reported(workdir: Path) -> bool:
+  """Whether a report was written whose tests somebody can have read."""
+  return (workdir / COMPARISON).exists() and files.read_json(workdir / COMPARISON).get('looks', 1) > 0
 
 
 def claim(s: Study, cells: list[Cell], workdir: Path, part: Shard = WHOLE, cohorts: Cohorts | None = None) -> None:
@@ -97,16 +142,16 @@ def claim(s: Study, cells: list[Cell], workdir: Path, part: Shard = WHOLE, cohor
   Raises:
     InputError: the folder holds something else, or a study whose shards share its cells otherwise.
   """
-  path = workdir / PLAN
+  path, earlier = workdir / PLAN, []
   if files.is_taken(workdir) and not path.exists():
     raise InputError(f'{workdir} exists and holds no study; give another --workdir')
   if path.exists():                                        # another machine may have begun it
-    check(s, cells, workdir)
+    earlier = check(s, cells, workdir).earlier
     there = files.read_json(path).get('cohorts')
     if part.count > 1 and there != (here := str(cohorts or 'off')):
       raise InputError(f'{workdir}: the study there was begun with --cohorts={there}, not {here}: shards would not share its '
                        'cells')
-  files.write_json(path, {'study': s._asdict(), 'tests': TESTS, 'cohorts': str(cohorts or 'off'),
+  files.write_json(path, {'study': s._asdict(), 'tests': TESTS, 'cohorts': str(cohorts or 'off'), 'earlier': earlier,
                           'cells': [c._asdict() for c in cells]})
 
 
@@ -281,16 +326,12 @@ def results(s: Study, cells: list[Cell], workdir: Path) -> list[dict[str, Any]]:
     workdir: the study's, which holds the cells' folders.
   """
   rows = []
+  ended = _ended if (workdir / RUNS).exists() else _kept(workdir)
   for cell in cells:
-    folder = workdir / RUNS / cell.key
-    failed: dict[str, Any] = {}
-    result = _read_if_there(folder / files.RESULT)
-    if result is None:
-      failed = _read_if_there(folder / FAILED) or {}
-    if result is not None or failed:
+    found = ended(workdir / RUNS / cell.key)
+    if found is not None:
       told = {f: getattr(cell, f) for f in ('key', 'model', 'task', 'arm', 'seed', 'setting', 'reports')}
-      rows.append({**told, 'chosen': False, 'selected': False, 'error': failed.get('error'), 'result': result,
-                   'diverged': failed.get('diverged', False) or _exploded(folder, result)})
+      rows.append({**told, 'chosen': False, 'selected': False, **found})
   choose = [row for row in rows if not row['reports']]
   for row in select(s, choose) if len(choose) == sum(not cell.reports for cell in cells) else ():
     row['chosen'] = True
@@ -298,6 +339,39 @@ def results(s: Study, cells: list[Cell], workdir: Path) -> list[dict[str, Any]]:
   for row in rows:
     row['selected'] |= row['reports'] and row['result'] is not None and not row['diverged']
   return rows
+
+
+def _ended(folder: Path) -> dict[str, Any] | None:
+  """What a cell came to, by its folder: its result, or why it failed; None where it has not ended."""
+  failed: dict[str, Any] = {}
+  result = _read_if_there(folder / files.RESULT)
+  if result is None:
+    failed = _read_if_there(folder / FAILED) or {}
+  if result is None and not failed:
+    return None
+  return {'error': failed.get('error'), 'result': result,
+          'diverged': failed.get('diverged', False) or _exploded(folder, result)}
+
+
+def _kept(workdir: Path) -> Callable[[Path], dict[str, Any] | None]:
+  """The same by the study's results.jsonl, for a study of which the runs were not kept."""
+  rows = read_jsonl(workdir / RESULTS) if (workdir / RESULTS).exists() else []
+  found = {row['key']: {name: row[name] for name in ('error', 'result', 'diverged')} for row in rows}
+  return lambda folder: found.get(folder.name)
+
+
+def interim(s: Study, rows: list[dict[str, Any]]) -> tuple[Study, list[dict[str, Any]]]:
+  """A study that has not ended, as one that reports what it chooses by: (that study, its rows).
+
+  The chosen settings are the best so far, and no test split is read.
+
+  Args:
+    s: the study.
+    rows: the lines of results.jsonl so far.
+  """
+  best = {row['key'] for row in select(s, [row for row in rows if not row['reports']])}
+  rows = [{**row, 'chosen': row['key'] in best, 'selected': row['key'] in best} for row in rows]
+  return s._replace(report=s.select, report_seeds=(), diverged='left_out'), rows
 
 
 def _exploded(folder: Path, result: dict[str, Any] | None) -> bool:

@@ -309,13 +309,17 @@ def _spread(f: Fit, one: int, other: int, freedom: float) -> Spread | None:
   return Spread(of_seed(seed), max(0.0, example - rest / f.seeds), rest, (low, high))
 
 
-def adjust(p: Sequence[float | None]) -> list[float | None]:
-  """Holm's (1979) correction over the tests that there are."""
+def adjust(p: Sequence[float | None], looks: int = 1) -> list[float | None]:
+  """Holm's (1979) correction over the tests that there are, each counted twice as much as at the look before.
+
+  Args:
+    p: of each test; None where there is none.
+    looks: how often these tests have been made, with more data each time. The levels of all looks halve, so what is found at
+      any of them is false hardly more often than at the first.
+  """
   there = [x for x in p if x is not None]
-  if len(there) == 1:
-    return list(p)
-  adjusted = iter(multipletests(there, method='holm')[1] if there else [])
-  return [None if x is None else float(next(adjusted)) for x in p]
+  adjusted = iter(multipletests(there, method='holm')[1] if len(there) > 1 else there)
+  return [None if x is None else min(1.0, float(next(adjusted)) * 2 ** (looks - 1)) for x in p]
 
 
 def equivalence(found: Estimate, margin: float) -> float | None:

@@ -79,11 +79,11 @@ def tested(values, step=1.0, true=None):
   return np.stack(p, 1), np.stack(covered, 1)
 
 
-def holm(p):
-  """Which pairs Holm's correction tells apart at the 5 % level, [studies, pairs]."""
+def holm(p, level=0.05):
+  """Which pairs Holm's correction tells apart at the level, [studies, pairs]."""
   order = np.argsort(p, axis=1)
   scaled = np.maximum.accumulate(np.take_along_axis(p, order, 1) * np.arange(p.shape[1], 0, -1), axis=1)
-  return np.take_along_axis(scaled, np.argsort(order, axis=1), 1) < 0.05
+  return np.take_along_axis(scaled, np.argsort(order, axis=1), 1) < level
 
 
 def levels(draw, d, studies, rng, step=1.0):

@@ -18,10 +18,11 @@ def study(arms, margin=None, **more):
           arm: {'strategy': {'name': 'lora'}, 'grid': {'training.learning_rate': [1e-3]}} for arm in arms}}, 'x.py')
 
 
-def ran(workdir, arms, margin=None, examples=EXAMPLES, answers=('yes', 'no'), members=None, **of_study):
+def ran(workdir, arms, margin=None, examples=EXAMPLES, answers=('yes', 'no'), members=None, earlier=(), **of_study):
   """{question title: sentences} of a finished study.
 
-  arms: {arm: {seed: share of right answers, or 'failed' or 'diverged'}}; members: {arm: how many were trained as one program}.
+  arms: {arm: {seed: share of right answers, or 'failed' or 'diverged'}}; members: {arm: how many were trained as one program};
+  earlier: the fields of the plan that were changed after each report.
   """
   rng, rows, s = np.random.default_rng(0), [], study(list(arms), margin, **of_study)
   hard = rng.random(examples)
@@ -43,9 +44,10 @@ def ran(workdir, arms, margin=None, examples=EXAMPLES, answers=('yes', 'no'), me
                     'train_flops': 1e9, 'trainable_params': 10, 'peak_bytes': 1, 'train_seconds': 1.0,
                     'cohort_size': (members or {}).get(arm, 1)}}
       rows.append({**told, 'chosen': True, 'selected': True, 'error': None, 'result': result})
-  [c] = compare.compare(s, rows, workdir)['comparisons']
+  plan = runner.Plan(s, [], [{'plan': 'abc', 'changed': list(fields)} for fields in earlier])
+  [c] = compare.compare(s, rows, workdir, plan.looks)['comparisons']
   report.table_text({'comparisons': [c]})
-  return c, {part.title: part.sentences for part in findings.parts(s, c, rows, workdir)}
+  return c, {part.title: part.sentences for part in findings.parts(s, c, rows, workdir, plan.earlier)}
 
 
 def same(share, seeds=(0, 1, 2)):
@@ -167,3 +169,16 @@ def test_arms_tested_on_other_examples_are_refused(tmp_path):
 @pytest.mark.parametrize('text, cell', [('a|b', r'a\|b'), ('two\nlines', 'two lines'), ('<extra_id_0>', r'\<extra_id_0>')])
 def test_what_would_break_a_line_of_markdown_is_escaped(text, cell):
   assert report._cell(text) == cell
+
+
+def test_a_second_look_at_the_answer_is_told_and_each_p_counts_twice(tmp_path):
+  arms = {'base': {0: 0.5, 1: 0.52, 2: 0.48}, 'other': {0: 0.6, 1: 0.57, 2: 0.61}}
+  once, said = ran(tmp_path / '1', arms)
+  assert not any('look' in sentence for sentence in said['How sure'])
+  twice, said = ran(tmp_path / '2', arms, earlier=[['seeds'], ['question']])
+  one, two = (c['arms'][1]['difference'] for c in (once, twice))
+  assert two['p'] == one['p'] and two['p_adjusted'] == pytest.approx(min(1, 2 * one['p_adjusted']))
+  assert ('After a report had been written, the plan was changed: seeds (the plan before: abc) and question (the plan before: '
+          'abc). This is look 2 at the answer, so each p is 2 times what it would be at the first.') in said['How sure']
+  _, said = ran(tmp_path / '3', arms, earlier=[['question']])
+  assert any('That changes no test.' in sentence for sentence in said['How sure'])

@@ -55,6 +55,19 @@ def test_equal_arms_are_told_apart_in_no_more_studies_than_the_level_says(design
 
 
 @pytest.mark.parametrize('studies', [200, whole(1000)])
+def test_seeds_added_after_reports_were_read_keep_the_level_over_all_reports(studies):
+  """Equal arms, 3, 5, 7 and 9 seeds, a report after each: some report tells some pair apart."""
+  rng = np.random.default_rng(11)
+  for d in (Design(2, 9, 300, 3 * POINT), Design(4, 9, 300, 3 * POINT), Design(4, 9, 300, 0.0)):
+    values = np.concatenate([simulated.accuracy(rng, d, 50) for _ in range(studies // 50)])
+    p = [simulated.tested(values[:, :, :seeds])[0] for seeds in (3, 5, 7, 9)]
+    once, spent, unspent = (np.any([simulated.holm(x, level).any(1) for x, level in zip(p, levels)], axis=0).mean()
+                            for levels in ([0.05], [0.05, 0.025, 0.0125, 0.00625], [0.05] * 4))
+    print(f'{d}: the first report {100 * once:.1f} %, any of four {100 * spent:.1f} %, without halving {100 * unspent:.1f} %')
+    assert not above(spent, studies, 0.07) and spent <= unspent, d
+
+
+@pytest.mark.parametrize('studies', [200, whole(1000)])
 def test_losses_that_are_skewed_keep_the_level(studies):
   rng = np.random.default_rng(7)
   for design in (Design(4, 3, 200, 3 * POINT), Design(8, 2, 500, 3 * POINT), Design(4, 5, 50, 0.0)):

@@ -3,6 +3,7 @@
 import csv
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 
@@ -12,8 +13,9 @@ from small import ROOT, reviews
 from research import evaluate as evaluate_verb
 from research import study as study_verb
 from research import train as train_verb
+from research import workdir as files
 from research.errors import InputError
-from research.studies import compare, grid, report, runner
+from research.studies import compare, grid, outcomes, report, runner
 
 RATE = 'training.learning_rate'
 TASK = {name.removeprefix('task__'): value for name, value in reviews(train=24, valid=12, test=16).items()}
@@ -43,7 +45,8 @@ def ran(tmp_path_factory):
   assert trained == {c.key for c in cells[::2]}
   rows = runner.run(study, cells, workdir, train_verb.run, test, runner.shard('2/2'))
   comparison = compare.compare(study, rows, workdir)
-  report.write(study, comparison, rows, workdir, 'the command', {c.key: grid.command(c, study.base, base) for c in cells})
+  report.write(runner.planned(workdir), comparison, rows, workdir, 'the command',
+               {c.key: grid.command(c, study.base, base) for c in cells})
   return study, cells, workdir, rows, comparison
 
 
@@ -87,7 +90,7 @@ class Recorded:
   """Trains nothing: notes what was trained with what, and leaves a result for it."""
 
   def __init__(self, workdir, fails=(), **more):
-    study = grid.study({'extend': 0, **more, 'question': 'Which?', 'base': 'configs/default.py', 'seeds': (0, 1),
+    study = grid.study({'extend': 0, 'question': 'Which?', 'seeds': (0, 1), **more, 'base': 'configs/default.py',
                         'select': 'valid/loss', 'report': 'test/loss', 'baseline': 'full', 'arms': {
                             'full': {'strategy': {'name': 'full'}, 'grid': {RATE: [1e-3, 1e-2, 1e-1]}},
                             'lora': {'strategy': {'name': 'lora'}, 'grid': {'strategy.rank': [2, 4]}}}}, 'x.py')
@@ -282,6 +285,80 @@ def test_a_cells_command_makes_its_run_again(ran, tmp_path):
     assert json.loads((here / 'config.json').read_text()) == json.loads((there / 'config.json').read_text())
     again = json.loads((here / 'result.json').read_text())['metrics']
     assert again == pytest.approx({name: row['result']['metrics'][name] for name in again}, rel=1e-5)
+
+
+def test_without_its_runs_a_study_comes_to_the_same_comparison_and_report(ran, tmp_path):
+  """From plan.json, results.jsonl, provenance.json and outcomes.jsonl.gz alone, as they are committed."""
+  workdir = ran[2]
+  study_verb.write_report(runner.planned(workdir), workdir, None)
+  for name in (runner.PLAN, runner.RESULTS, outcomes.FILE, 'provenance.json'):
+    shutil.copy(workdir / name, tmp_path / name)
+  study_verb.write_report(runner.planned(tmp_path), tmp_path, None)
+  before, after = (json.loads((folder / 'comparison.json').read_text()) for folder in (workdir, tmp_path))
+  number = lambda x: pytest.approx(x, rel=1e-5, abs=1e-6) if isinstance(x, float) else x
+  assert flat(after) == {name: number(value) for name, value in flat(before).items()}
+  sentences, again = ([line for line in (folder / 'report.md').read_text().splitlines() if line.startswith('- ')]
+                      for folder in (workdir, tmp_path))
+  assert sentences == again
+  assert {f.name for f in (tmp_path / 'figures').iterdir()} == {'learning.png', 'tuning.png', 'cost.png'}
+  assert (workdir / outcomes.FILE).stat().st_size < 20_000
+  (tmp_path / outcomes.FILE).write_bytes((workdir / outcomes.FILE).read_bytes()[:-100])
+  with pytest.raises(InputError, match=r'outcomes\.jsonl\.gz: is damaged'):
+    study_verb.write_report(runner.planned(tmp_path), tmp_path, None)
+
+
+def flat(value, name=''):
+  """{path: leaf} of JSON."""
+  inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
+  return {name: value} if inner is None else {k: v for key, one in inner for k, v in flat(one, f'{name}/{key}').items()}
+
+
+def test_a_report_before_the_end_says_so_tests_nothing_and_reads_no_test_split(ran, tmp_path):
+  study, cells, workdir, _, _ = ran
+  runner.claim(study, cells, tmp_path / 'w')
+  with pytest.raises(InputError, match='no run of the study has ended'):
+    study_verb.write_report(runner.planned(tmp_path / 'w'), tmp_path / 'w', None)
+  for cell in [c for c in cells if c.seed == 0 or c.arm == 'few_shot']:      # LoRA's and full's second seeds have not ended
+    shutil.copytree(workdir / 'runs' / cell.key, tmp_path / 'w' / 'runs' / cell.key)
+    (tmp_path / 'w' / 'runs' / cell.key / 'predictions' / 'test.jsonl').unlink(missing_ok=True)
+  study_verb.write_report(runner.planned(tmp_path / 'w'), tmp_path / 'w', None)
+  found = json.loads((tmp_path / 'w' / 'comparison.json').read_text())
+  assert found['interim'] == {'ended': 7, 'planned': 10} and found['tests'] == 0
+  [c] = found['comparisons']
+  assert c['metric'] == 'valid/accuracy' and [a['arm'] for a in c['arms']] == list(ARMS)
+  assert all(pair['p'] is pair['p_adjusted'] is pair['p_models'] is None for pair in c['pairs'])
+  told = (tmp_path / 'w' / 'report.md').read_text()
+  assert '**Interim report: 7 of 10 runs have ended.**' in told and 'Nothing is tested' in told
+  assert 'test/accuracy' not in told and 'cannot be told' not in told
+  assert 'Interim report: 7 of 10' in (tmp_path / 'w' / 'report.html').read_text()
+  assert not (tmp_path / 'w' / outcomes.FILE).exists()
+
+
+@pytest.mark.quick
+def test_seeds_added_after_a_report_are_told_and_paid_for(tmp_path):
+  of, more = Recorded(tmp_path, report_seeds=(7,)), Recorded(tmp_path, report_seeds=(7, 8))
+  runner.claim(of.study, of.cells, tmp_path / 'w')
+  runner.claim(more.study, more.cells, tmp_path / 'w')
+  assert runner.planned(tmp_path / 'w').looks == 1                        # nobody has read anything
+  files.write_json(tmp_path / 'w' / 'comparison.json', {'looks': 0})
+  third = Recorded(tmp_path, report_seeds=(7, 8, 9))
+  runner.claim(third.study, third.cells, tmp_path / 'w')
+  assert runner.planned(tmp_path / 'w').looks == 1                        # an interim report tests nothing
+  files.write_json(tmp_path / 'w' / 'comparison.json', {'looks': 1})
+  fourth = Recorded(tmp_path, report_seeds=(7, 8, 9, 10), seeds=(0, 1, 2))
+  for _ in range(2):                                                      # gone on with: the same plan
+    runner.claim(fourth.study, fourth.cells, tmp_path / 'w')
+  plan = runner.planned(tmp_path / 'w')
+  assert plan.looks == 2 and plan.study.report_seeds == [7, 8, 9, 10]
+  assert plan.earlier == [{'plan': runner.plan_hash(third.study, third.cells), 'changed': ['seeds', 'report_seeds']}]
+  asked = Recorded(tmp_path, report_seeds=(7, 8, 9, 10), seeds=(0, 1, 2), question='Which one?')
+  runner.claim(asked.study, asked.cells, tmp_path / 'w')
+  plan = runner.planned(tmp_path / 'w')
+  assert plan.looks == 2 and plan.earlier[1]['changed'] == ['question']
+  with pytest.raises(InputError, match=r'has the report_seeds \[8, 9, 10\] too; seeds can be added, not taken away'):
+    runner.claim(of.study, fourth.cells, tmp_path / 'w')
+  with pytest.raises(InputError, match='holds another study'):
+    runner.claim(of.study, of.cells, tmp_path / 'w')
 
 
 def test_another_study_is_refused_its_workdir(ran):

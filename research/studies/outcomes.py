@@ -1,0 +1,116 @@
+"""What a study's runs came to, example by example and step by step: from their run directories, or from one small file.
+
+A finished study keeps both of its chosen runs' test examples and every run's learning curve in `outcomes.jsonl.gz`, so that
+anyone can compute its comparison and draw its figures again where `runs/` was not kept.
+"""
+
+import gzip
+import json
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from research import workdir as files
+from research.data.sources import read_jsonl
+from research.errors import InputError
+
+FILE, RUNS = 'outcomes.jsonl.gz', 'runs'
+DIGITS = 7          # of each number kept: as many as float32 has
+PROMPT = 400        # characters of a prompt that are kept: its end
+CURVE = ('step', 'train/loss', 'valid/loss')
+EXAMPLE = ('id', 'target', 'prediction', 'loss', 'tokens', 'choices')
+
+
+def predictions(workdir: Path, key: str, split: str) -> list[dict[str, Any]]:
+  """One run's lines of predictions/SPLIT.jsonl; from the outcomes that were kept the fields of `EXAMPLE` and the prompt's end.
+
+  Args:
+    workdir: the study's.
+    key: of the cell.
+    split: train, valid or test.
+  Raises:
+    InputError: neither holds them.
+  """
+  if (workdir / RUNS).exists():
+    return read_jsonl(workdir / RUNS / key / files.PREDICTIONS / f'{split}.jsonl')
+  kept = _kept(workdir, key)
+  if split not in kept:
+    raise InputError(f'{workdir / FILE}: holds no {split} examples of {key}')
+  return _lines(kept[split])
+
+
+def curve(workdir: Path, key: str) -> list[dict[str, Any]]:
+  """One run's training and validation loss, a line a step that has some; none where nothing was trained.
+
+  Args:
+    workdir: the study's.
+    key: of the cell.
+  """
+  if not (workdir / RUNS).exists():
+    return [{name: value for name, value in line.items() if value is not None} for line in _lines(_kept(workdir, key)['curve'])]
+  path = workdir / RUNS / key / files.METRICS
+  return read_jsonl(path) if path.exists() and path.stat().st_size else []
+
+
+def write(rows: Iterable[dict[str, Any]], workdir: Path) -> None:
+  """Keeps what the runs of a finished study came to beside its results: the same runs give the same bytes.
+
+  Args:
+    rows: the lines of results.jsonl.
+    workdir: the study's, which holds the runs; where they were not kept, neither is anything written.
+  """
+  if not (workdir / RUNS).exists():
+    return
+  out, prompts = [], set()
+  for row in rows:
+    if row['result'] is None:
+      continue
+    kept: dict[str, Any] = {'key': row['key'], 'curve': _columns(curve(workdir, row['key']), CURVE)}
+    if row['selected']:
+      examples = predictions(workdir, row['key'], 'test')
+      kept['test'] = _columns(examples, EXAMPLE)
+      if (of := (row['model'], row['task'])) not in prompts:      # all arms read the same rows
+        kept['test']['prompt'] = [e['prompt'].strip()[-PROMPT:] for e in examples]
+        prompts.add(of)
+    out.append(json.dumps(kept, ensure_ascii=False, separators=(',', ':')) + '\n')
+  files.write_bytes(workdir / FILE, gzip.compress(''.join(out).encode(), mtime=0))
+
+
+def _columns(lines: list[dict[str, Any]], names: Iterable[str]) -> dict[str, list]:
+  """Lines as columns, which compress well; of choices their texts alone, once."""
+  columns = {name: [_short(line.get(name)) for line in lines] for name in names}
+  if lines and 'choices' in columns:
+    columns['choices'] = list(lines[0].get('choices', ()))
+  return columns
+
+
+def _short(value: Any) -> Any:
+  return float(f'{value:.{DIGITS}g}') if isinstance(value, float) else value
+
+
+def _lines(columns: dict[str, list]) -> list[dict[str, Any]]:
+  columns = dict(columns)
+  choices = columns.pop('choices', [])
+  same = {'choices': choices} if choices else {}
+  return [{**dict(zip(columns, values)), **same} for values in zip(*columns.values())]
+
+
+def _kept(workdir: Path, key: str) -> dict[str, Any]:
+  path = workdir / FILE
+  if not path.exists():
+    raise InputError(f'{workdir}: neither {RUNS}/ nor {FILE} is there, so nothing is known of single examples')
+  found = _read(path, path.stat().st_mtime_ns)
+  if key not in found:
+    raise InputError(f'{path}: holds nothing of {key}')
+  return found[key]
+
+
+@lru_cache(maxsize=4)
+def _read(path: Path, changed: int) -> dict[str, dict[str, Any]]:
+  del changed      # tells a file that was written again
+  try:
+    lines = gzip.decompress(path.read_bytes()).decode().split('\n')
+    return {line['key']: line for line in map(json.loads, filter(None, lines))}
+  except (OSError, EOFError, ValueError, KeyError, TypeError) as e:
+    raise InputError(f'{path}: is damaged ({e})') from None
