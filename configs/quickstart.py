@@ -2,7 +2,8 @@
 
     python -m research.train --config=configs/quickstart.py --workdir=runs/one --config.training.learning_rate=1e-3
 
-The weights are read from 4-bit Q4_1 and computed with in float32. About two minutes on two cores; validation accuracy rises from .37 (zero-shot) to above .8.
+The weights are read from 4-bit Q4_1 and computed with in float32. About two minutes on two cores;
+validation accuracy rises from .37 (zero-shot) to about .8.
 """
 
 import importlib.util
