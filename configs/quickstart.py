@@ -17,5 +17,5 @@ _spec.loader.exec_module(_default)
 def get_config():
   config = _default.get_config()
   config.task.name = 'domain'
-  config.training.update({'learning_rate': 1e-3, 'steps': 24, 'batch_size': 8, 'eval_every': 24, 'checkpoint_every': 0})
+  config.training.update({'learning_rate': 1e-3, 'steps': 40, 'batch_size': 4, 'eval_every': 40, 'checkpoint_every': 0})
   return config
