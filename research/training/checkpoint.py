@@ -1,11 +1,14 @@
 """Checkpoints of what learns, by Orbax, saved while training goes on.
 
 `checkpoints/latest` holds all that a run goes on from; `checkpoints/best` what it learned up to its best validation.
-What does not learn is in neither: a record beside the arrays names the base by its fingerprint, with every array's shape,
-and is compared before anything is restored.
+What does not learn is in neither: a record beside the arrays names the base by its fingerprint, with every array's shape and
+checksum, and is compared when they are restored. Of `latest` the one before is kept too, for the case that it is damaged.
 """
 
-from collections.abc import Sequence
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +17,55 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from research import sharding, tree
+from research import hosts, sharding, tree
 from research.errors import InputError
+from research.training.monitor import say
 from research.training.steps import TrainState
 from research.tree import Tree
 
 
 def _describe(named: dict[str, Any]) -> dict[str, list]:
   return {name: [list(x.shape), str(x.dtype)] for name, x in named.items()}
+
+
+KEPT = {'best': 1, 'latest': 2}      # checkpoints of each kind
+WORDS = {1: np.uint8, 2: np.uint16, 4: np.uint32}      # by bytes of an element
+CHUNK = 1 << 20
+
+
+def checksum(x: Any) -> int:
+  """A number of 32 bits that any changed bit of an array changes: its elements' bits, each times an odd number of its own.
+
+  Args:
+    x: with elements of one, two or four bytes; of an array that lies on several processes' devices they all call this.
+  """
+  if isinstance(x, jax.Array) and not x.is_fully_addressable:
+    return int(hosts.fetched(_checksum_of_all(x)))
+  flat = np.ascontiguousarray(np.asarray(x)).reshape(-1)
+  bits, total = flat.view(WORDS[flat.dtype.itemsize]), 0
+  for begin in range(0, bits.size, CHUNK):
+    part = bits[begin:begin + CHUNK].astype(np.uint32)
+    total += int((part * (2 * np.arange(begin, begin + part.size, dtype=np.uint32) + np.uint32(1))).sum(dtype=np.uint32))
+  return total % 2 ** 32
+
+
+@jax.jit
+def _checksum_of_all(x: jax.Array) -> jax.Array:
+  """The same where the elements lie apart: each has its number from its place."""
+  word = jnp.dtype(WORDS[x.dtype.itemsize])
+  bits = x.astype(word) if x.dtype == bool else jax.lax.bitcast_convert_type(x, word)
+  number = sum((jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis) * np.uint32(math.prod(x.shape[axis + 1:]) % 2 ** 32)
+                for axis in range(x.ndim)), jnp.uint32(0))
+  return (bits.astype(jnp.uint32) * (2 * number + 1)).sum(dtype=jnp.uint32)
+
+
+def _sealed(record: dict[str, Any]) -> dict[str, Any]:
+  """A record with its own hash."""
+  return {**record, 'sha256': hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()}
+
+
+class Damaged(Exception):
+  """A checkpoint is not what was written."""
 
 
 class Checkpoints:
@@ -40,7 +84,7 @@ class Checkpoints:
     if kind not in self._managers:
       self._managers[kind] = ocp.CheckpointManager(
           (self._folder / kind).absolute(),
-          options=ocp.CheckpointManagerOptions(max_to_keep=1, cleanup_tmp_directories=True))
+          options=ocp.CheckpointManagerOptions(max_to_keep=KEPT[kind], cleanup_tmp_directories=True))
     return self._managers[kind]
 
   def step(self, kind: str) -> int | None:
@@ -71,10 +115,15 @@ class Checkpoints:
         manager.delete(reached)
     manager.save(step, args=ocp.args.Composite(
         arrays=ocp.args.StandardSave(tree.nested(named)),
-        record=ocp.args.JsonSave({'base': self._base, 'arrays': _describe(named)})))
+        record=ocp.args.JsonSave(_sealed({'base': self._base, 'arrays': _describe(named),
+                                          'checksums': {name: checksum(x) for name, x in named.items()}}))))
 
   def restore_latest(self, state: TrainState) -> TrainState | None:
-    """The latest state, or None where nothing was saved; `state` gives the shapes."""
+    """The latest state that is whole, or None where nothing was saved; `state` gives the shapes.
+
+    Raises:
+      InputError: it belongs to another run, or every one is damaged.
+    """
     if self.step('latest') is None:
       return None
     named = self._restore('latest', _state_leaves(state))
@@ -82,23 +131,55 @@ class Checkpoints:
     return tree.replace(state, named)
 
   def restore_best(self, trainable: Tree) -> Tree:
-    """What the run had learned at its best step; `trainable` gives the shapes."""
+    """What the run had learned at its best step; `trainable` gives the shapes.
+
+    Raises:
+      InputError: there is none, it belongs to another run, or it is damaged.
+    """
     return tree.replace(trainable, self._restore('best', tree.leaves(trainable)))
 
   def _restore(self, kind: str, like: dict[str, Any]) -> dict[str, Any]:
-    step = self.step(kind)
-    if step is None:
+    if self.step(kind) is None:
       raise InputError(f'{self._folder}: holds no {kind} checkpoint; train the run first')
     manager = self._manager(kind)
-    record = manager.restore(step, args=ocp.args.Composite(record=ocp.args.JsonRestore()))['record']
-    where = self._folder / kind / str(step)
+    steps = sorted(manager.all_steps(), reverse=True)
+    for number, step in enumerate(steps):
+      try:
+        return self._restore_whole(kind, step, like)
+      except Damaged as e:
+        where = self._folder / kind / str(step)
+        if number + 1 == len(steps):
+          remedy = ('train the run again in another workdir, or put these files back from a copy' if kind == 'best' else
+                    f'remove {self._folder / kind} to begin at step 1 again')
+          raise InputError(f'{where}: is damaged ({e}); {remedy}') from None
+        say(f'{where}: is damaged ({e}); the one before it, of step {steps[number + 1]}, is taken')
+        manager.delete(step)
+    raise AssertionError('there is a step')
+
+  def _restore_whole(self, kind: str, step: int, like: dict[str, Any]) -> dict[str, Any]:
+    """One checkpoint's arrays, compared with its record.
+
+    Raises:
+      InputError: it belongs to another run.
+      Damaged: it is not what was written.
+    """
+    manager, where = self._manager(kind), self._folder / kind / str(step)
+    record = _or_damaged(lambda: dict(manager.restore(step, args=ocp.args.Composite(record=ocp.args.JsonRestore()))['record']))
+    seal = record.pop('sha256', None)
+    if seal not in (None, _sealed(record)['sha256']):
+      raise Damaged('its record is not the one that was written')
     if self._base not in (None, record['base']):
       raise InputError(f'{where}: was trained on another base model ({record["base"]}, not {self._base})')
     check_shapes(record['arrays'], _describe(like), str(where))
     here = sharding.replicated()
     abstract = {n: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, 'sharding', here)) for n, x in like.items()}
-    restored = manager.restore(step, args=ocp.args.Composite(arrays=ocp.args.StandardRestore(tree.nested(abstract))))
-    return tree.leaves(restored['arrays'])
+    restored = _or_damaged(lambda: tree.leaves(manager.restore(
+        step, args=ocp.args.Composite(arrays=ocp.args.StandardRestore(tree.nested(abstract))))['arrays']))
+    written: Mapping[str, int] = record.get('checksums', {})      # older checkpoints have none
+    changed = [name for name in written if checksum(restored[name]) != written[name]]
+    if changed:
+      raise Damaged(f'{changed[0]} is not what was written')
+    return restored
 
   def wait(self) -> None:
     """Until everything saved is whole on disk."""
@@ -109,6 +190,23 @@ class Checkpoints:
     for manager in self._managers.values():
       manager.close()
     self._managers = {}
+
+
+def _or_damaged(read: Callable[[], Any]) -> Any:
+  """What `read` gives, where it does so in all processes.
+
+  Raises:
+    Damaged: it raised something in one of them.
+  """
+  found, why = None, ''
+  try:
+    found = read()
+  except Exception as e:  # Orbax and what it reads by raise whatever a damaged file leads them to
+    why = f'{type(e).__name__}: {(str(e).strip().splitlines() or [""])[0]:.80}'
+  told = [one for one in hosts.of_all(why) if one]
+  if told:
+    raise Damaged(told[0])
+  return found
 
 
 def check_shapes(saved: dict[str, list], wanted: dict[str, list], where: str) -> None:
