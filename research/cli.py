@@ -26,6 +26,12 @@ def config_flag(default: str | None = None) -> None:
                                   '--config.FIELD=VALUE', lock_config=True)
 
 
+def changed_flag() -> None:
+  """Defines the flag of a verb that uses a run directory (see `provenance.check`)."""
+  flags.DEFINE_bool('allow_changed', False, 'use a run although its rows, tokenizer, base model or config were changed since; '
+                    'the change is recorded')
+
+
 OWN = ('coordinator', 'process')      # flags that differ between processes
 
 
@@ -45,10 +51,10 @@ def _join(saves: bool) -> None:
   hosts.begin(f.coordinator, f.processes, f.process, saves)
 
   def given() -> dict[str, Any]:
-    from research import experiment
+    from research import experiment, provenance
     config = {} if f.config is None else files.flat({'config': experiment.plain(f.config)})
     said = {flag.name: flag.value for flag in f.get_key_flags_for_module('__main__') if flag.name not in ('config', *OWN)}
-    return {**config, **said, 'the code': experiment.code(), 'jax': jax.__version__}
+    return {**config, **said, 'the code': provenance.code(), 'jax': jax.__version__}
   hosts.agree(given)
 
 

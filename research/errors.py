@@ -8,5 +8,9 @@ class InputError(Exception):
   """
 
 
+class InUse(InputError):
+  """Another process is at work in a folder."""
+
+
 class Diverged(InputError):
   """Training came to a loss that is not finite."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from absl import flags
 
-from research import cli, experiment, hosts, sharding, tree
+from research import cli, experiment, hosts, provenance, sharding, tree
 from research import train as train_verb
 from research import workdir as files
 from research.data.sources import SPLITS
@@ -24,13 +24,14 @@ from research.training.loop import Cost, Outcome
 from research.training.monitor import say
 
 
-def run(workdir: Path, split: str, config: dict[str, Any] | None = None) -> dict[str, Any]:
+def run(workdir: Path, split: str, config: dict[str, Any] | None = None, allow_changed: bool = False) -> dict[str, Any]:
   """Evaluates the run in `workdir` at its best step; with a config, a model that needs no training.
 
   Args:
     workdir: the run directory; with a config, the place for the result.
     split: train, valid or test.
     config: as nested dicts; None: the run's own.
+    allow_changed: although the run was made from something else than is there now (see `provenance.check`).
   Returns:
     result.json, with the split's scores.
   Raises:
@@ -39,49 +40,59 @@ def run(workdir: Path, split: str, config: dict[str, Any] | None = None) -> dict
   if split not in SPLITS:
     raise InputError(f'--split={split}: must be one of {", ".join(SPLITS)}')
   if config is None:
-    return together([workdir], split)[0]
+    return together([workdir], split, allow_changed)[0]
   with sharding.use(sharding.mesh(config['mesh'])):
     exp = experiment.assemble(config)
     if exp.strategy.learns and not exp.config['strategy']['init_from']:
       raise InputError(f'strategy {exp.strategy.name} has to learn first: run research.train, then evaluate its workdir; '
                        'a base model is evaluated with --config.strategy.name=few_shot')
     exp.config['training'] |= {'steps': 0, 'epochs': 0.0}       # a workdir that holds no training
-    hosts.agree(lambda: experiment.content(exp))
+    hosts.agree(lambda: provenance.content(exp))
     files.check(workdir, exp.config)
+    provenance.check(workdir, exp, {split, 'train'} if exp.strategy.shots else {split}, allow_changed)
     variables = tree.join(*exp.variables())
     examples = exp.examples(split)
     if (workdir / files.RESULT).exists():
-      result = files.read_json(workdir / files.RESULT)
+      files.read_result(workdir)                 # says what is damaged, before anything is computed
     else:
-      result = train_verb.describe(exp, Outcome(0, 0, {}, Cost()), 0, tree.size(variables))
       files.claim(workdir, exp.config)
-      files.write_json(workdir / files.PROVENANCE, experiment.provenance(exp))
+      provenance.begin(workdir, exp)
     [evaluation] = train_verb.look([exp], variables, [examples], generate=True, label=f'evaluate {split}')
-    return _recorded(result, evaluation, workdir, split)
+    new = train_verb.describe(exp, Outcome(0, 0, {}, Cost()), 0, tree.size(variables))
+    return _recorded(evaluation, workdir, split, new)
 
 
-def together(workdirs: Sequence[Path], split: str) -> list[dict[str, Any]]:
+def together(workdirs: Sequence[Path], split: str, allow_changed: bool = False) -> list[dict[str, Any]]:
   """Evaluates runs at their best steps: as one program where they are of one model and read the same rows.
 
-  A folder without a finished run is refused (`InputError`).
+  A folder without a finished run, or whose run was made from something else than is there now, is refused (`InputError`).
+
+  Args:
+    workdirs: the runs'.
+    split: train, valid or test.
+    allow_changed: although they were made from something else (see `provenance.check`).
+  Returns:
+    Of each run its result.json, with the split's scores.
   """
   with sharding.use(sharding.mesh(sharding.EVERYWHERE)):
     for workdir in workdirs:
       files.read_config(workdir)                 # says what is not the workdir of a run
-    results = [files.read_result(workdir) for workdir in workdirs]
-    exps = [experiment.of_run(workdir) for workdir in workdirs]
+      files.read_result(workdir)
+    exps = [experiment.of_run(workdir, {split}, allow_changed) for workdir in workdirs]
     if len(workdirs) > 1 and not all(exp.model is exps[0].model and exp.strategy.learns for exp in exps):
-      return [result for workdir in workdirs for result in together([workdir], split)]
+      return [result for workdir in workdirs for result in together([workdir], split, allow_changed)]
     learned = [experiment.learned_and_frozen(workdir, exp) for workdir, exp in zip(workdirs, exps)]
     variables = cohort.learned([trainable for trainable, _ in learned], [frozen for _, frozen in learned])
     found = train_verb.look(exps, variables, [exp.examples(split) for exp in exps], generate=True, label=f'evaluate {split}')
-    return [_recorded(*one, split) for one in zip(results, found, workdirs)]
+    return [_recorded(*one, split) for one in zip(found, workdirs)]
 
 
-def _recorded(result: dict[str, Any], evaluation: harness.Evaluation, workdir: Path, split: str) -> dict[str, Any]:
-  """The result with a split's scores, as it then stands in the workdir."""
-  train_verb.record(result, evaluation, workdir, split)
-  files.write_json(workdir / files.RESULT, result)
+def _recorded(evaluation: harness.Evaluation, workdir: Path, split: str, new: dict[str, Any] | None = None) -> dict[str, Any]:
+  """The result with a split's scores, as it then stands in the workdir; `new`: what it is where there is none yet."""
+  with files.held(workdir, wait=True):           # another split can have been evaluated meanwhile
+    result = new if new and not (workdir / files.RESULT).exists() else files.read_result(workdir)
+    train_verb.record(result, evaluation, workdir, split)
+    files.write_json(workdir / files.RESULT, result)
   say('evaluate: ' + ', '.join(
       f'{split}/{name} {value:.4f} [{evaluation.intervals[name][0]:.4f}, {evaluation.intervals[name][1]:.4f}]'
       for name, value in evaluation.scores.items()))
@@ -91,7 +102,8 @@ def _recorded(result: dict[str, Any], evaluation: harness.Evaluation, workdir: P
 def main() -> None:
   cli.required('workdir')
   config = flags.FLAGS.config
-  run(Path(flags.FLAGS.workdir), flags.FLAGS.split, None if config is None else experiment.plain(config))
+  run(Path(flags.FLAGS.workdir), flags.FLAGS.split, None if config is None else experiment.plain(config),
+      flags.FLAGS.allow_changed)
 
 
 if __name__ == '__main__':
@@ -99,4 +111,5 @@ if __name__ == '__main__':
   cli.process_flags()
   flags.DEFINE_string('workdir', None, 'a run, or with --config the place for results')
   flags.DEFINE_string('split', 'test', 'train, valid or test')
+  cli.changed_flag()
   cli.run(main, __doc__)

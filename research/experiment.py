@@ -1,12 +1,8 @@
 """From a config to the things it names. Only this module and the verbs read a config."""
 
-import hashlib
-import importlib.metadata
+import json
 import math
-import platform
-import subprocess
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,9 +12,9 @@ import optax
 import safetensors.numpy
 from ml_collections import ConfigDict
 
-from research import hosts, machine, sharding, tree
+from research import hosts, provenance, sharding, tree
 from research import workdir as files
-from research.data import batches, demonstrations, prompts, sources, tasks, texts
+from research.data import batches, demonstrations, prompts, tasks, texts
 from research.data import tokenizer as tokenizers
 from research.data.demonstrations import Shown
 from research.data.prompts import Example
@@ -33,7 +29,7 @@ from research.strategies import peft, table
 from research.strategies.bind import bind
 from research.strategies.table import Strategy
 from research.training import optim
-from research.training.checkpoint import Checkpoints
+from research.training.checkpoint import Checkpoints, checksum
 from research.training.monitor import say
 from research.training.steps import TrainState
 from research.tree import Tree
@@ -101,13 +97,35 @@ class Experiment(NamedTuple):
     return batches.TrainingBatches(documents, t['batch_size'], t['microbatches'], seed(t, 'order'),
                                    min(t['steps'], looked_at), redraw, sharding.spread(), sharding.own_lines)
 
+  @property
+  def seeds(self) -> dict[str, int]:
+    """Each of `SEEDS`."""
+    return {part: seed(self.config['training'], part) for part in SEEDS}
+
   def variables(self) -> tuple[Tree, Tree]:
-    """(trainable, frozen), at step 0: new deltas, or those of `strategy.init_from`."""
+    """(trainable, frozen), at step 0: new deltas, or those of `strategy.init_from`.
+
+    An adapter or run to start from that does not fit, and numbers that are not finite, are refused (`InputError`).
+    """
+    check_finite(self.params, f'model.source={self.config["model"]["source"]}')
     key = jax.random.fold_in(jax.random.key(seed(self.config['training'], 'init')), 1)
     trainable, frozen = bind(key, self.strategy, self.model, self.params, self.tokenizer.encode)
     if self.config['strategy']['init_from']:
-      return _start_from(self, trainable, frozen)
+      trainable, frozen = _start_from(self, trainable, frozen)
+      check_finite(tree.split(frozen, '^delta')[0], f'strategy.init_from={self.config["strategy"]["init_from"]}')
+      check_finite(trainable, f'strategy.init_from={self.config["strategy"]["init_from"]}')
     return trainable, frozen
+
+
+def check_finite(variables: Tree, where: str) -> None:
+  """Refuses variables of which nothing can be measured.
+
+  Raises:
+    InputError: some number is not finite; names its leaf.
+  """
+  name = tree.first_not_finite(variables)
+  if name:
+    raise InputError(f'{where}: {name} holds numbers that are not finite (NaN or infinite), from which no score can come')
 
 
 SEEDS = ('order', 'init', 'dropout', 'rows', 'shots')      # what a seed is of: fields training.{order,init,…}_seed
@@ -314,13 +332,15 @@ def warmup(experiment: Experiment) -> int:
   return math.ceil(t['warmup'] * t['steps'])
 
 
-def of_run(workdir: Path, **model_fields: Any) -> Experiment:
+def of_run(workdir: Path, splits: Iterable[str] = (), allow_changed: bool = False, **model_fields: Any) -> Experiment:
   """The experiment of the run in `workdir`, to use what it learned (see `learned`).
 
-  A folder that holds no run is refused (`InputError`).
+  A folder that holds no run, or one that was made from something else than is there now, is refused (`InputError`).
 
   Args:
     workdir: the run's.
+    splits: those whose rows are used, and so must be what they were.
+    allow_changed: use it all the same, and record that (see `provenance.check`).
     model_fields: fields of `config.model` that shall differ.
   """
   config = files.read_config(workdir)
@@ -331,7 +351,9 @@ def of_run(workdir: Path, **model_fields: Any) -> Experiment:
   config['mesh'] = dict(sharding.EVERYWHERE)
   if (workdir / files.CHECKPOINTS).exists():      # what it began with is in its own files
     config['strategy'] |= {'init_from': None, 'allow_other_base': False}
-  return assemble(config)
+  found = assemble(config)
+  provenance.check(workdir, found, splits, allow_changed)
+  return found
 
 
 def learned(workdir: Path, experiment: Experiment) -> Tree:
@@ -354,15 +376,37 @@ def _restored(workdir: Path, trainable: Tree, frozen: Tree, base: str | None) ->
     best = jax.tree.map(jnp.asarray, checkpoints.restore_best(trainable))
   finally:
     checkpoints.close()
-  fixed = safetensors.numpy.load_file(workdir / files.FIXED) if (workdir / files.FIXED).exists() else {}
-  return peft.placed_in(best, frozen, tree.leaves(best) | fixed, str(workdir))
+  check_finite(best, str(workdir / files.CHECKPOINTS))
+  return peft.placed_in(best, frozen, tree.leaves(best) | _fixed(workdir), str(workdir))
+
+
+def _fixed(workdir: Path) -> dict[str, Any]:
+  """What `keep_fixed` saved.
+
+  Raises:
+    InputError: the file is not what was written.
+  """
+  path = workdir / files.FIXED
+  if not path.exists():
+    return {}
+  try:
+    fixed = safetensors.numpy.load_file(path)
+    with safetensors.safe_open(path, 'numpy') as f:
+      written = json.loads((f.metadata() or {}).get('checksums', '{}'))
+  except (safetensors.SafetensorError, OSError, ValueError) as e:
+    raise InputError(f'{path}: is damaged ({e}); train the run again in another workdir') from None
+  for name in written:
+    if name not in fixed or checksum(fixed[name]) != written[name]:
+      raise InputError(f'{path}: is damaged ({name} is not what was written); train the run again in another workdir')
+  return fixed
 
 
 def keep_fixed(workdir: Path, frozen: Tree) -> None:
   """Saves what of the deltas does not learn and is part of them: what was drawn, or decomposed from the base as it then was."""
   fixed = peft.fixed(frozen)
   if fixed and hosts.first():
-    safetensors.numpy.save_file(fixed, workdir / files.FIXED)
+    checksums = json.dumps({name: checksum(x) for name, x in fixed.items()})
+    safetensors.numpy.save_file(fixed, workdir / files.FIXED, {'checksums': checksums})
 
 
 def _start_from(experiment: Experiment, trainable: Tree, frozen: Tree) -> tuple[Tree, Tree]:
@@ -409,48 +453,3 @@ def continued(workdir: Path, experiment: Experiment, trainable: Tree, frozen: Tr
   if different:
     raise InputError(f'{workdir}: was trained with another strategy ({"; ".join(different)})')
   return _restored(workdir, trainable, frozen, None if any_base else experiment.fingerprint)
-
-
-def content(experiment: Experiment) -> dict[str, Any]:
-  """What several processes must have read alike, each from its own files perhaps."""
-  rows = {f'rows of {split}': sources.fingerprint(rows) for split, rows in experiment.task.splits.items()}
-  return {**rows, 'tokenizer': experiment.tokenizer.fingerprint(), 'model': experiment.hf, 'weights': experiment.fingerprint}
-
-
-def provenance(experiment: Experiment) -> dict[str, Any]:
-  """What a result came from."""
-  packages = ('flaxtune', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'transformers', 'tokenizers', 'datasets',
-              'numpy', 'scipy', 'statsmodels', 'scikit-learn', 'sacrebleu', 'rouge-score')
-  return {
-      'command': sys.argv,
-      'code': {'commit': _commit(), 'sources': code()},
-      'data': {split: {'rows': len(rows), 'sha256': sources.fingerprint(rows)}
-               for split, rows in experiment.task.splits.items()},
-      'model': {'sha256': experiment.fingerprint, 'tokenizer': experiment.tokenizer.fingerprint()},
-      'versions': {'python': platform.python_version(), **{p: importlib.metadata.version(p) for p in packages}},
-      'devices': [f'{d.platform}: {d.device_kind}' for d in jax.devices()],
-      'machine': {'system': platform.platform(), **machine.settings()},
-      'seed': experiment.config['training']['seed'],
-      'seeds': {part: seed(experiment.config['training'], part) for part in SEEDS},
-  }
-
-
-def _commit() -> str | None:
-  """The checkout's commit, with `+` where files differ from it; None outside of one."""
-  def git(*args):
-    return subprocess.run(['git', '-C', str(Path(__file__).parent), *args], capture_output=True, text=True)
-  try:
-    head = git('rev-parse', 'HEAD')
-  except FileNotFoundError:
-    return None
-  if head.returncode:
-    return None
-  return head.stdout.strip() + ('+' if git('status', '--porcelain').stdout.strip() else '')
-
-
-def code() -> str:
-  """Hash of the package's own Python files."""
-  digest = hashlib.sha256()
-  for file in sorted(Path(__file__).parent.rglob('*.py')):
-    digest.update(file.read_bytes())
-  return digest.hexdigest()[:16]

@@ -34,11 +34,12 @@ from research.training.losses import target_logits
 from research.training.monitor import say
 from research.tree import Tree
 
+MEASURED = ('test', 'valid')      # splits on which the exported weights are compared with the run: the first that there is
 COMPARED = 64      # examples whose logits are compared
 FEWER = 200        # test examples below which the card says that the intervals are wide
 
 
-def run(workdir: Path, output: Path, dtype: str, shard_size: str) -> dict[str, Any]:
+def run(workdir: Path, output: Path, dtype: str, shard_size: str, allow_changed: bool = False) -> dict[str, Any]:
   """Exports the run in `workdir` at its best step; gives what export.json says.
 
   A folder without a finished run, a delta that cannot be merged, an output that is not empty and a size that is none are
@@ -49,19 +50,20 @@ def run(workdir: Path, output: Path, dtype: str, shard_size: str) -> dict[str, A
     output: the folder to write.
     dtype: of the written weights: a key of `DTYPES`.
     shard_size: the most bytes in one safetensors file, such as 5GB.
+    allow_changed: although the run was made from something else than is there now (see `provenance.check`).
   """
   folder.check_output(output)
   most = folder.size_of(shard_size)
   files.read_config(workdir)
   result = files.read_result(workdir)
-  exp = experiment.of_run(workdir, param_dtype='float32')       # nothing is rounded before the merged weights are
+  exp = experiment.of_run(workdir, MEASURED, allow_changed, param_dtype='float32')      # the merged weights alone are rounded
   variables = experiment.learned(workdir, exp)
   merged = merge(variables)
   provenance = files.read_json(workdir / files.PROVENANCE)
 
   stored = jax.tree.map(lambda x: x.astype(DTYPES[dtype]).astype(jnp.float32), merged)
   record = {'format': 'hf', 'dtype': dtype, 'merged': bool(jax.tree.leaves(variables['delta'])), 'split': None, 'examples': 0}
-  split = next((s for s in ('test', 'valid') if s in exp.task.splits), None)
+  split = next((s for s in MEASURED if s in exp.task.splits), None)
   if split:
     record |= measure(exp, split, exp.examples(split), variables, {'params': stored, 'delta': {}})
   family = FAMILIES[exp.model.config.family]
@@ -77,7 +79,7 @@ def run(workdir: Path, output: Path, dtype: str, shard_size: str) -> dict[str, A
   return record
 
 
-def run_peft(workdir: Path, output: Path) -> dict[str, Any]:
+def run_peft(workdir: Path, output: Path, allow_changed: bool = False) -> dict[str, Any]:
   """Exports what the run in `workdir` added to its base, at its best step; gives what flaxtune.json says.
 
   A folder without a finished run, weights of the base that learned, and an output that is not empty are refused (`InputError`).
@@ -85,7 +87,7 @@ def run_peft(workdir: Path, output: Path) -> dict[str, Any]:
   folder.check_output(output)
   files.read_config(workdir)
   result = files.read_result(workdir)
-  exp = experiment.of_run(workdir)
+  exp = experiment.of_run(workdir, allow_changed=allow_changed)
   trainable, frozen = experiment.learned_and_frozen(workdir, exp)
   learned = {n: np.asarray(x) for n, x in tree.leaves(trainable).items()}
   learned |= peft.fixed(frozen) if learned else {}
@@ -147,14 +149,15 @@ def main() -> None:
   if f.dtype not in DTYPES:
     raise InputError(f'--dtype={f.dtype}: must be one of {", ".join(DTYPES)}')
   if f.format == 'peft':
-    run_peft(Path(f.workdir), Path(f.output))
+    run_peft(Path(f.workdir), Path(f.output), f.allow_changed)
   else:
-    run(Path(f.workdir), Path(f.output), f.dtype, f.shard_size)
+    run(Path(f.workdir), Path(f.output), f.dtype, f.shard_size, f.allow_changed)
 
 
 if __name__ == '__main__':
   flags.DEFINE_string('workdir', None, 'a run; its best step is exported')
   flags.DEFINE_string('output', None, 'the folder to write; it must not exist, or be empty')
+  cli.changed_flag()
   flags.DEFINE_string('format', 'hf', 'hf: a whole model, deltas merged; peft: the delta alone')
   flags.DEFINE_string('dtype', 'float32', 'of the weights: float32 or bfloat16')
   flags.DEFINE_string('shard_size', '5GB', 'the most bytes in one safetensors file')

@@ -77,7 +77,7 @@ def main() -> None:
     cli.required('output')
   with sharding.use(sharding.mesh(sharding.EVERYWHERE)):
     if f.workdir:
-      exp = experiment.of_run(Path(f.workdir))
+      exp = experiment.of_run(Path(f.workdir), allow_changed=f.allow_changed)
       variables = experiment.learned(Path(f.workdir), exp)
     else:
       cli.required('config')
@@ -103,6 +103,7 @@ if __name__ == '__main__':
   cli.config_flag()
   cli.process_flags()
   flags.DEFINE_string('workdir', None, 'a run; its best step answers')
+  cli.changed_flag()
   flags.DEFINE_string('prompt', None, 'text to continue')
   flags.DEFINE_string('input', None, 'JSON-lines file of prompts')
   flags.DEFINE_string('output', None, 'JSON-lines file to write: the input rows with `prediction`')

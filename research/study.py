@@ -8,6 +8,7 @@ writes an interim report, which tests nothing. --shard=1/2 and --shard=2/2 share
 the one that ends last writes the report.
 """
 
+import functools
 import importlib.util
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import jax
 from absl import flags
 
-from research import cli, experiment, hosts
+from research import cli, experiment, hosts, provenance
 from research import evaluate as evaluate_verb
 from research import train as train_verb
 from research import workdir as files
@@ -64,12 +65,15 @@ def base_config(study: grid.Study, where: Path) -> dict[str, Any]:
   raise InputError(f'{where}: base={study.base!r}: no such config file')
 
 
-def check(study: grid.Study, cells: list[grid.Cell]) -> None:
+def check(study: grid.Study, cells: list[grid.Cell]) -> dict[str, dict[str, Any]]:
   """Assembles every arm's settings, so that what is wrong is said before anything is trained or written.
 
+  Returns:
+    Key of a cell of each setting -> the fingerprints of what it is made from.
   Raises:
     InputError: a task does not measure what the study selects by or reports, or has fewer test examples than the margin needs.
   """
+  made_of = {}
   for cell in {(c.model, c.task, c.arm, str(c.setting)): c for c in cells}.values():
     if cell.config['check_memory']:
       plans.check(cell.config)
@@ -83,6 +87,8 @@ def check(study: grid.Study, cells: list[grid.Cell]) -> None:
       exp.task.rows(split)
       if name not in ('loss', *exp.task.metrics):
         raise InputError(f'{wanted}: task {exp.task.name} measures {", ".join(("loss", *exp.task.metrics))}')
+    made_of[cell.key] = files.flat({name: value for name, value in provenance.made_of(exp).items() if name != 'config'})
+  return made_of
 
 
 def dry_run(study: grid.Study, cells: list[grid.Cell]) -> None:
@@ -152,11 +158,14 @@ def main() -> None:
   if f.shard is None and hosts.told_of_others():
     raise InputError('--shard: a cluster started several processes, and each would run the whole study; give each its part, '
                      '--shard=1/2 and so on, or one of them 1/1 and start no other')
-  check(study, cells)
-  runner.claim(study, cells, workdir, part, side_by_side)
-  test = lambda runs: evaluate_verb.together(runs, 'test')
-  if runner.run(study, cells, workdir, train_verb.run, test, part, side_by_side) is not None:
-    write_report(runner.planned(workdir), workdir, f.study)
+  made_of = check(study, cells)
+  runner.refuse(workdir)
+  with files.held(workdir, f'{files.LOCK}-{part.number}'):      # shards work in one folder
+    runner.claim(study, cells, workdir, part, side_by_side, made_of, f.allow_changed)
+    train = functools.partial(train_verb.run, allow_changed=f.allow_changed)
+    test = lambda runs: evaluate_verb.together(runs, 'test', f.allow_changed)
+    if runner.run(study, cells, workdir, train, test, part, side_by_side) is not None:
+      write_report(runner.planned(workdir), workdir, f.study)
 
 
 def _read(name: str) -> tuple[dict[str, Any], grid.Study, list[grid.Cell]]:
@@ -204,6 +213,7 @@ if __name__ == '__main__':
   flags.DEFINE_string('study', None, 'study file, experiments/NAME.py[:variant]')
   flags.DEFINE_string('workdir', None, 'where the study is kept')
   flags.DEFINE_boolean('dry_run', False, 'print the cells and their predicted cost, and do nothing')
+  cli.changed_flag()
   flags.DEFINE_string('shard', None, 'i/n: train every n-th cell, from the i-th on, of a workdir that n machines share; all, '
                       'where it is left out')
   flags.DEFINE_string('cohorts', 'auto', 'runs that differ in seeds and rates alone, trained as one program: auto (where a '

@@ -7,16 +7,17 @@ The same command goes on with a run that was stopped. See README for what stands
 
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import jax
 from absl import flags
 
-from research import cli, experiment, hosts, machine, sharding, tree
+from research import cli, experiment, hosts, machine, provenance, sharding, tree
 from research import workdir as files
 from research.data.prompts import Example
-from research.errors import InputError
+from research.errors import InputError, InUse
 from research.evaluation import harness, metrics
 from research.planning import plans
 from research.strategies import bind
@@ -26,8 +27,11 @@ from research.training.monitor import Monitor, say
 from research.training.steps import TrainState
 from research.tree import Tree
 
+LEARNED_FROM = ('train', 'valid')      # splits that make a run what it is
 
-def run(config: dict[str, Any], workdir: Path, label: str = 'train', profile: bool = False) -> dict[str, Any]:
+
+def run(config: dict[str, Any], workdir: Path, label: str = 'train', profile: bool = False,
+        allow_changed: bool = False) -> dict[str, Any]:
   """Trains, validates at the best step, and leaves a run in `workdir`; gives its result.json.
 
   Args:
@@ -35,6 +39,7 @@ def run(config: dict[str, Any], workdir: Path, label: str = 'train', profile: bo
     workdir: the run directory: a run that is there and was stopped is resumed, and a finished one is not trained again.
     label: what the run is called where something is said of it.
     profile: also writes a trace of five steps beside TensorBoard's metrics, which shows where a step's time goes.
+    allow_changed: goes on although the run was made from something else than is there now (see `provenance.check`).
   Raises:
     InputError: the config cannot be right, the workdir holds another run, there are too few steps to profile, or training
       diverged.
@@ -44,11 +49,12 @@ def run(config: dict[str, Any], workdir: Path, label: str = 'train', profile: bo
     plans.check(config)
   with sharding.use(sharding.mesh(config['mesh'])):
     exp = experiment.assemble(config)
-    hosts.agree(lambda: experiment.content(exp))
+    hosts.agree(lambda: provenance.content(exp))
     files.check(workdir, exp.config)
+    provenance.check(workdir, exp, LEARNED_FROM, allow_changed)
     if finished:
       say(f'{label}: {workdir} is finished already')
-      return files.read_json(workdir / files.RESULT)
+      return files.read_result(workdir)
     if profile and exp.config['training']['steps'] < 2:
       raise InputError(f'--profile: training.steps={exp.config["training"]["steps"]}: the first step compiles, and the second '
                        'is the first to be traced')
@@ -90,6 +96,7 @@ def _run_or_error(config: dict[str, Any], workdir: Path, label: str) -> 'Run | I
   try:
     exp = experiment.assemble(config)
     files.check(workdir, exp.config)
+    provenance.check(workdir, exp, LEARNED_FROM)
     return Run(exp, workdir, label, _planned(config))
   except InputError as e:
     return e
@@ -167,7 +174,7 @@ class Run:
     files.write_json(self.workdir / files.SITES, [line._asdict() for line in lines])
     if not self.held_out:
       say(f'{self.label}: no validation split: the last step is kept')
-    files.write_json(self.workdir / files.PROVENANCE, experiment.provenance(exp))
+    provenance.begin(self.workdir, exp)
     self.trainable_params = tree.size(state.trainable)
     self.total_params = self.trainable_params + tree.size(frozen)
     say(f'{self.label}: {exp.strategy.name} on {exp.task.name}, {self.trainable_params:,} of {self.total_params:,} '
@@ -252,13 +259,29 @@ def _trained(runs: Sequence[Run], latest: Path, label: str, profile: bool = Fals
   """What each run came to, trained side by side; their configs agree in all that a step is made of.
 
   Raises:
-    InputError: they cannot be one program.
+    InputError: they cannot be one program, or another process is at work in a run directory.
   """
-  exp, t = runs[0].exp, runs[0].exp.config['training']
+  exp = runs[0].exp
   _agree([run.exp for run in runs])
   lengths = {run.batch_of(0)['tokens'].shape[-1] for run in runs if run.batch_of}
   if len(lengths) > 1 and exp.config['strategy'].get('dropout'):
     raise InputError('the rows that the seeds draw give lines of other lengths, on which dropout would draw otherwise')
+  with ExitStack() as stack:
+    for run in runs:
+      stack.enter_context(files.held(run.workdir))
+    return _trained_here(runs, latest, label, profile)
+
+
+def _trained_here(runs: Sequence['Run'], latest: Path, label: str, profile: bool) -> list[dict[str, Any] | InputError]:
+  """The same in run directories that no other process is at work in.
+
+  Raises:
+    InUse: one has ended a run there meanwhile.
+  """
+  exp, t = runs[0].exp, runs[0].exp.config['training']
+  for run in runs:
+    if (run.workdir / files.RESULT).exists():
+      raise InUse(f'{run.workdir}: another process has just finished the run; the same command shows its result')
   begun = [run.begin(tells=run is runs[0]) for run in runs]
   frozen = [one for _, one in begun]
   state, frozen_of_all = cohort.together([state for state, _ in begun], frozen)
@@ -346,7 +369,8 @@ def record(result: dict[str, Any], evaluation: harness.Evaluation, workdir: Path
 
 def main() -> None:
   cli.required('config', 'workdir')
-  run(experiment.plain(flags.FLAGS.config), Path(flags.FLAGS.workdir), profile=flags.FLAGS.profile)
+  run(experiment.plain(flags.FLAGS.config), Path(flags.FLAGS.workdir), profile=flags.FLAGS.profile,
+      allow_changed=flags.FLAGS.allow_changed)
 
 
 if __name__ == '__main__':
@@ -354,4 +378,5 @@ if __name__ == '__main__':
   cli.process_flags()
   flags.DEFINE_string('workdir', None, 'where the run is kept')
   flags.DEFINE_bool('profile', False, 'write a trace of five steps, which TensorBoard opens')
+  cli.changed_flag()
   cli.run(main, __doc__, saves=True)

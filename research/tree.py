@@ -10,6 +10,8 @@ import re
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from flax import traverse_util
 
 Tree = Any
@@ -88,3 +90,20 @@ def size(tree: Tree) -> int:
 def nbytes(tree: Tree) -> int:
   """Bytes of all leaves."""
   return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
+def first_not_finite(tree: Tree) -> str | None:
+  """The name of the first array that holds a NaN or an infinity; None where all numbers are finite (or are not there yet)."""
+  named = {n: x for n, x in leaves(tree).items() if isinstance(x, (np.ndarray, jax.Array)) and
+           not isinstance(x, jax.core.Tracer) and jnp.issubdtype(x.dtype, jnp.floating)}
+  on_host = lambda x: isinstance(x, np.ndarray) or (x.is_fully_addressable and {d.platform for d in x.devices()} == {'cpu'})
+  if all(map(on_host, named.values())):      # without a compilation
+    whole = [bool(np.isfinite(np.asarray(x)).all()) for x in named.values()]
+  else:
+    whole = [bool(x) for x in np.asarray(_are_finite([*named.values()]))]
+  return next((n for n, finite in zip(named, whole) if not finite), None)
+
+
+@jax.jit
+def _are_finite(xs: list[jax.Array]) -> jax.Array:
+  return jnp.stack([jnp.isfinite(x).all() for x in xs])

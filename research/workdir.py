@@ -3,15 +3,21 @@
 Of several processes the first writes, and the others' calls do nothing.
 """
 
+import fcntl
 import json
+import math
 import os
+import socket
+import sys
 import time
 import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from research import hosts
-from research.errors import InputError
+from research.errors import InputError, InUse
 
 CONFIG, PROVENANCE, RESULT, METRICS = 'config.json', 'provenance.json', 'result.json', 'metrics.jsonl'
 _LINE_ENDS = {code: f'\\u{code:04x}' for code in (0x85, 0x2028, 0x2029)}
@@ -19,6 +25,10 @@ CHECKPOINTS, PREDICTIONS, TENSORBOARD = 'checkpoints', 'predictions', 'tensorboa
 VISIBLE = 60             # seconds after which a network file system shows to all what one process wrote
 UNFINISHED = '.tmp'      # how the name of a file ends as long as it is not whole
 SITES, FIXED = 'sites.json', 'fixed.safetensors'
+LOCK = '.lock'           # held by the process that is at work in a folder
+# What the files that a run leaves must hold to be read.
+RESULT_FIELDS = ('steps', 'metrics', 'cost')
+PREDICTION_FIELDS = ('prediction', 'target', 'loss', 'tokens')
 
 
 def write_text(path: Path, text: str) -> None:
@@ -67,26 +77,117 @@ def is_unfinished(path: Path) -> bool:
 
 def is_taken(folder: Path) -> bool:
   """Whether something stands there that is whole, or no folder."""
-  return folder.exists() and (not folder.is_dir() or any(not is_unfinished(path) for path in folder.iterdir()))
+  ours = lambda path: is_unfinished(path) or path.name.startswith(LOCK)
+  return folder.exists() and (not folder.is_dir() or not all(map(ours, folder.iterdir())))
+
+
+@contextmanager
+def held(folder: Path, name: str = LOCK, wait: bool = False) -> Iterator[None]:
+  """Keeps a folder to this process until the end of the block; a process that dies lets go of it by itself.
+
+  Files that an earlier process left unfinished are removed. Processes that run as one hold the folder together.
+
+  Args:
+    folder: made where it is not there, and removed again where nothing came of it.
+    name: of the lock, where several may work in one folder on different things.
+    wait: until the other lets go, where that is a matter of moments.
+  Raises:
+    InUse: another process is at work there.
+  """
+  path, lock, holder = folder / name, None, ''
+  if hosts.first():
+    folder.mkdir(parents=True, exist_ok=True)
+    lock, holder = _locked(path, wait)
+  try:
+    if holder := hosts.of_all(holder)[0]:
+      raise InUse(f'{folder}: {holder} is at work there; wait for it, or give another --workdir')
+    if lock:
+      lock.truncate(0)
+      lock.write(f'process {os.getpid()} on {socket.gethostname()}')
+      lock.flush()
+      for left in [*folder.iterdir(), *(folder / PREDICTIONS).glob('.*')]:
+        if is_unfinished(left):
+          left.unlink(missing_ok=True)
+    yield
+  finally:
+    if lock:
+      if not holder and [*folder.iterdir()] == [path]:
+        path.unlink()
+        folder.rmdir()
+      lock.close()
+
+
+def _locked(path: Path, wait: bool) -> tuple[TextIO, str]:
+  """(a lock file, who holds it): nobody, where this process does now."""
+  while True:
+    lock = open(path, 'a+', encoding='utf-8')      # noqa: SIM115  # the caller closes it
+    try:
+      fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+      lock.seek(0)
+      return lock, lock.read(200).strip() or 'another process'
+    except OSError as e:
+      print(f'{path.parent}: this file system keeps no locks ({e.strerror}); start nothing else there meanwhile',
+            file=sys.stderr)
+      return lock, ''
+    if path.exists() and os.fstat(lock.fileno()).st_ino == path.stat().st_ino:
+      return lock, ''
+    lock.close()                                   # whoever held it removed it meanwhile
+    path.parent.mkdir(parents=True, exist_ok=True)
+
+
+def dumps(value: Any, **how: Any) -> str:
+  """JSON as its standard has it: a number that is not finite is null.
+
+  Args:
+    value: what `json.dumps` takes.
+    how: its options.
+  """
+  try:
+    return json.dumps(value, allow_nan=False, ensure_ascii=False, **how)
+  except ValueError:
+    return json.dumps(_finite(value), allow_nan=False, ensure_ascii=False, **how)
+
+
+def _finite(value: Any) -> Any:
+  if isinstance(value, dict):
+    return {key: _finite(one) for key, one in value.items()}
+  if isinstance(value, (list, tuple)):
+    return [_finite(one) for one in value]
+  return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_json(path: Path, value: Any) -> None:
-  write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + '\n')
+  write_text(path, dumps(value, indent=2) + '\n')
 
 
 def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
   """One object a line, UTF-8; what some readers take for the end of a line (U+0085, U+2028, …) is escaped."""
-  lines = (json.dumps(row, ensure_ascii=False, default=str) for row in rows)
+  lines = (dumps(row, default=str) for row in rows)
   write_text(path, ''.join(line.translate(_LINE_ENDS) + '\n' for line in lines))
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, fields: Sequence[str] = ()) -> Any:
+  """What a JSON file holds.
+
+  Args:
+    path: of the file.
+    fields: that it must have, where it is an object of ours.
+  Raises:
+    InputError: it is not there, not JSON, or lacks a field.
+  """
   try:
-    return json.loads(path.read_text(encoding='utf-8'))
+    found = json.loads(path.read_text(encoding='utf-8'))
   except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
     raise InputError(f'{path}: no such file; is {path.parent} the workdir of a run?') from None
-  except (json.JSONDecodeError, UnicodeDecodeError) as e:
-    raise InputError(f'{path}: not JSON ({e})') from None
+  except (ValueError, RecursionError) as e:
+    raise InputError(f'{path}: is damaged: not JSON ({e})') from None
+  if fields and not isinstance(found, dict):
+    raise InputError(f'{path}: is damaged: holds no JSON object')
+  missing = [name for name in fields if name not in found]
+  if missing:
+    raise InputError(f'{path}: is damaged, or another program\'s: holds no {missing[0]!r}')
+  return found
 
 
 def read_config(workdir: Path) -> dict[str, Any]:
@@ -105,11 +206,14 @@ def read_result(workdir: Path) -> dict[str, Any]:
   """The result of the finished run in `workdir`.
 
   Raises:
-    InputError: it is not finished.
+    InputError: it is not finished, or the file is damaged.
   """
   if not (workdir / RESULT).exists():
     raise InputError(f'{workdir}: the run is not finished; the same research.train command goes on with it')
-  return read_json(workdir / RESULT)
+  result = read_json(workdir / RESULT, RESULT_FIELDS)
+  if not all(isinstance(result.get(name), dict) for name in ('metrics', 'intervals', 'cost')):
+    raise InputError(f'{workdir / RESULT}: is damaged: metrics, intervals and cost are not objects')
+  return result
 
 
 def flat(nested: dict[str, Any], prefix: str = '') -> dict[str, Any]:
@@ -129,6 +233,9 @@ def check(workdir: Path, config: dict[str, Any]) -> None:
   Raises:
     InputError: it holds another config's run, or files that are no run's.
   """
+  for parent in workdir.parents:
+    if parent.is_file():
+      raise InputError(f'{workdir}: {parent} is a file, and no folder can be made in it')
   path, taken = workdir / CONFIG, is_taken(workdir)      # in this order: another process may just claim it
   if path.exists():
     there, here = (flat({**c, 'mesh': {}}) for c in (read_config(workdir), config))      # a run goes on on any mesh

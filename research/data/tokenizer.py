@@ -109,6 +109,11 @@ class Tokenizer(NamedTuple):
       rules = type(self.hf).__name__ + json.dumps(self.hf.get_vocab(), sort_keys=True)
     return hashlib.sha256(rules.encode()).hexdigest()[:16]
 
+  def template_fingerprint(self) -> str:
+    """Hash of the chat template, and of the tokens that begin and end texts."""
+    said = json.dumps([self.hf.chat_template, self.eos, self.bos, self.closes, self.other_ends], sort_keys=True)
+    return hashlib.sha256(said.encode()).hexdigest()[:16]
+
 
 BEFORE = '\n'      # what stands before an answer while it is tokenised: vocabularies join a line break with nothing
 

@@ -33,7 +33,7 @@ def predictions(workdir: Path, key: str, split: str) -> list[dict[str, Any]]:
     InputError: neither holds them.
   """
   if (workdir / RUNS).exists():
-    return read_jsonl(workdir / RUNS / key / files.PREDICTIONS / f'{split}.jsonl')
+    return _checked(workdir / RUNS / key / files.PREDICTIONS / f'{split}.jsonl')
   kept = _kept(workdir, key)
   if split not in kept:
     raise InputError(f'{workdir / FILE}: holds no {split} examples of {key}')
@@ -75,6 +75,21 @@ def write(rows: Iterable[dict[str, Any]], workdir: Path) -> None:
         prompts.add(of)
     out.append(json.dumps(kept, ensure_ascii=False, separators=(',', ':')) + '\n')
   files.write_bytes(workdir / FILE, gzip.compress(''.join(out).encode(), mtime=0))
+
+
+def _checked(path: Path) -> list[dict[str, Any]]:
+  """The lines of a predictions file.
+
+  Raises:
+    InputError: one is not what an evaluation writes.
+  """
+  lines = read_jsonl(path)
+  for number, line in enumerate(lines, 1):
+    missing = [name for name in files.PREDICTION_FIELDS if name not in line]
+    if missing or not isinstance(line['loss'], (int, float)) or not isinstance(line['prediction'], str):
+      raise InputError(f'{path}: line {number} is damaged: it holds {"no " + missing[0] if missing else "no loss or answer"}; '
+                       'evaluate the run again')
+  return lines
 
 
 def _columns(lines: list[dict[str, Any]], names: Iterable[str]) -> dict[str, list]:

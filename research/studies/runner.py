@@ -17,8 +17,9 @@ import jax
 
 from research import workdir as files
 from research.data.sources import read_jsonl
-from research.errors import Diverged, InputError
+from research.errors import Diverged, InputError, InUse
 from research.evaluation import metrics
+from research.provenance import FLAG
 from research.studies import grid
 from research.studies.grid import Cell, Study
 from research.studies.outcomes import RUNS
@@ -130,7 +131,18 @@ def _reported(workdir: Path) -> bool:
   return (workdir / COMPARISON).exists() and files.read_json(workdir / COMPARISON).get('looks', 1) > 0
 
 
-def claim(s: Study, cells: list[Cell], workdir: Path, part: Shard = WHOLE, cohorts: Cohorts | None = None) -> None:
+def refuse(workdir: Path) -> None:
+  """Refuses a place that holds something else than a study.
+
+  Raises:
+    InputError: it does.
+  """
+  if files.is_taken(workdir) and not (workdir / PLAN).exists():
+    raise InputError(f'{workdir} exists and holds no study; give another --workdir')
+
+
+def claim(s: Study, cells: list[Cell], workdir: Path, part: Shard = WHOLE, cohorts: Cohorts | None = None,
+          made_of: dict[str, dict[str, Any]] | None = None, allow_changed: bool = False) -> None:
   """Makes `workdir` this study's, or goes on in it; raises as `check` does, and where shards would share cells differently.
 
   Args:
@@ -139,20 +151,38 @@ def claim(s: Study, cells: list[Cell], workdir: Path, part: Shard = WHOLE, cohor
     workdir: the folder.
     part: of the cells, those that are trained here.
     cohorts: as for `run`.
+    made_of: key of a cell -> the fingerprints of the rows, weights and tokenizer that it is made from now.
+    allow_changed: go on although they are not those with which the study began; what changed is recorded.
   Raises:
-    InputError: the folder holds something else, or a study whose shards share its cells otherwise.
+    InputError: the folder holds something else, or a study that shares cells otherwise or was made from something else.
   """
-  path, earlier = workdir / PLAN, []
-  if files.is_taken(workdir) and not path.exists():
-    raise InputError(f'{workdir} exists and holds no study; give another --workdir')
+  path, earlier, before, changed = workdir / PLAN, [], {}, []
+  refuse(workdir)
   if path.exists():                                        # another machine may have begun it
     earlier = check(s, cells, workdir).earlier
-    there = files.read_json(path).get('cohorts')
+    before = files.read_json(path)
+    changed = _changed(before, made_of or {}, workdir, allow_changed)
+    there = before.get('cohorts')
     if part.count > 1 and there != (here := str(cohorts or 'off')):
       raise InputError(f'{workdir}: the study there was begun with --cohorts={there}, not {here}: shards would not share its '
                        'cells')
   files.write_json(path, {'study': s._asdict(), 'tests': TESTS, 'cohorts': str(cohorts or 'off'), 'earlier': earlier,
+                          'made_of': made_of or before.get('made_of', {}), 'changed': changed,
                           'cells': [c._asdict() for c in cells]})
+
+
+def _changed(before: dict[str, Any], made_of: dict[str, dict[str, Any]], workdir: Path, allow: bool) -> list[dict[str, Any]]:
+  """What a study was made from and is no longer, each time that this was allowed.
+
+  Raises:
+    InputError: something has changed, and that is not allowed.
+  """
+  what = {name: {'before': there[name], 'after': here[name]} for key, here in made_of.items()
+          if (there := before.get('made_of', {}).get(key)) for name in here if name in there and there[name] != here[name]}
+  if what and not allow:
+    raise InputError(f'{workdir}: changed since the study began: {", ".join(what)}; put back what it was made from, give '
+                     f'another --workdir, or go on all the same with --{FLAG}, which is recorded')
+  return [*before.get('changed', ()), *([what] if what else [])]
 
 
 def plan_hash(s: Study, cells: list[Cell]) -> str:
@@ -288,13 +318,19 @@ def _size(group: list[Cell], workdir: Path, cohorts: Cohorts) -> int:
 
 
 def _train(jobs: list[tuple[dict, Path, str]], workdir: Path, train: Callable, cohorts: Cohorts | None) -> None:
-  """Trains cells, side by side where there are several; why one failed is left in its folder."""
+  """Trains cells, side by side where there are several; why one failed is left in its folder.
+
+  Raises:
+    InUse: another process is at work on one, which therefore has not failed.
+  """
   found: list[Any] = [None] * len(jobs)
   if len(jobs) > 1:
     assert cohorts is not None      # without cohorts every cell is trained alone
     latest = workdir / COHORTS / _digest(folder.name for _, folder, _ in jobs)
     try:
       found = cohorts.train(jobs, latest)
+    except InUse:
+      raise
     except (InputError, jax.errors.JaxRuntimeError) as e:          # the latter: out of memory, as a rule
       say(f'{jobs[0][2]} and {len(jobs) - 1} more cannot be trained together ({e}); now one after the other')
     shutil.rmtree(latest, ignore_errors=True)
@@ -303,6 +339,8 @@ def _train(jobs: list[tuple[dict, Path, str]], workdir: Path, train: Callable, c
     if result is None:
       try:
         train(config, folder, label)
+      except InUse:
+        raise                        # the run is none that failed
       except (InputError, jax.errors.JaxRuntimeError) as e:
         error = e
     if error:
@@ -375,19 +413,34 @@ def interim(s: Study, rows: list[dict[str, Any]]) -> tuple[Study, list[dict[str,
 
 
 def _exploded(folder: Path, result: dict[str, Any] | None) -> bool:
-  """Whether what a run kept is clearly worse than what it began with, by its loss."""
+  """Whether what a run kept is clearly worse than what it began with, by its loss.
+
+  Raises:
+    InputError: its metrics.jsonl is damaged.
+  """
   if not result or not result['steps'] or 'valid/loss' not in result['metrics']:
     return False
-  with (folder / files.METRICS).open(encoding='utf-8') as lines:
-    first = json.loads(lines.readline())
-  return result['metrics']['valid/loss'] > EXPLODED * first['train/loss']
+  try:
+    with (folder / files.METRICS).open(encoding='utf-8') as lines:
+      first = json.loads(lines.readline())['train/loss']
+  except (OSError, ValueError, KeyError, TypeError) as e:
+    raise InputError(f'{folder / files.METRICS}: is damaged: its first line is not that of step 1 ({e})') from None
+  return result['metrics']['valid/loss'] > EXPLODED * first
 
 
 def _read_if_there(path: Path) -> Any:
-  """What a JSON file holds; None without one, also where another machine removes it just now."""
+  """What a JSON file of a run holds; None without one, also where another machine removes it just now.
+
+  Raises:
+    InputError: it is damaged.
+  """
+  if not path.exists():
+    return None
   try:
-    return json.loads(path.read_text(encoding='utf-8'))
-  except FileNotFoundError:
+    return files.read_json(path, files.RESULT_FIELDS if path.name == files.RESULT else ('error',))
+  except InputError:
+    if path.exists():
+      raise
     return None
 
 

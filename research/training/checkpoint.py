@@ -121,8 +121,7 @@ class Checkpoints:
   def restore_latest(self, state: TrainState) -> TrainState | None:
     """The latest state that is whole, or None where nothing was saved; `state` gives the shapes.
 
-    Raises:
-      InputError: it belongs to another run, or every one is damaged.
+    One that belongs to another run is refused (`InputError`), and so is a run of which every checkpoint is damaged.
     """
     if self.step('latest') is None:
       return None
@@ -133,8 +132,7 @@ class Checkpoints:
   def restore_best(self, trainable: Tree) -> Tree:
     """What the run had learned at its best step; `trainable` gives the shapes.
 
-    Raises:
-      InputError: there is none, it belongs to another run, or it is damaged.
+    No checkpoint, one that belongs to another run, and a damaged one are refused (`InputError`).
     """
     return tree.replace(trainable, self._restore('best', tree.leaves(trainable)))
 

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import optax
 
-from research import hosts, sharding
+from research import hosts, sharding, tree
 from research.errors import Diverged, InputError
 from research.models.transformer import Model
 from research.training import cohort
@@ -122,10 +122,16 @@ class Member:
     if len(whole) < len(rows):
       self.diverged()
 
-  def diverged(self) -> None:
-    """After the last step of the book."""
-    self.error = Diverged(f'{self.label}: training diverged: the loss of step {self.taken + 1} is not finite, in training or '
-                          f'validation; lower training.learning_rate (now {self.learning_rate:g})')
+  def diverged(self, what: str = '') -> None:
+    """After the last step of the book.
+
+    Args:
+      what: was not finite; empty: the loss of the next step.
+    """
+    what = what or f'the loss of step {self.taken + 1}, in training or validation,'
+    why = (f'; lower training.learning_rate (now {self.learning_rate:g})' if self.taken else
+           ': before any update, so no learning rate is to blame; look at the rows of the first batch and at model.dtype')
+    self.error = Diverged(f'{self.label}: training diverged: {what} is not finite{why}')
 
   @property
   def taken(self) -> int:
@@ -168,7 +174,7 @@ def train(model: Model, state: TrainState, frozen: Tree | cohort.Several, tx: op
   step = int(np.max(state.step))                    # all members have taken as many
   mesh = sharding.current()
   for m in members:
-    m.monitor.start(None if restored is None else step)
+    m.monitor.start(None if restored is None else step, to_the_end=len(members) == 1)
   if restored is not None:
     say(f'{label}: goes on after step {step}')
   waiting: list[tuple[int, dict]] = []              # steps whose metrics are still on the device
@@ -267,7 +273,11 @@ def train(model: Model, state: TrainState, frozen: Tree | cohort.Several, tx: op
         with timed('checkpoint'):
           for number, m in enumerate(members):
             if not m.error:
-              m.checkpoints.save_best(step, cohort.member(number, state.trainable, frozen))
+              last_update = cohort.member(number, state.trainable, frozen)      # no validation looks at what it led to
+              if bad := tree.first_not_finite(last_update):
+                m.diverged(f'{bad} after the last update, step {step},')
+              else:
+                m.checkpoints.save_best(step, last_update)
       if interrupts.asked():                                # during the last evaluation
         save_latest()
         raise Stopped(interrupts.asked())

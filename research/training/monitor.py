@@ -13,8 +13,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from research import hosts
 from research import workdir as files
+from research.errors import InputError
 
 T = TypeVar('T')
+REMEDY = 'put it back from a copy, or train the run again in another workdir'
 
 
 class Monitor:
@@ -26,12 +28,16 @@ class Monitor:
     self._writer: Any = None                      # tensorboard's, which has no types
     self.history: list[dict[str, Any]] = []       # all lines so far
 
-  def start(self, step: int | None) -> None:
-    """Goes on after `step` (None: from nothing): later lines, which no checkpoint holds, are forgotten."""
-    lines = []
-    if step is not None and self._path.exists():
-      whole = [line for line in self._path.read_text(encoding='utf-8').splitlines(keepends=True) if line.endswith('\n')]
-      lines = [row for row in map(json.loads, whole) if row['step'] <= step]
+  def start(self, step: int | None, to_the_end: bool = True) -> None:
+    """Goes on after `step` (None: from nothing): later lines, which no checkpoint holds, are forgotten.
+
+    Lines up to there that are not those of steps 1 to `step` are refused (`InputError`).
+
+    Args:
+      step: that of the checkpoint.
+      to_the_end: whether the run has taken all steps up to there; in a cohort one may have ended before.
+    """
+    lines = [] if step is None else self._written(step, to_the_end)
     self.history = lines
     hosts.reach('metrics read')
     files.write_jsonl(self._path, lines)
@@ -43,6 +49,29 @@ class Monitor:
     restart = event_pb2.SessionLog(status=event_pb2.SessionLog.START)   # TensorBoard drops what came after this step
     self._writer.add_event(event_pb2.Event(wall_time=time.time(), step=(step or 0) + 1, session_log=restart))
 
+  def _written(self, step: int, to_the_end: bool) -> list[dict[str, Any]]:
+    """The lines up to a step, each of which there must be once, in order; what comes after them may be torn.
+
+    Raises:
+      InputError: one is missing, doubled or damaged.
+    """
+    try:
+      raw = self._path.read_text(encoding='utf-8').split('\n')
+      raw = raw[:step] if to_the_end else raw[:-1][:step]
+    except (OSError, UnicodeDecodeError) as e:
+      raise InputError(f'{self._path}: cannot be read ({e}), and a checkpoint goes on after step {step}; {REMEDY}') from None
+    lines = []
+    for number, line in enumerate(raw + [''] * (step - len(raw) if to_the_end else 0), 1):
+      try:
+        row = json.loads(line)
+      except ValueError:
+        row = None
+      if not isinstance(row, dict) or row.get('step') != number or not isinstance(row.get('train/loss'), (int, float)):
+        raise InputError(f'{self._path}: line {number} is not that of step {number}, and a checkpoint goes on after step '
+                         f'{step}: the file is damaged; {REMEDY}')
+      lines.append(row)
+    return lines
+
   def write(self, rows: list[dict[str, Any]]) -> None:
     """Appends lines, on disk before it returns; each has `step`."""
     self.history += rows
@@ -50,7 +79,7 @@ class Monitor:
       return
     from tensorboard.compat.proto import event_pb2, summary_pb2
     with open(self._path, 'a', encoding='utf-8') as f:
-      f.writelines(json.dumps(row) + '\n' for row in rows)
+      f.writelines(files.dumps(row) + '\n' for row in rows)
       f.flush()
       os.fsync(f.fileno())
     for row in rows:

@@ -92,7 +92,7 @@ def test_a_flipped_bit_changes_nothing_in_silence(tmp_path, seed):
   checkpoints.save_best(4, trainable)
   checkpoints.close()
   outcomes = Counter()
-  for number in range(300 if seed else 25):
+  for _ in range(300 if seed else 25):
     shutil.copytree(tmp_path / 'whole', tmp_path / 'flipped')
     files = sorted(f for f in (tmp_path / 'flipped').rglob('*') if f.is_file() and f.stat().st_size)
     where = flipped(rng.choice(files), rng)
@@ -117,7 +117,7 @@ def test_any_flipped_bit_of_an_array_changes_its_checksum(dtype):
   array = rng.integers(0, 2, (3, 5, 7)).astype(dtype)
   before = checksum(array)
   assert before == checksum(jnp.asarray(array)) == int(_checksum_of_all(jnp.asarray(array)))
-  for _ in range(50 if dtype != bool else 0):
+  for _ in range(0 if dtype is bool else 50):
     raw = bytearray(array.tobytes())
     raw[rng.integers(len(raw))] ^= 1 << rng.integers(8)
     assert checksum(np.frombuffer(bytes(raw), array.dtype)) != before

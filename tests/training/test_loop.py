@@ -132,6 +132,9 @@ def test_a_run_of_before_a_field_was_there_is_read(overfit, tmp_path):
   config = json.loads((workdir / 'config.json').read_text())
   del config['model']['attention'], config['model']['remat'], config['model']['quantize'], config['training']['best_metric']
   (tmp_path / 'old' / 'config.json').write_text(json.dumps(config))
+  provenance = json.loads((workdir / 'provenance.json').read_text())
+  del provenance['config'], provenance['model']['template']
+  (tmp_path / 'old' / 'provenance.json').write_text(json.dumps(provenance))
   old = experiment.of_run(tmp_path / 'old')
   assert tree.leaves(experiment.learned(tmp_path / 'old', old)['delta']).keys() == learned(made, workdir).keys()
 

@@ -1,0 +1,133 @@
+"""What a run was made from, by fingerprints: recorded when it begins, and compared wherever its folder is used again."""
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+
+from research import hosts, machine
+from research import workdir as files
+from research.data import sources
+from research.errors import InputError
+from research.training.monitor import say
+
+if TYPE_CHECKING:
+  from research.experiment import Experiment
+
+PACKAGES = ('flaxtune', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'transformers', 'tokenizers', 'datasets', 'numpy',
+            'scipy', 'statsmodels', 'scikit-learn', 'sacrebleu', 'rouge-score')
+WORDS = {'config': 'config.json', 'model.sha256': 'the base model\'s weights', 'model.tokenizer': 'the tokenizer',
+         'model.template': 'the chat template, or the tokens that begin and end texts'}
+FLAG = 'allow_changed'      # of the verbs that use a run directory
+
+
+def of(experiment: 'Experiment') -> dict[str, Any]:
+  """What provenance.json holds of a run that begins now."""
+  return {
+      'command': sys.argv,
+      'code': {'commit': _commit(), 'sources': code()},
+      **made_of(experiment),
+      'versions': {'python': platform.python_version(), **{p: importlib.metadata.version(p) for p in PACKAGES}},
+      'devices': [f'{d.platform}: {d.device_kind}' for d in jax.devices()],
+      'machine': {'system': platform.platform(), **machine.settings()},
+      'seed': experiment.config['training']['seed'],
+      'seeds': experiment.seeds,
+  }
+
+
+def made_of(experiment: 'Experiment') -> dict[str, Any]:
+  """The fingerprints: of the rows by split, of weights, tokenizer and template, and of the config but for its mesh."""
+  config = {group: fields for group, fields in experiment.config.items() if group != 'mesh'}
+  tokenizer = experiment.tokenizer
+  return {
+      'data': {split: {'rows': len(rows), 'sha256': sources.fingerprint(rows)}
+               for split, rows in experiment.task.splits.items()},
+      'model': {'sha256': experiment.fingerprint, 'tokenizer': tokenizer.fingerprint(),
+                'template': tokenizer.template_fingerprint()},
+      'config': config_fingerprint(config)}
+
+
+def config_fingerprint(config: dict[str, Any]) -> str:
+  """Hash of a config as config.json holds it, but for where the run lies."""
+  told = {group: fields for group, fields in config.items() if group != 'mesh'}
+  return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def content(experiment: 'Experiment') -> dict[str, Any]:
+  """What several processes must have read alike, each from its own files perhaps."""
+  return {**files.flat(made_of(experiment)), 'model': experiment.hf}
+
+
+def check(workdir: Path, experiment: 'Experiment', splits: Iterable[str] = (), allow: bool = False) -> None:
+  """Compares what a run was made from with what is there now.
+
+  A change that is allowed is recorded beside what was there before, and from then on is what the run is made from.
+
+  Args:
+    workdir: the run directory; one that holds no provenance.json has not begun.
+    experiment: what its config names now.
+    splits: of whose rows something is made now.
+    allow: go on although something has changed.
+  Raises:
+    InputError: something has changed and that is not allowed.
+  """
+  path = workdir / files.PROVENANCE
+  if not path.exists():
+    return
+  record = files.read_json(path, ('data', 'model'))
+  there = files.flat({name: record.get(name) for name in ('data', 'model', 'config')})
+  for earlier in record.get('changed', ()):
+    there |= {name: one['after'] for name, one in earlier['what'].items()}
+  here = files.flat(made_of(experiment)) | {'config': config_fingerprint(files.read_config(workdir))}
+  words = WORDS | {f'data.{split}.sha256': f'the rows of {split}' for split in splits}
+  what = {name: {'before': there[name], 'after': here[name]} for name in words
+          if there.get(name) is not None and here.get(name) is not None and there[name] != here[name]}
+  if not what:
+    return
+  told = ' and '.join(f'{words[name]} ({one["before"]} then, {one["after"]} now)' for name, one in what.items())
+  if not allow:
+    raise InputError(f'{workdir}: changed since the run began: {told}; put back what it was made from, give another --workdir, '
+                     f'or go on all the same with --{FLAG}, which is recorded')
+  say(f'{workdir}: goes on although changed since the run began: {told}')
+  record['changed'] = [*record.get('changed', ()), {'command': sys.argv, 'what': what}]
+  files.write_json(path, record)
+  hosts.reach('change recorded')
+
+
+def begin(workdir: Path, experiment: 'Experiment') -> None:
+  """Records what a run is made from; of one that goes on, what it goes on with, where that is another program or machine."""
+  path, now = workdir / files.PROVENANCE, of(experiment)
+  if path.exists():
+    record = files.read_json(path, ('data', 'model'))
+    last = {**record, **(record.get('resumed') or [{}])[-1]}
+    different = {name: now[name] for name in ('code', 'versions', 'devices', 'machine') if now[name] != last.get(name)}
+    now = record if not different else {**record, 'resumed': [*record.get('resumed', ()), {'command': sys.argv, **different}]}
+  files.write_json(path, now)
+
+
+def _commit() -> str | None:
+  """The checkout's commit, with `+` where files differ from it; None outside of one."""
+  def git(*args):
+    return subprocess.run(['git', '-C', str(Path(__file__).parent), *args], capture_output=True, text=True)
+  try:
+    head = git('rev-parse', 'HEAD')
+  except FileNotFoundError:
+    return None
+  if head.returncode:
+    return None
+  return head.stdout.strip() + ('+' if git('status', '--porcelain').stdout.strip() else '')
+
+
+def code() -> str:
+  """Hash of the package's own Python files."""
+  digest = hashlib.sha256()
+  for file in sorted(Path(__file__).parent.rglob('*.py')):
+    digest.update(file.read_bytes())
+  return digest.hexdigest()[:16]

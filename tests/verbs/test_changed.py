@@ -1,0 +1,298 @@
+"""A run directory that was changed, damaged or is in use: said in one line, and never gone on with in silence."""
+
+import fcntl
+import json
+import shutil
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from small import ROOT, WORDS, steady, verb, write_pairs
+
+from research import evaluate, experiment, export, provenance, train
+from research import workdir as files
+from research.deployment import folder as folders
+from research.errors import InputError, InUse
+from research.models import families, load, names, transformer
+from research.models.config import Execution
+
+
+@pytest.fixture(scope='module')
+def model(tmp_path_factory):
+  """A model folder, whose tokenizer and weights the tests change copies of."""
+  output = tmp_path_factory.mktemp('model') / 'tiny'
+  loaded = load.load('random:llama-tiny', Execution('float32', 'float32', True))
+  family = families.FAMILIES[loaded.model.config.family]
+  tensors = names.export_params(family, *transformer.set_apart(loaded.model.config, loaded.params, 0))
+  folders.write(output, lambda into: folders.model(into, loaded.hf, tensors, loaded.tokenizer, np.dtype('float32'), 10 ** 9,
+                                                   {}, {}))
+  return output
+
+
+@pytest.fixture(scope='module')
+def stopped(model, tmp_path_factory):
+  """(config, folder) of a run of six steps in `folder/run`, as it was when step 3 was saved; rows and model lie beside it."""
+  folder = tmp_path_factory.mktemp('stopped')
+  shutil.copytree(model, folder / 'model')
+  made = steady(folder, model__source=str(folder / 'model'))
+  train.run(made, folder / 'run')
+  (folder / 'run' / 'result.json').rename(folder / 'result.json')      # with it the run is finished
+  shutil.rmtree(folder / 'run' / 'checkpoints' / 'latest' / '6')
+  return made, folder
+
+
+@pytest.fixture
+def here(stopped, tmp_path):
+  """(config, folder): a copy of the same that a test may change."""
+  made, folder = stopped
+  shutil.copytree(folder, tmp_path / 'copy')
+  moved = json.loads(json.dumps(made).replace(str(folder), str(tmp_path / 'copy')))
+  workdir = tmp_path / 'copy' / 'run'
+  (workdir / 'config.json').write_text(json.dumps(json.loads((workdir / 'config.json').read_text().replace(
+      str(folder), str(tmp_path / 'copy')))))
+  record = json.loads((workdir / 'provenance.json').read_text())
+  record['config'] = provenance.config_fingerprint(files.read_config(workdir))
+  (workdir / 'provenance.json').write_text(json.dumps(record))
+  return moved, tmp_path / 'copy'
+
+
+@pytest.fixture(autouse=True)
+def as_in_a_new_process():
+  """Nothing that an earlier test loaded is found again."""
+  forget()
+
+
+def forget():
+  for cached in (load._load, load._load_apart, load._planned, load._open):
+    cached.cache_clear()
+
+
+def finished(folder):
+  shutil.copy(folder / 'result.json', folder / 'run' / 'result.json')
+
+
+def lines(path):
+  return path.read_text().splitlines(keepends=True)
+
+
+def reordered(folder):
+  first, second, *rest = lines(folder / 'train.jsonl')
+  (folder / 'train.jsonl').write_text(''.join([second, first, *rest]))
+
+
+def edited(folder):
+  write_pairs(folder / 'train.jsonl', [(a, b) for a in WORDS[:6] for b in WORDS[6:]][:27])
+
+
+def edited_validation(folder):
+  write_pairs(folder / 'valid.jsonl', [('amber', 'birch')])
+
+
+def two_tokens_swapped(folder):
+  path = folder / 'model' / 'tokenizer.json'
+  rules = json.loads(path.read_text())
+  vocabulary = rules['model']['vocab']
+  one, other = [token for token in vocabulary if len(token) == 1 and token.isalpha()][:2]
+  vocabulary[one], vocabulary[other] = vocabulary[other], vocabulary[one]
+  path.write_text(json.dumps(rules))
+
+
+def another_template(folder):
+  path = folder / 'model' / 'tokenizer_config.json'
+  path.write_text(json.dumps({**json.loads(path.read_text()), 'chat_template': '{{ messages[0].content }}'}))
+
+
+def other_weights(folder):
+  path = folder / 'model' / 'model.safetensors'
+  tensors = safetensors.numpy.load_file(path)
+  name = next(name for name in tensors if 'q_proj' in name)
+  safetensors.numpy.save_file(tensors | {name: tensors[name] * 1.01}, path, {'format': 'pt'})
+
+
+def another_alpha(folder):
+  path = folder / 'run' / 'config.json'
+  config = json.loads(path.read_text())
+  config['strategy']['alpha'] = 32.0
+  path.write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize('change, says', [
+    (edited, 'the rows of train'), (reordered, 'the rows of train'), (edited_validation, 'the rows of valid'),
+    (two_tokens_swapped, 'the tokenizer'), (another_template, 'the chat template'),
+    (other_weights, "the base model's weights")])
+def test_a_run_does_not_go_on_with_other_rows_tokenizer_or_base_unless_allowed_and_recorded(here, change, says):
+  made, folder = here
+  before = (folder / 'run' / 'provenance.json').read_text()
+  change(folder)
+  with pytest.raises(InputError, match=f'changed since the run began: {says}.*--allow_changed'):
+    train.run(made, folder / 'run')
+  assert (folder / 'run' / 'provenance.json').read_text() == before
+  if change in (edited, two_tokens_swapped):
+    train.run(made, folder / 'run', allow_changed=True)
+    record, there = json.loads((folder / 'run' / 'provenance.json').read_text()), json.loads(before)
+    assert record['data'] == there['data'] and record['model'] == there['model']      # what it began with
+    [change] = record['changed']
+    [(name, what)] = change['what'].items()
+    assert what['before'] != what['after'] and name in ('data.train.sha256', 'model.tokenizer')
+    train.run(made, folder / 'run')                                                    # and from then on it is made of that
+    evaluate.run(folder / 'run', 'valid')
+
+
+@pytest.mark.parametrize('change, says', [(two_tokens_swapped, 'the tokenizer'), (another_template, 'the chat template'),
+                                          (another_alpha, 'config.json'), (edited_validation, 'the rows of valid')])
+def test_what_a_run_learned_is_not_used_with_another_tokenizer_config_or_rows(here, tmp_path, change, says):
+  _, folder = here
+  finished(folder)
+  change(folder)
+  uses = {'evaluate': lambda: evaluate.run(folder / 'run', 'valid'),
+          'export': lambda: export.run(folder / 'run', tmp_path / 'out', 'float32', '5GB'),
+          'generate': lambda: experiment.of_run(folder / 'run'),
+          'peft': lambda: export.run_peft(folder / 'run', tmp_path / 'out')}
+  for name, use in uses.items():
+    if change is edited_validation and name in ('generate', 'peft'):
+      use()                                      # which read no rows
+    else:
+      with pytest.raises(InputError, match=f'changed since the run began: {says}'):
+        use()
+
+
+def test_a_few_shot_run_is_compared_with_its_base(here, tmp_path):
+  made, folder = here
+  made = {**made, 'strategy': {**dict.fromkeys(made['strategy']), 'name': 'few_shot', 'shots': 2, 'allow_other_base': False}}
+  evaluate.run(tmp_path / 'shots', 'valid', made)
+  other_weights(folder)
+  forget()
+  for config in (None, made):
+    with pytest.raises(InputError, match="changed since the run began: the base model's weights"):
+      evaluate.run(tmp_path / 'shots', 'valid', config)
+
+
+def test_the_flag_of_the_verbs_allows_a_change(here):
+  _, folder = here
+  finished(folder)
+  edited_validation(folder)
+  said = verb('evaluate', f'--workdir={folder}/run', '--split=valid')
+  assert said.returncode == 2 and said.stderr.count('\n') == 1 and 'the rows of valid' in said.stderr
+  said = verb('evaluate', f'--workdir={folder}/run', '--split=valid', '--allow_changed')
+  assert said.returncode == 0 and 'goes on although changed' in said.stderr
+
+
+def missing(of):
+  return of[:1] + of[2:]
+
+
+def doubled(of):
+  return of[:2] + of[1:]
+
+
+def half(of):
+  return [of[0], of[1][:20] + '\n', *of[2:]]
+
+
+def swapped(of):
+  return [of[1], of[0], *of[2:]]
+
+
+def null(of):
+  return [of[0], 'null\n', *of[2:]]
+
+
+def short(of):
+  return of[:2]
+
+
+@pytest.mark.parametrize('change', [missing, doubled, half, swapped, null, short])
+def test_metrics_that_are_not_those_of_every_step_once_are_not_gone_on_with(here, change):
+  made, folder = here
+  path = folder / 'run' / 'metrics.jsonl'
+  path.write_text(''.join(change(lines(path)[:3])))
+  with pytest.raises(InputError, match=r'metrics\.jsonl: line \d is not that of step \d, and a checkpoint goes on after'):
+    train.run(made, folder / 'run')
+
+
+@pytest.mark.parametrize('text', ['{}', 'null', '[]', '{"model": "x", "met', '{"steps": 6, "metrics": [], "cost": {}}', ''])
+def test_a_damaged_result_is_named(here, text):
+  made, folder = here
+  (folder / 'run' / 'result.json').write_text(text)
+  for use in (lambda: train.run(made, folder / 'run'), lambda: evaluate.run(folder / 'run', 'valid'),
+              lambda: export.run(folder / 'run', folder / 'out', 'float32', '5GB')):
+    with pytest.raises(InputError, match=r'result\.json: is damaged'):
+      use()
+
+
+def test_a_damaged_best_is_one_line_that_says_what_to_do(here):
+  _, folder = here
+  finished(folder)
+  for file in (f for f in (folder / 'run' / 'checkpoints' / 'best').rglob('*') if f.is_file()):
+    file.write_bytes(b'x' * file.stat().st_size)
+  said = verb('evaluate', f'--workdir={folder}/run', '--split=valid')
+  assert said.returncode == 2 and said.stderr.count('\n') == 1
+  assert 'is damaged' in said.stderr and 'train the run again in another workdir' in said.stderr
+
+
+def test_one_process_works_in_a_workdir_and_a_killed_one_leaves_no_lock(here):
+  made, folder = here
+  holder = subprocess.Popen([sys.executable, '-c', f"""
+import time
+from pathlib import Path
+from research import workdir
+with workdir.held(Path({str(folder / 'run')!r})):
+  print('held', flush=True)
+  time.sleep(600)
+"""], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+  assert holder.stdout.readline() == 'held\n'
+  before = (folder / 'run' / 'metrics.jsonl').read_text()
+  with pytest.raises(InUse, match=f'process {holder.pid} on .* is at work there'):
+    train.run(made, folder / 'run')
+  assert (folder / 'run' / 'metrics.jsonl').read_text() == before
+  (folder / 'run' / '.config.json.0123.tmp').write_text('{"mod')      # what a killed process had begun to write
+  holder.kill()
+  holder.wait()
+  train.run(made, folder / 'run')
+  assert not (folder / 'run' / '.config.json.0123.tmp').exists()
+
+
+def test_a_lock_that_is_for_moments_is_waited_for(tmp_path):
+  with open(tmp_path / '.lock', 'a') as other:
+    fcntl.flock(other, fcntl.LOCK_EX)
+    waiting = subprocess.Popen([sys.executable, '-c', f"""
+from pathlib import Path
+from research import workdir
+with workdir.held(Path({str(tmp_path)!r}), wait=True):
+  print('held', flush=True)
+"""], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    time.sleep(1)
+    assert waiting.poll() is None
+  assert waiting.communicate()[0] == 'held\n'
+
+
+def bad_number(folder, value):
+  path = folder / 'model' / 'model.safetensors'
+  tensors = safetensors.numpy.load_file(path)
+  name = 'model.layers.1.mlp.up_proj.weight'
+  tensors[name][3, 5] = value
+  safetensors.numpy.save_file(tensors, path, {'format': 'pt'})
+
+
+@pytest.mark.parametrize('value', [np.nan, np.inf])
+def test_a_base_with_a_number_that_is_not_finite_is_refused_by_its_leaf(here, tmp_path, value):
+  made, folder = here
+  bad_number(folder, value)
+  shots = {**made, 'strategy': {**dict.fromkeys(made['strategy']), 'name': 'few_shot', 'shots': 0, 'allow_other_base': False}}
+  for use in (lambda: train.run(made, tmp_path / 'new'), lambda: evaluate.run(tmp_path / 'shots', 'valid', shots)):
+    with pytest.raises(InputError, match='layers/mlp/up/kernel holds numbers that are not finite'):
+      use()
+  said = verb('generate', '--config=configs/default.py', f'--config.model.source={folder}/model', '--prompt=x',
+              '--config.strategy.name=few_shot')
+  assert said.returncode == 2 and 'layers/mlp/up/kernel holds numbers that are not finite' in said.stderr
+  assert not (tmp_path / 'new').exists() and not (tmp_path / 'shots').exists()
+
+
+@pytest.mark.quick
+def test_json_files_hold_null_where_a_number_is_not_finite(tmp_path):
+  files.write_json(tmp_path / 'x.json', {'a': float('nan'), 'b': [float('inf'), 1.0], 'c': (2, -float('inf'))})
+  found = json.loads((tmp_path / 'x.json').read_text(), parse_constant=pytest.fail)
+  assert found == {'a': None, 'b': [None, 1.0], 'c': [2, None]}
