@@ -15,6 +15,7 @@ from ml_collections import ConfigDict, config_flags
 
 from research import hosts, machine
 from research import workdir as files
+from research.data import templates
 from research.errors import InputError
 
 flags.disclaim_key_flags()      # what is defined here belongs to the verb that asks for it
@@ -104,7 +105,24 @@ def run(main: Callable[[], None], doc: str, saves: bool = False) -> None:
     os._exit(1)                   # an orderly end would wait for the other
 
 
+TEMPLATES = ('--prompt', *(f'--config.task.{field}' for field in templates.FIELDS))
+
+
+def _with_templates(arguments: list[str]) -> list[str]:
+  """A command line whose templates are as they were meant."""
+  out: list[str] = []
+  for argument in arguments:
+    name, is_given, value = argument.partition('=')
+    if is_given and f'--{name.lstrip("-")}' in TEMPLATES:
+      argument = f'{name}={templates.unescaped(value)}'
+    elif out and f'--{out[-1].lstrip("-")}' in TEMPLATES and out[-1].startswith('-'):
+      argument = templates.unescaped(argument)
+    out.append(argument)
+  return out
+
+
 def _parse() -> None:
+  sys.argv[1:] = _with_templates(sys.argv[1:])
   given = [a.lstrip('-').split('=')[0] for a in sys.argv[1:] if a.startswith('--config.')]
   path = next((a.split('=', 1)[1] if '=' in a else following for a, following in zip(sys.argv[1:], [*sys.argv[2:], ''])
                if a == '--config' or a.startswith('--config=')), None)
@@ -141,6 +159,25 @@ def _explain(path: str | None, given: list[str], error: Exception) -> str:
         return f'unknown config field {".".join(parts)!r}{hint}'
       node = node[part]
   return f'--config={path}: {type(error).__name__}: {error}'
+
+
+def check_output(path: Path) -> None:
+  """Refuses a file that could not be written, before anything is computed; makes its folder.
+
+  Raises:
+    InputError: a folder stands there, or a file where its folder should be.
+  """
+  if path.is_dir():
+    raise InputError(f'--output={path}: is a folder; give the name of a file')
+  there = path.exists()
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, 'a', encoding='utf-8'):
+      pass
+    if not there:
+      path.unlink()
+  except OSError as e:
+    raise InputError(f'--output={path}: cannot be written ({e.strerror})') from None
 
 
 def required(*names: str) -> None:

@@ -83,6 +83,11 @@ def run_peft(workdir: Path, output: Path, allow_changed: bool = False) -> dict[s
   """Exports what the run in `workdir` added to its base, at its best step; gives what flaxtune.json says.
 
   A folder without a finished run, weights of the base that learned, and an output that is not empty are refused (`InputError`).
+
+  Args:
+    workdir: the run directory.
+    output: the folder to write.
+    allow_changed: although the run was made from something else than is there now (see `provenance.check`).
   """
   folder.check_output(output)
   files.read_config(workdir)

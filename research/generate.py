@@ -4,10 +4,14 @@ r"""Generates text with a run, or with a base model.
     python -m research.generate --config=configs/default.py --config.strategy.name=few_shot \
       --input=prompts.jsonl --output=answers.jsonl
 
---prompt is put to the model as it is (\n is a line break); --input holds one object a line, with a `prompt`, or with the
-columns that the task's own prompt names, whose answer ends at task.stop too.
+--prompt is put to the model as it is (\n is a line break); --input holds one object a line, with the columns that the task's
+own prompt names, whose answer ends at task.stop too, or with a `prompt` of its own. Where a run has learned from `messages`, a
+prompt is the user's turn in the chat template. All lines are checked before the first is answered, and answers are written as
+they come.
 """
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +19,16 @@ from absl import flags
 
 from research import cli, experiment, hosts, sharding, tree
 from research import workdir as files
-from research.data import prompts, sources, tasks
+from research.data import prompts, sources, tasks, templates
 from research.errors import InputError
 from research.evaluation import beginning, decode, harness
 
+AT_ONCE = 128      # prompts whose answers are written together
+
 
 def run(exp: experiment.Experiment, variables, texts: list[str], max_new_tokens: int, temperature: float,
-        seed: int, chat: bool = False) -> list[str]:
-  """The model's continuation of every prompt.
+        seed: int, chat: bool = False) -> Iterator[str]:
+  """The model's continuation of every prompt, one after the other; all prompts are looked at before the first.
 
   Args:
     exp: gives the model, its tokenizer and its context.
@@ -44,28 +50,58 @@ def run(exp: experiment.Experiment, variables, texts: list[str], max_new_tokens:
     if prompts.taken(len(i), max_new_tokens, exp.model.config.has_encoder) + exp.strategy.before > exp.context:
       raise InputError(f'prompt {number} has {len(i)} tokens; with {max_new_tokens} to come that is over the context of '
                        f'{exp.context}')
+  return _answers(exp, variables, ids, max_new_tokens, temperature, seed, chat)
+
+
+def _answers(exp: experiment.Experiment, variables, ids: list[list[int]], max_new_tokens: int, temperature: float, seed: int,
+             chat: bool) -> Iterator[str]:
+  """The same of prompts that fit."""
   variables, cut = beginning.read(exp.model, variables, ids)
-  ids = [i[cut:] for i in ids]
   ends = [*exp.tokenizer.ends, *([exp.tokenizer.end_of_turn()] if chat else [])]
-  found = decode.generate(exp.model, variables, ids, max_new_tokens, ends, min(16, len(ids)), temperature, seed)
-  return [exp.tokenizer.decode(i) for i in found]
+  for first in range(0, len(ids), AT_ONCE):
+    some = [i[cut:] for i in ids[first:first + AT_ONCE]]
+    found = decode.generate(exp.model, variables, some, max_new_tokens, ends, min(16, len(some)), temperature, seed,
+                            first=first)
+    yield from map(exp.tokenizer.decode, found)
+
+
+def in_chat(exp: experiment.Experiment) -> bool:
+  """Whether a run answers in a chat: its task says so, or it has learned from messages."""
+  return exp.task.chat or any('messages' in rows[0] for rows in exp.task.splits.values())
+
+
+def has_own(exp: experiment.Experiment, row: dict[str, Any]) -> bool:
+  """Whether a row brings its whole prompt, in a column that the task's template does not name."""
+  return 'prompt' in row and 'prompt' not in templates.fields_of(exp.task.prompt)
+
+
+def asked(exp: experiment.Experiment, prompt: str) -> str:
+  """A person's own prompt as the model reads it."""
+  return exp.tokenizer.chat([{'role': 'user', 'content': prompt}]) if in_chat(exp) else prompt
 
 
 def rendered(exp: experiment.Experiment, rows: list[dict[str, Any]]) -> list[str]:
   """The prompts of input rows: their own, or the task's, demonstrations included.
 
   Raises:
-    InputError: a row's prompt is not text, or it has none and lacks a column of the task's.
+    InputError: a row has neither, or something in it is no text; the line is named.
   """
   texts = []
   for number, row in enumerate(rows, 1):
-    if not isinstance(row.get('prompt', ''), str):
-      raise InputError(f'--input line {number}: `prompt` is not text')
-    missing = [c for c in tasks.fields_of(exp.task.prompt) if c not in row]
-    if missing and not {'prompt', 'messages'} & row.keys():
-      raise InputError(f'--input line {number}: has neither `prompt` nor the column {missing[0]!r} of the task\'s prompt')
-    texts.append(row['prompt'] if 'prompt' in row else
-                 prompts.render(exp.task, row, exp.tokenizer, exp.demonstrations(row)))
+    try:
+      if has_own(exp, row):
+        if wrong := templates.not_text(row['prompt']) or ('' if isinstance(row['prompt'], str) else 'is not text'):
+          raise InputError(f'`prompt` {wrong}')
+        texts.append(asked(exp, row['prompt']))
+      else:
+        if 'messages' in row:
+          tasks.check_conversation(row['messages'])
+        missing = [c for c in templates.fields_of(exp.task.prompt) if c not in row]
+        if (missing or not exp.task.prompt) and 'messages' not in row:
+          raise InputError(f'has neither `prompt` nor {f"the column {missing[0]!r} of the task" if missing else "`messages`"}')
+        texts.append(prompts.render(exp.task, row, exp.tokenizer, exp.demonstrations(row)))
+    except InputError as e:
+      raise InputError(f'--input line {number}: {e}') from None
   return texts
 
 
@@ -75,6 +111,8 @@ def main() -> None:
     raise InputError('give --prompt=TEXT or --input=FILE.jsonl, one of them')
   if f.input:
     cli.required('output')
+    cli.check_output(Path(f.output))
+  rows = sources.read_jsonl(Path(f.input)) if f.input else []
   with sharding.use(sharding.mesh(sharding.EVERYWHERE)):
     if f.workdir:
       exp = experiment.of_run(Path(f.workdir), allow_changed=f.allow_changed)
@@ -88,15 +126,17 @@ def main() -> None:
       variables = tree.join(*exp.variables())
     limit = f.max_new_tokens or exp.task.max_new_tokens
     if f.prompt is not None:
-      [answer] = run(exp, variables, [f.prompt.replace('\\n', '\n')], limit, f.temperature, f.seed)
+      [answer] = run(exp, variables, [asked(exp, f.prompt)], limit, f.temperature, f.seed, in_chat(exp))
       if hosts.first():
         print(answer)
       return
-    rows = sources.read_jsonl(Path(f.input))
-    turns = exp.task.chat or any('messages' in row for row in rows)
+    turns = in_chat(exp) or any('messages' in row for row in rows)
     answers = run(exp, variables, rendered(exp, rows), limit, f.temperature, f.seed, turns)
-    answers = [answer if 'prompt' in row else harness.cut(answer, exp.task.stop) for row, answer in zip(rows, answers)]
-    files.write_jsonl(Path(f.output), [{**row, 'prediction': answer} for row, answer in zip(rows, answers)])
+    with open(f.output if hosts.first() else os.devnull, 'w', encoding='utf-8') as out:
+      for row, answer in zip(rows, answers):
+        answer = answer if has_own(exp, row) else harness.cut(answer, exp.task.stop)
+        out.write(files.dumps({**row, 'prediction': answer}, default=str) + '\n')
+        out.flush()
 
 
 if __name__ == '__main__':

@@ -20,7 +20,7 @@ from research import hosts
 from research.errors import InputError, InUse
 
 CONFIG, PROVENANCE, RESULT, METRICS = 'config.json', 'provenance.json', 'result.json', 'metrics.jsonl'
-_LINE_ENDS = {code: f'\\u{code:04x}' for code in (0x85, 0x2028, 0x2029)}
+_ESCAPED = {code: f'\\u{code:04x}' for code in (0x85, 0x2028, 0x2029, *range(0xd800, 0xe000))}      # see `dumps`
 CHECKPOINTS, PREDICTIONS, TENSORBOARD = 'checkpoints', 'predictions', 'tensorboard'
 VISIBLE = 60             # seconds after which a network file system shows to all what one process wrote
 UNFINISHED = '.tmp'      # how the name of a file ends as long as it is not whole
@@ -139,14 +139,17 @@ def _locked(path: Path, wait: bool) -> tuple[TextIO, str]:
 def dumps(value: Any, **how: Any) -> str:
   """JSON as its standard has it: a number that is not finite is null.
 
+  What some readers take for the end of a line (U+0085, U+2028, …), and halves of surrogate pairs, are escaped.
+
   Args:
     value: what `json.dumps` takes.
     how: its options.
   """
   try:
-    return json.dumps(value, allow_nan=False, ensure_ascii=False, **how)
+    text = json.dumps(value, allow_nan=False, ensure_ascii=False, **how)
   except ValueError:
-    return json.dumps(_finite(value), allow_nan=False, ensure_ascii=False, **how)
+    text = json.dumps(_finite(value), allow_nan=False, ensure_ascii=False, **how)
+  return text if text.isascii() else text.translate(_ESCAPED)
 
 
 def _finite(value: Any) -> Any:
@@ -162,9 +165,9 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
-  """One object a line, UTF-8; what some readers take for the end of a line (U+0085, U+2028, …) is escaped."""
+  """One object a line, UTF-8."""
   lines = (dumps(row, default=str) for row in rows)
-  write_text(path, ''.join(line.translate(_LINE_ENDS) + '\n' for line in lines))
+  write_text(path, ''.join(line + '\n' for line in lines))
 
 
 def read_json(path: Path, fields: Sequence[str] = ()) -> Any:

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from research.data.sources import Row
-from research.data.tasks import Task, fields_of, label_column
+from research.data.tasks import Task, label_column
+from research.data.templates import fields_of, fill
 from research.errors import InputError
 
 Shown = Callable[[Row], Sequence[Row]]      # a row -> its demonstrations, the last one next to the question
@@ -14,7 +15,7 @@ Shown = Callable[[Row], Sequence[Row]]      # a row -> its demonstrations, the l
 
 def _asked(task: Task, row: Row) -> str:
   """What a row asks, by which it is known again wherever it stands."""
-  return repr(row['messages']) if 'messages' in row else task.prompt.format(**row)
+  return repr(row['messages']) if 'messages' in row else fill(task.prompt, row)
 
 
 def _others(task: Task, row: Row, known: Sequence[tuple[Row, str]], wanted: int) -> list[Row]:

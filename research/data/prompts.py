@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from research.data.sources import Row
-from research.data.tasks import Task, fields_of, label_column
+from research.data.tasks import Task, label_column, target_of
+from research.data.templates import fields_of, fill
 from research.data.tokenizer import Tokenizer
 from research.errors import InputError
 
@@ -33,16 +34,12 @@ def render(task: Task, row: Row, tokenizer: Tokenizer, demonstrations: Sequence[
   if task.chat or 'messages' in row:
     shown = [turn for d in demonstrations for turn in _turns(task, d, answered=True)]
     return tokenizer.chat([*shown, *_turns(task, row, answered=False)])
-  return ''.join(task.prompt.format(**d) + answer(task, d) + task.separator
-                 for d in demonstrations) + task.prompt.format(**row)
+  return ''.join(fill(task.prompt, d) + answer(task, d) + task.separator for d in demonstrations) + fill(task.prompt, row)
 
 
 def answer(task: Task, row: Row) -> str:
   """The target of a row; in a chat an answer begins without the template's leading blank."""
-  if task.choices:
-    column = label_column(task)
-    row = {**row, column: str(row[column])}
-  text = task.target.format(**row)
+  text = target_of(task, row)
   return text.strip() if task.chat or 'messages' in row else text
 
 
@@ -60,15 +57,18 @@ def examples(task: Task, rows: Sequence[Row], tokenizer: Tokenizer,
     demonstrations: a row -> the rows that its prompt shows first, answered; without it none.
     blank: also each prompt without content, to calibrate by.
   Raises:
-    InputError: a prompt is empty and the model has no BOS, or a choice begins like another.
+    InputError: a row cannot be rendered, a prompt is empty and the model has no BOS, or a choice begins like another.
   """
   label = label_column(task) if task.choices else None
   rendered = []
-  for row in rows:
+  for number, row in enumerate(rows):
     shown = demonstrations(row)
-    choices = {} if label is None else {c: answer(task, {**row, label: c}) for c in task.choices}
-    rendered.append((render(task, row, tokenizer, shown), answer(task, row), choices,
-                     _blanks(task, row, tokenizer, shown) if blank else ()))
+    try:
+      choices = {} if label is None else {c: answer(task, {**row, label: c}) for c in task.choices}
+      rendered.append((render(task, row, tokenizer, shown), answer(task, row), choices,
+                       _blanks(task, row, tokenizer, shown) if blank else ()))
+    except InputError as error:
+      raise InputError(f'row {number}: {error}') from None
   ids = tokenizer.encode_all(text for prompt, _, _, blanks in rendered for text in (prompt, *blanks))
   said = tokenizer.answers(text for _, target, choices, _ in rendered for text in (target, *choices.values()))
   ends = [tokenizer.end_of_turn() if task.chat or 'messages' in row else tokenizer.eos for row in rows]
@@ -92,13 +92,14 @@ def _blanks(task: Task, row: Row, tokenizer: Tokenizer, shown: Sequence[Row]) ->
   """
   try:
     return tuple(render(task, _emptied(task, row, word), tokenizer, shown) for word in CONTENT_FREE)
-  except (ValueError, TypeError, LookupError, AttributeError) as e:
+  except InputError as e:
     raise InputError(f'strategy.calibrate=True: task.prompt={task.prompt!r} cannot say N/A in its columns ({e})') from None
 
 
 def _emptied(task: Task, row: Row, word: str) -> Row:
   """A row that says `word` wherever the prompt would say something of it."""
-  said = {'messages': [*row['messages'][:-1], {**row['messages'][-1], 'content': word}]} if 'messages' in row else {}
+  turns = _turns(task, row, answered=False) if 'messages' in row else []
+  said = {'messages': [*turns[:-1], {**turns[-1], 'content': word}]} if turns else {}
   return {**row, **dict.fromkeys(fields_of(task.prompt), word), **said}
 
 
@@ -108,7 +109,13 @@ def placeholders(slots: int) -> list[int]:
 
 
 def _turns(task: Task, row: Row, answered: bool) -> list[dict[str, str]]:
-  turns = list(row['messages']) if 'messages' in row else [{'role': 'user', 'content': task.prompt.format(**row)}]
+  """A row's turns up to where the assistant is to speak; answered: with what it is to say."""
+  if 'messages' not in row:
+    turns = [{'role': 'user', 'content': fill(task.prompt, row)}]
+  else:
+    turns = list(row['messages'])
+    if len(turns) > 1 and turns[-1]['role'] == 'assistant':      # what it says is the target
+      del turns[-1]
   if answered:
     turns.append({'role': 'assistant', 'content': answer(task, row)})
   return turns

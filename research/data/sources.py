@@ -12,6 +12,11 @@ from research.errors import InputError
 
 Row = dict[str, Any]
 SPLITS = ('train', 'valid', 'test')
+FORMATS = ('JSON lines are read, one object a line, in UTF-8; other formats (Parquet, CSV, Arrow, a folder) through the '
+           'datasets library: task.name=datasets')
+# How files begin that a person may take for JSON lines.
+MAGIC = {'Parquet': b'PAR1', 'Arrow': b'ARRO', 'compressed (gzip)': b'\x1f\x8b', 'compressed (zstd)': b'\x28\xb5\x2f\xfd',
+         'compressed (zip)': b'PK\x03\x04', 'a PDF': b'%PDF'}
 
 
 def read_jsonl(path: Path) -> list[Row]:
@@ -20,8 +25,7 @@ def read_jsonl(path: Path) -> list[Row]:
   Raises:
     InputError: the file is missing, empty, or a line (named) is not a JSON object in UTF-8.
   """
-  if not path.is_file():
-    raise InputError(f'{path}: no such file')
+  _check_file(path)
   rows = []
   with open(path, 'rb') as f:
     for number, raw in enumerate(f, 1):
@@ -33,14 +37,34 @@ def read_jsonl(path: Path) -> list[Row]:
         continue
       try:
         row = json.loads(line)
-      except json.JSONDecodeError as e:
-        raise InputError(f'{path}: line {number} is not JSON ({e.msg})') from None
+      except RecursionError:
+        raise InputError(f'{path}: line {number} is nested too deeply for JSON to be read') from None
+      except ValueError as e:      # also numbers of thousands of digits
+        raise InputError(f'{path}: line {number} is not JSON ({getattr(e, "msg", e)})'
+                         + (f'; {FORMATS}' if number == 1 else '')) from None
       if not isinstance(row, dict):
-        raise InputError(f'{path}: line {number} is not a JSON object')
+        raise InputError(f'{path}: line {number} is not a JSON object' + (f'; {FORMATS}' if number == 1 else ''))
       rows.append(row)
   if not rows:
     raise InputError(f'{path}: holds no rows')
   return rows
+
+
+def _check_file(path: Path) -> None:
+  """Refuses what is no file of JSON lines or text.
+
+  Raises:
+    InputError: there is none, or it is a folder or a table of another format.
+  """
+  if path.is_dir():
+    raise InputError(f'{path}: is a folder; {FORMATS}')
+  if not path.is_file():
+    raise InputError(f'{path}: no such file')
+  with open(path, 'rb') as f:
+    begins = f.read(4)
+  kind = next((kind for kind, magic in MAGIC.items() if begins.startswith(magic)), None)
+  if kind:
+    raise InputError(f'{path}: is {kind}; {FORMATS}')
 
 
 def sample(name: str) -> dict[str, list[Row]]:
@@ -54,13 +78,23 @@ def texts(**paths: str | None) -> dict[str, list[Row]]:
 
   Paragraphs stand apart by empty lines. A file that is missing, empty or not UTF-8 is refused (`InputError`).
   """
-  return {split: read_jsonl(Path(path).expanduser()) if path.endswith('.jsonl') else _paragraphs(Path(path).expanduser())
-          for split, path in paths.items() if path}
+  return {split: _texts(Path(path).expanduser()) for split, path in paths.items() if path}
+
+
+def _texts(path: Path) -> list[Row]:
+  """Rows of one file, by what its name says of its format.
+
+  Raises:
+    InputError: it is of a format that is neither text nor JSON lines.
+  """
+  suffix = path.suffix.lower()
+  if suffix in ('.json', '.csv', '.tsv', '.parquet', '.arrow', '.gz', '.zst', '.xz', '.bz2', '.zip', '.html', '.xml', '.pdf'):
+    raise InputError(f'{path}: {suffix} is not prose; task text reads text (.txt, .md) and JSON lines with `text` (.jsonl)')
+  return read_jsonl(path) if suffix in ('.jsonl', '.ndjson') else _paragraphs(path)
 
 
 def _paragraphs(path: Path) -> list[Row]:
-  if not path.is_file():
-    raise InputError(f'{path}: no such file')
+  _check_file(path)
   try:
     whole = path.read_text(encoding='utf-8-sig')
   except UnicodeDecodeError as e:
@@ -128,5 +162,5 @@ def fingerprint(rows: list[Row]) -> str:
   """Hash of the rows and their order."""
   digest = hashlib.sha256()
   for row in rows:
-    digest.update(json.dumps(row, sort_keys=True, ensure_ascii=False, default=str).encode())
+    digest.update(json.dumps(row, sort_keys=True, ensure_ascii=False, default=str).encode(errors='surrogatepass'))
   return digest.hexdigest()[:16]

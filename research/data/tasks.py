@@ -1,12 +1,12 @@
 """Tasks as data: where the rows are, how a row becomes a prompt and a target, and what is measured."""
 
-import string
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from research.data import sources
 from research.data.sources import Row
+from research.data.templates import fields_of, fill, not_text
 from research.errors import InputError
 
 
@@ -62,12 +62,8 @@ def make(name: str, fields: dict[str, Any]) -> Task:
   given = {field: value for field, value in fields.items() if value is not None}
   where = {split: given.pop(split, None) for split in sources.SPLITS}
   path, subset = given.pop('path', None), given.pop('subset', None)
-  for field in ('prompt', 'target', 'separator'):      # a shell's quotes leave a line break as two characters
-    if field in given:
-      given[field] = given[field].replace('\\n', '\n')
   if 'stop' in given:
-    several = (given['stop'],) if isinstance(given['stop'], str) else given['stop']
-    given['stop'] = tuple(str(one).replace('\\n', '\n') for one in several)
+    given['stop'] = (given['stop'],) if isinstance(given['stop'], str) else tuple(map(str, given['stop']))
   if 'choices' in given:
     given['choices'] = tuple(str(c) for c in given['choices'])
   if name in BUILT_IN:
@@ -76,9 +72,7 @@ def make(name: str, fields: dict[str, Any]) -> Task:
     built_in = dict(BUILT_IN[name])
     splits = sources.sample(built_in.pop('data'))
   elif name in OWN:
-    if 'target' not in given:
-      raise InputError(f'task.name={name} needs task.target, a template over the columns such as \' {{label}}\'')
-    built_in = {'prompt': '', 'metrics': ('accuracy', 'macro_f1') if given.get('choices') else ('exact_match',)}
+    built_in = {'prompt': '', 'target': '', 'metrics': ('accuracy', 'macro_f1') if given.get('choices') else ('exact_match',)}
     if name == 'files':
       if not any(where.values()):
         raise InputError('task.name=files needs task.train, task.valid or task.test, each a JSON-lines file')
@@ -106,7 +100,7 @@ def _usual_stop(task: Task) -> tuple[str, ...]:
   if task.chat or task.choices or task.name == TEXT or not task.separator:
     return ()
   rows = [row for split in task.splits.values() for row in split]
-  in_targets = any('messages' in row or task.separator in task.target.format(**row) for row in rows)
+  in_targets = any('messages' in row or task.separator in fill(task.target, row) for row in rows)
   return () if in_targets else (task.separator,)
 
 
@@ -140,18 +134,8 @@ def _check_text(task: Task) -> None:
     for number, row in enumerate(rows, 1):
       if not isinstance(row.get('text'), str) or not row['text'].strip():
         raise InputError(f'task text, {split} row {number}: has no column `text` with text in it')
-
-
-def fields_of(template: str) -> list[str]:
-  """The columns that a template names.
-
-  Raises:
-    InputError: its braces are not those of a template.
-  """
-  try:
-    return [field for _, field, _, _ in string.Formatter().parse(template) if field is not None]
-  except ValueError as e:
-    raise InputError(f'template {template!r}: {e}; write {{{{ and }}}} for braces') from None
+      if wrong := not_text(row['text']):
+        raise InputError(f'task text, {split} row {number}: column `text` {wrong}')
 
 
 def label_column(task: Task) -> str:
@@ -178,30 +162,63 @@ def _check(task: Task) -> None:
     raise InputError(f'task.choices={task.choices}: two or more, each once, such as "(\'negative\',\'positive\')"')
   for split, rows in task.splits.items():
     for number, row in enumerate(rows, 1):
-      columns = [*([] if 'messages' in row else fields_of(task.prompt)), *fields_of(task.target)]
       if 'messages' not in row and not task.prompt:
         raise InputError('task.prompt is empty: give a template over the columns such as \'Review: {text}\\nSentiment:\'')
-      for column in columns:
-        if column not in row:
-          raise InputError(f'task {task.name}, {split} row {number}: no column {column!r}, which the template names '
-                           f'(columns: {", ".join(row)})')
-      if label and str(row[label]) not in task.choices:
-        raise InputError(f'task {task.name}, {split} row {number}: label {row[label]!r} is not among the choices '
-                         f'({", ".join(task.choices)})')
-      if 'messages' in row and not _is_conversation(row['messages']):
-        raise InputError(f'task {task.name}, {split} row {number}: messages is not a list of objects with the texts '
-                         '`role` and `content`')
       try:
-        target = task.target.format(**row)
-        if 'messages' not in row:
-          task.prompt.format(**row)
-      except (ValueError, TypeError, LookupError, AttributeError) as e:
-        raise InputError(f'task {task.name}, {split} row {number}: a template cannot be filled in ({e})') from None
-      if not target.strip():
-        raise InputError(f'task {task.name}, {split} row {number}: the target is empty')
+        _check_row(task, row, label)
+      except InputError as e:
+        raise InputError(f'task {task.name}, {split} row {number}: {e}') from None
 
 
-def _is_conversation(messages: Any) -> bool:
-  return isinstance(messages, list) and bool(messages) and all(
-      isinstance(turn, dict) and isinstance(turn.get('role'), str) and isinstance(turn.get('content'), str)
-      for turn in messages)
+def _check_row(task: Task, row: sources.Row, label: str | None) -> None:
+  """Refuses a row that cannot become a prompt and a target.
+
+  Raises:
+    InputError: says why, but not which row.
+  """
+  if 'messages' in row:
+    check_conversation(row['messages'])
+  else:
+    fill(task.prompt, row)
+  if label and label in row and str(row[label]) not in task.choices:
+    raise InputError(f'label {row[label]!r} is not among the choices ({", ".join(task.choices)})')
+  if not task.target and not answered(task, row):
+    raise InputError('task.target is empty: give a template over the columns such as \' {label}\'')
+  if not target_of(task, row).strip():
+    raise InputError('the target is empty')
+
+
+def answered(task: Task, row: sources.Row) -> bool:
+  """Whether a row's own last turn is its target: that of the assistant, where nothing is chosen among."""
+  return 'messages' in row and not task.choices and row['messages'][-1]['role'] == 'assistant'
+
+
+def target_of(task: Task, row: sources.Row) -> str:
+  """A row's target: its template filled in, or the assistant's turn that its messages end with.
+
+  A row whose columns cannot be filled in is refused (`InputError`).
+  """
+  if answered(task, row):
+    return row['messages'][-1]['content']
+  if task.choices:
+    column = label_column(task)
+    if column in row and not not_text(row[column]):
+      row = {**row, column: str(row[column])}
+  return fill(task.target, row)
+
+
+def check_conversation(messages: Any) -> None:
+  """Refuses messages that are no conversation.
+
+  Raises:
+    InputError: says which turn is wrong, and how.
+  """
+  if not isinstance(messages, list) or not messages:
+    raise InputError('messages is not a list of turns, each an object with `role` and `content`')
+  for number, turn in enumerate(messages, 1):
+    if not isinstance(turn, dict):
+      raise InputError(f'messages, turn {number}: is not an object with `role` and `content`')
+    for field in ('role', 'content'):
+      wrong = not_text(turn.get(field)) if field in turn else 'is missing'
+      if wrong or not isinstance(turn[field], str):
+        raise InputError(f'messages, turn {number}: {field} {wrong or "is not text"}')

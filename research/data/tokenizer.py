@@ -75,9 +75,7 @@ class Tokenizer(NamedTuple):
   def end_of_turn(self) -> int:
     """The token that the chat template ends an assistant's turn with; EOS where it has none for that."""
     said = '§'
-    text = self.hf.apply_chat_template(
-        [{'role': 'user', 'content': 'a'}, {'role': 'assistant', 'content': said}], tokenize=False)
-    assert isinstance(text, str)      # it is not tokenised
+    text = self._rendered([{'role': 'user', 'content': 'a'}, {'role': 'assistant', 'content': said}])
     special = {i for i, token in self.hf.added_tokens_decoder.items() if token.special}
     after = self.encode(text.rpartition(said)[2]) if said in text else []
     return next((i for i in after if i in special), self.eos)
@@ -94,12 +92,20 @@ class Tokenizer(NamedTuple):
     """The prompt that the chat template makes of `messages`, up to where the assistant's answer begins.
 
     Raises:
-      InputError: the tokenizer has no chat template.
+      InputError: the tokenizer has no chat template, or the template refuses these turns.
     """
     if not self.hf.chat_template:
       raise InputError('the model\'s tokenizer carries no chat template, which a task with messages needs')
-    return self.hf.apply_chat_template(  # type: ignore[return-value]  # a text, since it is not tokenised
-        messages, tokenize=False, add_generation_prompt=True)
+    return self._rendered(messages, add_generation_prompt=True)
+
+  def _rendered(self, messages: list[dict[str, str]], add_generation_prompt: bool = False) -> str:
+    try:
+      text = self.hf.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
+    except Exception as e:  # a template is a program, and raises what its author chose
+      raise InputError('the model\'s chat template refuses these turns '
+                       f'({", ".join(turn["role"] for turn in messages)}): {" ".join(str(e).split()):.300}') from None
+    assert isinstance(text, str)      # it is not tokenised
+    return text
 
   def fingerprint(self) -> str:
     """Hash of vocabulary, merges and rules."""

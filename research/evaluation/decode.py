@@ -62,7 +62,8 @@ def _generate(variables: Tree | Several, batch: Batch, limits: jax.Array, keys: 
 
 
 def generate(model: Model, variables: Tree, prompts: Sequence[list[int]], max_new_tokens: int, ends: Sequence[int],
-             batch_size: int = 16, temperature: float = 0.0, seed: int = 0, label: str | None = None) -> list[list[int]]:
+             batch_size: int = 16, temperature: float = 0.0, seed: int = 0, label: str | None = None,
+             first: int = 0) -> list[list[int]]:
   """The continuation of every prompt, without its end, in the prompts' order: `generate_all` of one run.
 
   Args:
@@ -75,13 +76,14 @@ def generate(model: Model, variables: Tree, prompts: Sequence[list[int]], max_ne
     temperature: 0 takes the likeliest token each time.
     seed: of the tokens that are drawn.
     label: of the progress line; None for silence.
+    first: the number of the first prompt.
   """
-  return generate_all(model, variables, prompts, max_new_tokens, ends, batch_size, temperature, seed, label)[0]
+  return generate_all(model, variables, prompts, max_new_tokens, ends, batch_size, temperature, seed, label, first)[0]
 
 
 def generate_all(model: Model, variables: Tree | Several, prompts: Sequence[list[int]], max_new_tokens: int,
                  ends: Sequence[int], batch_size: int = 16, temperature: float = 0.0, seed: int = 0,
-                 label: str | None = None) -> list[list[list[int]]]:
+                 label: str | None = None, first: int = 0) -> list[list[list[int]]]:
   """Every member's continuation of every prompt, without its end, in the prompts' order; a run is its only member.
 
   Args:
@@ -94,6 +96,7 @@ def generate_all(model: Model, variables: Tree | Several, prompts: Sequence[list
     temperature: 0 takes the likeliest token each time; otherwise tokens are drawn from softmax(logits / temperature).
     seed: of the tokens that are drawn, with each prompt's number; all members draw by the same.
     label: of the progress line; None for silence.
+    first: the number of the first prompt, where these are some of more.
   """
   if jax.default_backend() == 'cpu':
     # Laid out one after the other, SmolLM2's layers took twice as long a token there (batch 1) and 1.4 times (batch 8).
@@ -105,7 +108,7 @@ def generate_all(model: Model, variables: Tree | Several, prompts: Sequence[list
     rows = round_up(batch_size, sharding.spread())
     batch = sharding.lines(_side_by_side([prompts[i] for i in chosen], rows, model.config.start))
     limits = np.where(np.arange(rows) < len(chosen), max_new_tokens, 0)      # empty rows are done at once
-    numbers = jnp.array([*chosen, *[0] * (rows - len(chosen))])
+    numbers = first + jnp.array([*chosen, *[0] * (rows - len(chosen))])
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), numbers)
     tokens = hosts.fetched(_generate(variables, batch, limits, keys, jnp.float32(temperature), model=model,
                                      new=max_new_tokens, ends=tuple(ends), greedy=temperature == 0))

@@ -8,6 +8,7 @@ import re
 import shlex
 from typing import Any, NamedTuple
 
+from research.data import templates
 from research.errors import InputError
 
 # What `get_study()` returns; those without a default must be there.
@@ -245,6 +246,8 @@ def command(cell: Cell, path: str, base: dict[str, Any]) -> str | None:
       if value is not None and value != base[group][field]:
         value = tuple(value.items()) if isinstance(value, dict) else value
         said = repr(tuple(value)) if isinstance(value, (list, tuple)) else str(value)
+        if group == 'task' and field in templates.FIELDS:
+          said = templates.escaped(said)
         flags.append(f'--config.{group}.{field}={shlex.quote(said)}')
   return ' '.join(flags)
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from research.data import sources, tasks
+from research.data import prompts, sources, tasks, templates
 from research.data.prompts import examples
 from research.data.tokenizer import of_bytes
 from research.errors import InputError
@@ -31,8 +31,8 @@ def refused(match, name='files', **fields):
 def test_built_in_tasks_bring_their_rows_and_no_row_is_in_two_splits(name, counts):
   task = tasks.make(name, {})
   assert tuple(len(task.rows(split)) for split in sources.SPLITS) == counts
-  prompts = [{task.prompt.format(**row) for row in task.rows(split)} for split in sources.SPLITS]
-  assert not prompts[0] & prompts[1] and not prompts[0] & prompts[2] and not prompts[1] & prompts[2]
+  asked = [{task.prompt.format(**row) for row in task.rows(split)} for split in sources.SPLITS]
+  assert not asked[0] & asked[1] and not asked[0] & asked[2] and not asked[1] & asked[2]
 
 
 def test_fewer_training_rows_are_drawn_by_the_seed_and_more_of_them_hold_those():
@@ -74,7 +74,7 @@ def test_a_data_set_that_is_not_there(tmp_path):
 
 def test_a_file_that_is_not_there(tmp_path):
   assert str(tmp_path / 'no.jsonl') in refused('no such file', test=str(tmp_path / 'no.jsonl'))
-  assert str(tmp_path) in refused('no such file', test=str(tmp_path))
+  assert str(tmp_path) in refused('is a folder; JSON lines are read.*task.name=datasets', test=str(tmp_path))
 
 
 @pytest.mark.parametrize('rows', [[], ['', '  ']])
@@ -132,7 +132,7 @@ def test_a_template_that_is_broken(tmp_path, field, template):
 def test_messages_that_are_no_conversation(tmp_path, messages):
   rows = [{'messages': [{'role': 'user', 'content': 'hi'}], 'label': 'no'}, {'messages': messages, 'label': 'yes'}]
   tasks.make('files', {**FIELDS, 'test': write(tmp_path / 'a.jsonl', rows[:1])})
-  refused('test row 2: messages is not a list', test=write(tmp_path / 'a.jsonl', rows))
+  refused('test row 2: messages', test=write(tmp_path / 'a.jsonl', rows))
 
 
 def test_braces_written_twice_are_braces(tmp_path):
@@ -150,7 +150,7 @@ def test_numbers_can_be_labels(tmp_path):
     ('sentimant', {}, "task.name='sentimant': no such task .*sentiment"),
     ('files', {}, 'task.train, task.valid or task.test'),
     ('datasets', {}, 'task.path'), ('sentiment', {'test': 'x.jsonl'}, 'task.name=files'),
-    ('files', {'target': None, 'test': 'x.jsonl'}, 'task.target')])
+    ('files', {'prompt': None, 'test': 'x.jsonl'}, 'x.jsonl: no such file')])
 def test_fields_that_do_not_go_together(name, fields, match):
   refused(match, name, **fields)
 
@@ -158,3 +158,90 @@ def test_fields_that_do_not_go_together(name, fields, match):
 def test_a_fingerprint_is_of_rows_and_their_order():
   assert sources.fingerprint(ROWS) == sources.fingerprint([dict(reversed(row.items())) for row in ROWS])
   assert sources.fingerprint(ROWS) != sources.fingerprint(ROWS[::-1])
+
+
+def test_a_task_without_a_target_says_what_to_give(tmp_path):
+  refused('test row 1: task.target is empty: give a template', target=None, choices=None,
+          test=write(tmp_path / 'a.jsonl', ROWS))
+
+
+@pytest.mark.parametrize('column', ['text', 'label'])
+@pytest.mark.parametrize('raw, says', [
+    ('null', 'is null'), ('NaN', 'is nan'), ('-Infinity', 'is -inf'), ('["a"]', 'is a list'), ('{"a": 1}', 'is an object'),
+    (r'"a \ud800 b"', r"'\\ud800', half of a surrogate pair")])
+def test_only_text_numbers_and_truth_values_become_words(tmp_path, column, raw, says):
+  """In the prompt and in the target; a row that is not asked of is left alone."""
+  path = tmp_path / 'a.jsonl'
+  values = {'text': '"x"', 'label': '"yes"', 'unused': 'null'} | {column: raw}
+  path.write_text('{"text": "x", "label": "no"}\n{' + ', '.join(f'"{k}": {v}' for k, v in values.items()) + '}\n')
+  refused(f"test row 2: column '{column}' .*{says}", test=str(path), choices=None)
+
+
+@pytest.mark.parametrize('raw, text', [('3', '3'), ('-0.5', '-0.5'), ('true', 'True'), ('"ä"', 'ä'), ('1e3', '1000.0')])
+def test_numbers_and_truth_values_are_written_as_python_writes_them(tmp_path, raw, text):
+  path = tmp_path / 'a.jsonl'
+  path.write_text(f'{{"text": "x", "label": {raw}}}\n')
+  task = tasks.make('files', {**FIELDS, 'choices': None, 'test': str(path)})
+  assert examples(task, task.rows('test'), of_bytes())[0].target == f' {text}'
+
+
+@pytest.mark.parametrize('line, says', [
+    ('{"text": "x", "label": ' + '1' * 5000 + '}', 'line 1 is not JSON'), ('[' * 100_000, 'line 1 is nested too deeply'),
+    ('[{"text": "x"}]', 'line 1 is not a JSON object; JSON lines are read'), ('PAR1xxxx', 'is Parquet; JSON lines are read'),
+    ('text,label', 'line 1 is not JSON .*; JSON lines are read')])
+def test_what_is_no_json_lines_is_named(tmp_path, line, says):
+  (tmp_path / 'a.jsonl').write_text(line + '\n')
+  refused(f'a.jsonl: {says}', test=str(tmp_path / 'a.jsonl'))
+
+
+@pytest.mark.parametrize('template', [' {label:d}', ' {label:.2f}'])
+def test_a_label_to_choose_is_put_in_as_text(tmp_path, template):
+  path = write(tmp_path / 'a.jsonl', [{'text': 'x', 'label': 1}])
+  refused('test row 1: template .* cannot be filled in', test=path, target=template, choices=('0', '1'))
+  task = tasks.make('files', {**FIELDS, 'choices': None, 'target': template, 'test': path})      # a number that is written
+  assert examples(task, task.rows('test'), of_bytes())[0].target in (' 1', ' 1.00')
+
+
+def test_the_assistants_turn_that_messages_end_with_is_the_target(tmp_path):
+  turns = [{'role': 'user', 'content': 'Hello?'}, {'role': 'assistant', 'content': 'Hi.'}]
+  path = write(tmp_path / 'a.jsonl', [{'messages': turns}, {'messages': [*turns, *turns]}])
+  task = tasks.make('files', {'test': path})
+
+  class Chat:
+    @staticmethod
+    def chat(messages):
+      return '|'.join(f'{turn["role"]}: {turn["content"]}' for turn in messages) + '|assistant:'
+
+  rows = task.rows('test')
+  assert [prompts.answer(task, row) for row in rows] == ['Hi.', 'Hi.']
+  assert prompts.render(task, rows[0], Chat) == 'user: Hello?|assistant:'
+  assert prompts.render(task, rows[1], Chat) == 'user: Hello?|assistant: Hi.|user: Hello?|assistant:'
+  assert prompts.render(task, rows[0], Chat, [rows[0]]) == 'user: Hello?|assistant: Hi.|user: Hello?|assistant:'
+
+
+@pytest.mark.parametrize('name', ['a.json', 'a.csv', 'a.parquet', 'a.JSON'])
+def test_a_table_is_not_prose(tmp_path, name):
+  (tmp_path / name).write_text('{"text": "x"}')
+  with pytest.raises(InputError, match=f'{name}: .* is not prose; task text reads text'):
+    tasks.make('text', {'test': str(tmp_path / name)})
+
+
+def test_json_lines_are_known_by_their_ending_in_any_case(tmp_path):
+  for name in ('a.JSONL', 'b.ndjson', 'c.jsonl'):
+    (tmp_path / name).write_text('{"text": "x"}\n')
+    assert tasks.make('text', {'test': str(tmp_path / name)}).rows('test') == [{'text': 'x'}]
+  (tmp_path / 'd.md').write_text('one\n\ntwo')
+  assert len(tasks.make('text', {'test': str(tmp_path / 'd.md')}).rows('test')) == 2
+
+
+@pytest.mark.parametrize('written, meant', [
+    (r'a\nb', 'a\nb'), (r'a\\nabla b', r'a\nabla b'), (r'\alpha \beta', r'\alpha \beta'), (r'a\tb', 'a\tb'), ('a\nb', 'a\nb'),
+    (r'c:\\new', r'c:\new')])
+def test_a_templates_backslashes_mean_what_they_mean_in_python(written, meant):
+  assert templates.unescaped(written) == meant
+  assert templates.unescaped(templates.escaped(meant)) == meant and '\n' not in templates.escaped(meant)
+
+
+def test_a_template_of_a_config_file_is_taken_as_it_is(tmp_path):
+  task = tasks.make('files', {**FIELDS, 'prompt': r'\nabla {text}', 'test': write(tmp_path / 'a.jsonl', ROWS)})
+  assert examples(task, task.rows('test'), of_bytes())[0].prompt.startswith(r'\nabla ')

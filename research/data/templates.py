@@ -1,0 +1,73 @@
+"""A row's columns put into a template: text, numbers and truth values, and nothing else."""
+
+import math
+import re
+import string
+from functools import lru_cache
+from typing import Any
+
+from research.errors import InputError
+
+FIELDS = ('prompt', 'target', 'separator')      # of config.task
+
+
+@lru_cache(maxsize=256)
+def fields_of(template: str) -> tuple[str, ...]:
+  """The columns that a template names.
+
+  Raises:
+    InputError: its braces are not those of a template.
+  """
+  try:
+    return tuple(field for _, field, _, _ in string.Formatter().parse(template) if field is not None)
+  except ValueError as e:
+    raise InputError(f'template {template!r}: {e}; write {{{{ and }}}} for braces') from None
+
+
+def fill(template: str, row: dict[str, Any]) -> str:
+  """A template with a row's columns in it.
+
+  Raises:
+    InputError: a column is missing, holds something else than text, a finite number or a truth value, or does not fit the
+      template's format for it.
+  """
+  for name in fields_of(template):
+    if name not in row:
+      raise InputError(f'no column {name!r}, which the template names (columns: {", ".join(map(str, row))})')
+    wrong = not_text(row[name])
+    if wrong:
+      raise InputError(f'column {name!r} {wrong}')
+  try:
+    return template.format(**row)
+  except (ValueError, TypeError, LookupError, AttributeError) as e:
+    raise InputError(f'template {template!r:.80} cannot be filled in ({e})') from None
+
+
+def not_text(value: Any) -> str:
+  """What is wrong with a value that is to become text; empty where nothing is."""
+  if isinstance(value, str):
+    return '' if value.isascii() else _not_unicode(value)
+  if isinstance(value, (bool, int)):
+    return ''
+  if isinstance(value, float):
+    return '' if math.isfinite(value) else f'is {value}, which is no answer or question; leave the row out, or give it a text'
+  kind = {type(None): 'null', list: 'a list', dict: 'an object'}.get(type(value), type(value).__name__)
+  return f'is {kind}: only text, numbers and truth values go into a template; leave the row out, or give it a text'
+
+
+def _not_unicode(text: str) -> str:
+  try:
+    text.encode()
+  except UnicodeEncodeError as e:
+    return f'holds {text[e.start]!a}, half of a surrogate pair, which is no character; mend the file\'s encoding'
+  return ''
+
+
+def unescaped(text: str) -> str:
+  r"""What a person writes in a shell's quotes: \n, \t and \\ are what Python takes them for; any other backslash is itself."""
+  return re.sub(r'\\([nt\\])', lambda found: {'n': '\n', 't': '\t'}.get(found[1], found[1]), text)
+
+
+def escaped(text: str) -> str:
+  """The text of which `unescaped` gives this one back, in one line."""
+  return text.replace('\\', '\\\\').replace('\n', '\\n').replace('\t', '\\t')
