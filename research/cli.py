@@ -1,12 +1,13 @@
 """What the verbs share: flags, the one-line error, and how a signal ends them."""
 
+import logging
 import os
 import signal
 import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 from absl import flags
@@ -75,7 +76,8 @@ def run(main: Callable[[], None], doc: str, saves: bool = False) -> None:
     listed = flags.FLAGS.module_help('__main__').replace('__main__:\n', '').lstrip('\n')
     print(f'{doc.strip()}\n\nFlags:\n{listed}')
     sys.exit(0)
-  absl_logging.set_verbosity(absl_logging.ERROR)         # Orbax narrates every save
+  absl_logging.set_verbosity(absl_logging.FATAL)         # Orbax narrates every save, and what it raises it also logs
+  sys.unraisablehook = _unless_closed
   warnings.filterwarnings('ignore', message='.*(Sharding info not provided|donated buffers).*')
   from research.training.loop import Stopped
   def stop(signum, frame):
@@ -86,16 +88,21 @@ def run(main: Callable[[], None], doc: str, saves: bool = False) -> None:
     machine.prepare()
     _join(saves)
     main()
-  except (InputError, flags.Error, PermissionError) as e:
+    sys.stdout.flush()
+  except (InputError, flags.Error) as e:
     text, last = str(e), str(e).strip().rpartition('\n')[2]
-    print('error: ' + ' '.join((last if 'Traceback' in text else text).split()), file=sys.stderr)
-    sys.exit(2)
+    _end(2, 'error: ' + ' '.join((last if 'Traceback' in text else text).split()))
+  except BrokenPipeError:                          # whoever read what is printed has seen enough
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    _end(128 + signal.SIGPIPE)
+  except OSError as e:
+    where = f'{e.filename}: ' if e.filename is not None else ''
+    again = '; the same command goes on from the last checkpoint' if saves else ''
+    _end(2, f'error: {where}{e.strerror or e}{again}')
   except Stopped as e:
-    print('stopped; the same command goes on from here', file=sys.stderr)
-    sys.exit(128 + e.signum)
+    _end(128 + e.signum, 'stopped; the same command goes on from here')
   except KeyboardInterrupt:
-    print('stopped; the same command goes on from here', file=sys.stderr)
-    sys.exit(130)
+    _end(130, 'stopped; the same command goes on from here')
   except jax.errors.JaxRuntimeError as e:
     if not hosts.several():
       raise
@@ -103,6 +110,26 @@ def run(main: Callable[[], None], doc: str, saves: bool = False) -> None:
     print(f'error: process {jax.process_index()} cannot go on, as when another died ({why:.300}); the same command, in all '
           'of them, goes on from the last checkpoint', file=sys.stderr, flush=True)
     os._exit(1)                   # an orderly end would wait for the other
+
+
+def _unless_closed(unraisable: Any, tell: Callable[[Any], None] = sys.unraisablehook) -> None:
+  """Tells what went wrong where nothing can be raised, but for reads that Orbax had begun when an error ended it."""
+  if not (isinstance(unraisable.exc_value, RuntimeError) and 'Event loop is closed' in str(unraisable.exc_value)):
+    tell(unraisable)
+
+
+def _end(status: int, line: str = '') -> NoReturn:
+  """Ends the process with a status, and with a line on standard error that nothing follows.
+
+  What libraries say of their own unfinished work is not told, and a second signal changes nothing.
+  """
+  for signum in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(signum, signal.SIG_IGN)
+  sys.unraisablehook = lambda unraisable: None
+  logging.disable(logging.CRITICAL)
+  if line:
+    print(line, file=sys.stderr, flush=True)
+  sys.exit(status)
 
 
 TEMPLATES = ('--prompt', *(f'--config.task.{field}' for field in templates.FIELDS))
@@ -124,6 +151,11 @@ def _with_templates(arguments: list[str]) -> list[str]:
 def _parse() -> None:
   sys.argv[1:] = _with_templates(sys.argv[1:])
   given = [a.lstrip('-').split('=')[0] for a in sys.argv[1:] if a.startswith('--config.')]
+  for name in ('config', *given):
+    times = sum(a == f'--{name}' or a.startswith(f'--{name}=') for a in sys.argv[1:])
+    if times > 1:
+      raise InputError(f'--{name} is given {times} times; give it once' + (
+          ', and change its fields by --config.FIELD=VALUE' if name == 'config' else ''))
   path = next((a.split('=', 1)[1] if '=' in a else following for a, following in zip(sys.argv[1:], [*sys.argv[2:], ''])
                if a == '--config' or a.startswith('--config=')), None)
   if path is not None and not Path(path.split(':')[0]).is_file():

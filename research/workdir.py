@@ -25,6 +25,7 @@ CHECKPOINTS, PREDICTIONS, TENSORBOARD = 'checkpoints', 'predictions', 'tensorboa
 VISIBLE = 60             # seconds after which a network file system shows to all what one process wrote
 UNFINISHED = '.tmp'      # how the name of a file ends as long as it is not whole
 SITES, FIXED = 'sites.json', 'fixed.safetensors'
+PATTERNS = ('*', '?', '[', ']', '\\')
 LOCK = '.lock'           # held by the process that is at work in a folder
 # What the files that a run leaves must hold to be read.
 RESULT_FIELDS = ('steps', 'metrics', 'cost')
@@ -230,12 +231,25 @@ def flat(nested: dict[str, Any], prefix: str = '') -> dict[str, Any]:
   return out
 
 
+def check_name(folder: Path) -> None:
+  """Refuses a place of which the checkpoint library would read a pattern.
+
+  Raises:
+    InputError: its path holds one of the characters of patterns.
+  """
+  found = [c for c in PATTERNS if c in str(folder.absolute())]
+  if found:
+    raise InputError(f'{folder}: {found[0]} in the path of a workdir stands for something else where checkpoints are read; '
+                     f'give a --workdir without {" ".join(PATTERNS)}')
+
+
 def check(workdir: Path, config: dict[str, Any]) -> None:
   """Refuses a place that is not this config's to write to; nothing is written yet.
 
   Raises:
     InputError: it holds another config's run, or files that are no run's.
   """
+  check_name(workdir)
   for parent in workdir.parents:
     if parent.is_file():
       raise InputError(f'{workdir}: {parent} is a file, and no folder can be made in it')

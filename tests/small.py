@@ -5,6 +5,7 @@ import functools
 import importlib.util
 import io
 import json
+import logging
 import os
 import runpy
 import signal
@@ -195,7 +196,8 @@ def process(name, *given, **how):
 def verb(name, *given):
   """The same in this process, through the verb's own entry: what it printed, and its exit status."""
   out, err, status = io.StringIO(), io.StringIO(), 0
-  known, handler = {*flags.FLAGS}, signal.getsignal(signal.SIGTERM)
+  known, handlers = {*flags.FLAGS}, {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)}
+  hook = sys.unraisablehook
   try:
     with (contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), contextlib.chdir(ROOT), warnings.catch_warnings(),
           mock.patch.object(sys, 'argv', [f'research/{name}.py', *given])):
@@ -204,7 +206,10 @@ def verb(name, *given):
   except SystemExit as e:
     status = e.code or 0
   finally:
-    signal.signal(signal.SIGTERM, handler)
+    for s, handler in handlers.items():
+      signal.signal(s, handler)
+    logging.disable(logging.NOTSET)
+    sys.unraisablehook = hook
     flags.FLAGS.unparse_flags()
     for flag in {*flags.FLAGS} - known:
       delattr(flags.FLAGS, flag)

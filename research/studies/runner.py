@@ -137,6 +137,7 @@ def refuse(workdir: Path) -> None:
   Raises:
     InputError: it does.
   """
+  files.check_name(workdir)
   if files.is_taken(workdir) and not (workdir / PLAN).exists():
     raise InputError(f'{workdir} exists and holds no study; give another --workdir')
 

@@ -5,6 +5,7 @@ What does not learn is in neither: a record beside the arrays names the base by 
 checksum, and is compared when they are restored. Of `latest` the one before is kept too, for the case that it is damaged.
 """
 
+import errno
 import hashlib
 import json
 import math
@@ -18,6 +19,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from research import hosts, sharding, tree
+from research import workdir as files
 from research.errors import InputError
 from research.training.monitor import say
 from research.training.steps import TrainState
@@ -82,6 +84,7 @@ class Checkpoints:
 
   def _manager(self, kind: str) -> ocp.CheckpointManager:
     if kind not in self._managers:
+      files.check_name(self._folder)
       self._managers[kind] = ocp.CheckpointManager(
           (self._folder / kind).absolute(),
           options=ocp.CheckpointManagerOptions(max_to_keep=KEPT[kind], cleanup_tmp_directories=True))
@@ -104,19 +107,19 @@ class Checkpoints:
     """
     for one in (self, *members):
       if 'best' in one._managers:
-        one._managers['best'].wait_until_finished()
+        one._finish('best')
     self._save('latest', int(np.max(state.step)), _state_leaves(state))
 
   def _save(self, kind: str, step: int, named: dict[str, Any]) -> None:
     manager = self._manager(kind)
     for reached in manager.all_steps():    # by a run that was then killed and went on from before this step
       if reached >= step:                  # Orbax would skip the save in silence
-        manager.wait_until_finished()
+        self._finish(kind)
         manager.delete(reached)
-    manager.save(step, args=ocp.args.Composite(
+    self._written(kind, lambda: manager.save(step, args=ocp.args.Composite(
         arrays=ocp.args.StandardSave(tree.nested(named)),
         record=ocp.args.JsonSave(_sealed({'base': self._base, 'arrays': _describe(named),
-                                          'checksums': {name: checksum(x) for name, x in named.items()}}))))
+                                          'checksums': {name: checksum(x) for name, x in named.items()}})))))
 
   def restore_latest(self, state: TrainState) -> TrainState | None:
     """The latest state that is whole, or None where nothing was saved; `state` gives the shapes.
@@ -181,8 +184,25 @@ class Checkpoints:
 
   def wait(self) -> None:
     """Until everything saved is whole on disk."""
-    for manager in self._managers.values():
-      manager.wait_until_finished()
+    for kind in self._managers:
+      self._finish(kind)
+
+  def _finish(self, kind: str) -> None:
+    self._written(kind, self._managers[kind].wait_until_finished)
+
+  def _written(self, kind: str, write: Callable[[], Any]) -> None:
+    """Writes, or waits for what is being written.
+
+    Raises:
+      OSError: it could not be written.
+    """
+    try:
+      write()
+    except jax.errors.JaxRuntimeError:      # of the devices: another process can have died
+      raise
+    except (ValueError, RuntimeError, OSError) as e:      # Orbax hands on whatever the library below it says of a disk
+      why = f'a checkpoint could not be written: {(str(e).strip().splitlines() or [""])[0]:.200}'
+      raise OSError(getattr(e, 'errno', None) or errno.EIO, why, str(self._folder / kind)) from None
 
   def close(self) -> None:
     for manager in self._managers.values():
