@@ -127,6 +127,7 @@ def _end(status: int, line: str = '') -> NoReturn:
     signal.signal(signum, signal.SIG_IGN)
   sys.unraisablehook = lambda unraisable: None
   logging.disable(logging.CRITICAL)
+  warnings.simplefilter('ignore')
   if line:
     print(line, file=sys.stderr, flush=True)
   sys.exit(status)

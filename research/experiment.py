@@ -128,6 +128,7 @@ def check_finite(variables: Tree, where: str) -> None:
     raise InputError(f'{where}: {name} holds numbers that are not finite (NaN or infinite), from which no score can come')
 
 
+MOST = 2 ** 31      # above all sizes and seeds
 SEEDS = ('order', 'init', 'dropout', 'rows', 'shots')      # what a seed is of: fields training.{order,init,…}_seed
 
 
@@ -154,6 +155,7 @@ def assemble(config: dict[str, Any], abstract: bool = False) -> Experiment:
   """
   model_fields, training = config['model'], config['training']
   _check_training(training)
+  _check_numbers(config)
   _check_mesh(training)
   task = tasks.make(config['task']['name'], {k: tuple(v) if isinstance(v, list) else v
                                              for k, v in config['task'].items() if k not in ('name', 'rows')})
@@ -273,6 +275,19 @@ def _learned_tokenizer(model_fields: dict[str, Any], task: Task) -> Tokenizer | 
   return tokenizers.learned(strings, model_fields['vocab'], load.sentinels(name))
 
 
+def _check_numbers(config: dict[str, Any]) -> None:
+  """Refuses numbers that no array and no step can have.
+
+  Raises:
+    InputError: a field is not finite, or 2^31 or more.
+  """
+  for field, value in files.flat(config).items():
+    if isinstance(value, float) and not math.isfinite(value):
+      raise InputError(f'{field}={value}: must be a finite number')
+    if isinstance(value, int) and abs(value) >= MOST:
+      raise InputError(f'{field}={value}: must be below 2^31')
+
+
 def _check_training(t: dict[str, Any]) -> None:
   def require(holds, message):
     if not holds:
@@ -280,7 +295,10 @@ def _check_training(t: dict[str, Any]) -> None:
   require(t['learning_rate'] > 0, f'learning_rate={t["learning_rate"]}: must be above 0')
   require(t['epochs'] >= 0, f'epochs={t["epochs"]}: must be 0 (use steps) or more')
   for field in ('seed', *(f'{part}_seed' for part in SEEDS)):
-    require(t[field] is None or 0 <= t[field] < 2 ** 32, f'{field}={t[field]}: must be 0 or more, and below 2^32')
+    require(t[field] is None or 0 <= t[field] < MOST, f'{field}={t[field]}: must be 0 or more, and below 2^31')
+  for field in ('b1', 'b2'):
+    require(0 <= t[field] < 1, f'{field}={t[field]}: must be at least 0 and below 1')
+  require(t['eps'] > 0, f'eps={t["eps"]}: must be above 0')
   require(t['batch_size'] >= 1, f'batch_size={t["batch_size"]}: must be 1 or more')
   require(t['microbatches'] >= 1 and t['batch_size'] % t['microbatches'] == 0,
           f'microbatches={t["microbatches"]}: must divide batch_size={t["batch_size"]}')

@@ -195,6 +195,7 @@ class Checkpoints:
 
     Raises:
       OSError: it could not be written.
+      JaxRuntimeError: a device, or another process, is gone.
     """
     try:
       write()

@@ -38,9 +38,22 @@ def everything(folder):
     (['training.batch_size=6', 'training.microbatches=4'], ['microbatches=4', 'divide batch_size=6']),
     (['training.learning_rate=0.0'], ['learning_rate=0.0: must be above 0']),
     (['training.learning_rate=-1e-3'], ['learning_rate=-0.001: must be above 0']),
+    (['training.learning_rate=inf'], ['training.learning_rate=inf: must be a finite number']),
+    (['training.weight_decay=nan'], ['training.weight_decay=nan: must be a finite number']),
+    (['strategy.alpha=inf'], ['strategy.alpha=inf: must be a finite number']),
+    (['training.b1=2.0'], ['training.b1=2.0: must be at least 0 and below 1']),
+    (['training.b2=1.0'], ['training.b2=1.0: must be at least 0 and below 1']),
+    (['training.eps=-1.0'], ['training.eps=-1.0: must be above 0']),
+    (['training.seed=2147483648'], ['training.seed=2147483648', 'below 2^31']),
+    (['training.order_seed=-1'], ['training.order_seed=-1: must be 0 or more']),
+    (['training.steps=3000000000'], ['training.steps=3000000000: must be below 2^31']),
+    (['strategy.rank=9999999999'], ['strategy.rank=9999999999: must be below 2^31']),
+    (['model.context=99999999999'], ['model.context=99999999999: must be below 2^31']),
     (['training.optimizer=adam'], ["optimizer='adam'", 'adamw, adafactor'])])
 def test_a_wrong_field_is_named_and_nothing_is_made(tmp_path, fields, says):
-  line = refused(verb('train', *TINY, f'--workdir={tmp_path}/run', *(f'--config.{field}' for field in fields)))
+  given = [f'--config.{field}' for field in fields]
+  tiny = [flag for flag in TINY if flag.split('=')[0] not in {flag.split('=')[0] for flag in given}]
+  line = refused(verb('train', *tiny, *given, f'--workdir={tmp_path}/run'))
   for part in says:
     assert part in line
   assert not (tmp_path / 'run').exists()

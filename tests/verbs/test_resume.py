@@ -127,6 +127,6 @@ def test_stopped_by_ctrl_c_and_by_sigterm_a_run_saves_and_goes_on(undisturbed, t
     _, said = process.communicate()
     assert process.returncode == status and said.splitlines()[-1] == 'stopped; the same command goes on from here'
     done = json.loads(lines(workdir)[-1])['step']
-    assert [int(n) for n in os.listdir(workdir / 'checkpoints' / 'latest')] == [done]      # not a step is lost
+    assert max(int(n) for n in os.listdir(workdir / 'checkpoints' / 'latest')) == done      # not a step is lost
   assert f'goes on after step {done}' in finish(LORA, workdir)
   assert_same(workdir, undisturbed)
