@@ -13,7 +13,8 @@ from research.evaluation import decode
 
 SHOTS = ['--config=configs/default.py', '--config.model.source=random:llama-tiny', '--config.strategy.name=few_shot']
 CHAT = ("{% for m in messages %}{{ '[' + m['role'] + ']' + m['content'] }}{% if m['role'] == 'system' %}"
-        "{{ raise_exception('No system turn here') }}{% endif %}{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}")
+        "{{ raise_exception('No system turn here') }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}[assistant]{% endif %}")
 
 
 def written(path, rows):
