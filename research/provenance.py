@@ -31,7 +31,7 @@ FLAG = 'allow_changed'      # of the verbs that use a run directory
 def of(experiment: 'Experiment') -> dict[str, Any]:
   """What provenance.json holds of a run that begins now."""
   return {
-      'command': sys.argv,
+      'command': command(),
       'code': {'commit': _commit(), 'sources': code()},
       **made_of(experiment),
       'versions': {'python': platform.python_version(), **{p: importlib.metadata.version(p) for p in PACKAGES}},
@@ -40,6 +40,11 @@ def of(experiment: 'Experiment') -> dict[str, Any]:
       'seed': experiment.config['training']['seed'],
       'seeds': experiment.seeds,
   }
+
+
+def command() -> list[str]:
+  """The verb that was called, with its flags."""
+  return [Path(sys.argv[0]).name, *sys.argv[1:]]
 
 
 def made_of(experiment: 'Experiment') -> dict[str, Any]:
@@ -96,7 +101,7 @@ def check(workdir: Path, experiment: 'Experiment', splits: Iterable[str] = (), a
     raise InputError(f'{workdir}: changed since the run began: {told}; put back what it was made from, give another --workdir, '
                      f'or go on all the same with --{FLAG}, which is recorded')
   say(f'{workdir}: goes on although changed since the run began: {told}')
-  record['changed'] = [*record.get('changed', ()), {'command': sys.argv, 'what': what}]
+  record['changed'] = [*record.get('changed', ()), {'command': command(), 'what': what}]
   files.write_json(path, record)
   hosts.reach('change recorded')
 
@@ -108,7 +113,7 @@ def begin(workdir: Path, experiment: 'Experiment') -> None:
     record = files.read_json(path, ('data', 'model'))
     last = {**record, **(record.get('resumed') or [{}])[-1]}
     different = {name: now[name] for name in ('code', 'versions', 'devices', 'machine') if now[name] != last.get(name)}
-    now = record if not different else {**record, 'resumed': [*record.get('resumed', ()), {'command': sys.argv, **different}]}
+    now = record if not different else {**record, 'resumed': [*record.get('resumed', ()), {'command': command(), **different}]}
   files.write_json(path, now)
 
 

@@ -32,7 +32,9 @@ def best(points: Mapping[float, float], higher: bool) -> float | None:
 
 
 def of_arms(s: Study, rows: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
-  """Each arm's best value of each numeric axis, by what settings are chosen by, seed by seed, with its ratio to the baseline's.
+  """Each arm's best value of each axis of fractions, such as learning rates, with its ratio to the baseline's.
+
+  Best by what settings are chosen by, seed by seed.
 
   Args:
     s: the study.
@@ -57,7 +59,7 @@ def _by_seed(s: Study, rows: list[dict[str, Any]], arm: str, field: str) -> dict
   points: dict[int, dict[float, float]] = {}
   for r in mine:
     alone = all(r['setting'][f] == v for f, v in chosen.items() if f != field)
-    if alone and r['result'] and r['setting'][field] > 0:
+    if alone and r['result'] and isinstance(r['setting'][field], float) and r['setting'][field] > 0:
       points.setdefault(r['seed'], {})[r['setting'][field]] = r['result']['metrics'][s.select]
   higher = metrics.measured(s.select).higher_is_better
   found = {seed: best(of_seed, higher) for seed, of_seed in points.items()}
