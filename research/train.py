@@ -201,8 +201,11 @@ class Run:
     result = describe(self.exp, outcome, self.trainable_params, self.total_params, self.planned)
     if evaluation:
       record(result, evaluation, self.workdir, 'valid')
-    say(f'{self.label}: best step {outcome.best_step} of {outcome.steps}; '
-        + ', '.join(f'{k} {v:.4f}' for k, v in result['metrics'].items()))
+    if self.held_out:
+      said = ', '.join(f'{k} {v:.4f}' for k, v in result['metrics'].items())
+      say(f'{self.label}: best step {outcome.best_step} of {outcome.steps}; {said}')
+    else:
+      say(f'{self.label}: no validation split, so the last step was kept: {outcome.steps} of {outcome.steps}')
     return result
 
 
@@ -229,7 +232,7 @@ def _validation(runs: Sequence[Run], label: str) -> loop.Evaluate:
   def evaluate(step, going, variables):
     if not sys.stderr.isatty():
       say(f'{label}  {step}/{runs[0].exp.config["training"]["steps"]}  validating')
-    found = look([run.exp for run in runs], variables, [run.held_out for run in runs], runs[0].generates)
+    found = look([run.exp for run in runs], variables, [run.held_out for run in runs], runs[0].generates, f'{label}: valid')
     return [runs[number].validated(step, found[number]) for number in going]
   return evaluate
 

@@ -160,7 +160,7 @@ def runs(folder):
 
 
 def chain(folder, model, strategy, where, with_study=False):
-  """A run by each verb's own entry, its memory checked: trained, evaluated, asked, exported, planned, and as a study of two arms.
+  """A run by each verb's own entry, its memory checked: planned, trained, evaluated, asked, exported, and as a study's arm.
 
   Of `few_shot`, which trains nothing, what it is evaluated as and asked.
   """

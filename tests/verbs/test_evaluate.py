@@ -81,8 +81,9 @@ def test_generate_prints_text_and_fills_a_file(run, tmp_path):
 def test_what_was_learned_elsewhere_is_evaluated_and_asked_without_training_rows(run, tmp_path):
   """On a person's own test file alone, whatever the config says of training."""
   test = {name: value for name, value in ROWS.items() if name not in ('task__train', 'task__valid')}
-  flags = ['--config=configs/default.py', *as_flags({**test, 'model__source': 'random:llama-tiny', 'strategy__init_from': run, 'task__rows': 5,
-                      'training__epochs': 2.0, 'training__best_metric': 'accuracy'})]
+  flags = ['--config=configs/default.py', *as_flags({
+      **test, 'model__source': 'random:llama-tiny', 'strategy__init_from': run, 'task__rows': 5, 'training__epochs': 2.0,
+      'training__best_metric': 'accuracy'})]
   verb('evaluate', *flags, f'--workdir={tmp_path}/here')
   verb('evaluate', f'--workdir={run}')
   here, there = (json.loads((folder / 'result.json').read_text()) for folder in (tmp_path / 'here', run))
