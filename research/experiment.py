@@ -140,7 +140,7 @@ def assemble(config: dict[str, Any], abstract: bool = False, trains: bool = True
   if trains:
     _check_mesh(training)
   task = tasks.make(config['task']['name'], {k: tuple(v) if isinstance(v, list) else v
-                                             for k, v in config['task'].items() if k not in ('name', 'rows')})
+                                             for k, v in config['task'].items() if k not in ('name', 'label', 'rows')})
   if config['task']['rows'] and (trains or 'train' in task.splits):
     task = tasks.drawn(task, config['task']['rows'], seed(training, 'rows'))
   for name in task.metrics:

@@ -54,9 +54,9 @@ def peak_bytes(memory: Any, kind: str) -> int:
     memory: of a compiled program, its `memory_analysis()`.
     kind: of the devices: cpu, gpu or tpu.
   """
-  if kind == 'tpu' and getattr(memory, 'peak_memory_in_bytes', 0):
-    return memory.peak_memory_in_bytes
-  return (memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
+  if kind == 'tpu' and memory.peak_memory_in_bytes:
+    return int(memory.peak_memory_in_bytes)
+  return int(memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
           - memory.alias_size_in_bytes)
 
 

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from rich.console import Console
 from rich.markup import escape
@@ -79,7 +79,7 @@ class ProgressLine:
   One that begins while another is open, such as validation within training, has its row below the other's, and no line of its
   own at its end.
   """
-  _open: 'list[ProgressLine]' = []      # of this process; the first one's display shows the rows of all
+  _open: ClassVar[list['ProgressLine']] = []      # of this process; the first one's display shows the rows of all
 
   def __init__(self, label: str, total: int, start: int = 0):
     self._label, self._total, self._facts = label, total, ''
