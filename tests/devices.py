@@ -188,7 +188,7 @@ def chain(folder, model, strategy, where, with_study=False):
     verb('evaluate', run)
     verb('generate', run, '--prompt=Good', '--max_new_tokens=4')
     merges = not row.make().slots and not row.make().before and not row.name.startswith('adapter')
-    verb('export', run, f'--output={folder}/out', f'--format={"hf" if merges else "peft"}') if merges or row.peft else None
+    verb('export', run, f'--output={folder}/out', f'--format={"hf" if merges else "peft"}')
   else:
     verb('evaluate', *config, run)
     verb('generate', *config, '--prompt=Good', '--max_new_tokens=4')
