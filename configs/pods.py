@@ -3,8 +3,8 @@
     python -m research.plan --config=configs/pods.py:llama-3-8b-lora --topology=v5e:4x4 --tokens=4096
     python -m research.train --config=configs/pods.py:llama-3-8b-lora --workdir=runs/pod --config.task.train=FILE.jsonl
 
-What `research.plan` says of each on the slice that it is made for: GiB of a v5e's 15.75 by the account and as the compiler
-lays the step out in a chip's memory, the least time of a step and what binds it, 1,000 steps at prices of 2025-07-01. The plans are in
+What `research.plan` says of each on the slice that it is made for: GiB of a v5e's 15.75 by the account and as the compiler lays
+the step out on a chip, the least time of a step and what binds it, 1,000 steps at prices of 2025-07-01. The plans are in
 `experiments/plans/`; there `compiled` is an older sum, in which arrays that take turns in one place count each.
 There `llama_3_8b_full_on_N.json` is full fine-tuning with a row a chip on 16 to 256 chips: weights and optimiser on a chip fall
 from 5.61 GiB to 0.35 (1/n within 1 %), and products bind everywhere.

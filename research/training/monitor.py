@@ -88,31 +88,36 @@ class ProgressLine:
     self._start = self._last = start, self._began      # what was done, and when
     self._first: tuple[int, float] | None = None       # at the first update, which comes after what compiles
     self._between = 0.0                                # seconds between the last two updates
-    self._bar = None
+    self._bar: Progress | None = None
+    self._task: Any = None                             # its row there
     console = Console(stderr=True)
     if console.is_terminal and hosts.first():
       outer = ProgressLine._open[0]._bar if self._within else None
       self._bar = outer or Progress(TextColumn('{task.description}', table_column=Column(no_wrap=True)), BarColumn(),
                                     MofNCompleteColumn(), TextColumn('{task.fields[facts]}', table_column=Column(no_wrap=True)),
-                                    _Left(), console=console, transient=True)
-      self._task = self._bar.add_task('', total=total, completed=start, facts='', line=self)
-      self._fit()
-      self._bar.start()
+                                    _Left(table_column=Column(no_wrap=True)), console=console, transient=True)
     ProgressLine._open.append(self)
+    if self._bar:
+      room = self._fit()
+      self._task = self._bar.add_task(escape(shortened(label, room)), total=total, completed=start, facts='', line=self)
+      self._bar.start()
 
-  def _fit(self) -> None:
-    """Gives each row what a terminal's width leaves: first bar, count, facts and time, then as much of the label as there is
-    room for."""
+  def _fit(self) -> int:
+    """Gives each row what a terminal's width leaves: bar, count, facts and time, and then as much of the label as there is room
+    for, which it tells."""
     assert self._bar is not None
     bar = next(column for column in self._bar.columns if isinstance(column, BarColumn))
-    lines = [line for line in ProgressLine._open if line._bar] + ([] if self in ProgressLine._open else [self])
+    lines = [line for line in ProgressLine._open if line._bar]
     widest = lambda text: max(len(text(line)) for line in lines)
-    taken = widest(lambda line: f'{line._total}/{line._total}') + widest(lambda line: line._facts) + len('left 0:00:00') + 4
+    taken = widest(lambda line: f'{line._total}/{line._total}') + len('left 0:00:00') + 4
     rest = max(self._bar.console.width - 1 - taken, LEAST_BAR)
+    facts = min(widest(lambda line: line._facts), rest - LEAST_BAR)
+    rest -= facts
     room = min(widest(lambda line: line._label), rest - LEAST_BAR)
     bar.bar_width = min(WIDEST_BAR, rest - room)
-    for line in lines:
-      self._bar.update(line._task, description=escape(shortened(line._label, room)))
+    for line in (line for line in lines if line._task is not None):
+      self._bar.update(line._task, description=escape(shortened(line._label, room)), facts=shortened(line._facts, facts))
+    return room
 
   def seconds_left(self) -> float | None:
     """By the speed since the first update, however far updates are apart; None before there is one."""
@@ -129,8 +134,8 @@ class ProgressLine:
     self._last, self._facts = (done, now), facts
     self._first = self._first or self._last
     if self._bar:
-      self._bar.update(self._task, completed=done, facts=facts)
       self._fit()
+      self._bar.update(self._task, completed=done)
       return
     if now - self._said < SECONDS_BETWEEN_LINES and (done < self._total or self._within):
       return

@@ -52,7 +52,7 @@ def on_a_terminal(columns, *command):
 @pytest.mark.quick
 def test_a_terminal_of_80_columns_shows_bar_count_facts_and_time_left():
   lines = on_a_terminal(80, sys.executable, '-c', CODE)
-  assert max(map(len, lines)) <= 80
+  assert max(map(len, lines)) <= 80 and all('left' in line and '━' in line for line in lines), lines
   for done in (16, 24):
     assert any(re.search(rf'^\[6/13\].*… ?.*━{{5,}}.* {done}/40 loss 0.1234  1,234 target tok/s left 0:00:0\d$', line)
                for line in lines), lines
