@@ -30,6 +30,7 @@ def get_config():
           'train': optional(str),       # files: a JSON-lines file; text: that or a .txt file; datasets: a split's name
           'valid': optional(str),
           'test': optional(str),
+          'label': optional(str),       # what the task is called in a study's cells, tables and figures; None: its name
           'rows': 0,                    # of the training split: so many, drawn by training.seed; 0: all
           'path': optional(str),        # datasets: a save_to_disk folder or a hub path
           'subset': optional(str),      # datasets: a hub data set's configuration; text: one of the shipped data sets

@@ -42,7 +42,7 @@ def run(workdir: Path, split: str, config: dict[str, Any] | None = None, allow_c
   if config is None:
     return together([workdir], split, allow_changed)[0]
   with sharding.use(sharding.mesh(config['mesh'])):
-    exp = experiment.assemble(config)
+    exp = experiment.assemble(config, trains=False)
     if exp.strategy.learns and not exp.config['strategy']['init_from']:
       raise InputError(f'strategy {exp.strategy.name} has to learn first: run research.train, then evaluate its workdir; '
                        'a base model is evaluated with --config.strategy.name=few_shot')

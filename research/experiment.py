@@ -144,22 +144,24 @@ def plain(config: ConfigDict) -> dict[str, Any]:
           for k, v in config.items()}
 
 
-def assemble(config: dict[str, Any], abstract: bool = False) -> Experiment:
+def assemble(config: dict[str, Any], abstract: bool = False, trains: bool = True) -> Experiment:
   """Loads and checks what the config names.
 
   Args:
     config: as nested dicts (see `plain`).
     abstract: with shapes in place of weights, to plan with.
+    trains: whether a step may be taken; without one, training rows and a batch that the mesh divides are not asked for.
   Raises:
     InputError: some field cannot be right.
   """
   model_fields, training = config['model'], config['training']
   _check_training(training)
   _check_numbers(config)
-  _check_mesh(training)
+  if trains:
+    _check_mesh(training)
   task = tasks.make(config['task']['name'], {k: tuple(v) if isinstance(v, list) else v
-                                             for k, v in config['task'].items() if k not in ('name', 'rows')})
-  if config['task']['rows']:
+                                             for k, v in config['task'].items() if k not in ('name', 'label', 'rows')})
+  if config['task']['rows'] and (trains or 'train' in task.splits):
     task = tasks.drawn(task, config['task']['rows'], seed(training, 'rows'))
   for name in task.metrics:
     metrics.get(name)
@@ -193,7 +195,7 @@ def assemble(config: dict[str, Any], abstract: bool = False) -> Experiment:
   elif task.objective == 'continuation' and model.has_encoder:
     raise InputError(f'task.objective=continuation: a model with an encoder learns plain text by {" or ".join(tasks.GAPS)}')
   learns = strategy.learns
-  if learns:
+  if learns and trains:
     task.rows('train')
     if not training['epochs'] and training['steps'] < 1 and not own['init_from']:
       raise InputError(f'training.steps={training["steps"]}: must be 1 or more')
@@ -214,7 +216,7 @@ def assemble(config: dict[str, Any], abstract: bool = False) -> Experiment:
   }
   exp = Experiment(resolved, loaded.model, loaded.params, loaded.fingerprint, loaded.tokenizer, loaded.hf, task, strategy,
                    shown, context)
-  if learns and training['epochs']:
+  if learns and trains and training['epochs']:
     resolved['training']['steps'] = math.ceil(training['epochs'] * exp.count('train') / training['batch_size'])
   return exp
 
@@ -369,7 +371,7 @@ def of_run(workdir: Path, splits: Iterable[str] = (), allow_changed: bool = Fals
   config['mesh'] = dict(sharding.EVERYWHERE)
   if (workdir / files.CHECKPOINTS).exists():      # what it began with is in its own files
     config['strategy'] |= {'init_from': None, 'allow_other_base': False}
-  found = assemble(config)
+  found = assemble(config, trains=False)
   provenance.check(workdir, found, splits, allow_changed)
   return found
 

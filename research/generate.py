@@ -119,7 +119,7 @@ def main() -> None:
       variables = experiment.learned(Path(f.workdir), exp)
     else:
       cli.required('config')
-      exp = experiment.assemble(experiment.plain(f.config))
+      exp = experiment.assemble(experiment.plain(f.config), trains=False)
       if exp.strategy.learns and not exp.config['strategy']['init_from']:
         raise InputError(f'strategy {exp.strategy.name} has to learn first: give --workdir of a run, '
                          '--config.strategy.init_from=FOLDER, or --config.strategy.name=few_shot for the base model')

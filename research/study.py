@@ -8,8 +8,8 @@ writes an interim report, which tests nothing. --shard=1/2 and --shard=2/2 share
 the one that ends last writes the report.
 """
 
-import functools
 import importlib.util
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +99,7 @@ def dry_run(study: grid.Study, cells: list[grid.Cell]) -> None:
     cells: those by which they are chosen.
   """
   print(f'{len(cells)} cells')
-  operations = seconds = 0.0
+  in_all = seconds = 0.0
   costliest: dict[tuple, tuple[float, float]] = {}      # of each arm's settings, which may be chosen: FLOPs and seconds
   for cell in cells:
     found = plans.here(cell.config)
@@ -107,8 +107,8 @@ def dry_run(study: grid.Study, cells: list[grid.Cell]) -> None:
       print(f'{cell.key}  nothing learns')
       continue
     steps = found.exp.config['training']['steps']
-    of_cell = steps * found.of_step.flops * jax.device_count()
-    operations += of_cell
+    of_cell = operations(cell.config)
+    in_all += of_cell
     seconds += steps * found.step_seconds
     arm = cell.model, cell.task, cell.arm
     costliest[arm] = max(costliest.get(arm, (0.0, 0.0)), (of_cell, steps * found.step_seconds))
@@ -121,23 +121,33 @@ def dry_run(study: grid.Study, cells: list[grid.Cell]) -> None:
     more = [times * sum(of_arm[i] for of_arm in costliest.values()) for i in range(2)]
     print(f'the chosen settings again, with {times} seeds of the report: at most {more[0] / 1e12:.1f} TFLOP, '
           f'{more[1] / 60:.1f} minutes')
-    operations, seconds = operations + more[0], seconds + more[1]
-  print(f'training in all: {operations / 1e12:.1f} TFLOP, {seconds / 60:.1f} minutes or more, evaluation not counted')
+    in_all, seconds = in_all + more[0], seconds + more[1]
+  print(f'training in all: {in_all / 1e12:.1f} TFLOP, {seconds / 60:.1f} minutes or more, evaluation not counted')
 
 
-def cohorts(text: str) -> runner.Cohorts | None:
+def operations(config: dict[str, Any]) -> float:
+  """FLOPs that a cell's training is planned to take, on all devices; 0 where nothing learns."""
+  found = plans.here(config)
+  return found.exp.config['training']['steps'] * found.of_step.flops * jax.device_count() if found else 0.0
+
+
+def cohorts(text: str, told: train_verb.Told | None = None) -> runner.Cohorts | None:
   """What `--cohorts` says.
 
+  Args:
+    text: of the flag.
+    told: as for `train.run`.
   Raises:
     InputError: it is neither auto, off nor a number above 0.
   """
+  together = partial(train_verb.together, told=told)
   if text == 'off':
     return None
   if text == 'auto':
-    return runner.Cohorts(train_verb.cohort_size, train_verb.together)
+    return runner.Cohorts(train_verb.cohort_size, together)
   if not (text.isdecimal() and int(text)):
     raise InputError(f'--cohorts={text}: must be auto, off, or how many runs to train as one program')
-  return runner.Cohorts(int(text), train_verb.together)
+  return runner.Cohorts(int(text), together)
 
 
 def main() -> None:
@@ -154,7 +164,8 @@ def main() -> None:
   if f.dry_run:
     return dry_run(study, cells)
   cli.required('workdir')
-  workdir, part, side_by_side = Path(f.workdir), runner.shard(f.shard) if f.shard else runner.Shard(), cohorts(f.cohorts)
+  told: train_verb.Told = set()
+  workdir, part, side_by_side = Path(f.workdir), runner.shard(f.shard) if f.shard else runner.Shard(), cohorts(f.cohorts, told)
   if f.shard is None and hosts.told_of_others():
     raise InputError('--shard: a cluster started several processes, and each would run the whole study; give each its part, '
                      '--shard=1/2 and so on, or one of them 1/1 and start no other')
@@ -162,9 +173,9 @@ def main() -> None:
   runner.refuse(workdir)
   with files.held(workdir, f'{files.LOCK}-{part.number}'):      # shards work in one folder
     runner.claim(study, cells, workdir, part, side_by_side, made_of, f.allow_changed)
-    train = functools.partial(train_verb.run, allow_changed=f.allow_changed)
+    train = partial(train_verb.run, allow_changed=f.allow_changed, told=told)
     test = lambda runs: evaluate_verb.together(runs, 'test', f.allow_changed)
-    if runner.run(study, cells, workdir, train, test, part, side_by_side) is not None:
+    if runner.run(study, cells, workdir, train, test, part, side_by_side, operations) is not None:
       write_report(runner.planned(workdir), workdir, f.study)
 
 

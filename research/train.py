@@ -28,10 +28,11 @@ from research.training.steps import TrainState
 from research.tree import Tree
 
 LEARNED_FROM = ('train', 'valid')      # splits that make a run what it is
+Told = set[tuple[str, ...]]      # tables of what was added where that a person has seen
 
 
-def run(config: dict[str, Any], workdir: Path, label: str = 'train', profile: bool = False,
-        allow_changed: bool = False) -> dict[str, Any]:
+def run(config: dict[str, Any], workdir: Path, label: str = 'train', profile: bool = False, allow_changed: bool = False,
+        told: Told | None = None) -> dict[str, Any]:
   """Trains, validates at the best step, and leaves a run in `workdir`; gives its result.json.
 
   Args:
@@ -40,6 +41,7 @@ def run(config: dict[str, Any], workdir: Path, label: str = 'train', profile: bo
     label: what the run is called where something is said of it.
     profile: also writes a trace of five steps beside TensorBoard's metrics, which shows where a step's time goes.
     allow_changed: goes on although the run was made from something else than is there now (see `provenance.check`).
+    told: what was said of other runs, and is not said again: of a study's, what each kind of arm adds where.
   Raises:
     InputError: the config cannot be right, the workdir holds another run, there are too few steps to profile, or training
       diverged.
@@ -58,13 +60,14 @@ def run(config: dict[str, Any], workdir: Path, label: str = 'train', profile: bo
     if profile and exp.config['training']['steps'] < 2:
       raise InputError(f'--profile: training.steps={exp.config["training"]["steps"]}: the first step compiles, and the second '
                        'is the first to be traced')
-    [result] = _trained([Run(exp, workdir, label, _planned(config))], workdir / files.CHECKPOINTS, label, profile)
+    [result] = _trained([Run(exp, workdir, label, _planned(config), told)], workdir / files.CHECKPOINTS, label, profile)
     if isinstance(result, InputError):
       raise result
     return result
 
 
-def together(jobs: Sequence[tuple[dict[str, Any], Path, str]], latest: Path) -> list[dict[str, Any] | InputError]:
+def together(jobs: Sequence[tuple[dict[str, Any], Path, str]], latest: Path,
+             told: Told | None = None) -> list[dict[str, Any] | InputError]:
   """Trains runs that differ in nothing but arrays (see `cohort`) as one program; each leaves what it would leave alone.
 
   Runs that cannot be one program, or cannot begin, are refused (`InputError`).
@@ -72,18 +75,19 @@ def together(jobs: Sequence[tuple[dict[str, Any], Path, str]], latest: Path) -> 
   Args:
     jobs: (config, workdir, label) of each, as for `run`; none of them finished.
     latest: the folder of the state of all, to go on from.
+    told: as for `run`.
   Returns:
     Of each its result, or what is wrong with it.
   """
   if jobs[0][0]['check_memory']:
     plans.check(jobs[0][0], len(jobs))
   with sharding.use(sharding.mesh(jobs[0][0]['mesh'], members=len(jobs))):
-    runs = [_run_or_error(*job) for job in jobs]
+    runs = [_run_or_error(*job, told) for job in jobs]
     whole = [run for run in runs if isinstance(run, Run)]
     if len(whole) == len(jobs):
       return _trained(whole, latest, f'{whole[0].label} and {len(whole) - 1} more' if len(whole) > 1 else whole[0].label)
   again = [job for job, run in zip(jobs, runs) if isinstance(run, Run)]
-  results = iter(together(again, latest) if again else ())        # on the mesh of so many
+  results = iter(together(again, latest, told) if again else ())        # on the mesh of so many
   return [next(results) if isinstance(run, Run) else run for run in runs]
 
 
@@ -92,12 +96,12 @@ def _planned(config: dict[str, Any]) -> plans.Here | None:
   return plans.here(config) if config['check_memory'] else None
 
 
-def _run_or_error(config: dict[str, Any], workdir: Path, label: str) -> 'Run | InputError':
+def _run_or_error(config: dict[str, Any], workdir: Path, label: str, told: Told | None) -> 'Run | InputError':
   try:
     exp = experiment.assemble(config)
     files.check(workdir, exp.config)
     provenance.check(workdir, exp, LEARNED_FROM)
-    return Run(exp, workdir, label, _planned(config))
+    return Run(exp, workdir, label, _planned(config), told)
   except InputError as e:
     return e
 
@@ -142,7 +146,8 @@ def _at_first(exp: experiment.Experiment) -> tuple[TrainState, Tree]:
 class Run:
   """One run on its way: what its config names, where it is kept, and what validation found on the way."""
 
-  def __init__(self, exp: experiment.Experiment, workdir: Path, label: str, planned: plans.Here | None = None):
+  def __init__(self, exp: experiment.Experiment, workdir: Path, label: str, planned: plans.Here | None = None,
+               told: Told | None = None):
     """Rows that do not fit the model are refused (`InputError`).
 
     Args:
@@ -150,9 +155,12 @@ class Run:
       workdir: the run directory.
       label: what the run is called where something is said of it.
       planned: what it is to take, to be told beside what it took.
+      told: as for `run`.
     """
     t = exp.config['training']
     self.exp, self.workdir, self.label, self.planned = exp, workdir, label, planned
+    self.told: Told = set() if told is None else told
+    self.task = exp.config['task'].get('label') or exp.task.name
     self.by = metrics.get(t['best_metric'])
     self.batch_of = exp.training_batches() if t['steps'] else None
     self.held_out = exp.examples('valid') if 'valid' in exp.task.splits else []
@@ -177,10 +185,12 @@ class Run:
     provenance.begin(self.workdir, exp)
     self.trainable_params = tree.size(state.trainable)
     self.total_params = self.trainable_params + tree.size(frozen)
-    say(f'{self.label}: {exp.strategy.name} on {exp.task.name}, {self.trainable_params:,} of {self.total_params:,} '
+    say(f'{self.label}: {exp.strategy.name} on {self.task}, {self.trainable_params:,} of {self.total_params:,} '
         'parameters learn')
-    for line in lines if tells else ():
+    table = tuple(map(str, lines))
+    for line in table if tells and table not in self.told else ():
       say(f'  {line}')
+    self.told.add(table)
     return state, frozen
 
   def member(self) -> loop.Member:
@@ -208,8 +218,11 @@ class Run:
     result = describe(self.exp, outcome, self.trainable_params, self.total_params, self.planned)
     if evaluation:
       record(result, evaluation, self.workdir, 'valid')
-    say(f'{self.label}: best step {outcome.best_step} of {outcome.steps}; '
-        + ', '.join(f'{k} {v:.4f}' for k, v in result['metrics'].items()))
+    if self.held_out:
+      said = ', '.join(f'{k} {v:.4f}' for k, v in result['metrics'].items())
+      say(f'{self.label}: best step {outcome.best_step} of {outcome.steps}; {said}')
+    else:
+      say(f'{self.label}: no validation split, so the last step was kept: {outcome.steps} of {outcome.steps}')
     return result
 
 
@@ -236,7 +249,7 @@ def _validation(runs: Sequence[Run], label: str) -> loop.Evaluate:
   def evaluate(step, going, variables):
     if not sys.stderr.isatty():
       say(f'{label}  {step}/{runs[0].exp.config["training"]["steps"]}  validating')
-    found = look([run.exp for run in runs], variables, [run.held_out for run in runs], runs[0].generates)
+    found = look([run.exp for run in runs], variables, [run.held_out for run in runs], runs[0].generates, f'{label}: valid')
     return [runs[number].validated(step, found[number]) for number in going]
   return evaluate
 
@@ -330,7 +343,8 @@ def describe(exp: experiment.Experiment, outcome: loop.Outcome, trainable: int, 
   memory = _memory(c.peak_bytes, c.cohort_size)      # before the product below, which takes some too
   peak = jax.device_count() * flops.matrix_peak(exp.model.config.dtype) if c.train_flops else 0.0
   return {
-      'model': exp.config['model']['source'], 'task': exp.task.name, 'strategy': exp.strategy.name,
+      'model': exp.config['model']['source'], 'task': exp.config['task'].get('label') or exp.task.name,
+      'strategy': exp.strategy.name,
       'seed': exp.config['training']['seed'], 'best_step': outcome.best_step, 'steps': outcome.steps,
       'metrics': {}, 'intervals': {},
       'cost': {'total_params': total, 'trainable_params': trainable, **c._asdict(),

@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import jax
 import numpy as np
 import small
+from strategies import rows
 
 from research import sharding, train, tree
 from research.data.batches import TrainingBatches
@@ -158,6 +159,52 @@ def runs(folder):
   return found
 
 
+def chain(folder, model, strategy, where, with_study=False):
+  """A run by each verb's own entry, its memory checked: planned, trained, evaluated, asked, exported, and as a study's arm.
+
+  Of `few_shot`, which trains nothing, what it is evaluated as and asked.
+  """
+  folder = Path(folder)
+  row = rows.ROWS[strategy]
+  task = small.reviews(longest=60, train=8, valid=4, test=4)
+  fields = {'model.source': f'random:{model}', 'model.context': 512, 'strategy.name': row.name,
+            **{f'strategy.{name}': value for name, value in row.fields.items()},
+            **{f'mesh.{axis}': n for axis, n in zip(sharding.AXES, MESHES[where])},
+            **{name.replace('__', '.'): value for name, value in task.items()},
+            'training.steps': 2, 'training.batch_size': 8, 'training.eval_every': 2}
+  config = ['--config=configs/default.py', *(f'--config.{name}={value}' for name, value in fields.items())]
+  found = {}
+
+  def verb(name, *given):
+    done = small.verb(name, *given)
+    assert done.returncode == 0, f'{name} {model} {strategy} {where}: {done.stderr[-2000:]}'
+    found[name] = done.stdout
+
+  learns = row.make().learns
+  run = f'--workdir={folder}/run'
+  verb('plan', *config, f'--output={folder}/plan.json')
+  if learns:
+    verb('train', *config, run)
+    verb('evaluate', run)
+    verb('generate', run, '--prompt=Good', '--max_new_tokens=4')
+    merges = not row.make().slots and not row.make().before and not row.name.startswith('adapter')
+    verb('export', run, f'--output={folder}/out', f'--format={"hf" if merges else "peft"}')
+  else:
+    verb('evaluate', *config, run)
+    verb('generate', *config, '--prompt=Good', '--max_new_tokens=4')
+  (folder / 'base.py').write_text(
+      f'from configs import default\n\ndef get_config():\n  config = default.get_config()\n'
+      f'  config.update_from_flattened_dict({fields!r})\n  return config\n')
+  arms = {'one': {'strategy': {'name': row.name, **row.fields}}, 'shots': {'strategy': {'name': 'few_shot', 'shots': 0}}}
+  study = {'question': 'Which?', 'base': f'{folder}/base.py', 'arms': arms, 'baseline': 'shots', 'select': 'valid/accuracy',
+           'report': 'test/accuracy', 'seeds': (0, 1) if learns else (0,)}
+  (folder / 'study.py').write_text(f'def get_study():\n  return {study!r}\n')
+  if with_study:
+    verb('study', f'--study={folder}/study.py', f'--workdir={folder}/study')
+  metrics = json.loads((folder / 'run' / 'result.json').read_text())['metrics']
+  return {'metrics': metrics, 'verbs': sorted(found), 'planned': json.loads((folder / 'plan.json').read_text())['mesh']}
+
+
 if __name__ == '__main__':
   jax.config.update('jax_disable_most_optimizations', True)
   what, *given = sys.argv[1:]
@@ -171,6 +218,8 @@ if __name__ == '__main__':
     found = collectives(*given)
   elif what == 'read':
     found = read(*given)
+  elif what == 'chain':
+    found = chain(*given)
   elif what == 'members':
     found = members(*given)
   else:

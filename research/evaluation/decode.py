@@ -103,7 +103,7 @@ def generate_all(model: Model, variables: Tree | Several, prompts: Sequence[list
     model = transformer.build(dataclasses.replace(model.config, scan=True))
   found: list[list[list[int]]] = [[[] for _ in prompts] for _ in range(cohort.count(variables))]
   by_length = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
-  for start in tracked(range(0, len(prompts), batch_size), label):
+  for start in tracked(range(0, len(prompts), batch_size), label, size=lambda start: min(batch_size, len(prompts) - start)):
     chosen = by_length[start:start + batch_size]
     rows = round_up(batch_size, sharding.spread())
     batch = sharding.lines(_side_by_side([prompts[i] for i in chosen], rows, model.config.start))

@@ -44,7 +44,8 @@ def document_losses(model: Model, variables: Tree | Several, documents: Sequence
     An array for each document, of shape [targets], or of several members [members, targets].
   """
   found: dict[int, np.ndarray] = {}
-  for batch, layout in tracked(list(batches.evaluation_batches(documents, batch_size, sharding.spread())), label):
+  several = list(batches.evaluation_batches(documents, batch_size, sharding.spread()))
+  for batch, layout in tracked(several, label, size=lambda one: len(one[1])):
     placed = sharding.lines(batch)
     losses = hosts.fetched(compiled(cohort.eval_step, variables, placed, model=model)(variables, placed)).astype(np.float64)
     for place in layout:

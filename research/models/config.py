@@ -63,6 +63,7 @@ class ModelConfig:
   learned_positions: int = 0            # rows of a table of position embeddings; 0: there is none
 
   apart: int = 0                        # the last layers of the decoder, kept in a stack of their own (`transformer.set_apart`)
+  devices: int = 1                      # each with such a part of a model's heads and inner widths (`account.of_a_device`)
 
   encoder_layers: int = 0               # above 0: an encoder reads the prompt, and the decoder attends to it
   start: int | None = None              # where there is an encoder: the token before the decoder's first

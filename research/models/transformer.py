@@ -493,6 +493,7 @@ class Site(NamedTuple):
   outputs: int                     # O
   values: tuple[Any, ...] = ()     # the parameters that it changes: several where they are changed as one
   parts: tuple[str, ...] = ()      # their paths
+  devices: int = 1                 # that share its sides (`ModelConfig.devices`)
 
 
 def sites(config: ModelConfig, params: Tree) -> dict[str, Site]:
@@ -525,4 +526,4 @@ def sites(config: ModelConfig, params: Tree) -> dict[str, Site]:
   vocab, width = table.shape
   found['embed/embedding'] = Site('embedding', (), vocab, width, (table,), ('embed/embedding',))
   found['embed/prompt'] = Site('prompt', (), vocab, width, (table,))
-  return found
+  return {path: site._replace(devices=config.devices) for path, site in found.items()}

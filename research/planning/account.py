@@ -1,7 +1,8 @@
 """What a training step takes, from its shapes alone: bytes on each device by kind, FLOPs, and bytes between devices.
 
-What a device does is traced as a program of its own: the same step of the same model with a device's share of the heads, of the
-inner width and of the lines. Weights that lie over `fsdp` are whole where a layer reads them, and a part of them elsewhere.
+What a device does is traced as a program of its own: the same step of the same strategy on a model with a device's share of the
+heads, of the inner width and of the vocabulary, and with its share of the lines. Weights that lie over `fsdp` are whole where a
+layer reads them, and a part of them elsewhere.
 """
 
 import dataclasses
@@ -15,8 +16,8 @@ import jax.numpy as jnp
 from research import experiment, sharding, tree
 from research.data.batches import round_up
 from research.experiment import Experiment
-from research.models import transformer
-from research.models.config import DTYPES, ModelConfig
+from research.models import load, transformer
+from research.models.config import DTYPES, Execution, ModelConfig
 from research.training import flops, memory
 from research.training.steps import TrainState, train_step
 from research.tree import Tree
@@ -47,6 +48,29 @@ class Account(NamedTuple):
 def begun(exp: Experiment) -> tuple[TrainState, Tree]:
   """(state, frozen) at step 0, as shapes."""
   return jax.eval_shape(lambda params: experiment.begin(exp._replace(params=params)), exp.params)
+
+
+def of_a_device(exp: Experiment, tensor: int) -> Experiment:
+  """The experiment on a model of which `tensor` devices have a part each: its leaves are those of a device, as shapes.
+
+  What a strategy adds to such a model is what it adds there, whichever sides of a kernel its leaves have.
+
+  Args:
+    exp: of shapes.
+    tensor: the size of that axis, which divides the numbers of heads.
+  """
+  share = lambda n: n // tensor if n % tensor == 0 else n
+  c, fields = exp.model.config, exp.config
+  config = dataclasses.replace(c, heads=c.heads // tensor, kv_heads=c.kv_heads // tensor, hidden=share(c.hidden),
+                               vocab=share(c.vocab), devices=tensor)
+  begins = {**fields, 'strategy': {**fields['strategy'], 'init_from': None},
+            'training': {**fields['training'], 'init_from': None}}
+  run_as = Execution(**{name: fields['model'][name] for name in Execution._fields})
+  whole = dataclasses.replace(config, apart=0)
+  params = load.shapes(whole, run_as)
+  if config.apart:
+    params = jax.eval_shape(lambda params: transformer.set_apart(whole, params, config.apart)[1], params)
+  return exp._replace(config=begins, model=transformer.build(config), params=params)
 
 
 def batch_shapes(exp: Experiment, sizes: Mapping[str, int], tokens: int = 0) -> dict[str, jax.ShapeDtypeStruct]:
@@ -87,15 +111,11 @@ def account(exp: Experiment, sizes: Mapping[str, int], tokens: int = 0) -> Accou
   t, config = exp.config['training'], exp.model.config
   state, frozen = begun(exp)
   spread, fsdp, tensor = sizes['data'] * sizes['fsdp'], sizes['fsdp'], sizes['tensor']
-  share = lambda n: n // tensor if n % tensor == 0 else n
-  local = transformer.build(dataclasses.replace(
-      config, heads=config.heads // tensor, kv_heads=config.kv_heads // tensor, hidden=share(config.hidden),
-      vocab=share(config.vocab)))
-  whole = {'data': 1, 'fsdp': 1, 'tensor': tensor}                 # what a layer reads: gathered
+  there = of_a_device(exp, tensor) if tensor > 1 else exp
   batch = {n: jax.ShapeDtypeStruct((x.shape[0], x.shape[1] // spread, *x.shape[2:]), x.dtype)
            for n, x in batch_shapes(exp, sizes, tokens).items()}
-  given = (_parts(state, whole), _parts(frozen, whole), batch)
-  traced = jax.jit(lambda *args: train_step(*args, model=local, tx=experiment.optimizer(exp),
+  given = (*(begun(there) if tensor > 1 else (state, frozen)), batch)      # what a layer reads: gathered
+  traced = jax.jit(lambda *args: train_step(*args, model=there.model, tx=experiment.optimizer(exp),
                                             label_smoothing=t['label_smoothing'])).trace(*given)
   here, learning = _parts(frozen, sizes), _parts(state.trainable, sizes)
   parts = {x.shape: memory.nbytes(p) / memory.nbytes(x) for x, p in

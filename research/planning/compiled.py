@@ -14,6 +14,7 @@ from research import experiment, machine, sharding
 from research.errors import InputError
 from research.experiment import Experiment
 from research.planning import account
+from research.training import compile as compilation
 from research.training.steps import train_step
 
 
@@ -83,8 +84,7 @@ def step(exp: Experiment, said: str, tokens: int = 0) -> dict[str, Any]:
   memory = compiled.memory_analysis()
   assert memory is not None      # JAX's types allow for compilers that say nothing
   seconds = time.perf_counter() - began
-  arguments, temporary = memory.argument_size_in_bytes, memory.temp_size_in_bytes
-  total = arguments + memory.output_size_in_bytes + temporary - memory.alias_size_in_bytes
-  return {'arguments': arguments, 'temporary': temporary, 'total': total,
+  arguments, total = memory.argument_size_in_bytes, compilation.peak_bytes(memory, 'tpu')
+  return {'arguments': arguments, 'temporary': total - arguments, 'total': total,
           'flops': float((compiled.cost_analysis() or {}).get('flops', 0.0)), 'compile_seconds': seconds,
           'versions': {name: importlib.metadata.version(name) for name in ('jax', 'libtpu')}}

@@ -145,7 +145,7 @@ def here(config: dict[str, Any]) -> Here | None:
   return _here(json.dumps({**config, 'training': arrays, 'strategy': {**config['strategy'], 'dropout': dropout}}))
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=128)
 def _here(said: str) -> Here | None:
   topology = chips.topology('local')
   exp, sizes = assembled(json.loads(said), topology)

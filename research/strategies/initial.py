@@ -62,7 +62,7 @@ class Ranks(NamedTuple):
     """
     first = lambda patterns, default: next((v for p, v in patterns.items() if re.search(p, path)), default)
     rank = first(self.rank_pattern, self.rank)
-    if rank > min(site.inputs, site.outputs):
+    if rank > site.devices * min(site.inputs, site.outputs):
       raise InputError(f'strategy.rank={rank}: above the smaller side of a {site.inputs} x {site.outputs} matrix ({path})')
     return rank, first(self.alpha_pattern, self.alpha) / (math.sqrt(rank) if self.root else rank)
 

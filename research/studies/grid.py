@@ -32,7 +32,7 @@ class Study(NamedTuple):
   seeds: tuple[int, ...]                    # with which settings are chosen
   report_seeds: tuple[int, ...]             # with which the chosen settings are trained again for the answer; none: it is about
                                             # the runs by which they were chosen
-  tasks: tuple[str | dict | None, ...]      # task names, or fields of config.task; None: the base config's
+  tasks: tuple[str | dict | None, ...]      # task names, or fields of config.task, `label` among them; None: the base config's
   models: tuple[str | None, ...]            # sources; None: the base config's
   budget: dict[str, Any]                    # fields of config.training, the same for all arms
   select: str                               # what a setting is chosen by, on the validation split: 'valid/accuracy'
@@ -54,7 +54,7 @@ class Cell(NamedTuple):
   """One run of a study."""
   key: str                                  # folder name: readable, and unique by the config's hash
   model: str
-  task: str
+  task: str                                 # its label, where it has one
   arm: str
   seed: int
   setting: dict[str, Any]                   # the grid's fields at this cell
@@ -129,6 +129,9 @@ def cells(s: Study, base: dict[str, Any]) -> list[Cell]:
     for field in given:
       if field not in base[group]:
         raise InputError(f'the study sets {group}.{field}, which names no field of the config')
+  for task in (t for t in s.tasks if isinstance(t, dict) and t.get('label') is not None):
+    if not isinstance(task['label'], str) or not task['label'].strip():
+      raise InputError(f'the study\'s tasks: label={task["label"]!r}: must be a text, what the task is called')
   found = []
   for model, task, (arm, spec) in itertools.product(s.models, s.tasks, s.arms.items()):
     grid = spec.get('grid', {})
@@ -144,10 +147,11 @@ def cells(s: Study, base: dict[str, Any]) -> list[Cell]:
         config['training'] |= {**s.budget, s.vary: seed}
         for field, value in setting.items():
           _set(config, field, value, arm)
-        found.append(_cell(arm, seed, setting, config))
+        found.append(_cell(arm, seed, setting, config, several=len(s.models) > 1))
   for axis, names in (('tasks', [c.task for c in found]), ('models', [c.model for c in found])):
     if len(set(names)) < len(getattr(s, axis)):
-      raise InputError(f'two {axis} of the study have one name: {", ".join(dict.fromkeys(names))}')
+      hint = '; give each a label of its own' if axis == 'tasks' else ''
+      raise InputError(f'two {axis} of the study have one name: {", ".join(dict.fromkeys(names))}{hint}')
   keys = [c.key.rsplit('-', 1)[1] for c in found]
   for cell, key in zip(found, keys):
     if keys.count(key) > 1:
@@ -155,12 +159,40 @@ def cells(s: Study, base: dict[str, Any]) -> list[Cell]:
   return found
 
 
-def _cell(arm: str, seed: int, setting: dict[str, Any], config: dict[str, Any], reports: bool = False) -> Cell:
+def _cell(arm: str, seed: int, setting: dict[str, Any], config: dict[str, Any], reports: bool = False,
+          several: bool = False) -> Cell:
+  """A cell; its name says the model where the study has several. A label changes no result, and so nothing of the hash."""
   says = {group: fields for group, fields in config.items() if group not in PLACE}
+  says['task'] = {field: value for field, value in config['task'].items() if field != 'label'}
   digest = hashlib.sha256(json.dumps(says, sort_keys=True).encode()).hexdigest()[:8]
-  words = [config['task']['name'], arm, *(f'{f.split(".")[-1]}={v}' for f, v in setting.items()), f'seed={seed}']
+  source, task = config['model']['source'], config['task'].get('label') or config['task']['name']
+  words = [*([called(source)] if several else []), task, *settled(arm, setting), f'seed={seed}']
   key = re.sub(r'[^\w.=+-]', '_', '-'.join(words)) + f'-{digest}'
-  return Cell(key, config['model']['source'], config['task']['name'], arm, seed, setting, config, reports)
+  return Cell(key, source, task, arm, seed, setting, config, reports)
+
+
+def called(source: str) -> str:
+  """A model's name in the names of cells: the last part of its source."""
+  return re.split(r'[/:]', source.rstrip('/'))[-1]
+
+
+def settled(arm: str, setting: dict[str, Any]) -> list[str]:
+  """An arm and the grid's fields at a cell, as words."""
+  return [arm, *(f'{field.split(".")[-1]}={value}' for field, value in setting.items())]
+
+
+def labels(cells: list[Cell], reported: bool) -> list[str]:
+  """What each cell is called while it runs: its number, its arm and setting, and what else differs in the study.
+
+  Args:
+    cells: all of the study.
+    reported: whether there are seeds of the report, also where their cells are not known yet.
+  """
+  differ = lambda field: len({getattr(cell, field) for cell in cells}) > 1
+  models, tasks, seeds = differ('model'), differ('task'), reported or differ('seed')
+  words = ([*([called(c.model)] if models else []), *([c.task] if tasks else []), *settled(c.arm, c.setting),
+            *([f'seed={c.seed}'] if seeds else [])] for c in cells)
+  return [f'[{number}/{len(cells)}] {"-".join(some)}' for number, some in enumerate(words, 1)]
 
 
 def again(s: Study, chosen: list[Cell]) -> list[Cell]:
@@ -174,7 +206,7 @@ def again(s: Study, chosen: list[Cell]) -> list[Cell]:
   for cell in chosen:
     for seed in s.report_seeds:
       config = {**cell.config, 'training': {**cell.config['training'], s.vary: seed}}
-      one = _cell(cell.arm, seed, cell.setting, config, reports=True)
+      one = _cell(cell.arm, seed, cell.setting, config, reports=True, several=len(s.models) > 1)
       found[one.key] = one
   return [*found.values()]
 
@@ -197,7 +229,7 @@ def beyond(found: list[Cell], chosen: list[Cell]) -> list[Cell]:
       if value is not None:
         group, name = field.split('.')
         config = {**cell.config, group: {**cell.config[group], name: value}}
-        one = _cell(cell.arm, cell.seed, {**cell.setting, field: value}, config)
+        one = _cell(cell.arm, cell.seed, {**cell.setting, field: value}, config, several=len({c.model for c in found}) > 1)
         more[one.key] = one
   return [*more.values()]
 

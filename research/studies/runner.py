@@ -9,7 +9,7 @@ import math
 import shutil
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -192,8 +192,8 @@ def plan_hash(s: Study, cells: list[Cell]) -> str:
 
 
 def run(s: Study, cells: list[Cell], workdir: Path, train: Callable[[dict, Path, str], dict],
-        test: Callable[[list[Path]], list[dict]], part: Shard = WHOLE,
-        cohorts: Cohorts | None = None) -> list[dict[str, Any]] | None:
+        test: Callable[[list[Path]], list[dict]], part: Shard = WHOLE, cohorts: Cohorts | None = None,
+        operations: Callable[[dict], float] | None = None) -> list[dict[str, Any]] | None:
   """Every cell trained, the chosen ones tested; finished work is not done again, and a broken cell stops no other.
 
   Args:
@@ -204,11 +204,13 @@ def run(s: Study, cells: list[Cell], workdir: Path, train: Callable[[dict, Path,
     test: workdirs of runs that differ in nothing but arrays -> their results, with test metrics.
     part: of the cells (or cohorts of them), those that are trained here; whoever ends last chooses and tests.
     cohorts: None: every cell is trained alone.
+    operations: config -> the FLOPs that its training is planned to take, by which the time left is told; None: it is not.
   Returns:
     The lines of results.jsonl; None where cells of other shards are still to be trained.
   """
   began = time.monotonic()
-  rows = _trained(s, cells, cells, workdir, train, part, cohorts)
+  pace = None if operations is None else Pace(operations)
+  rows = _trained(s, cells, cells, workdir, train, part, cohorts, pace)
   if len(rows) < len(cells):
     say(f'study: shard {part.number} of {part.count} done, {time.monotonic() - began:.0f} s; {len(cells) - len(rows)} cells of '
         'other shards are still to be trained')
@@ -223,7 +225,7 @@ def run(s: Study, cells: list[Cell], workdir: Path, train: Callable[[dict, Path,
     say(f'study: {len(more)} cells more: ' + (f'the chosen settings again, with {len(s.report_seeds)} other seeds'
                                               if more[0].reports else 'a chosen value is the last of its grid'))
     cells = [*cells, *more]
-    rows = _trained(s, cells, more, workdir, train, WHOLE, cohorts)
+    rows = _trained(s, cells, more, workdir, train, WHOLE, cohorts, pace)
   for latest in (workdir / COHORTS).glob('*/'):                  # of a cohort that was killed once it had ended
     shutil.rmtree(latest)
   for some in _to_test(s, rows):
@@ -235,13 +237,14 @@ def run(s: Study, cells: list[Cell], workdir: Path, train: Callable[[dict, Path,
 
 
 def _trained(s: Study, cells: list[Cell], wanted: list[Cell], workdir: Path, train: Callable[[dict, Path, str], dict],
-             part: Shard, cohorts: Cohorts | None) -> list[dict[str, Any]]:
+             part: Shard, cohorts: Cohorts | None, pace: 'Pace | None' = None) -> list[dict[str, Any]]:
   """Trains those of the wanted cells that have not ended and are this shard's; the lines of results.jsonl for all that have."""
-  labels = {cell.key: f'[{number}/{len(cells)}] {cell.key.rsplit("-", 1)[0]}' for number, cell in enumerate(cells, 1)}
+  labels = {cell.key: label for cell, label in zip(cells, grid.labels(cells, bool(s.report_seeds)))}
+  ended = lambda cell: any((workdir / RUNS / cell.key / file).exists() for file in (files.RESULT, FAILED))
   for number, unit in enumerate(_units(wanted, workdir, cohorts)):
     if not part.holds(number):
       continue
-    jobs = []
+    began, jobs = time.monotonic(), []
     for cell in unit:
       folder = workdir / RUNS / cell.key
       if (folder / files.RESULT).exists():
@@ -255,7 +258,58 @@ def _trained(s: Study, cells: list[Cell], wanted: list[Cell], workdir: Path, tra
       shutil.rmtree(workdir / RUNS / cell.key / files.CHECKPOINTS / 'latest', ignore_errors=True)
     if jobs:
       files.write_jsonl(workdir / RESULTS, results(s, cells, workdir))
+      if pace:
+        pace.note([config for config, _, _ in jobs], time.monotonic() - began)
+        pace.tell([cell.config for cell in wanted if not ended(cell)], len(wanted), part)
   return results(s, cells, workdir)
+
+
+class Pace:
+  """How long cells took for what they were planned to compute, and so how long those will take that are left."""
+
+  def __init__(self, operations: Callable[[dict], float]):
+    self._operations = operations
+    self._trained = [0.0, 0.0]          # FLOPs and seconds of the cells in which something learned
+    self._others: list[float] = []      # seconds of each other one: few-shot prompting is evaluation alone
+
+  def _planned(self, config: dict[str, Any]) -> float:
+    try:
+      return self._operations(config)
+    except InputError:                  # told where the cell is trained
+      return 0.0
+
+  def note(self, configs: Sequence[dict[str, Any]], seconds: float) -> None:
+    """Cells that have ended, side by side or one after the other, in so many seconds."""
+    operations = sum(map(self._planned, configs))
+    if operations:
+      self._trained = [self._trained[0] + operations, self._trained[1] + seconds]
+    else:
+      self._others += [seconds / len(configs)] * len(configs)
+
+  def left(self, configs: Sequence[dict[str, Any]]) -> float | None:
+    """Seconds for these cells; None where no cell like one of them has ended."""
+    planned = [*map(self._planned, configs)]
+    operations, others = sum(planned), planned.count(0.0)
+    if (operations and not self._trained[0]) or (others and not self._others):
+      return None
+    seconds = operations * self._trained[1] / self._trained[0] if operations else 0.0
+    return seconds + (others * sum(self._others) / len(self._others) if others else 0.0)
+
+  def tell(self, configs: Sequence[dict[str, Any]], count: int, part: Shard) -> None:
+    """Says how far the study is: of `count` cells those of these configs are left."""
+    seconds = self.left(configs)
+    if not configs or seconds is None:
+      return
+    share = '' if part.count == 1 else f' by {part.count} shards together'
+    say(f'study: {count - len(configs)} of {count} cells done; about {spoken(seconds / part.count)} left{share}, without the '
+        'test split')
+
+
+def spoken(seconds: float) -> str:
+  """A time as a person says it: '45 seconds', '12 minutes', '3.5 hours'."""
+  if seconds < 90:
+    return f'{seconds:.0f} seconds'
+  return f'{seconds / 60:.0f} minutes' if seconds < 90 * 60 else f'{seconds / 3600:.1f} hours'
 
 
 def known(s: Study, cells: list[Cell], workdir: Path) -> list[Cell]:

@@ -81,3 +81,49 @@ def test_cells_that_differ_in_arrays_alone_are_one_program():
   told = {(bool(c.config['strategy']['dropout']), c.config['strategy']['rank']) for group in groups for c in group}
   assert len(groups) == len(told) == 4
   assert sorted(map(len, groups)) == [2 * 2 * 2, 2 * 2 * 2, 2 * 2 * 2 * 2, 2 * 2 * 2 * 2]
+
+
+FILES = {'name': 'files', 'train': 'a.jsonl', 'target': ' {label}'}
+
+
+def test_two_tasks_of_files_are_told_apart_by_their_labels():
+  """In cells' names, and in the task by which rows, tables and figures go; the hash of what a run is leaves labels out."""
+  base = {**BASE, 'task': {**BASE['task'], 'train': None, 'target': None, 'label': None}}
+  tasks = ({**FILES, 'label': 'short reviews'}, {**FILES, 'train': 'b.jsonl', 'label': 'long'}, FILES | {'train': 'c.jsonl'})
+  cells = grid.cells(grid.study(fields(tasks=tasks), 'x.py'), base)
+  assert [*dict.fromkeys(c.task for c in cells)] == ['short reviews', 'long', 'files']
+  assert cells[0].key.startswith('short_reviews-few_shot-shots=0-seed=0-')
+  unlabelled = grid.cells(grid.study(fields(tasks=(FILES,)), 'x.py'), base)
+  assert cells[0].key.rsplit('-', 1)[1] == unlabelled[0].key.rsplit('-', 1)[1]
+  [again] = grid.again(grid.study(fields(tasks=tasks, report_seeds=(5,)), 'x.py'), cells[:1])
+  assert again.task == 'short reviews' and again.key.startswith('short_reviews-')
+  assert '--config.task.label=\'short reviews\'' in grid.command(cells[0], 'configs/x.py', base)
+  with pytest.raises(InputError, match='two tasks of the study have one name: files; give each a label of its own'):
+    grid.cells(grid.study(fields(tasks=(FILES, {**FILES, 'train': 'b.jsonl'})), 'x.py'), base)
+
+
+@pytest.mark.parametrize('label', ['', ' ', 3])
+def test_a_label_that_names_nothing_is_refused(label):
+  base = {**BASE, 'task': {**BASE['task'], 'train': None, 'target': None, 'label': None}}
+  with pytest.raises(InputError, match=f'label={label!r}: must be a text'):
+    grid.cells(grid.study(fields(tasks=({**FILES, 'label': label},)), 'x.py'), base)
+
+
+def test_cells_say_the_model_where_a_study_has_several():
+  """Also those that are added later: wider grids, and the seeds of the report."""
+  s = grid.study(fields(models=('random:llama-tiny', 'org/Llama-3', '/models/my llama/'), report_seeds=(5,)), 'x.py')
+  cells = grid.cells(s, BASE)
+  lora = [c for c in cells if c.arm == 'lora' and c.seed == 0]
+  assert [c.key.rsplit('-', 1)[0] for c in lora[::2]] == [
+      f'{model}-domain-lora-learning_rate=0.001-seed=0' for model in ('llama-tiny', 'Llama-3', 'my_llama')]
+  assert all(c.key.startswith('Llama-3-') for c in grid.again(s, lora[2:4]) + grid.beyond(cells, lora[2:4]))
+  [one] = {c.key.split('-')[0] for c in grid.cells(grid.study(fields(models=('org/Llama-3',)), 'x.py'), BASE)}
+  assert one == 'domain'
+
+
+def test_a_cell_is_called_by_what_differs_in_the_study():
+  one = grid.cells(grid.study(fields(seeds=(0,)), 'x.py'), BASE)
+  assert grid.labels(one, reported=False)[2] == '[3/4] lora-learning_rate=0.001'
+  assert grid.labels(one, reported=True)[2] == '[3/4] lora-learning_rate=0.001-seed=0'
+  two = grid.cells(grid.study(fields(models=('a/b', 'c/d'), tasks=('domain', 'sentiment')), 'x.py'), BASE)
+  assert grid.labels(two, reported=False)[-1] == '[32/32] d-sentiment-lora-learning_rate=0.01-seed=1'

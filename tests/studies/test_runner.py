@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from small import ROOT, reviews
+from small import ROOT, reviews, verb
 
 from research import evaluate as evaluate_verb
 from research import study as study_verb
@@ -365,3 +365,52 @@ def test_another_study_is_refused_its_workdir(ran):
   study, cells, workdir, _, _ = ran
   with pytest.raises(InputError, match='another study'):
     runner.claim(study, cells[:-1], workdir)
+
+
+@pytest.mark.quick
+def test_time_left_follows_what_was_planned_and_what_it_took():
+  """Cells that train by their FLOPs, others by how long such took; nothing is said before one of each kind has ended."""
+  pace = runner.Pace(lambda config: config['operations'])
+  trains, prompts = ({'operations': n} for n in (10.0, 0.0))
+  assert pace.left([trains]) is None and pace.left([prompts]) is None and pace.left([]) == 0
+  pace.note([trains, trains], 40)                  # side by side
+  assert pace.left([trains]) == 20 and pace.left([trains, {'operations': 25.0}]) == 70 and pace.left([prompts]) is None
+  pace.note([prompts], 7)
+  assert pace.left([trains, prompts, prompts]) == 34
+  assert [runner.spoken(seconds) for seconds in (45, 750, 3 * 3600)] == ['45 seconds', '12 minutes', '3.0 hours']
+
+
+@pytest.mark.quick
+def test_a_study_tells_after_each_unit_how_long_is_left(tmp_path, capsys):
+  of = Recorded(tmp_path)
+  runner.run(of.study, of.cells, tmp_path, of.alone, None, runner.WHOLE, runner.Cohorts(of.size, of.together),
+             lambda config: 10.0 if config['strategy']['name'] == 'full' else 20.0)
+  said = [line for line in capsys.readouterr().err.splitlines() if 'left' in line]
+  assert [line.split(';')[0] for line in said] == [f'study: {n} of 10 cells done' for n in (3, 6, 8)]
+
+
+def test_a_study_says_once_what_each_kind_of_arm_adds_where(tmp_path):
+  """Not for every rate; another rank is another kind. --dry_run and the run say the model of two, and the label."""
+  rate = {RATE: [1e-3, 1e-2]}
+  study = {
+      'question': 'Which?', 'base': str(tmp_path / 'base.py'), 'models': ('random:llama-tiny', 'random:gpt2-tiny'),
+      'tasks': ({**TASK, 'label': 'reviews'},), 'seeds': (0,), 'select': 'valid/accuracy', 'report': 'test/accuracy',
+      'baseline': 'lora', 'extend': 0, 'budget': {'steps': 2, 'eval_every': 2}, 'arms': {
+          'lora': {'strategy': {'name': 'lora', 'rank': 2}, 'grid': rate},
+          'ranks': {'strategy': {'name': 'lora'}, 'grid': {'strategy.rank': [3]}}}}
+  (tmp_path / 'base.py').write_text('from configs.default import get_config')
+  (tmp_path / 'study.py').write_text(f'def get_study():\n  return {study!r}\n')
+  planned = verb('study', f'--study={tmp_path}/study.py', '--dry_run')
+  assert planned.returncode == 0, planned.stderr
+  assert {line.split('-lora')[0].split('-ranks')[0] for line in planned.stdout.splitlines()[1:-1]} == {
+      'llama-tiny-reviews', 'gpt2-tiny-reviews'}
+  done = verb('study', f'--study={tmp_path}/study.py', f'--workdir={tmp_path}/w', '--cohorts=off')
+  assert done.returncode == 0, done.stderr
+  lines = done.stderr.splitlines()
+  of = lambda site: [line for line in lines if line.startswith(f'  layers/{site}/kernel: LowRank on')]
+  assert len(of('mlp/gate')) == len({*of('mlp/gate')}) == 2, lines      # llama-tiny's alone, of ranks 2 and 3
+  assert len(of('attn/q')) == 4, lines                                  # and gpt2-tiny's
+  assert [line.split(';')[0] for line in lines if ' left,' in line] == [f'study: {n} of 6 cells done' for n in range(1, 6)]
+  result = json.loads(next((tmp_path / 'w' / 'runs').glob('*/result.json')).read_text())
+  [one, two] = json.loads((tmp_path / 'w' / 'comparison.json').read_text())['comparisons']
+  assert {result['task'], one['task'], two['task']} == {'reviews'}

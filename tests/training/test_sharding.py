@@ -25,13 +25,24 @@ MATRIX = (('losses', 'llama-tiny', 'lora/permuted adapter/tensor'), ('losses', '
           ('losses', 't5-tiny', 'adapter/data prefix/permuted'), ('fused', 'llama-tiny', 'prefix/fsdp'))
 
 
+# Each verb on meshes of eight devices, `check_memory` on: family, strategy, mesh. Every family stands beside every mesh.
+CHAINS = (('t5-tiny', 'lora', 'tensor'), ('llama-tiny', 'full', 'mixed'), ('gpt2-tiny', 'prefix', 'fsdp'),
+          ('llama-tiny', 'few_shot', 'data', 'study'))
+MORE_CHAINS = (('t5-tiny', 'adapter', 'mixed', 'study'), ('gpt2-tiny', 'ia3', 'tensor', 'study'),
+               ('llama-tiny', 'dora', 'tensor'), ('t5-tiny', 'vera', 'fsdp'), ('gpt2-tiny', 'bitfit', 'mixed'),
+               ('llama-tiny', 'last_layers', 'fsdp', 'study'),
+               ('t5-tiny', 'prompt', 'data'), ('gpt2-tiny', 'pissa', 'data'), ('llama-tiny', 'rslora', 'mixed'),
+               ('t5-tiny', 'lora_plus', 'data'))
+
+
 def on_devices(*arguments):
   """What `tests/devices.py` prints. No array is made whole on every device because XLA found no other way."""
   environment = {n: v for n, v in os.environ.items() if n != 'PYTEST_XDIST_WORKER'}
   done = subprocess.run([sys.executable, str(ROOT / 'tests' / 'devices.py'), *arguments], capture_output=True, text=True,
                         env=environment, cwd=ROOT)
   assert done.returncode == 0, done.stderr[-3000:]
-  assert 'Involuntary full rematerialization' not in done.stderr, done.stderr[-3000:]
+  if arguments[0] != 'chain':      # which reads what all prompts begin with, a single line, on all devices
+    assert 'Involuntary full rematerialization' not in done.stderr, done.stderr[-3000:]
   return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -45,6 +56,19 @@ def test_a_mesh_gives_the_losses_of_one_device(attention, model, on_meshes):
     one = found[f'{name.split("/")[0]}/one']
     assert losses == pytest.approx(one, rel=1e-5), name
     assert len(one) == 5 and one[4] < one[1], name
+
+
+@pytest.mark.parametrize('chain', [*CHAINS, *(pytest.param(one, marks=pytest.mark.matrix) for one in MORE_CHAINS)],
+                         ids='-'.join)
+def test_each_verb_works_on_each_mesh(chain, tmp_path):
+  """Planned, trained, evaluated, asked and exported by the verbs' own entries; as a study's arm where the chain says so."""
+  found = on_devices('chain', str(tmp_path), *chain)
+  learns = chain[1] != 'few_shot'
+  verbs = {'plan', 'evaluate', 'generate', *(('train', 'export') if learns else ())} | {*chain[3:]}
+  assert {*found['verbs']} == verbs
+  assert {'test/accuracy', 'test/loss'} <= found['metrics'].keys()
+  assert found['planned'] == dict(zip(sharding.AXES, {'data': (8, 1, 1), 'fsdp': (1, 8, 1), 'tensor': (4, 1, 2),
+                                                      'mixed': (2, 2, 2)}[chain[2]]))
 
 
 @pytest.mark.parametrize('strategy, mesh', [

@@ -6,7 +6,7 @@ import pytest
 import small
 from small import as_flags, config, reviews
 
-from research import train
+from research import experiment, sharding, train
 
 BASE = ['--config=configs/default.py', '--config.model.source=random:llama-tiny', '--config.strategy.name=few_shot']
 COUNTS = {'train': 8, 'valid': 6, 'test': 9}
@@ -76,3 +76,22 @@ def test_generate_prints_text_and_fills_a_file(run, tmp_path):
   verb('generate', *flags)
   one, two = map(json.loads, (tmp_path / 'out.jsonl').read_text().splitlines())
   assert (one['n'], two['text']) == (1, 'Good.') and one['prediction'] and two['prediction']
+
+
+def test_what_was_learned_elsewhere_is_evaluated_and_asked_without_training_rows(run, tmp_path):
+  """On a person's own test file alone, whatever the config says of training."""
+  test = {name: value for name, value in ROWS.items() if name not in ('task__train', 'task__valid')}
+  flags = ['--config=configs/default.py', *as_flags({
+      **test, 'model__source': 'random:llama-tiny', 'strategy__init_from': run, 'task__rows': 5, 'training__epochs': 2.0,
+      'training__best_metric': 'accuracy'})]
+  verb('evaluate', *flags, f'--workdir={tmp_path}/here')
+  verb('evaluate', f'--workdir={run}')
+  here, there = (json.loads((folder / 'result.json').read_text()) for folder in (tmp_path / 'here', run))
+  found = {name: value for name, value in there['metrics'].items() if name.startswith('test/')}
+  assert here['metrics'] == pytest.approx(found, rel=1e-6) and len(found) == 3
+  assert verb('generate', *flags, '--prompt=Once upon', '--max_new_tokens=4').strip()
+
+
+def test_a_run_is_used_on_devices_that_do_not_divide_its_batch(run):
+  with sharding.planned({'data': 1, 'fsdp': 8, 'tensor': 1}):
+    assert experiment.of_run(run).config['training']['batch_size'] == 4
