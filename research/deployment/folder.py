@@ -93,7 +93,7 @@ def _generation(hf: dict[str, Any], generation: Mapping[str, Any], tokenizer: To
   pad = tokenizer.hf.pad_token_id
   ends = tokenizer.ends
   ours = {'bos_token_id': tokenizer.hf.bos_token_id, 'eos_token_id': ends[0] if len(ends) == 1 else [*ends],
-          'pad_token_id': tokenizer.eos if pad is None else pad, **start}
+          'pad_token_id': tokenizer.eos if pad is None or pad >= tokenizer.size else pad, **start}
   theirs = {name: value for name, value in generation.items() if name != 'transformers_version' and value is not None}
   return transformers.GenerationConfig(**{**ours, **theirs, 'eos_token_id': ours['eos_token_id']})
 

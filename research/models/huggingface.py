@@ -56,7 +56,8 @@ class Tensors(Mapping):
 
   def __init__(self, folder: Path):
     index = folder / 'model.safetensors.index.json'
-    if index.exists():
+    sharded = index.exists() and not (folder / 'model.safetensors').is_file()      # where both stand, transformers reads the one
+    if sharded:
       shards = _object(index).get('weight_map')
       if not isinstance(shards, dict) or not all(isinstance(file, str) for file in shards.values()):
         raise InputError(f'{index}: holds no weight_map, which names the shard of every tensor')
@@ -69,7 +70,7 @@ class Tensors(Mapping):
     for name in files:
       file = folder / name
       if name not in present:                # a shard elsewhere, such as ../other, is none of the folder's
-        listed = f' (a shard that {index.name} lists)' if index.exists() else ''
+        listed = f' (a shard that {index.name} lists)' if sharded else ''
         pickled = next(iter(sorted(folder.glob('*.bin')) + sorted(folder.glob('*.pt'))), None)
         also = (f'; {pickled.name} is a pickle, which can run code and is never opened; convert it once where transformers '
                 f'and torch are installed: python -c "from transformers import AutoModelForCausalLM as M; '

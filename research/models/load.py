@@ -135,10 +135,12 @@ def _load_apart(source: str, execution: Execution, tokenizer: Tokenizer | None, 
 
 def _opened(family, config, tensors, hf, tokenizer, fingerprint, where) -> Opened:
   if tokenizer.size > config.vocab:
-    special = set(tokenizer.hf.all_special_ids)        # Gemma 3's text models name one token for images, and have no row for it
-    if not special.issuperset(range(config.vocab, tokenizer.size)):
-      raise InputError(f'{where}: the tokenizer has {tokenizer.size} tokens, the embedding only {config.vocab}')
-    tokenizer = tokenizer._replace(size=config.vocab)
+    # The tokens beyond are an error where a text holds one (`Tokenizer.encode_all`), and for what begins or ends every text.
+    for name, token in (('eos', tokenizer.eos), ('bos', tokenizer.bos)):
+      if token is not None and token >= config.vocab:
+        raise InputError(f'{where}: the tokenizer\'s {name}_token has the number {token}, the embedding only '
+                         f'{config.vocab} rows; give the tokenizer that the weights were trained with')
+    tokenizer = tokenizer._replace(size=config.vocab, other_ends=tuple(i for i in tokenizer.other_ends if i < config.vocab))
   return Opened(config, tokenizer, fingerprint, hf,
                 lambda model, execution: _read(family, model.config, tensors, execution, where))
 

@@ -137,14 +137,14 @@ def test_a_folder_without_tokenizer(folder):
   refused(folder, 'tokenizer')
 
 
-def test_a_tokenizer_that_is_broken_or_too_large(folder):
+def test_a_tokenizer_that_is_broken_or_whose_eos_has_no_row(folder):
   text = (folder / 'tokenizer.json').read_text()
   (folder / 'tokenizer.json').write_text(text[:len(text) // 2])
   refused(folder, 'tokenizer')
   (folder / 'tokenizer.json').write_text(text)
   change_config(folder, vocab_size=250)
   change_tensors(folder, lambda tensors: {n: x[:250] if 'embed' in n else x for n, x in tensors.items()})
-  refused(folder, '259', '250')
+  refused(folder, 'eos_token has the number 257', 'only 250 rows')
 
 
 @pytest.mark.quick
