@@ -61,7 +61,8 @@ class Fields:
     self._taken.add('sliding_window')
     value = self._values.get('sliding_window', absent)
     if value is not None and not _is_whole(value, 1):
-      raise InputError(f'{self.where}: sliding_window={_short(value)}: must be a whole number above 0 and at most {MOST:,}, or null')
+      raise InputError(f'{self.where}: sliding_window={_short(value)}: must be a whole number above 0 and at most {MOST:,}, '
+                       'or null')
     return value
 
   def flag(self, name: str, default: bool = False) -> bool:

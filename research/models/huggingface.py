@@ -56,7 +56,7 @@ class Tensors(Mapping):
 
   def __init__(self, folder: Path):
     index = folder / 'model.safetensors.index.json'
-    sharded = index.exists() and not (folder / 'model.safetensors').is_file()      # where both stand, transformers reads the one
+    sharded = index.exists() and not (folder / 'model.safetensors').is_file()      # transformers' order too
     if sharded:
       shards = _object(index).get('weight_map')
       if not isinstance(shards, dict) or not all(isinstance(file, str) for file in shards.values()):

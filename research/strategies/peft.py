@@ -53,6 +53,7 @@ _HARMLESS = {
     'init_ia3_weights', 'init_weights', 'projection_prng_key', 'token_dim', 'num_attention_heads', 'num_layers',
     'encoder_hidden_size', 'prefix_projection', 'prompt_tuning_init', 'prompt_tuning_init_text', 'tokenizer_name_or_path',
     'tokenizer_kwargs', 'layers_to_transform', 'layers_pattern'}
+_CONVERTIBLE = ('pissa', 'olora', 'corda', 'lora_ga')      # values of init_lora_weights that PEFT can write as LoRA
 _OFF: tuple[object, ...] = (None, False, 0, 0.0, 'none', [], {}, '')
 
 
@@ -289,9 +290,14 @@ def _targets(sites: Iterable[str]) -> str:
 def _lora(folder, said, tensors, config, shapes):
   modules = _modules(FAMILIES[config.family], config, shapes)
   dora, init = said['use_dora'], said['init_lora_weights']
-  pissa = isinstance(init, str) and init.startswith('pissa')
+  pissa = init == 'pissa'
   if isinstance(init, str) and not pissa and init not in ('gaussian', 'orthogonal'):
-    raise InputError(f'{folder}: init_lora_weights={init!r} is not supported: it belongs to a base that was changed with it')
+    again = '' if not init.startswith(_CONVERTIBLE) else (
+        '; PEFT writes it as a LoRA of the base as it was: '
+        "model.save_pretrained(FOLDER, path_initial_model_for_weight_conversion=INITIAL), where INITIAL is the folder of the "
+        'adapter saved before it learned')
+    raise InputError(f'{folder}: init_lora_weights={init!r:.60} is not supported: it belongs to a base that was changed with '
+                     f'it, by numbers that are in no file{again}')
   root = said['use_rslora']
   if dora + pissa + root > 1:
     raise InputError(f'{folder}: only one of use_dora, use_rslora and init_lora_weights=pissa is supported at a time')
@@ -377,31 +383,44 @@ def _prompt(folder, said, tensors, config, shapes):
 
 def _prefix(folder, said, tensors, config, shapes):
   slots, x = _soft(folder, said, tensors)
-  width = config.kv_heads * config.head_dim
-  if x.shape != (slots, config.layers * 2 * width):
-    raise InputError(f'{folder}: {SOFT} is {list(x.shape)}; this model needs {[slots, config.layers * 2 * width]}')
-  entries = x.reshape(slots, 2 * config.layers, width).swapaxes(0, 1)
-  at, path = _prefix_entries(config), 'delta/layers/attn/prefix'
+  width, layers = config.kv_heads * config.head_dim, _prefix_layers(config, str(folder))
+  if x.shape != (slots, layers * 2 * width):
+    raise InputError(f'{folder}: {SOFT} is {list(x.shape)}; this model needs {[slots, layers * 2 * width]}')
+  entries = x.reshape(slots, 2 * layers, width).swapaxes(0, 1)
+  at, path = _prefix_entries(config, layers), 'delta/layers/attn/prefix'
   return 'prefix', {'slots': slots, 'hidden': 0}, {f'{path}/keys': entries[at], f'{path}/values': entries[at + 1]}
 
 
-def _prefix_entries(config: ModelConfig) -> np.ndarray:
-  """Which of a prefix's 2 N entries holds each layer's keys; its values stand in the next one.
+def _prefix_layers(config: ModelConfig, where: str) -> int:
+  """The number of layers that PEFT makes a prefix for: of an encoder-decoder it is the encoder's (peft 0.21).
+
+  Raises:
+    InputError: the decoder, which reads it, has more, so that PEFT fails when it comes to them.
+  """
+  if config.has_encoder and config.layers > config.encoder_layers:
+    raise InputError(f'{where}: PEFT makes a prefix for as many layers as the encoder has ({config.encoder_layers}), and fails '
+                     f'where the decoder has more (num_decoder_layers={config.layers}); such a model has no prefix in PEFT')
+  return config.encoder_layers or config.layers
+
+
+def _prefix_entries(config: ModelConfig, layers: int) -> np.ndarray:
+  """Which of a prefix's entries, two for each of `layers`, holds each layer's keys; its values stand in the next one.
 
   Of an encoder-decoder PEFT doubles the entries and deals them out by fours (keys and values of self- and of
-  cross-attention, the latter unused): two layers share an entry where N is even, and some are read by none (peft 0.21).
+  cross-attention, the latter unused): where `layers` is even two layers may share an entry, and some are read by none.
   """
-  return np.arange(config.layers) * 4 % (2 * config.layers) if config.has_encoder else np.arange(config.layers) * 2
+  return np.arange(config.layers) * 4 % (2 * layers) if config.has_encoder else np.arange(config.layers) * 2
 
 
 def _prefix_table(prefix: deltas.Prefix, config: ModelConfig) -> np.ndarray:
   """All layers' keys and values [P, N · 2 · K · head_dim], as PEFT keeps them.
 
   Raises:
-    InputError: two layers that share an entry differ.
+    InputError: two layers that share an entry differ, or PEFT has no prefix for the model.
   """
-  keys, values, at = np.asarray(prefix.keys), np.asarray(prefix.values), _prefix_entries(config)
-  entries = np.zeros((2 * config.layers, *keys.shape[1:]), np.float32)
+  layers = _prefix_layers(config, '--format=peft')
+  keys, values, at = np.asarray(prefix.keys), np.asarray(prefix.values), _prefix_entries(config, layers)
+  entries = np.zeros((2 * layers, *keys.shape[1:]), np.float32)
   entries[at], entries[at + 1] = keys, values
   if not (np.array_equal(entries[at], keys) and np.array_equal(entries[at + 1], values)):
     raise InputError('--format=peft: PEFT gives two decoder layers of an encoder-decoder with an even number of them the same '
@@ -485,7 +504,7 @@ def write(variables: Tree, strategy: table.Strategy, config: ModelConfig, source
 def _soft_config(kind: str, slots: int, config: ModelConfig, width: int, heads: int) -> dict[str, Any]:
   submodules = 2 if config.has_encoder and kind == 'PREFIX_TUNING' else 1      # 2 tells PEFT that there is a decoder
   return {'peft_type': kind, 'num_virtual_tokens': slots, 'token_dim': width, 'num_attention_heads': heads,
-          'num_layers': config.layers, 'num_transformer_submodules': submodules}
+          'num_layers': config.encoder_layers or config.layers, 'num_transformer_submodules': submodules}
 
 
 def _by_module(said, found, strategy, row, config, variables):

@@ -17,7 +17,8 @@ import zoo
 from research import tree
 from research.data import tokenizer as tokenizers
 from research.errors import InputError
-from research.models import fields, huggingface, load, names
+from research.models import fields as fields_of
+from research.models import huggingface, load, names
 from research.models.config import Execution
 from research.models.families import FAMILIES
 
@@ -464,7 +465,7 @@ def test_sizes_and_numbers_that_cannot_be_are_refused_by_name(name):
   assert taken > 40 and of() == of()
 
 
-class Spied(fields.Fields):
+class Spied(fields_of.Fields):
   """Remembers which fields a family looks into."""
 
   def __init__(self, values):

@@ -13,7 +13,7 @@ from strategies.rows import METHODS, ROWS
 from research import tree
 from research.deployment import folder as folders
 from research.errors import InputError
-from research.models import names
+from research.models import names, presets
 from research.strategies import deltas, peft, table
 from research.strategies.bind import bind
 
@@ -216,6 +216,62 @@ def test_pefts_prefix_of_a_t5_with_an_even_number_of_layers(tmp_path):
   apart = tree.map_named(lambda n, x: x.at[0].add(1.0), trainable)
   with pytest.raises(InputError, match='the same prefix'):
     written(loaded, strategy, apart, frozen, tmp_path / 'apart')
+
+
+def uneven(encoder, decoder):
+  """t5-tiny with so many layers."""
+  name = f't5-{encoder}-{decoder}'
+  presets.PRESETS.setdefault(name, presets.PRESETS['t5-tiny'] | {'num_layers': encoder, 'num_decoder_layers': decoder})
+  return loud(name)
+
+
+@pytest.mark.parametrize('encoder, decoder', [(3, 2), (4, 3)])
+def test_pefts_prefix_of_a_t5_whose_encoder_is_deeper_is_for_the_encoders_layers(encoder, decoder, tmp_path):
+  import peft as theirs
+  loaded = uneven(encoder, decoder)
+  model = shaken(with_peft(loaded, 'PrefixTuningConfig', num_virtual_tokens=SLOTS))
+  model.save_pretrained(tmp_path / 'theirs')
+  strategy, trainable, frozen = ours_from(loaded, tmp_path / 'theirs')
+  [one, _] = batches_for(loaded, 1)
+  largest, spread = differences(loaded, model, tree.join(trainable, frozen), one, 0)
+  assert spread > 0.5 and largest < 1e-4
+  written(loaded, strategy, trainable, frozen, tmp_path / 'ours')
+  again = theirs.PeftModel.from_pretrained(torch_twin(loaded), str(tmp_path / 'ours')).eval()
+  largest, _ = differences(loaded, again, tree.join(trainable, frozen), one, 0)
+  assert largest < 1e-4
+
+
+def test_a_prefix_for_a_t5_whose_decoder_is_deeper_is_refused_where_peft_fails(tmp_path):
+  import torch
+  loaded = uneven(2, 3)
+  model = with_peft(loaded, 'PrefixTuningConfig', num_virtual_tokens=SLOTS)
+  model.save_pretrained(tmp_path / 'theirs')
+  with pytest.raises(IndexError):
+    their_logits(model, {n: torch.tensor(x[0]) for n, x in batches_for(loaded, 1)[0].items()})
+  with pytest.raises(InputError, match=r'as many layers as the encoder has \(2\).*num_decoder_layers=3'):
+    ours_from(loaded, tmp_path / 'theirs')
+  strategy = table.prefix(SLOTS)
+  with pytest.raises(InputError, match='--format=peft: PEFT makes a prefix'):
+    written(loaded, strategy, *bind(jax.random.key(0), strategy, loaded.model, loaded.params), tmp_path / 'ours')
+
+
+def test_pissa_by_a_randomised_svd_is_refused_with_pefts_conversion_which_loads(tmp_path):
+  loaded = loud('llama-tiny')
+  model = with_peft(loaded, **RANKED | {'init_lora_weights': 'pissa_niter_4'})
+  initial = tmp_path / 'initial'
+  model.peft_config['default'].init_lora_weights = True      # as PEFT's example does it: A and B as they began
+  model.save_pretrained(initial)
+  model.peft_config['default'].init_lora_weights = 'pissa_niter_4'
+  shaken(model)
+  model.save_pretrained(tmp_path / 'theirs')
+  with pytest.raises(InputError, match=r"init_lora_weights='pissa_niter_4' is not supported.*"
+                                       'path_initial_model_for_weight_conversion=INITIAL'):
+    ours_from(loaded, tmp_path / 'theirs')
+  model.save_pretrained(tmp_path / 'converted', path_initial_model_for_weight_conversion=str(initial))
+  strategy, trainable, frozen = ours_from(loaded, tmp_path / 'converted')
+  assert strategy.name == 'lora'
+  largest, spread = differences(loaded, model, tree.join(trainable, frozen), batches_for(loaded, 1)[0], 0)
+  assert spread > 0.5 and largest < 1e-3
 
 
 @pytest.mark.smollm2
