@@ -101,7 +101,7 @@ def _open(source: str, tokenizer: Tokenizer | None) -> Opened:
     return _gguf(path)
   if path.is_dir():
     return _folder(path)
-  if source.count('/') == 1 and not source.startswith(('.', '/', '~')):
+  if is_hub_id(source):
     return _folder(_hub(source))
   raise InputError(f'model.source={source!r}: no such folder; give a folder, a .gguf file, package:NAME, '
                    'random:NAME or a hub id org/name')
@@ -247,11 +247,57 @@ def _package(name: str) -> Path:
   return files[0]
 
 
+def is_hub_id(source: str) -> bool:
+  """Whether a source is a hub's `org/name`, and no folder here."""
+  return (source.count('/') == 1 and not source.startswith(('.', '/', '~')) and ':' not in source
+          and not source.endswith('.gguf') and not Path(source).exists())
+
+
+def name_for_others(source: str) -> str | None:
+  """What transformers can load the base by, here and now: its hub id, or its folder's whole path; None: it cannot."""
+  if is_hub_id(source):
+    return source
+  path = Path(source).expanduser()
+  return str(path.resolve()) if (path / 'config.json').is_file() else None
+
+
+class About(NamedTuple):
+  """What a base says of itself, for the card of what was made of it."""
+  license: str | None      # as the hub writes it: apache-2.0
+  hub: str | None          # its hub id
+
+
+def about(source: str) -> About:
+  """The licence of a base and its id on the hub, as far as its files say; those of random weights say nothing."""
+  kind, _, name = source.partition(':')
+  path = Path(source).expanduser()
+  if kind == 'package' or path.suffix == '.gguf':
+    fields = gguf.fields_of(_package(name) if kind == 'package' else path)
+    places = ('general.source.huggingface.repository', 'general.repo_url', 'general.source.repo_url')
+    url = next((fields[field] for field in places if isinstance(fields.get(field), str)), '')
+    license, hub = fields.get('general.license'), url.removeprefix('https://huggingface.co/')
+    return About(license if isinstance(license, str) else None, hub if re.fullmatch(r'[\w.-]+/[\w.-]+', hub) else None)
+  if is_hub_id(source):
+    return About(_license(_hub(source)), source)
+  return About(_license(path) if path.is_dir() else None, None)
+
+
+def _license(folder: Path) -> str | None:
+  """What the front matter of a folder's README says."""
+  import huggingface_hub
+  try:
+    text = (folder / 'README.md').read_text(encoding='utf-8')
+    found = huggingface_hub.ModelCard(text, ignore_metadata_errors=True).data.to_dict().get('license')
+  except Exception:  # no README, or whatever the library raises at a broken one: it says nothing
+    return None
+  return found if isinstance(found, str) else None
+
+
 def _hub(name: str) -> Path:
   import huggingface_hub
   from huggingface_hub import errors
   try:
-    wanted = ['*.json', 'model*.safetensors', '*.txt', '*.model', '*.jinja']
+    wanted = ['*.json', 'model*.safetensors', '*.txt', '*.model', '*.jinja', 'README.md']
     return Path(huggingface_hub.snapshot_download(name, allow_patterns=wanted))
   except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled,
           errors.HFValidationError, OSError) as e:
