@@ -77,7 +77,8 @@ def model(folder: Path, hf: dict[str, Any], tensors: Mapping[str, np.ndarray], t
     generation: the base's generation_config.json, which is kept, and completed where it lacks the special tokens.
   """
   name = np.dtype(dtype).name
-  config = older(hf) | {'architectures': [FAMILIES[hf['model_type']].architecture], 'dtype': name, 'torch_dtype': name}
+  family = FAMILIES[hf['model_type']]
+  config = older(hf, family.head in tensors) | {'architectures': [family.architecture], 'dtype': name, 'torch_dtype': name}
   _text(folder / 'config.json', json.dumps(config, indent=2, ensure_ascii=False) + '\n')
   _generation(hf, generation, tokenizer).save_pretrained(folder)
   _tokenizer(folder, tokenizer)
@@ -86,12 +87,20 @@ def model(folder: Path, hf: dict[str, Any], tensors: Mapping[str, np.ndarray], t
     _text(folder / file, text)
 
 
-def older(hf: dict[str, Any]) -> dict[str, Any]:
-  """A config.json that says of positions also what transformers 4 and servers read.
+def older(hf: dict[str, Any], separate_head: bool) -> dict[str, Any]:
+  """A config.json that says also what transformers 4 and servers read.
 
-  transformers 5 keeps all of it in `rope_parameters`, which they do not know: they would turn heads by 10,000 whatever stands
-  there. Where both stand transformers 5 takes the older fields, so they say the same.
+  transformers 5 keeps what positions are in `rope_parameters`, which they do not know: they would turn heads by 10,000
+  whatever stands there. Where both stand transformers 5 takes the older fields, so they say the same. Of a T5 it writes that
+  its embeddings are tied even where it has a head of its own.
+
+  Args:
+    hf: a config.json.
+    separate_head: whether the head stands among the tensors.
   """
+  scaled = hf.get('scale_decoder_outputs', hf.get('tie_word_embeddings', True)) and hf['model_type'] != 'mt5'
+  if hf['model_type'] in ('t5', 'mt5', 'umt5') and separate_head and not scaled:
+    return hf | {'tie_word_embeddings': False}
   new = hf.get('rope_parameters')
   if not isinstance(new, dict) or hf.get('rope_scaling'):
     return dict(hf)

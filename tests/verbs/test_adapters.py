@@ -14,6 +14,7 @@ from strategies.rows import ROWS
 from research import evaluate, experiment, export, train, tree
 from research.deployment import folder as deployed
 from research.errors import InputError
+from research.evaluation import decode
 from research.models import names
 from research.strategies import peft, table
 from research.strategies.bind import bind
@@ -63,6 +64,32 @@ def folders(tmp_path_factory):
       found[name, model] = run, folder
     return found[name, model]
   return of
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize('name', ['lora', 'ia3'])
+def test_an_adapters_snippet_loads_the_base_that_was_written_and_says_what_the_run_says(folders, name):
+  import peft as theirs
+  from test_export import said_by
+  run, folder = folders(name)
+  base = folder.resolve() / 'base'
+  assert json.loads((folder / peft.CONFIG).read_text())['base_model_name_or_path'] == str(base)
+  text = (folder / 'README.md').read_text()
+  assert 'lies in the folder `base`' in text and 'library_name: peft' in text and 'license: unknown' in text
+  exp = experiment.of_run(run)
+  ids = exp.tokenizer.prompt('Review: ...\nSentiment:')
+  [expected] = decode.generate(exp.model, experiment.learned(run, exp), [ids], exp.task.max_new_tokens, exp.tokenizer.ends,
+                               batch_size=1)
+  assert said_by(text, folder) == exp.tokenizer.decode(expected) + '\n'
+  assert theirs.AutoPeftModelForCausalLM.from_pretrained(str(folder)) is not None
+
+
+def test_an_adapter_names_its_base_as_it_is_told_and_then_writes_none(folders, tmp_path):
+  run, _ = folders('lora')
+  export.run_peft(run, tmp_path / 'adapter', base='someone/gpt2-tiny')
+  assert json.loads((tmp_path / 'adapter' / peft.CONFIG).read_text())['base_model_name_or_path'] == 'someone/gpt2-tiny'
+  assert not (tmp_path / 'adapter' / 'base').exists()
+  assert "from_pretrained('someone/gpt2-tiny')" in (tmp_path / 'adapter' / 'README.md').read_text()
 
 
 @pytest.mark.diagonal(name=('lora', 'vera', 'prefix by an mlp', 'prefix+lora+adapter'))
