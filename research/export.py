@@ -130,9 +130,9 @@ def run_peft(workdir: Path, output: Path, base: str | None = None, dtype: str = 
   learned = {n: np.asarray(x) for n, x in tree.leaves(trainable).items()}
   learned |= peft.fixed(frozen) if learned else {}
   source = exp.config['model']['source']
-  named = base or load.name_for_others(source)
+  named, inside = base or load.name_for_others(source), load.inside(source)
   config, tensors, row = peft.write(tree.join(trainable, frozen), exp.strategy, exp.model.config,
-                                    named or str(output.resolve() / BASE), learned)
+                                    named or str(output.resolve() / BASE), learned, inside)
   if config['peft_type'] == peft.OWN_TYPE:      # which no library loads onto anything
     named = named or source
     config['base_model_name_or_path'] = named
@@ -141,7 +141,7 @@ def run_peft(workdir: Path, output: Path, base: str | None = None, dtype: str = 
             'metrics': result['metrics'], 'intervals': result['intervals'], 'cost': result['cost']}
   texts = {peft.RECORD: json.dumps(record, indent=2, ensure_ascii=False) + '\n',
            'README.md': card.adapter(output.name, exp.config, result, config, load.about(source), exp.tokenizer,
-                                     written=named is None)}
+                                     written=named is None, inside=inside)}
 
   def fill(into: Path) -> None:
     folder.adapter(into, config, tensors, texts)

@@ -75,7 +75,7 @@ def snippet(config: dict[str, Any], tokenizer: Tokenizer, imports: str, load: st
 
 
 def adapter(title: str, config: dict[str, Any], result: dict[str, Any], said: dict[str, Any], base: About,
-            tokenizer: Tokenizer, written: bool) -> str:
+            tokenizer: Tokenizer, written: bool, inside: str = '') -> str:
   """The README of an adapter's folder.
 
   Args:
@@ -86,6 +86,7 @@ def adapter(title: str, config: dict[str, Any], result: dict[str, Any], said: di
     base: as for `card`.
     tokenizer: as for `card`.
     written: whether the base is written beside the adapter.
+    inside: where the model stands among its base's modules, if it is not all of it.
   """
   metrics = ''.join(f'| {name} | {value:.4f} | [{low:.4f}, {high:.4f}] |\n' for name, value in result['metrics'].items()
                     for low, high in [result['intervals'].get(name, (float('nan'),) * 2)])
@@ -99,9 +100,10 @@ def adapter(title: str, config: dict[str, Any], result: dict[str, Any], said: di
             "adapter_config.json names it by where it was written; where the folder has been moved, give it as below."
             if written else f'Its base is `{source}`.' + ('' if source == base.hub else
             ' That is a place on the machine where it was exported: elsewhere give the same weights by their name there.'))
-    load = f"base = {_auto(tokenizer)}.from_pretrained({where})\nmodel = PeftModel.from_pretrained(base, folder)"
-    code = snippet(config, tokenizer, f'from peft import PeftModel\nfrom transformers import {_auto(tokenizer)}, AutoTokenizer',
-                   load, vocabulary)
+    auto = 'AutoModelForImageTextToText' if inside else _auto(tokenizer)
+    load = f"base = {auto}.from_pretrained({where})\nmodel = PeftModel.from_pretrained(base, folder)"
+    code = snippet(config, tokenizer, f'from peft import PeftModel\nfrom transformers import {auto}, AutoTokenizer', load,
+                   vocabulary)
     loads = f'{also}\n\n```python\n{code}\n```\n\n'
   return (f'---\n{_front(base, config, tokenizer, "peft")}\n---\n\n'
           f'# {title}\n\nAn adapter for `{config["model"]["source"]}`, trained as `{config["strategy"]["name"]}` on the task '

@@ -261,6 +261,12 @@ def name_for_others(source: str) -> str | None:
   return str(path.resolve()) if (path / 'config.json').is_file() else None
 
 
+def inside(source: str) -> str:
+  """Where the model stands among the modules that transformers makes of its source; '' where it is all of it."""
+  path = _hub(source) if is_hub_id(source) else Path(source).expanduser()
+  return huggingface.inside(path) if (path / 'config.json').is_file() else ''
+
+
 class About(NamedTuple):
   """What a base says of itself, for the card of what was made of it."""
   license: str | None      # as the hub writes it: apache-2.0

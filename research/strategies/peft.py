@@ -37,6 +37,8 @@ CONFIG, TENSORS, RECORD = 'adapter_config.json', 'adapter_model.safetensors', 'f
 OWN_TYPE = 'FLAXTUNE'
 ROOT = 'base_model.model.'
 SOFT = 'prompt_embeddings'
+# Where the text part stands in models that read images too (see `models.wholes`), in several versions of transformers.
+_INSIDE = ('model.language_model.', 'language_model.model.', 'model.text_model.')
 
 # Their types -> the settings that change what is computed and are read; every other setting that is switched on is refused.
 _READ = {
@@ -274,6 +276,8 @@ def _stacked(folder: Path, tensors: dict[str, np.ndarray], modules: dict[str, Mo
 def _cut(name: str) -> tuple[str, str]:
   """A tensor's name -> (module, suffix)."""
   bare = name.removeprefix(ROOT)
+  for prefix in _INSIDE:
+    bare = f'model.{bare.removeprefix(prefix)}' if bare.startswith(prefix) else bare
   suffix = next((s for s in dict.fromkeys(leaf.suffix for of in LEAVES.values() for leaf in of.values())
                  if bare.endswith(s)), None)
   return (bare.removesuffix(suffix), suffix) if suffix and name.startswith(ROOT) else (bare, '')
@@ -462,7 +466,7 @@ def placed_in(trainable: Tree, frozen: Tree, values: dict[str, np.ndarray], wher
 # ---------------------------------------------------------------- writing
 
 def write(variables: Tree, strategy: table.Strategy, config: ModelConfig, source: str,
-          learned: dict[str, np.ndarray]) -> tuple[dict[str, Any], dict[str, np.ndarray], dict[str, Any]]:
+          learned: dict[str, np.ndarray], inside: str = '') -> tuple[dict[str, Any], dict[str, np.ndarray], dict[str, Any]]:
   """What a folder holds.
 
   Args:
@@ -471,6 +475,7 @@ def write(variables: Tree, strategy: table.Strategy, config: ModelConfig, source
     config: of the base model.
     source: of the base model, as `config.model.source` names it.
     learned: variable's name -> what learned, each array of the variable's shape, layers stacked.
+    inside: where the model stands among the modules of its source, if it is not all of it (see `models.load.inside`).
   Returns:
     adapter_config.json, the tensors, and the row that they are: its name and settings.
   Raises:
@@ -486,6 +491,9 @@ def write(variables: Tree, strategy: table.Strategy, config: ModelConfig, source
   known = {*LEAVES, deltas.Prompt, deltas.Prefix, deltas.ProjectedPrefix}
   if len(strategy.name.split('+')) > 1 or not types or not types <= known:
     return said | {'peft_type': OWN_TYPE}, learned, row
+  if inside and types & {deltas.Prompt, deltas.Prefix, deltas.ProjectedPrefix}:
+    raise InputError(f'--format=peft: PEFT gives a soft prompt to a whole model, and {source} is one that reads images too; '
+                     'use --format=hf, or train on its text part alone, as a folder of its own')
   if deltas.Prompt in types:
     [delta] = found.values()
     assert isinstance(delta, deltas.Prompt)
@@ -498,7 +506,7 @@ def write(variables: Tree, strategy: table.Strategy, config: ModelConfig, source
     said |= _soft_config('PREFIX_TUNING', delta.slots, config, width, config.kv_heads)
     said |= {'prefix_projection': False, 'encoder_hidden_size': width}      # what an MLP made is written as it came out
     return said, {SOFT: _prefix_table(delta.projected(), config)}, row | {'hidden': 0}
-  return _by_module(said, found, strategy, row, config, variables)
+  return _by_module(said, found, strategy, row, config, variables, inside)
 
 
 def _soft_config(kind: str, slots: int, config: ModelConfig, width: int, heads: int) -> dict[str, Any]:
@@ -507,12 +515,13 @@ def _soft_config(kind: str, slots: int, config: ModelConfig, width: int, heads: 
           'num_layers': config.encoder_layers or config.layers, 'num_transformer_submodules': submodules}
 
 
-def _by_module(said, found, strategy, row, config, variables):
+def _by_module(said, found, strategy, row, config, variables, inside):
   shapes = {n: x.shape for n, x in tree.leaves(variables['params'], is_leaf=lambda x: hasattr(x, 'shape')).items()}
   modules = _modules(FAMILIES[config.family], config, shapes)
   found = {path: _doubled(delta) for path, delta in found.items()}
   found = _fused(found, modules)
   tensors = {}
+  placed_name = lambda name: f'{inside}{name.removeprefix("model.")}' if inside and name.startswith('model.') else name
   for name, module in modules.items():
     if module.site not in found:
       continue
@@ -520,9 +529,10 @@ def _by_module(said, found, strategy, row, config, variables):
     for leaf, how in LEAVES[type(delta)].items():
       x = np.asarray(getattr(delta, leaf))
       x = x if module.layer is None else x[module.layer]
-      tensors[f'{ROOT}{name}{how.suffix}'] = np.ascontiguousarray(how.write(_to_theirs(module, x) if how.outputs else x))
+      x = how.write(_to_theirs(module, x) if how.outputs else x)
+      tensors[f'{ROOT}{placed_name(name)}{how.suffix}'] = np.ascontiguousarray(x)
   rows = _rows(FAMILIES[config.family], config)
-  pattern = lambda site: re.escape(rows[site].theirs.removesuffix('.weight')).replace(r'\{n\}', r'\d+')
+  pattern = lambda site: re.escape(placed_name(rows[site].theirs.removesuffix('.weight'))).replace(r'\{n\}', r'\d+')
   said |= {'target_modules': '|'.join(map(pattern, found)) if len(found) > 1 else pattern(next(iter(found))),
            'fan_in_fan_out': not next(iter(rows.values() if not found else (rows[s] for s in found))).transposed,
            'bias': 'none', 'modules_to_save': None}
