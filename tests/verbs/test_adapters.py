@@ -281,3 +281,21 @@ def test_a_strategy_that_cannot_be_is_refused(given, says):
     made = experiment.assemble(config(**given))
     made.variables()
     made.examples('train')
+
+
+@pytest.mark.parametrize('quantize', ['none', 'int8'])
+def test_what_learns_beside_a_delta_is_trained_resumed_and_exported_with_it(tmp_path, quantize):
+  made = config(**fields('lora'), strategy__also='embed,bias', strategy__fused=True, model__quantize=quantize)
+  result = train.run(made, tmp_path / 'run')
+  lines = {line['site'] for line in json.loads((tmp_path / 'run' / 'sites.json').read_text()) if line['kind'] == 'params'}
+  assert {'embed/embedding', 'layers/mlp/up/bias', 'norm/bias'} <= lines and not any('kernel' in site for site in lines)
+  assert export.run(tmp_path / 'run', tmp_path / 'model', 'float32', '5GB')['merged']
+  export.run_peft(tmp_path / 'run', tmp_path / 'adapter')
+  said = json.loads((tmp_path / 'adapter' / peft.CONFIG).read_text())
+  assert said['modules_to_save'] == ['transformer.wte'] and said['bias'] == 'all' and said['ensure_weight_tying']
+  of_run = experiment.of_run(tmp_path / 'run')
+  learned = tree.leaves(experiment.learned_and_frozen(tmp_path / 'run', of_run)[0])
+  assert np.abs(learned['params/embed/embedding'] - of_run.params['embed']['embedding']).max() > 1e-4
+  for path, x in tree.leaves(starting(tmp_path / 'adapter')[0]).items():
+    np.testing.assert_array_equal(x, learned[path], err_msg=path)
+  assert result['cost']['trainable_params'] == sum(x.size for x in learned.values())
