@@ -123,12 +123,15 @@ def read(folder: Path) -> tuple[Family, ModelConfig, Tensors, dict[str, Any]]:
     `wholes`) all this of its text part.
 
   Raises:
-    InputError: no config.json, a `model_type` that is no family here, a missing or broken file.
+    InputError: no config.json, a `model_type` that is no family here, a missing or broken file, or an adapter in the folder.
   """
   file = folder / 'config.json'
   if not file.exists():
     raise InputError(f'{folder}: no config.json; a model folder has Hugging Face\'s layout')
   hf = _object(file)
+  if (folder / 'adapter_config.json').is_file():
+    raise InputError(f'{folder}: holds an adapter (adapter_config.json) beside the model, with which transformers loads it; '
+                     'move the adapter to a folder of its own, and give that as strategy.init_from where it is wanted')
   whole = hf if isinstance(hf.get('model_type'), str) and hf['model_type'] in wholes.WHOLES else None
   hf = hf if whole is None else wholes.text_config(whole, str(file))
   kind, of = hf.get('model_type'), '' if whole is None else 'text_config: '

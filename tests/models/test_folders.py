@@ -365,7 +365,6 @@ def test_a_tokenizer_with_tokens_beyond_the_embedding_loads_and_refuses_the_text
       tokenizer.encode(text)
 
 
-@pytest.mark.quick
 def test_the_single_file_wins_over_an_index_beside_it_as_in_transformers(tmp_path):
   one, other = drawn('llama', seed=0), drawn('llama', seed=1)
   folder = write(tmp_path, ZOO['llama'], other, shards=3)

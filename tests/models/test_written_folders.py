@@ -135,7 +135,6 @@ def test_what_transformers_5_alone_reads_is_in_no_tokenizer_config(tmp_path, tin
   assert set(again.hf(text)) == {'input_ids', 'attention_mask'}
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize('name, leaf', [('llama-tied', 'layers/attn/q/bias'), ('gpt2', 'head/kernel'), ('t5', 'head/kernel')])
 def test_a_parameter_that_the_family_has_no_tensor_for_is_refused_and_not_dropped(name, leaf):
   family = FAMILIES[zoo.CONFIGS[name]['model_type']]
