@@ -107,7 +107,8 @@ def older(hf: dict[str, Any], separate_head: bool) -> dict[str, Any]:
   full = new.get('full_attention', new)
   named = ('rope_theta', 'partial_rotary_factor')
   inner = {'gpt_neox': ('rotary_emb_base', 'rotary_pct')}.get(hf['model_type'], named)
-  found = {field: full[name] for field, name in zip(inner, named) if full.get(name) is not None}
+  found = {field: full[name] for field, name in zip(inner, named) if full.get(name) is not None
+           and (field, full[name]) != ('partial_rotary_factor', 1)}
   if full.get('rope_type', 'default') != 'default':
     found['rope_scaling'] = {name: x for name, x in full.items() if name not in named}
   if (new.get('sliding_attention') or {}).get('rope_theta') is not None:

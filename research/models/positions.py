@@ -26,6 +26,7 @@ class Rope(NamedTuple):
   dynamic: Dynamic | None = None
 
 
+_WIDEST = 2 ** 16      # a head, and that is a hundred times wider than any
 _LARGEST = float(np.finfo(np.float32).max)
 _NUMBERS = {'rope_theta', 'factor', 'partial_rotary_factor', 'original_max_position_embeddings', 'low_freq_factor',
             'high_freq_factor', 'beta_fast', 'beta_slow', 'attention_factor', 'mscale', 'mscale_all_dim'}
@@ -57,6 +58,9 @@ def rope_of(parameters: dict[str, Any], head_dim: int, context: int, where: str 
     value = parameters[name]
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value <= _LARGEST:
       raise InputError(f'{where}: {name}={value!r:.60}: must be a number above 0 and at most {_LARGEST:.2g}')
+  if head_dim > _WIDEST:      # before a list of that length is made
+    raise InputError(f'{where}: heads of {head_dim:,} dimensions (head_dim, or the width over the number of heads): must be at '
+                     f'most {_WIDEST:,}')
   kind, theta = parameters.get('rope_type', 'default'), float(parameters['rope_theta'])
   share = parameters.get('partial_rotary_factor', 1)
   if not partial and share != 1 and kind != 'default':

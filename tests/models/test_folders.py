@@ -473,6 +473,15 @@ class Spied(fields_of.Fields):
 
 
 @pytest.mark.quick
+@pytest.mark.parametrize('name, field', [('llama', 'head_dim'), ('qwen2', 'hidden_size'), ('gpt_neox', 'hidden_size'),
+                                         ('gemma3_text', 'head_dim')])
+def test_a_width_whose_angles_would_fill_the_memory_is_refused_at_once(name, field):
+  fields = {k: v for k, v in ZOO[name].items() if k != 'head_dim'} | {field: 2**30}
+  with pytest.raises(InputError, match='config.json: heads of .* dimensions .* must be at most 65,536'):
+    names.config_of(FAMILIES[fields['model_type']], fields, 'config.json', False)
+
+
+@pytest.mark.quick
 def test_t5s_start_and_distances_must_be_possible():
   of = lambda **more: names.config_of(FAMILIES['t5'], ZOO['t5'] | more, 'config.json', False)
   with pytest.raises(InputError, match='decoder_start_token_id=270: must be below vocab_size=270'):
