@@ -477,7 +477,7 @@ class Spied(fields_of.Fields):
                                          ('gemma3_text', 'head_dim')])
 def test_a_width_whose_angles_would_fill_the_memory_is_refused_at_once(name, field):
   fields = {k: v for k, v in ZOO[name].items() if k != 'head_dim'} | {field: 2**30}
-  with pytest.raises(InputError, match='config.json: heads of .* dimensions .* must be at most 65,536'):
+  with pytest.raises(InputError, match=r'config.json: heads of .* dimensions .* must be at most 65,536'):
     names.config_of(FAMILIES[fields['model_type']], fields, 'config.json', False)
 
 

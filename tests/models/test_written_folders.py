@@ -106,8 +106,9 @@ def test_a_tensor_larger_than_a_shard_has_one_to_itself(tmp_path, tiny_t5):
                                          'rope_scaling': {'rope_type': 'linear', 'factor': 8.0}}),
     ('llama-yarn', {'rope_theta': 50_000.0, 'rope_scaling': {
         'rope_type': 'yarn', 'factor': 4.0, 'original_max_position_embeddings': 32}}),
-    ('gpt_neox', {'rotary_emb_base': 1e4, 'rotary_pct': 0.5}), ('phi3', {}), ('t5', {}), ('t5-1.1', {'tie_word_embeddings': False}),
-    ('mt5', {'tie_word_embeddings': False}), ('umt5', {'tie_word_embeddings': False})])
+    ('gpt_neox', {'rotary_emb_base': 1e4, 'rotary_pct': 0.5}), ('phi3', {}), ('t5', {}),
+    ('t5-1.1', {'tie_word_embeddings': False}), ('mt5', {'tie_word_embeddings': False}),
+    ('umt5', {'tie_word_embeddings': False})])
 def test_a_config_says_what_transformers_4_and_servers_read_and_means_the_same(name, fields):
   hf, separate = zoo.CONFIGS[name], name in zoo.SEPARATE_HEADS
   made = folder.older(hf, separate)
