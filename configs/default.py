@@ -56,6 +56,7 @@ def get_config():
           'fused': optional(bool),      # q, k and v share one A, as PEFT has it on GPT-2
           'rank_pattern': optional(tuple),    # ranks of some sites: "(('mlp/down',16),)"
           'alpha_pattern': optional(tuple),   # alphas of some sites
+          'also': optional(str),        # lora and its kin: what of the base learns too: head, embed, bias, a regex
           'ratio': optional(float),     # lora_plus: B's learning rate over A's
           'initial_d': optional(float), # vera: what its vector d begins as
           'feedforward': optional(str), # ia3: the layers whose inputs are scaled

@@ -446,6 +446,8 @@ def _start_from(experiment: Experiment, trainable: Tree, frozen: Tree) -> tuple[
   elif found.base != experiment.fingerprint and not any_base:
     raise InputError(f'strategy.init_from={folder}: belongs to another base model ({found.base}, not '
                      f'{experiment.fingerprint}); --config.strategy.allow_other_base=True takes it all the same')
+  for note in found.notes:
+    say(note)
   return peft.placed_in(trainable, frozen, found.values, f'strategy.init_from={folder}')
 
 

@@ -29,15 +29,19 @@ class Pre(NamedTuple):
   bos: bool = False             # a text begins with BOS where the header does not say
 
 
-_LLAMA3 = Pre(partial(_words, r'\p{N}{1,3}'), whole=True, bos=True)
-# What llama.cpp calls `tokenizer.ggml.pre`.
-PRE_TOKENIZERS = {
-    'smollm': Pre(lambda: pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True),
-                                                   pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)])),
-    'gpt-2': Pre(lambda: pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)),
-    'llama-bpe': _LLAMA3, 'llama3': _LLAMA3, 'llama-v3': _LLAMA3,
-    'qwen2': Pre(partial(_words, r'\p{N}'), composed=True),
-}
+# What llama.cpp calls `tokenizer.ggml.pre`: a name, and the others by which it cuts texts in the same way.
+_NAMED = (
+    (('smollm', 'starcoder', 'refact', 'codeshell', 'exaone', 'minerva-7b'), Pre(lambda: pre_tokenizers.Sequence([
+        pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)]))),
+    (('gpt-2', 'phi-2', 'jina-es', 'jina-de', 'jina-v2-es', 'jina-v2-de', 'gigachat', 'a.x-4.0', 'mellum', 'exaone4'),
+     Pre(lambda: pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True))),
+    (('llama-bpe', 'llama3', 'llama-v3', 'falcon3', 'falcon-h1', 'pixtral', 'midm-2.0', 'lfm2'),
+     Pre(partial(_words, r'\p{N}{1,3}'), whole=True, bos=True)),
+    (('dbrx', 'smaug-bpe'), Pre(partial(_words, r'\p{N}{1,3}'))),
+    (('qwen2', 'deepseek-r1-qwen', 'kormo', 'f2llmv2', 'megrez'), Pre(partial(_words, r'\p{N}'), composed=True)),
+)
+PRE_TOKENIZERS = {name: pre for names, pre in _NAMED for name in names}
+_ABSENT = (None, 'default')      # as older files have it; llama.cpp then cuts by a rule that no model was made with
 _NORMAL, _UNKNOWN, _CONTROL, _WRITTEN_OUT, _UNUSED, _BYTE = range(1, 7)   # tokenizer.ggml.token_type
 
 
@@ -150,7 +154,8 @@ def _byte_level(given: _Given) -> tuple[RustTokenizer, bool, bool]:
   Raises:
     InputError: a way of cutting texts that is not in `PRE_TOKENIZERS`, or a merge that is not of two tokens.
   """
-  name = given.get('pre', str, 'default')
+  name = given.get('pre', str)
+  name = _told(given) if name in _ABSENT else name
   if name not in PRE_TOKENIZERS:
     raise InputError(f'{given.where}: tokenizer.ggml.pre={name!r} is not supported (known: {", ".join(PRE_TOKENIZERS)})')
   pre, merges = PRE_TOKENIZERS[name], [tuple(merge.split(' ')) for merge in given.all('merges', str)]
@@ -162,6 +167,24 @@ def _byte_level(given: _Given) -> tuple[RustTokenizer, bool, bool]:
   rust.pre_tokenizer = pre.cut()
   rust.decoder = decoders.ByteLevel()
   return rust, pre.bos, False
+
+
+def _told(given: _Given) -> str:
+  """How a file cuts texts that does not say it, where its architecture or its special tokens leave one answer.
+
+  Raises:
+    InputError: they leave several.
+  """
+  architecture, tokens = given.fields.get('general.architecture'), set(given.tokens)
+  if architecture in ('qwen2', 'qwen3', 'gpt2'):
+    return 'gpt-2' if architecture == 'gpt2' else 'qwen2'
+  if '<|begin_of_text|>' in tokens:
+    return 'llama-bpe'
+  if {'<reponame>', '<gh_stars>'} <= tokens:
+    return 'smollm'
+  raise InputError(f'{given.where}: the GGUF header lacks tokenizer.ggml.pre, which says how texts are cut before they are '
+                   'tokenised, and nothing else in it tells; write it into a copy: '
+                   f'gguf-new-metadata --pre-tokenizer NAME OLD NEW (known: {", ".join(names[0] for names, _ in _NAMED)})')
 
 
 def _vocabulary(given: _Given) -> dict[str, int]:

@@ -30,7 +30,7 @@ class Tokenizer(NamedTuple):
   def encode(self, text: str) -> list[int]:
     """Ids of `text` alone: no special token is added, but those written out in it are read as such.
 
-    A text with a special token that the model has no embedding for is refused (`InputError`).
+    A text with a token that the model has no embedding for is refused (`InputError`).
     """
     return self.encode_all([text])[text]
 
@@ -38,7 +38,7 @@ class Tokenizer(NamedTuple):
     """What `encode` gives for every text: each once, all at one time.
 
     Raises:
-      InputError: a text holds a special token that the model has no embedding for.
+      InputError: a text holds a token that the model has no embedding for: some files' tokenizers have more tokens than rows.
     """
     distinct = list(dict.fromkeys(texts))
     found = dict(zip(distinct, self.hf(distinct, add_special_tokens=False)['input_ids'])) if distinct else {}
@@ -54,7 +54,7 @@ class Tokenizer(NamedTuple):
   def as_prompt(self, ids: list[int]) -> list[int]:
     """A text's ids as a model reads its prompts: with BOS where it has one, never with two; with EOS before an encoder."""
     bos = self.bos if ids or self.closes else self.hf.bos_token_id      # an empty prompt begins with BOS where there is one
-    if bos is not None and ids[:1] != [bos]:
+    if bos is not None and bos < self.size and ids[:1] != [bos]:
       ids = [bos, *ids]
     return [*ids, self.eos] if self.closes else ids
 

@@ -4,6 +4,8 @@ import math
 import re
 from typing import Any
 
+import numpy as np
+
 from research.errors import InputError
 from research.models.positions import Rope, rope_of
 
@@ -14,6 +16,8 @@ _HARMLESS = re.compile(
     r'|id2label|label2id|num_labels|problem_type|finetuning_task|task_specific_params|tokenizer_class|prefix|summary_.*'
     r'|n_ctx|chunk_size_feed_forward|is_decoder|is_encoder_decoder|max_length|min_length|length_penalty'
     r'|num_beams|no_repeat_ngram_size|early_stopping|temperature|top_[kp]|do_sample|reorder_and_upcast_attn|_.*)$')
+MOST = 2**31 - 1                                    # of a size or a number of positions
+LARGEST = float(np.finfo(np.float32).max)           # of any other number
 _NEVER = re.compile(r'expert|moe|quantization|auto_map')
 
 
@@ -36,16 +40,29 @@ class Fields:
     value = self._values.get(name)
     return default if value is None else value
 
-  def optional(self, name: str, absent: float | None) -> Any:
-    """A number above 0, where null says 'none' and an absent field something else; whole or not, as the file has it.
+  def cap(self, name: str, absent: float | None) -> float:
+    """A number above 0, where null says 'none', which is 0, and an absent field something else.
 
     Raises:
       InputError: the value is neither null nor a number above 0.
     """
     self._taken.add(name)
     value = self._values.get(name, absent)
-    if value is not None and not (_is_number(value) and value > 0):
+    if value is not None and not (_is_number(value) and 0 < value <= LARGEST):
       raise InputError(f'{self.where}: {name}={_short(value)}: must be a number above 0, or null')
+    return float(value or 0)
+
+  def window(self, absent: int | None) -> int | None:
+    """`sliding_window`: how many positions a query sees, where null says all and an absent field something else.
+
+    Raises:
+      InputError: the value is neither null nor a whole number above 0.
+    """
+    self._taken.add('sliding_window')
+    value = self._values.get('sliding_window', absent)
+    if value is not None and not _is_whole(value, 1):
+      raise InputError(f'{self.where}: sliding_window={_short(value)}: must be a whole number above 0 and at most {MOST:,}, '
+                       'or null')
     return value
 
   def flag(self, name: str, default: bool = False) -> bool:
@@ -61,8 +78,8 @@ class Fields:
       InputError: the value is not one, or too large.
     """
     value = self.take(name, default)
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**31:
-      raise InputError(f'{self.where}: {name}={_short(value)}: must be a whole number, 0 or more')
+    if not _is_whole(value, 0):
+      raise InputError(f'{self.where}: {name}={_short(value)}: must be a whole number, 0 or more and at most {MOST:,}')
     return value
 
   def mapping(self, name: str) -> dict[str, Any]:
@@ -85,15 +102,20 @@ class Fields:
     value = self.take(name, default)
     if value is None:
       raise InputError(f'{self.where}: lacks {name}')
-    most = 10_000 if name.endswith('layers') else 2**31 - 1
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+    most = 10_000 if name.endswith(('layers', 'layer')) else MOST
+    if not _is_whole(value, 1, most):
       raise InputError(f'{self.where}: {name}={_short(value)}: must be a whole number above 0 and at most {most:,}')
     return value
 
   def number(self, name: str, default: float | None = None) -> float:
+    """A number of at least 0 that float32 holds: no field of a config is below.
+
+    Raises:
+      InputError: the value is none.
+    """
     value = self.take(name, default)
-    if not _is_number(value):
-      raise InputError(f'{self.where}: {name}={_short(value)}: must be a number')
+    if not _is_number(value) or not 0 <= value <= LARGEST:
+      raise InputError(f'{self.where}: {name}={_short(value)}: must be a number, 0 or more and at most {LARGEST:.2g}')
     return float(value)
 
   def one_of(self, name: str, known: dict[Any, Any], default: Any) -> Any:
@@ -157,22 +179,23 @@ class Fields:
       raise InputError(f'{self.where}: num_key_value_heads={kv_heads} does not divide num_attention_heads={heads}')
     return heads, kv_heads
 
-  def rope(self, head_dim: int, context: int, theta: float = 10_000.0, share: float = 1.0) -> Rope:
+  def rope(self, head_dim: int, context: int, theta: float = 10_000.0, share: float | None = None) -> Rope:
     """The rope that `rope_parameters` say, or the older `rope_scaling`, `rope_theta` and `partial_rotary_factor`.
 
     Args:
       head_dim: the dimensions of a head.
       context: the longest sequence that the weights were trained for, in tokens.
       theta: the base where the config says nothing.
-      share: of a head's dimensions, those that turn where the config says nothing.
+      share: of a head's dimensions, those that turn where the config says nothing; None: all turn whatever it says, as in
+        the family's original.
     """
     newer, older = self.mapping('rope_parameters'), self.mapping('rope_scaling')
     given = dict(older or newer)                              # where both stand, transformers reads the older
     kind = given.pop('type', None)
     parameters = {'rope_theta': self.number('rope_theta', theta), **({'rope_type': kind} if kind else {}), **given}
     parameters.setdefault('original_max_position_embeddings', self.size('original_max_position_embeddings', context))
-    parameters.setdefault('partial_rotary_factor', self.number('partial_rotary_factor', share))
-    return rope_of(parameters, head_dim, context, self.where)
+    parameters.setdefault('partial_rotary_factor', self.number('partial_rotary_factor', 1.0 if share is None else share))
+    return rope_of(parameters, head_dim, context, self.where, partial=share is not None)
 
   def finish(self) -> None:
     """Refuses what is left over and would change what transformers computes.
@@ -200,7 +223,11 @@ class Fields:
 
 
 def _is_number(value: Any) -> bool:
-  return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+  return isinstance(value, (int, float)) and not isinstance(value, bool) and -math.inf < value < math.inf
+
+
+def _is_whole(value: Any, least: int, most: int = MOST) -> bool:
+  return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 
 def _short(value: Any) -> str:

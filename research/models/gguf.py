@@ -99,6 +99,11 @@ def read(path: Path) -> tuple[Family, ModelConfig, Tensors, dict[str, Any], dict
   return family, config, Tensors(reader, header, family, config), fields, hf
 
 
+def fields_of(path: Path) -> dict[str, Any]:
+  """All fields of a GGUF file's header, by name."""
+  return _open(path)[1]
+
+
 def _open(path: Path) -> tuple[Any, dict[str, Any]]:
   """The gguf library's reader, and all header fields as Python values; every offset and length lies within the file.
 

@@ -101,7 +101,7 @@ def _open(source: str, tokenizer: Tokenizer | None) -> Opened:
     return _gguf(path)
   if path.is_dir():
     return _folder(path)
-  if source.count('/') == 1 and not source.startswith(('.', '/', '~')):
+  if is_hub_id(source):
     return _folder(_hub(source))
   raise InputError(f'model.source={source!r}: no such folder; give a folder, a .gguf file, package:NAME, '
                    'random:NAME or a hub id org/name')
@@ -135,10 +135,12 @@ def _load_apart(source: str, execution: Execution, tokenizer: Tokenizer | None, 
 
 def _opened(family, config, tensors, hf, tokenizer, fingerprint, where) -> Opened:
   if tokenizer.size > config.vocab:
-    special = set(tokenizer.hf.all_special_ids)        # Gemma 3's text models name one token for images, and have no row for it
-    if not special.issuperset(range(config.vocab, tokenizer.size)):
-      raise InputError(f'{where}: the tokenizer has {tokenizer.size} tokens, the embedding only {config.vocab}')
-    tokenizer = tokenizer._replace(size=config.vocab)
+    # The tokens beyond are an error where a text holds one (`Tokenizer.encode_all`), and for what begins or ends every text.
+    for name, token in (('eos', tokenizer.eos), ('bos', tokenizer.bos)):
+      if token is not None and token >= config.vocab:
+        raise InputError(f'{where}: the tokenizer\'s {name}_token has the number {token}, the embedding only '
+                         f'{config.vocab} rows; give the tokenizer that the weights were trained with')
+    tokenizer = tokenizer._replace(size=config.vocab, other_ends=tuple(i for i in tokenizer.other_ends if i < config.vocab))
   return Opened(config, tokenizer, fingerprint, hf,
                 lambda model, execution: _read(family, model.config, tensors, execution, where))
 
@@ -245,11 +247,63 @@ def _package(name: str) -> Path:
   return files[0]
 
 
+def is_hub_id(source: str) -> bool:
+  """Whether a source is a hub's `org/name`, and no folder here."""
+  return (source.count('/') == 1 and not source.startswith(('.', '/', '~')) and ':' not in source
+          and not source.endswith('.gguf') and not Path(source).exists())
+
+
+def name_for_others(source: str) -> str | None:
+  """What transformers can load the base by, here and now: its hub id, or its folder's whole path; None: it cannot."""
+  if is_hub_id(source):
+    return source
+  path = Path(source).expanduser()
+  return str(path.resolve()) if (path / 'config.json').is_file() else None
+
+
+def inside(source: str) -> str:
+  """Where the model stands among the modules that transformers makes of its source; '' where it is all of it."""
+  path = _hub(source) if is_hub_id(source) else Path(source).expanduser()
+  return huggingface.inside(path) if (path / 'config.json').is_file() else ''
+
+
+class About(NamedTuple):
+  """What a base says of itself, for the card of what was made of it."""
+  license: str | None      # as the hub writes it: apache-2.0
+  hub: str | None          # its hub id
+
+
+def about(source: str) -> About:
+  """The licence of a base and its id on the hub, as far as its files say; those of random weights say nothing."""
+  kind, _, name = source.partition(':')
+  path = Path(source).expanduser()
+  if kind == 'package' or path.suffix == '.gguf':
+    fields = gguf.fields_of(_package(name) if kind == 'package' else path)
+    places = ('general.source.huggingface.repository', 'general.repo_url', 'general.source.repo_url')
+    url = next((fields[field] for field in places if isinstance(fields.get(field), str)), '')
+    license, hub = fields.get('general.license'), url.removeprefix('https://huggingface.co/')
+    return About(license if isinstance(license, str) else None, hub if re.fullmatch(r'[\w.-]+/[\w.-]+', hub) else None)
+  if is_hub_id(source):
+    return About(_license(_hub(source)), source)
+  return About(_license(path) if path.is_dir() else None, None)
+
+
+def _license(folder: Path) -> str | None:
+  """What the front matter of a folder's README says."""
+  import huggingface_hub
+  try:
+    text = (folder / 'README.md').read_text(encoding='utf-8')
+    found = huggingface_hub.ModelCard(text, ignore_metadata_errors=True).data.to_dict().get('license')
+  except Exception:  # no README, or whatever the library raises at a broken one: it says nothing
+    return None
+  return found if isinstance(found, str) else None
+
+
 def _hub(name: str) -> Path:
   import huggingface_hub
   from huggingface_hub import errors
   try:
-    wanted = ['*.json', 'model*.safetensors', '*.txt', '*.model', '*.jinja']
+    wanted = ['*.json', 'model*.safetensors', '*.txt', '*.model', '*.jinja', 'README.md']
     return Path(huggingface_hub.snapshot_download(name, allow_patterns=wanted))
   except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled,
           errors.HFValidationError, OSError) as e:

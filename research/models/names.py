@@ -127,6 +127,10 @@ def alike(x: Any, y: Any) -> bool:
   return x.shape == y.shape and np.array_equal(x[:1], y[:1]) and np.array_equal(x, y)
 
 
+_REMEDY = ('; if the model was trained with a head of its own, which transformers 5 reads, set "tie_word_embeddings": false in '
+           'config.json; if not, take the head out of the file')
+
+
 def _named(family: Family, config: ModelConfig, tensors: Mapping[str, np.ndarray], where: str) -> dict[str, str]:
   """The names that the family's rows use -> the names in the file; duplicates are compared, what is ignored is left out.
 
@@ -142,7 +146,8 @@ def _named(family: Family, config: ModelConfig, tensors: Mapping[str, np.ndarray
       present[original] = present.pop(name)
     elif name in present:
       if not alike(tensors[present[name]], tensors[present[original]]):
-        raise InputError(f'{where}: {name} is not the same as {original}, but the config says that they are one tensor')
+        raise InputError(f'{where}: {name} is not the same as {original}, but the config says that they are one tensor'
+                         + _REMEDY * (name == family.head and name not in family.duplicates))
       del present[name]
   known = {name for name in present if any(re.search(p, name) for p in family.ignored)} - wanted
   for what, wrong in (('lacks', wanted - present.keys()), ('holds unexpected', present.keys() - wanted - known)):
@@ -209,8 +214,15 @@ def export_params(family: Family, config: ModelConfig, params: Tree) -> dict[str
     family: whose names the tensors get.
     config: of the model, whose layers stand in one stack.
     params: layers stacked on axis 0, kernels [N, I, O].
+  Raises:
+    InputError: the family has no tensor for a parameter, which would be lost.
   """
   ours, out = tree.leaves(params), {}
+  homeless = sorted(ours.keys() - {path for row in family.rows(config) for path in row.paths})
+  if homeless:
+    more = f' and {len(homeless) - 5} more' if len(homeless) > 5 else ''
+    raise InputError(f'export: a {family.name} model has no tensor for {", ".join(homeless[:5])}{more}, which would be lost; '
+                     'nothing is written')
   expected = {path: x.shape for path, x in ours.items()}
   for row in family.rows(config):
     values = [np.asarray(ours[path]) for path in row.paths]

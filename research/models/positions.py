@@ -26,6 +26,8 @@ class Rope(NamedTuple):
   dynamic: Dynamic | None = None
 
 
+_WIDEST = 2 ** 16      # a head, and that is a hundred times wider than any
+_LARGEST = float(np.finfo(np.float32).max)
 _NUMBERS = {'rope_theta', 'factor', 'partial_rotary_factor', 'original_max_position_embeddings', 'low_freq_factor',
             'high_freq_factor', 'beta_fast', 'beta_slow', 'attention_factor', 'mscale', 'mscale_all_dim'}
 
@@ -39,7 +41,7 @@ def still(dims: int) -> Rope:
   return Rope((0.0,) * (dims // 2))
 
 
-def rope_of(parameters: dict[str, Any], head_dim: int, context: int, where: str = 'config.json') -> Rope:
+def rope_of(parameters: dict[str, Any], head_dim: int, context: int, where: str = 'config.json', partial: bool = False) -> Rope:
   """The rope that a config's `rope_parameters` describe.
 
   Args:
@@ -47,15 +49,24 @@ def rope_of(parameters: dict[str, Any], head_dim: int, context: int, where: str 
     head_dim: the dimensions of a head.
     context: the config's max_position_embeddings.
     where: what to call the file in an error.
+    partial: whether the family turns a share of a head's dimensions; the others' originals do not read
+      `partial_rotary_factor`, but for scaled ropes, where they then fail.
   Raises:
     InputError: a `rope_type` that is not implemented, or one of its fields is missing or wrong.
   """
   for name in parameters.keys() & _NUMBERS:
     value = parameters[name]
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < math.inf:
-      raise InputError(f'{where}: {name}={value!r:.60}: must be a number above 0')
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value <= _LARGEST:
+      raise InputError(f'{where}: {name}={value!r:.60}: must be a number above 0 and at most {_LARGEST:.2g}')
+  if head_dim > _WIDEST:      # before a list of that length is made
+    raise InputError(f'{where}: heads of {head_dim:,} dimensions (head_dim, or the width over the number of heads): must be at '
+                     f'most {_WIDEST:,}')
   kind, theta = parameters.get('rope_type', 'default'), float(parameters['rope_theta'])
-  dims = int(head_dim * parameters.get('partial_rotary_factor', 1))
+  share = parameters.get('partial_rotary_factor', 1)
+  if not partial and share != 1 and kind != 'default':
+    raise InputError(f'{where}: partial_rotary_factor={share!r:.60} with rope_type={kind!r:.60} is not supported for this '
+                     'family, whose heads turn whole (known: 1)')
+  dims = int(head_dim * share) if partial else head_dim
   if not 0 < dims <= head_dim - dims % 2 or (dims % 2 and kind in ('dynamic', 'yarn')) or theta <= 1:
     raise InputError(f'{where}: rope_type={kind!r:.60} with rope_theta={theta:g} and {dims} turning dimensions of heads of '
                      f'{head_dim} is not supported')

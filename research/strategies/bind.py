@@ -14,7 +14,7 @@ from research.models.transformer import Model, sites
 from research.strategies import targets
 from research.strategies.deltas import Delta
 from research.strategies.initial import Base
-from research.strategies.table import Strategy
+from research.strategies.table import Strategy, also_learns
 from research.tree import Tree
 
 
@@ -22,8 +22,8 @@ def bind(key: jax.Array, strategy: Strategy, model: Model, params: Tree,
          encode: Callable[[str], list[int]] | None = None) -> tuple[Tree, Tree]:
   """Adds the strategy's deltas and divides the variables.
 
-  A pattern of the strategy that matches no site, two deltas at one site, and a rank that is too large for its matrix are
-  refused (`InputError`).
+  A pattern of the strategy that matches no site or parameter, two deltas at one site, and a rank that is too large for its
+  matrix are refused (`InputError`).
 
   Args:
     key: of shape [], for the deltas' initial values; each site's depends on the key and its own path alone.
@@ -35,9 +35,26 @@ def bind(key: jax.Array, strategy: Strategy, model: Model, params: Tree,
     (trainable, frozen): two trees of the variables' shape, None where the leaf is in the other one. What learns is
     float32 whatever the base is kept in.
   """
+  for also, pattern in zip(strategy.fields.get('also', '').split(','), also_learns(strategy.fields.get('also', ''))):
+    _check_also(also, [n for n in tree.leaves({'params': params}, is_leaf=is_quantized) if re.search(pattern, n)])
   trainable, frozen = tree.split({'params': params, **deltas(key, strategy, model, params, encode)}, strategy.trains)
   # A copy, even where the base is float32 already: the step donates what learns, and the base may be used again.
   return jax.tree.map(lambda x: jnp.array(x, jnp.float32, copy=True), trainable), frozen
+
+
+def _check_also(also: str, found: list[str]) -> None:
+  """Refuses what `strategy.also` cannot mean: nothing, or a layer's kernels, which may be quantised.
+
+  Raises:
+    InputError: it means one of these.
+  """
+  if not found:
+    hint = ' (the head is the embedding)' if also.strip() == 'head' else ''
+    raise InputError(f'strategy.also={also!r}: matches no parameter{hint}')
+  kernels = [name for name in found if re.search(r'layers/.*kernel$', name)]
+  if kernels:
+    raise InputError(f'strategy.also={also!r}: matches {kernels[0]}; kernels of layers learn in full by strategy full or '
+                     'last_layers alone')
 
 
 def deltas(key: jax.Array, strategy: Strategy, model: Model, params: Tree, encode=None) -> dict[str, Tree]:

@@ -25,6 +25,7 @@ from research.errors import InputError
 from research.models.config import ModelConfig
 from research.models.families import FAMILIES
 from research.models.names import Family, Row
+from research.models.names import theirs as theirs_of
 from research.models.transformer import FUSED, QKV
 from research.strategies import deltas, table
 from research.strategies.bind import placed
@@ -37,10 +38,13 @@ CONFIG, TENSORS, RECORD = 'adapter_config.json', 'adapter_model.safetensors', 'f
 OWN_TYPE = 'FLAXTUNE'
 ROOT = 'base_model.model.'
 SOFT = 'prompt_embeddings'
+# Where the text part stands in models that read images too (see `models.wholes`), in several versions of transformers.
+_INSIDE = ('model.language_model.', 'language_model.model.', 'model.text_model.')
 
 # Their types -> the settings that change what is computed and are read; every other setting that is switched on is refused.
 _READ = {
-    'LORA': {'r', 'lora_alpha', 'lora_dropout', 'use_rslora', 'use_dora', 'rank_pattern', 'alpha_pattern', 'init_lora_weights'},
+    'LORA': {'r', 'lora_alpha', 'lora_dropout', 'use_rslora', 'use_dora', 'rank_pattern', 'alpha_pattern', 'init_lora_weights',
+             'modules_to_save', 'bias', 'ensure_weight_tying'},
     'IA3': set(),
     'VERA': {'r', 'vera_dropout', 'd_initial', 'save_projection'},
     'PROMPT_TUNING': {'num_virtual_tokens', 'num_transformer_submodules'},
@@ -53,13 +57,15 @@ _HARMLESS = {
     'init_ia3_weights', 'init_weights', 'projection_prng_key', 'token_dim', 'num_attention_heads', 'num_layers',
     'encoder_hidden_size', 'prefix_projection', 'prompt_tuning_init', 'prompt_tuning_init_text', 'tokenizer_name_or_path',
     'tokenizer_kwargs', 'layers_to_transform', 'layers_pattern'}
+_CONVERTIBLE = ('pissa', 'olora', 'corda', 'lora_ga')      # values of init_lora_weights that PEFT can write as LoRA
 _OFF: tuple[object, ...] = (None, False, 0, 0.0, 'none', [], {}, '')
 
 
 _TYPES: dict[str, tuple[tuple[type, ...], Any]] = {   # setting -> (its types, what it is where nothing is said)
     'r': ((int,), None), 'lora_alpha': ((int, float), 8), 'lora_dropout': ((int, float), 0), 'use_rslora': ((bool,), False),
     'use_dora': ((bool,), False), 'rank_pattern': ((dict,), {}), 'alpha_pattern': ((dict,), {}),
-    'init_lora_weights': ((bool, str), True), 'vera_dropout': ((int, float), 0), 'd_initial': ((int, float), 0.1)}
+    'init_lora_weights': ((bool, str), True), 'modules_to_save': ((list,), []), 'bias': ((str,), 'none'),
+    'ensure_weight_tying': ((bool,), False), 'vera_dropout': ((int, float), 0), 'd_initial': ((int, float), 0.1)}
 
 
 class Adapter(NamedTuple):
@@ -68,6 +74,7 @@ class Adapter(NamedTuple):
   fields: dict[str, Any]             # its settings, as far as the folder says
   values: dict[str, np.ndarray]      # variable's name -> value, layers stacked
   base: str | None                   # the base model's hash, where the folder says it
+  notes: tuple[str, ...] = ()        # what a person who trains on should know
 
 
 class Module(NamedTuple):
@@ -187,8 +194,8 @@ def read(folder: Path, config: ModelConfig, shapes: dict[str, tuple[int, ...]]) 
   for field, value in said.items():
     if field not in _READ[kind] and field not in _HARMLESS and value not in _OFF:
       raise InputError(f'{folder}: {field}={value!r:.60} is not supported')
-  name, fields, values = _KINDS[kind](folder, said, tensors, config, shapes)
-  return Adapter(name, fields, values, base)
+  name, fields, values, *notes = _KINDS[kind](folder, said, tensors, config, shapes)
+  return Adapter(name, fields, values, base, tuple(notes))
 
 
 def _json(file: Path) -> dict[str, Any]:
@@ -214,18 +221,28 @@ def _tensors(folder: Path) -> dict[str, np.ndarray]:
   return {name: np.asarray(x, np.float32) for name, x in found.items()}
 
 
+_SILENT = (deltas.LowRank, deltas.Vera)      # deltas that are nothing where all leaves are 0, and have no gradient there
+_RANKED = (deltas.LowRank, deltas.Dora)      # deltas to which further ranks of zeros add nothing, likewise
+
+
 def _stacked(folder: Path, tensors: dict[str, np.ndarray], modules: dict[str, Module],
-             types: Callable[[dict[str, np.ndarray]], type[Delta]]) -> dict[str, tuple[type[Delta], dict[str, np.ndarray]]]:
+             types: Callable[[dict[str, np.ndarray]], type[Delta]],
+             scales: Callable[[str, int], float] | None = None) -> dict[str, tuple[type[Delta], dict[str, np.ndarray]]]:
   """Site -> its delta's type and leaves, layers stacked, from tensors named by their modules.
+
+  Layers without an adapter get one of zeros, smaller ranks are filled up with zeros: what is computed is the same, and as the
+  other factor of each product is 0 too, they have no gradient and stay so. A layer whose scale is another than that of the
+  layer with the largest rank has the difference in B.
 
   Args:
     folder: where they come from, for the message of an error.
     tensors: by their names.
     modules: the base model's, by their names.
     types: the tensors of one module by suffix -> the delta's type.
+    scales: (a module's name, its rank) -> what its product is scaled by; None: the delta has no ranks.
   Raises:
     InputError: a tensor belongs to no module or is of another shape, a module has others than its type's, or a site's layers
-      are not all there or not alike.
+      are not all there or not alike where that cannot be filled up.
   """
   by_module: dict[str, dict[str, np.ndarray]] = {}
   for name, x in tensors.items():
@@ -234,45 +251,67 @@ def _stacked(folder: Path, tensors: dict[str, np.ndarray], modules: dict[str, Mo
       raise InputError(f'{folder}: tensor {name} belongs to no module of this model (a module is, for example, '
                        f'{next(iter(modules))})')
     by_module.setdefault(theirs, {})[suffix] = x
-  by_site: dict[str, dict[int | None, tuple[Module, dict]]] = {}
+  by_site: dict[str, dict[int | None, tuple[str, dict]]] = {}
   for name, parts in by_module.items():
-    by_site.setdefault(modules[name].site, {})[modules[name].layer] = (modules[name], parts)
+    by_site.setdefault(modules[name].site, {})[modules[name].layer] = (name, parts)
   counts = {m.site: 0 for m in modules.values()}
   for m in modules.values():
     counts[m.site] += 1
   found = {}
   for site, layers in by_site.items():
-    if len(layers) < counts[site]:
-      raise InputError(f'{folder}: holds {len(layers)} of the {counts[site]} layers of {site}; an adapter of some layers '
-                       'alone is not supported')
-    rows = []
+    rows: dict[int | None, dict[str, np.ndarray]] = {}
+    kinds, scale = set(), {}
     for layer in sorted(layers, key=lambda n: -1 if n is None else n):
-      module, parts = layers[layer]
-      kind = types(parts)
+      name, parts = layers[layer]
+      module, kind = modules[name], types(parts)
+      kinds.add(kind)
       leaves = LEAVES[kind]
       if parts.keys() != {leaf.suffix for leaf in leaves.values()}:
         raise InputError(f'{folder}: at {site} stand the tensors {", ".join(sorted(parts))}, not '
                          f'{", ".join(leaf.suffix for leaf in leaves.values())}')
       values = {}
-      for name, leaf in leaves.items():
+      for field, leaf in leaves.items():
         x = leaf.read(parts[leaf.suffix])
         if leaf.outputs and x.shape[-1] != sum(module.widths):
           raise InputError(f'{folder}: {leaf.suffix} at {site} is for {x.shape[-1]} outputs; this model has '
                            f'{sum(module.widths)}')
-        values[name] = _to_ours(module, x) if leaf.outputs else x
-      rows.append((kind, values, layer))
-    shapes = {str({n: x.shape for n, x in values.items()}) for _, values, _ in rows}
-    if len(shapes) > 1:
+        values[field] = _to_ours(module, x) if leaf.outputs else x
+      rows[layer] = values
+      scale[layer] = scales(name, values['a'].shape[-1]) if scales and 'a' in values else 1.0
+    kind = next(iter(kinds))
+    if len(rows) < counts[site] and kind not in _SILENT:
+      raise InputError(f'{folder}: holds {len(rows)} of the {counts[site]} layers of {site}; an adapter of some layers alone '
+                       'is supported for LoRA and VeRA, of which the others stay 0')
+    if len(kinds) == 1 and kind in _RANKED:
+      _fill_up(rows, scale)
+    elif len({*scale.values()}) > 1:
+      raise InputError(f'{folder}: alpha_pattern differs between the layers of {site}, which is not supported')
+    shapes = {str({n: x.shape for n, x in values.items()}) for values in rows.values()}
+    if len(kinds) > 1 or len(shapes) > 1:
       raise InputError(f'{folder}: the layers of {site} differ in shape ({"; ".join(sorted(shapes)[:2])}); all layers of a '
                        'site must have one rank')
-    kind, first, layer = rows[0]
-    found[site] = (kind, first if layer is None else {n: np.stack([values[n] for _, values, _ in rows]) for n in first})
+    first = next(iter(rows.values()))
+    found[site] = (kind, first if None in rows else {
+        name: np.stack([rows[n][name] if n in rows else np.zeros_like(x) for n in range(counts[site])])
+        for name, x in first.items()})
   return found
+
+
+def _fill_up(rows: dict[int | None, dict[str, np.ndarray]], scale: dict[int | None, float]) -> None:
+  """Gives all layers the largest rank, and the scale of the layer that has it."""
+  widest = max(rows, key=lambda layer: (rows[layer]['a'].shape[-1], scale[layer]))
+  rank = rows[widest]['a'].shape[-1]
+  for layer, values in rows.items():
+    more = rank - values['a'].shape[-1]
+    values['a'] = np.pad(values['a'], ((0, 0), (0, more)))
+    values['b'] = np.pad(values['b'], ((0, more), (0, 0))) * np.float32(scale[layer] / scale[widest])
 
 
 def _cut(name: str) -> tuple[str, str]:
   """A tensor's name -> (module, suffix)."""
   bare = name.removeprefix(ROOT)
+  for prefix in _INSIDE:
+    bare = f'model.{bare.removeprefix(prefix)}' if bare.startswith(prefix) else bare
   suffix = next((s for s in dict.fromkeys(leaf.suffix for of in LEAVES.values() for leaf in of.values())
                  if bare.endswith(s)), None)
   return (bare.removesuffix(suffix), suffix) if suffix and name.startswith(ROOT) else (bare, '')
@@ -289,32 +328,133 @@ def _targets(sites: Iterable[str]) -> str:
 def _lora(folder, said, tensors, config, shapes):
   modules = _modules(FAMILIES[config.family], config, shapes)
   dora, init = said['use_dora'], said['init_lora_weights']
-  pissa = isinstance(init, str) and init.startswith('pissa')
+  pissa = init == 'pissa'
   if isinstance(init, str) and not pissa and init not in ('gaussian', 'orthogonal'):
-    raise InputError(f'{folder}: init_lora_weights={init!r} is not supported: it belongs to a base that was changed with it')
+    again = '' if not init.startswith(_CONVERTIBLE) else (
+        '; PEFT writes it as a LoRA of the base as it was: '
+        "model.save_pretrained(FOLDER, path_initial_model_for_weight_conversion=INITIAL), where INITIAL is the folder of the "
+        'adapter saved before it learned')
+    raise InputError(f'{folder}: init_lora_weights={init!r:.60} is not supported: it belongs to a base that was changed with '
+                     f'it, by numbers that are in no file{again}')
   root = said['use_rslora']
-  if dora + pissa + root > 1:
-    raise InputError(f'{folder}: only one of use_dora, use_rslora and init_lora_weights=pissa is supported at a time')
+  if dora and pissa:
+    raise InputError(f'{folder}: only one of use_dora and init_lora_weights=pissa is supported at a time')
+  also, whole = _whole(folder, said, tensors, config, shapes)
 
   def kind(parts):
     if '.lora_embedding_A' in parts:
       return deltas.LowRankEmbedding
     return deltas.Dora if dora else deltas.Principal if pissa else deltas.LowRank
-  found = _stacked(folder, tensors, modules, kind)
   rank, alpha = said['r'] or 8, float(said['lora_alpha'])
-  ranks, alphas = {}, {}
-  for site, (_, leaves) in found.items():
-    if leaves['a'].shape[-1] != rank:
-      ranks[f'^{site}$'] = leaves['a'].shape[-1]
-    theirs = {_first(said['alpha_pattern'], name, alpha, folder) for name, module in modules.items() if module.site == site}
-    if len(theirs) > 1:
-      raise InputError(f'{folder}: alpha_pattern differs between the layers of {site}, which is not supported')
-    if theirs != {alpha}:
-      alphas[f'^{site}$'] = theirs.pop()
+  alpha_of = lambda name: _first(said['alpha_pattern'], name, alpha, folder)
+  layers: dict[str, dict[str, tuple[int, float]]] = {}      # site -> module -> its rank and scale
+
+  def scale(name, its_rank):
+    found = alpha_of(name) / (its_rank ** 0.5 if root else its_rank)
+    layers.setdefault(modules[name].site, {})[name] = its_rank, found
+    return found
+  found = _stacked(folder, tensors, modules, kind, scale)
+  if said['ensure_weight_tying'] and config.tied and any(of is deltas.LowRankEmbedding for of, _ in found.values()):
+    raise InputError(f'{folder}: ensure_weight_tying=True with LoRA on the embedding changes the head too, which is not '
+                     'supported')
+  _check_biases(folder, said['bias'], also, found, config)
   name = 'dora' if dora else 'pissa' if pissa else 'rslora' if root else 'lora'
+  ranks, alphas, notes = {}, {}, []
+  for site, of_site in layers.items():
+    its_rank, its_scale = max(of_site.values())
+    if len(set(of_site.values())) > 1 or len(of_site) < sum(module.site == site for module in modules.values()):
+      notes.append(site)
+    # A rank's root stands in rsLoRA's own scale alone; where another row has it, alpha does.
+    own = {alpha_of(one) * (r ** 0.5 if root and name != 'rslora' else 1) for one, (r, _) in of_site.items()}
+    its_alpha = own.pop() if len(set(of_site.values())) == 1 and len(own) == 1 else (
+        its_scale * (its_rank ** 0.5 if name == 'rslora' else its_rank))
+    if its_rank != rank:
+      ranks[f'^{site}$'] = its_rank
+    if its_alpha != alpha:
+      alphas[f'^{site}$'] = its_alpha
+  note = (f'{folder}: the layers of {", ".join(notes)} differ in rank or scale, or some have no adapter: they are filled up '
+          'with zeros, which stay 0, and what their scales differ by stands in B')
   return name, {'rank': rank, 'alpha': alpha, 'dropout': float(said['lora_dropout']), 'targets': _targets(found),
                 'fused': any(site.endswith(FUSED) for site in found), 'rank_pattern': ranks,
-                'alpha_pattern': alphas}, _values(found)
+                'alpha_pattern': alphas, 'also': ','.join(also)}, _values(found) | whole, *([note] if notes else [])
+
+
+def _whole(folder, said, tensors, config, shapes) -> tuple[list[str], dict[str, np.ndarray]]:
+  """Parameters that learned in full, which are taken out of the tensors: what `also` calls them, and the variables' values.
+
+  They are PEFT's `modules_to_save` and, with `bias`, biases.
+
+  Raises:
+    InputError: one is of a kind that cannot learn beside a delta here, of another shape, or not of all layers.
+  """
+  family = FAMILIES[config.family]
+  here: dict[str, str] = {}      # the name in the base -> the tensor's
+  for name in tensors:
+    base = f'{_cut(name)[0]}{_cut(name)[1]}'.replace('.base_layer.', '.').replace('.modules_to_save.', '.')
+    if base.endswith(('.weight', '.bias')) and '.lora_' not in base:
+      here[base] = name
+  if config.tied and family.head in here:
+    both = here.get(family.embedding)
+    if both is None or not np.array_equal(tensors[both], tensors[here[family.head]]):
+      raise InputError(f'{folder}: modules_to_save gives the head of a model with tied embeddings weights of its own; merge it '
+                       'in PEFT (merge_and_unload), save it with "tie_word_embeddings": false, and load that folder')
+    del tensors[here.pop(family.head)]
+  elif config.tied and family.embedding in here and not said['ensure_weight_tying']:
+    raise InputError(f'{folder}: modules_to_save changes the embedding and not the head, which are one in this model; save it '
+                     'in PEFT with ensure_weight_tying=True, or merge it there (merge_and_unload)')
+  also, values = [], {}
+  for row in family.rows(config):
+    wanted = theirs_of(row, shapes)
+    missing = [name for name in wanted if name not in here]
+    if len(missing) == len(wanted):
+      continue
+    if missing:
+      raise InputError(f'{folder}: holds {len(wanted) - len(missing)} of the {len(wanted)} layers of {row.theirs}')
+    if any(path.endswith('kernel') and 'layers/' in path for path in row.paths):
+      raise InputError(f'{folder}: modules_to_save holds {wanted[0]}; a layer\'s kernels learn in full by strategy full alone')
+    if config.has_encoder and 'embed/embedding' in row.paths:
+      raise InputError(f'{folder}: modules_to_save holds {wanted[0]}, where an encoder-decoder does not look its words up')
+    stacked, widths = '{n}' in row.theirs, [shapes[path][-1] for path in row.paths]
+    part = shapes[row.paths[0]][1 if stacked else 0:]
+    stored = (*part[:-1], sum(widths))[::-1 if row.transposed else 1]
+    each = []
+    for name in wanted:
+      x = tensors.pop(here.pop(name))
+      if x.shape != stored:
+        raise InputError(f'{folder}: {name} has shape {list(x.shape)}; this model needs {list(stored)}')
+      each.append(row.apart(x, widths))
+    for n, path in enumerate(row.paths):
+      values[f'params/{path}'] = np.stack([parts[n] for parts in each]) if stacked else each[0][n]
+      also.append(path)
+  saved = {name.rpartition('.')[0] for path in also for name in _stored_as(family, config, shapes, path)}
+  for module in said['modules_to_save']:
+    if not isinstance(module, str) or not any(name.endswith(module) for name in saved):
+      raise InputError(f'{folder}: modules_to_save names {module!r:.60}, of which it holds no weights of this model')
+  biases = {path for path in shapes if path.endswith('bias')}
+  short = ['bias'] if biases and biases <= set(also) else []
+  named = {'head/kernel': 'head', 'embed/embedding': 'embed'}
+  return [*short, *(named.get(path, f'^{path}$') for path in also if not (short and path in biases))], values
+
+
+def _stored_as(family: Family, config: ModelConfig, shapes: dict[str, tuple[int, ...]], path: str) -> list[str]:
+  """The original's names of the tensors that a parameter stands in."""
+  return next(theirs_of(row, shapes) for row in family.rows(config) if path in row.paths)
+
+
+def _check_biases(folder, bias, also, found, config) -> None:
+  """Refuses a file that lacks biases which it says have learned, as some versions of PEFT write it.
+
+  Raises:
+    InputError: it lacks some, or `bias` is of no known kind.
+  """
+  if bias not in ('none', 'all', 'lora_only'):
+    raise InputError(f'{folder}: bias={bias!r:.60} is not supported (known: none, all, lora_only)')
+  sites = {part for site in found for part in ([site.replace(FUSED, f'{n}/kernel') for n in QKV] if site.endswith(FUSED)
+                                               else [site])}
+  wanted = {f'{site.removesuffix("/kernel")}/bias' for site in sites} & {
+      path for row in FAMILIES[config.family].rows(config) for path in row.paths}
+  if bias != 'none' and 'bias' not in also and not all(f'^{path}$' in also for path in wanted):
+    raise InputError(f'{folder}: bias={bias}, but it lacks biases of what it changes; save it again with a newer PEFT')
 
 
 def _first(patterns: dict[str, Any], name: str, default: float, folder: Path) -> float:
@@ -377,31 +517,44 @@ def _prompt(folder, said, tensors, config, shapes):
 
 def _prefix(folder, said, tensors, config, shapes):
   slots, x = _soft(folder, said, tensors)
-  width = config.kv_heads * config.head_dim
-  if x.shape != (slots, config.layers * 2 * width):
-    raise InputError(f'{folder}: {SOFT} is {list(x.shape)}; this model needs {[slots, config.layers * 2 * width]}')
-  entries = x.reshape(slots, 2 * config.layers, width).swapaxes(0, 1)
-  at, path = _prefix_entries(config), 'delta/layers/attn/prefix'
+  width, layers = config.kv_heads * config.head_dim, _prefix_layers(config, str(folder))
+  if x.shape != (slots, layers * 2 * width):
+    raise InputError(f'{folder}: {SOFT} is {list(x.shape)}; this model needs {[slots, layers * 2 * width]}')
+  entries = x.reshape(slots, 2 * layers, width).swapaxes(0, 1)
+  at, path = _prefix_entries(config, layers), 'delta/layers/attn/prefix'
   return 'prefix', {'slots': slots, 'hidden': 0}, {f'{path}/keys': entries[at], f'{path}/values': entries[at + 1]}
 
 
-def _prefix_entries(config: ModelConfig) -> np.ndarray:
-  """Which of a prefix's 2 N entries holds each layer's keys; its values stand in the next one.
+def _prefix_layers(config: ModelConfig, where: str) -> int:
+  """The number of layers that PEFT makes a prefix for: of an encoder-decoder it is the encoder's (peft 0.21).
+
+  Raises:
+    InputError: the decoder, which reads it, has more, so that PEFT fails when it comes to them.
+  """
+  if config.has_encoder and config.layers > config.encoder_layers:
+    raise InputError(f'{where}: PEFT makes a prefix for as many layers as the encoder has ({config.encoder_layers}), and fails '
+                     f'where the decoder has more (num_decoder_layers={config.layers}); such a model has no prefix in PEFT')
+  return config.encoder_layers or config.layers
+
+
+def _prefix_entries(config: ModelConfig, layers: int) -> np.ndarray:
+  """Which of a prefix's entries, two for each of `layers`, holds each layer's keys; its values stand in the next one.
 
   Of an encoder-decoder PEFT doubles the entries and deals them out by fours (keys and values of self- and of
-  cross-attention, the latter unused): two layers share an entry where N is even, and some are read by none (peft 0.21).
+  cross-attention, the latter unused): where `layers` is even two layers may share an entry, and some are read by none.
   """
-  return np.arange(config.layers) * 4 % (2 * config.layers) if config.has_encoder else np.arange(config.layers) * 2
+  return np.arange(config.layers) * 4 % (2 * layers) if config.has_encoder else np.arange(config.layers) * 2
 
 
 def _prefix_table(prefix: deltas.Prefix, config: ModelConfig) -> np.ndarray:
   """All layers' keys and values [P, N · 2 · K · head_dim], as PEFT keeps them.
 
   Raises:
-    InputError: two layers that share an entry differ.
+    InputError: two layers that share an entry differ, or PEFT has no prefix for the model.
   """
-  keys, values, at = np.asarray(prefix.keys), np.asarray(prefix.values), _prefix_entries(config)
-  entries = np.zeros((2 * config.layers, *keys.shape[1:]), np.float32)
+  layers = _prefix_layers(config, '--format=peft')
+  keys, values, at = np.asarray(prefix.keys), np.asarray(prefix.values), _prefix_entries(config, layers)
+  entries = np.zeros((2 * layers, *keys.shape[1:]), np.float32)
   entries[at], entries[at + 1] = keys, values
   if not (np.array_equal(entries[at], keys) and np.array_equal(entries[at + 1], values)):
     raise InputError('--format=peft: PEFT gives two decoder layers of an encoder-decoder with an even number of them the same '
@@ -443,7 +596,7 @@ def placed_in(trainable: Tree, frozen: Tree, values: dict[str, np.ndarray], wher
 # ---------------------------------------------------------------- writing
 
 def write(variables: Tree, strategy: table.Strategy, config: ModelConfig, source: str,
-          learned: dict[str, np.ndarray]) -> tuple[dict[str, Any], dict[str, np.ndarray], dict[str, Any]]:
+          learned: dict[str, np.ndarray], inside: str = '') -> tuple[dict[str, Any], dict[str, np.ndarray], dict[str, Any]]:
   """What a folder holds.
 
   Args:
@@ -452,6 +605,7 @@ def write(variables: Tree, strategy: table.Strategy, config: ModelConfig, source
     config: of the base model.
     source: of the base model, as `config.model.source` names it.
     learned: variable's name -> what learned, each array of the variable's shape, layers stacked.
+    inside: where the model stands among the modules of its source, if it is not all of it (see `models.load.inside`).
   Returns:
     adapter_config.json, the tensors, and the row that they are: its name and settings.
   Raises:
@@ -467,6 +621,9 @@ def write(variables: Tree, strategy: table.Strategy, config: ModelConfig, source
   known = {*LEAVES, deltas.Prompt, deltas.Prefix, deltas.ProjectedPrefix}
   if len(strategy.name.split('+')) > 1 or not types or not types <= known:
     return said | {'peft_type': OWN_TYPE}, learned, row
+  if inside and types & {deltas.Prompt, deltas.Prefix, deltas.ProjectedPrefix}:
+    raise InputError(f'--format=peft: PEFT gives a soft prompt to a whole model, and {source} is one that reads images too; '
+                     'use --format=hf, or train on its text part alone, as a folder of its own')
   if deltas.Prompt in types:
     [delta] = found.values()
     assert isinstance(delta, deltas.Prompt)
@@ -479,21 +636,73 @@ def write(variables: Tree, strategy: table.Strategy, config: ModelConfig, source
     said |= _soft_config('PREFIX_TUNING', delta.slots, config, width, config.kv_heads)
     said |= {'prefix_projection': False, 'encoder_hidden_size': width}      # what an MLP made is written as it came out
     return said, {SOFT: _prefix_table(delta.projected(), config)}, row | {'hidden': 0}
-  return _by_module(said, found, strategy, row, config, variables)
+  said, tensors, row = _by_module(said, found, strategy, row, config, variables, inside)
+  also = {name.removeprefix('params/') for name in learned if name.startswith('params/')}
+  return (*_with_whole(said, tensors, also, found, config, variables, inside), row) if also else (said, tensors, row)
 
 
 def _soft_config(kind: str, slots: int, config: ModelConfig, width: int, heads: int) -> dict[str, Any]:
   submodules = 2 if config.has_encoder and kind == 'PREFIX_TUNING' else 1      # 2 tells PEFT that there is a decoder
   return {'peft_type': kind, 'num_virtual_tokens': slots, 'token_dim': width, 'num_attention_heads': heads,
-          'num_layers': config.layers, 'num_transformer_submodules': submodules}
+          'num_layers': config.encoder_layers or config.layers, 'num_transformer_submodules': submodules}
 
 
-def _by_module(said, found, strategy, row, config, variables):
+def _placed_name(inside: str) -> Callable[[str], str]:
+  """A module's name in its family -> its name in the base."""
+  return lambda name: f'{inside}{name.removeprefix("model.")}' if inside and name.startswith('model.') else name
+
+
+def _with_whole(said: dict[str, Any], tensors: dict[str, np.ndarray], also: set[str], found: dict[str, Delta],
+                config: ModelConfig, variables: Tree, inside: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+  """The config and the tensors with parameters that learned in full, as PEFT's `modules_to_save` and `bias`.
+
+  Args:
+    said: the config so far.
+    tensors: those so far.
+    also: paths of the parameters.
+    found: the deltas by path.
+    config: of the base model.
+    variables: all of them.
+    inside: as for `write`.
+  Raises:
+    InputError: some biases learned, but neither all nor those of the kernels with a delta.
+  """
+  family, params = FAMILIES[config.family], tree.leaves(variables['params'], is_leaf=lambda x: hasattr(x, 'shape'))
+  shapes, place = {path: x.shape for path, x in params.items()}, _placed_name(inside)
+  changed = {site.removesuffix('/kernel') for path in found for site in (
+      [path.replace(FUSED, f'{n}/kernel') for n in QKV] if path.endswith(FUSED) else [path])}
+  targeted = {path for path in shapes if path.endswith('/bias') and path.removesuffix('/bias') in changed}
+  biases = {path for path in shapes if path.endswith('bias')}
+  modules = {name.rpartition('.')[0] for path in also - biases for name in _stored_as(family, config, shapes, path)}
+  which = also & biases - {path for path in biases for name in _stored_as(family, config, shapes, path)
+                           if name.rpartition('.')[0] in modules}
+  if which and which not in (biases, targeted):
+    raise InputError(f'--format=peft: PEFT trains all biases, or those of the kernels that it changes, and not '
+                     f'{sorted(which)[0]} and its like alone; use --format=hf')
+  out = dict(tensors)
+  for row in family.rows(config):
+    for n, name in enumerate(theirs_of(row, shapes)):
+      module, _, leaf = name.rpartition('.')
+      if module not in modules and not (leaf == 'bias' and which.intersection(row.paths)):
+        continue
+      inner = '.base_layer' if module not in modules and targeted.intersection(row.paths) else ''
+      x = [np.asarray(params[path], np.float32) for path in row.paths]
+      out[f'{ROOT}{place(module)}{inner}.{leaf}'] = np.ascontiguousarray(
+          row.together([part[n] for part in x] if '{n}' in row.theirs else x))
+  tying = {'ensure_weight_tying': True} if config.tied and 'embed/embedding' in also else {}
+  if tying:      # which PEFT keeps under both names
+    out[f'{ROOT}{family.head}'] = np.asarray(params['embed/embedding'], np.float32)
+  kind = {'bias': 'all' if which == biases else 'lora_only'} if which else {}
+  return said | tying | kind | {'modules_to_save': sorted(map(place, modules)) or None}, out
+
+
+def _by_module(said, found, strategy, row, config, variables, inside):
   shapes = {n: x.shape for n, x in tree.leaves(variables['params'], is_leaf=lambda x: hasattr(x, 'shape')).items()}
   modules = _modules(FAMILIES[config.family], config, shapes)
   found = {path: _doubled(delta) for path, delta in found.items()}
   found = _fused(found, modules)
   tensors = {}
+  placed_name = _placed_name(inside)
   for name, module in modules.items():
     if module.site not in found:
       continue
@@ -501,9 +710,10 @@ def _by_module(said, found, strategy, row, config, variables):
     for leaf, how in LEAVES[type(delta)].items():
       x = np.asarray(getattr(delta, leaf))
       x = x if module.layer is None else x[module.layer]
-      tensors[f'{ROOT}{name}{how.suffix}'] = np.ascontiguousarray(how.write(_to_theirs(module, x) if how.outputs else x))
+      x = how.write(_to_theirs(module, x) if how.outputs else x)
+      tensors[f'{ROOT}{placed_name(name)}{how.suffix}'] = np.ascontiguousarray(x)
   rows = _rows(FAMILIES[config.family], config)
-  pattern = lambda site: re.escape(rows[site].theirs.removesuffix('.weight')).replace(r'\{n\}', r'\d+')
+  pattern = lambda site: re.escape(placed_name(rows[site].theirs.removesuffix('.weight'))).replace(r'\{n\}', r'\d+')
   said |= {'target_modules': '|'.join(map(pattern, found)) if len(found) > 1 else pattern(next(iter(found))),
            'fan_in_fan_out': not next(iter(rows.values() if not found else (rows[s] for s in found))).transposed,
            'bias': 'none', 'modules_to_save': None}
@@ -522,7 +732,7 @@ def _by_module(said, found, strategy, row, config, variables):
   fields = {'rank': rank, 'alpha': alpha, 'dropout': row['dropout'], 'targets': _targets(found),
             'fused': any(site.endswith(FUSED) for site in found),
             'rank_pattern': {f'^{site}$': r for site, r in ranks.items() if r != rank},
-            'alpha_pattern': {f'^{site}$': a for site, a in alphas.items() if a != alpha}}
+            'alpha_pattern': {f'^{site}$': a for site, a in alphas.items() if a != alpha}, 'also': row['also']}
   return said | {
       'peft_type': 'LORA', 'r': rank, 'lora_alpha': int(alpha) if alpha == int(alpha) else alpha,
       'lora_dropout': row['dropout'], 'use_rslora': root, 'use_dora': strategy.name == 'dora', 'init_lora_weights': True,

@@ -74,12 +74,35 @@ def _ranked(name: str, make, fields: dict[str, Any], root: bool = False, kinds=(
   for alpha in (f['alpha'], *f['alpha_pattern'].values()):
     _require(alpha > 0, f'alpha={alpha}: must be above 0')
   _rate(f['dropout'])
+  rest['trains'] = '|'.join((DELTAS, *also_learns(f['also'])))
   ranks = Ranks(f['rank'], f['alpha'], f['rank_pattern'], f['alpha_pattern'], root)
   return Strategy(name, f, (Placement(f['targets'], kinds, make(ranks, f['dropout'])),), fused=f['fused'], **rest)
 
 
+ALSO = {'head': r'^head/', 'embed': r'^embed/', 'bias': r'bias$'}
+
+
+def also_learns(also: str) -> tuple[str, ...]:
+  """Patterns of the variables that `also` means: `head`, `embed`, `bias` (all there are), a regex over the parameters' paths,
+  or several with commas between them.
+
+  Raises:
+    InputError: a part is empty or no regular expression.
+  """
+  found = []
+  for part in (also.split(',') if also else ()):
+    pattern = ALSO.get(part.strip(), part.strip())
+    try:
+      re.compile(pattern)
+    except re.error as e:
+      raise InputError(f'strategy.also={part!r}: not a regular expression ({e})') from None
+    _require(bool(pattern), f'also={also!r}: a part is empty')
+    found.append(f'{WEIGHTS}{pattern[1:]}' if pattern.startswith('^') else f'{WEIGHTS}.*(?:{pattern})')
+  return tuple(found)
+
+
 def lora(rank: int = 8, alpha: float = 16.0, dropout: float = 0.0, targets: str = 'all_linear', fused: bool = False,
-         rank_pattern: Any = (), alpha_pattern: Any = ()) -> Strategy:
+         rank_pattern: Any = (), alpha_pattern: Any = (), also: str = '') -> Strategy:
   """LoRA (Hu et al. 2021, arXiv 2106.09685): a low-rank delta on the kernels that `targets` names.
 
   Args:
@@ -91,12 +114,13 @@ def lora(rank: int = 8, alpha: float = 16.0, dropout: float = 0.0, targets: str 
     fused: q, k and v of a layer get one delta, which has one A for the three.
     rank_pattern: {pattern: rank}, or pairs of these, for sites whose path it matches; the first that matches counts.
     alpha_pattern: {pattern: alpha}, in the same way.
+    also: parameters of the base that learn in full beside the deltas (see `also_learns`); '' for none.
   """
   return _ranked('lora', initial.low_rank, locals(), kinds=('kernel', 'embedding'))
 
 
 def rslora(rank: int = 8, alpha: float = 16.0, dropout: float = 0.0, targets: str = 'all_linear', fused: bool = False,
-           rank_pattern: Any = (), alpha_pattern: Any = ()) -> Strategy:
+           rank_pattern: Any = (), alpha_pattern: Any = (), also: str = '') -> Strategy:
   """rsLoRA (Kalajdzievski 2023, arXiv 2312.03732): LoRA scaled by alpha / √rank, so that high ranks learn too.
 
   Args:
@@ -108,12 +132,13 @@ def rslora(rank: int = 8, alpha: float = 16.0, dropout: float = 0.0, targets: st
     fused: q, k and v of a layer get one delta, which has one A for the three.
     rank_pattern: {pattern: rank}, or pairs of these, for sites whose path it matches; the first that matches counts.
     alpha_pattern: {pattern: alpha}, in the same way.
+    also: parameters of the base that learn in full beside the deltas (see `also_learns`); '' for none.
   """
   return _ranked('rslora', initial.low_rank, locals(), root=True, kinds=('kernel', 'embedding'))
 
 
 def lora_plus(rank: int = 8, alpha: float = 16.0, dropout: float = 0.0, targets: str = 'all_linear', fused: bool = False,
-              rank_pattern: Any = (), alpha_pattern: Any = (), ratio: float = 16.0) -> Strategy:
+              rank_pattern: Any = (), alpha_pattern: Any = (), also: str = '', ratio: float = 16.0) -> Strategy:
   """LoRA+ (Hayou et al. 2024, arXiv 2402.12354): B learns at `ratio` times the rate of A.
 
   Args:
@@ -125,6 +150,7 @@ def lora_plus(rank: int = 8, alpha: float = 16.0, dropout: float = 0.0, targets:
     fused: q, k and v of a layer get one delta, which has one A for the three.
     rank_pattern: {pattern: rank}, or pairs of these, for sites whose path it matches; the first that matches counts.
     alpha_pattern: {pattern: alpha}, in the same way.
+    also: parameters of the base that learn in full beside the deltas (see `also_learns`); '' for none.
     ratio: B's learning rate over A's.
   """
   fields = locals()
@@ -133,7 +159,7 @@ def lora_plus(rank: int = 8, alpha: float = 16.0, dropout: float = 0.0, targets:
 
 
 def pissa(rank: int = 8, alpha: float = 16.0, dropout: float = 0.0, targets: str = 'all_linear', fused: bool = False,
-          rank_pattern: Any = (), alpha_pattern: Any = ()) -> Strategy:
+          rank_pattern: Any = (), alpha_pattern: Any = (), also: str = '') -> Strategy:
   """PiSSA (Meng et al. 2024, arXiv 2404.02948): LoRA that begins at the kernel's largest singular directions.
 
   Args:
@@ -145,12 +171,13 @@ def pissa(rank: int = 8, alpha: float = 16.0, dropout: float = 0.0, targets: str
     fused: q, k and v of a layer get one delta, which has one A for the three.
     rank_pattern: {pattern: rank}, or pairs of these, for sites whose path it matches; the first that matches counts.
     alpha_pattern: {pattern: alpha}, in the same way.
+    also: parameters of the base that learn in full beside the deltas (see `also_learns`); '' for none.
   """
   return _ranked('pissa', initial.principal, locals())
 
 
 def dora(rank: int = 8, alpha: float = 16.0, dropout: float = 0.0, targets: str = 'all_linear', fused: bool = False,
-         rank_pattern: Any = (), alpha_pattern: Any = ()) -> Strategy:
+         rank_pattern: Any = (), alpha_pattern: Any = (), also: str = '') -> Strategy:
   """DoRA (Liu et al. 2024, arXiv 2402.09353): LoRA for the direction of each output's weights, and a magnitude.
 
   Args:
@@ -162,6 +189,7 @@ def dora(rank: int = 8, alpha: float = 16.0, dropout: float = 0.0, targets: str 
     fused: q, k and v of a layer get one delta, which has one A for the three.
     rank_pattern: {pattern: rank}, or pairs of these, for sites whose path it matches; the first that matches counts.
     alpha_pattern: {pattern: alpha}, in the same way.
+    also: parameters of the base that learn in full beside the deltas (see `also_learns`); '' for none.
   """
   return _ranked('dora', initial.dora, locals())
 

@@ -137,14 +137,14 @@ def test_a_folder_without_tokenizer(folder):
   refused(folder, 'tokenizer')
 
 
-def test_a_tokenizer_that_is_broken_or_too_large(folder):
+def test_a_tokenizer_that_is_broken_or_whose_eos_has_no_row(folder):
   text = (folder / 'tokenizer.json').read_text()
   (folder / 'tokenizer.json').write_text(text[:len(text) // 2])
   refused(folder, 'tokenizer')
   (folder / 'tokenizer.json').write_text(text)
   change_config(folder, vocab_size=250)
   change_tensors(folder, lambda tensors: {n: x[:250] if 'embed' in n else x for n, x in tensors.items()})
-  refused(folder, '259', '250')
+  refused(folder, 'eos_token has the number 257', 'only 250 rows')
 
 
 @pytest.mark.quick
@@ -223,3 +223,13 @@ def test_a_config_whose_numbers_are_none(folder, field, value):
 def test_null_says_as_little_as_an_absent_field(folder):
   change_config(folder, num_hidden_layers=None)
   refused(folder, 'config.json', 'lacks num_hidden_layers')
+
+
+@pytest.mark.parity
+def test_an_adapter_beside_the_model_is_refused_since_transformers_loads_it_too(folder):
+  import peft
+  from transformers import AutoModelForCausalLM
+  model = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(folder), peft.LoraConfig(r=2, target_modules=['q_proj']))
+  model.save_pretrained(folder)
+  assert any('lora_A' in name for name, _ in AutoModelForCausalLM.from_pretrained(folder).named_parameters())
+  refused(folder, 'holds an adapter (adapter_config.json) beside the model', 'strategy.init_from')

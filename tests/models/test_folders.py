@@ -17,6 +17,7 @@ import zoo
 from research import tree
 from research.data import tokenizer as tokenizers
 from research.errors import InputError
+from research.models import fields as fields_of
 from research.models import huggingface, load, names
 from research.models.config import Execution
 from research.models.families import FAMILIES
@@ -351,10 +352,142 @@ def test_a_pickle_is_refused_with_the_command_that_converts_it(tmp_path, pickled
   assert_same(read(pickled), read(write(tmp_path / 'plain', ZOO['llama'], drawn('llama'))))
 
 
-def test_a_tokenizer_larger_than_the_embedding_is_refused(tmp_path):
+def test_a_tokenizer_with_tokens_beyond_the_embedding_loads_and_refuses_the_texts_that_hold_one(tmp_path):
   folder = write(tmp_path, ZOO['gpt2'], drawn('gpt2'))
-  tokenizers.of_bytes(12).hf.save_pretrained(folder)
-  refused(folder, 'the tokenizer has 271 tokens, the embedding only 270')
+  larger = tokenizers.of_bytes(12).hf
+  larger.add_tokens(['more'])
+  larger.save_pretrained(folder)
+  tokenizer = read(folder).tokenizer
+  assert len(tokenizer.hf) == 272 and tokenizer.size == 270
+  assert tokenizer.encode('<extra_id_10>') == [269]
+  for text, token in (('one <extra_id_11>', '<extra_id_11>'), ('and more', 'more')):
+    with pytest.raises(InputError, match=f"no embedding for '{token}'"):
+      tokenizer.encode(text)
+
+
+def test_the_single_file_wins_over_an_index_beside_it_as_in_transformers(tmp_path):
+  one, other = drawn('llama', seed=0), drawn('llama', seed=1)
+  folder = write(tmp_path, ZOO['llama'], other, shards=3)
+  write(folder, ZOO['llama'], one)
+  assert (folder / 'model.safetensors.index.json').exists()
+  found = huggingface.read(folder)[2]
+  assert [file.name for file in found.files] == ['model.safetensors']
+  for name, x in one.items():
+    np.testing.assert_array_equal(found[name], x, err_msg=name)
+  for shard in folder.glob('model-*'):
+    shard.unlink()
+  assert huggingface.read(folder)[2].keys() == one.keys()
+
+
+@pytest.mark.parity
+def test_transformers_too_takes_the_single_file(tmp_path):
+  from transformers import AutoModelForCausalLM
+  write(tmp_path, ZOO['llama'], drawn('llama', seed=1), shards=3)
+  write(tmp_path, ZOO['llama'], drawn('llama'))
+  theirs = AutoModelForCausalLM.from_pretrained(tmp_path).state_dict()
+  for name, x in drawn('llama').items():
+    np.testing.assert_array_equal(theirs[name].numpy(), x, err_msg=name)
+
+
+@pytest.mark.parametrize('name', ['llama-tied', 'gpt2', 'gemma'])
+def test_a_head_of_its_own_in_a_tied_config_is_refused_with_the_remedy_which_works(tmp_path, name):
+  tensors = drawn(name)
+  family = FAMILIES[ZOO[name]['model_type']]
+  tensors |= {family.head: 2 * tensors[family.embedding]}
+  folder = write(tmp_path, ZOO[name], tensors)
+  refused(folder, f'{family.head} is not the same as {family.embedding}', 'set "tie_word_embeddings": false in config.json')
+  write(folder, ZOO[name] | {'tie_word_embeddings': False}, tensors)
+  assert not read(folder).model.config.tied
+  np.testing.assert_array_equal(read(folder).params['head']['kernel'], tensors[family.head].T)
+
+
+WHOLE = [name for name in ZOO if 'rope_parameters' not in ZOO[name] and 'rope_scaling' not in ZOO[name]
+         and not name.startswith(('gpt', 't5', 'mt5', 'umt5', 'phi3'))]
+
+
+@pytest.mark.parametrize('where', ['partial_rotary_factor', 'rope_parameters'])
+@pytest.mark.parametrize('name', WHOLE)
+def test_a_share_of_turning_dimensions_is_read_by_no_family_whose_original_turns_whole_heads(name, where):
+  said = {where: 0.5 if where == 'partial_rotary_factor' else {
+      'rope_type': 'default', 'rope_theta': 1e4, 'partial_rotary_factor': 0.5}}
+  of = lambda **more: names.config_of(FAMILIES[ZOO[name]['model_type']], ZOO[name] | more, 'config.json', False)
+  assert {len(kind.rope.inverse) for kind in of(**said).kinds} == {of().head_dim // 2}
+  assert ([kind.rope.inverse for kind in of(**said, rope_theta=1e4).kinds] ==
+          [kind.rope.inverse for kind in of(rope_theta=1e4).kinds])
+  if name != 'gemma3_text':
+    with pytest.raises(InputError, match=r'partial_rotary_factor=0.5 with rope_type=\'linear\' is not supported'):
+      of(rope_scaling={'rope_type': 'linear', 'factor': 2.0, 'partial_rotary_factor': 0.5})
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize('name', ['llama', 'qwen3', 'phi3', 'smollm3'])
+def test_a_share_of_turning_dimensions_is_what_transformers_makes_of_it(tmp_path, name):
+  import torch
+  from test_families import batch_of, our_logits, torch_logits
+  from transformers import AutoModelForCausalLM
+  share = {'rope_parameters': {'rope_type': 'default', 'rope_theta': 100.0, 'partial_rotary_factor': 0.5}}
+  folder = write(tmp_path, ZOO[name] | share, drawn(name))
+  loaded, theirs = read(folder), AutoModelForCausalLM.from_pretrained(folder, attn_implementation='eager').eval()
+  batch = batch_of(loaded.model.config)
+  with torch.no_grad():
+    expected = torch_logits(theirs, loaded.model.config, batch).numpy()
+  np.testing.assert_allclose(our_logits(loaded.model, loaded.params, batch), expected, rtol=0, atol=1e-4)
+
+
+SIZES_OF = {field for fields in ZOO.values() for field, x in fields.items()
+            if type(x) is int and not field.endswith('token_id')} | {'sliding_window'}
+NUMBERS_OF = ('rms_norm_eps', 'layer_norm_epsilon', 'layer_norm_eps', 'attn_logit_softcapping', 'final_logit_softcapping',
+              'rope_theta', 'partial_rotary_factor', 'rotary_pct', 'rotary_emb_base', 'rope_local_base_freq')
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize('name', ZOO)
+def test_sizes_and_numbers_that_cannot_be_are_refused_by_name(name):
+  fields, taken = {k: v for k, v in ZOO[name].items() if k != 'rope_parameters'}, 0
+  family = FAMILIES[fields['model_type']]
+  of = lambda **more: names.config_of(family, fields | more, 'config.json', False)
+  wrong = [(field, value) for field in SIZES_OF for value in (
+      0, -1, -4096, 4096.5, 1e9, 2**31, 10**400, float('nan'), float('inf'), True, '8', [8])]
+  wrong += [(field, value) for field in NUMBERS_OF for value in (
+      -0.5, -1e-5, float('nan'), float('inf'), -float('inf'), 1e300, 10**400, True, '1e-5', [1e-5])]
+  for field, value in wrong:
+    if field == 'max_window_layers' and value == 0:      # all layers have a window
+      continue
+    read = Spied(fields | {field: value})
+    try:
+      family.config(read)
+    except InputError as e:
+      assert str(e).startswith(f'config.json: {field}='), (field, value, str(e))
+      taken += 1
+    else:
+      assert field not in read.asked, f'{field}={value!r:.20} was taken'
+  assert taken > 40 and of() == of()
+
+
+class Spied(fields_of.Fields):
+  """Remembers which fields a family looks into."""
+
+  def __init__(self, values):
+    super().__init__(values)
+    self.asked = self._taken
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize('name, field', [('llama', 'head_dim'), ('qwen2', 'hidden_size'), ('gpt_neox', 'hidden_size'),
+                                         ('gemma3_text', 'head_dim')])
+def test_a_width_whose_angles_would_fill_the_memory_is_refused_at_once(name, field):
+  fields = {k: v for k, v in ZOO[name].items() if k != 'head_dim'} | {field: 2**30}
+  with pytest.raises(InputError, match=r'config.json: heads of .* dimensions .* must be at most 65,536'):
+    names.config_of(FAMILIES[fields['model_type']], fields, 'config.json', False)
+
+
+@pytest.mark.quick
+def test_t5s_start_and_distances_must_be_possible():
+  of = lambda **more: names.config_of(FAMILIES['t5'], ZOO['t5'] | more, 'config.json', False)
+  with pytest.raises(InputError, match='decoder_start_token_id=270: must be below vocab_size=270'):
+    of(decoder_start_token_id=270)
+  with pytest.raises(InputError, match='relative_attention_max_distance=4: must be above half of the 8 buckets'):
+    of(relative_attention_max_distance=4)
 
 
 # What reading takes. Few enough bytes for any machine, and no tensor is a large share of them.

@@ -491,8 +491,12 @@ def test_the_other_byte_order_is_refused(tmp_path):
   refused(write(tmp_path / 'a.gguf', LLAMA, llama(), order='BIG'), 'byte order')
 
 
-def test_a_tokenizer_larger_than_the_embedding_is_refused(tmp_path):
-  refused(write(tmp_path / 'a.gguf', LLAMA, llama(), tokenizer=byte_level(300)), '300 tokens', '260')
+def test_a_tokenizer_with_tokens_beyond_the_embedding_loads_unless_eos_is_one(tmp_path):
+  more = byte_level(300)
+  tokenizer = load(str(write(tmp_path / 'a.gguf', LLAMA, llama(), tokenizer=more)), FLOAT32).tokenizer
+  assert tokenizer.size == 260 and tokenizer.encode('ab') == [259]
+  refused(write(tmp_path / 'b.gguf', LLAMA, llama(), tokenizer=more | {'eos_token_id': 280}), 'eos_token has the number 280',
+          '260 rows')
 
 
 def test_a_list_that_goes_beyond_the_end_is_refused_at_once(tmp_path):

@@ -40,6 +40,7 @@ ROWS = {
         'lora by default': ('LoraConfig', {'r': 4, 'lora_alpha': 6}),
         'lora with ranks': ('LoraConfig', _RANKED | {'rank_pattern': {r'.*(o|o_proj|attn\.c_proj)': 2},
                                                      'alpha_pattern': {r'.*(wo|down_proj|mlp\.c_proj)': 3}})}),
+    'lora, embedding too': Row('lora', {'rank': 5, 'also': 'embed'}, 'which parameters learn beside it is a test of its own'),
     'rslora': Row('rslora', {'rank': 5}, {'rslora': ('LoraConfig', _RANKED | {'use_rslora': True})}),
     'lora_plus': Row('lora_plus', {'rank': 5}, 'PEFT has it as an optimiser, which a test of its own compares'),
     'pissa': Row('pissa', {'rank': 5}, {'pissa': ('LoraConfig', _RANKED | {'init_lora_weights': 'pissa'})}, moved=0.01),

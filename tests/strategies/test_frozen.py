@@ -58,7 +58,8 @@ def test_no_product_of_a_step_has_a_frozen_weights_shape(model, name, scan):
   shapes = weight_shapes(loaded(model, scan).params)
   assert len(shapes) == KINDS[model]
   assert shapes <= products(model, scan, 'full')      # so the search finds them where they are
-  assert not shapes & products(model, scan, name)
+  learns = {tuple(sorted(loaded(model, scan).params['embed']['embedding'].shape))} if ROWS[name].fields.get('also') else set()
+  assert not (shapes - learns) & products(model, scan, name)
 
 
 @pytest.mark.parametrize('name', ['full', *rows.ADDS])
@@ -67,7 +68,8 @@ def test_the_optimiser_has_slots_for_what_learns_alone(tiny, name):
   moments = sorted(x.shape for x in jax.tree.leaves(state.opt_state) if x.ndim)
   assert moments == sorted(2 * [x.shape for x in jax.tree.leaves(state.trainable)])
   assert tree.leaves(state.trainable).keys().isdisjoint(tree.leaves(frozen))
-  assert all(n.startswith('params/' if name == 'full' else ('delta/', 'shared/')) and 'fixed' not in n
+  also = ('params/embed/',) if ROWS[name].fields.get('also') else ()
+  assert all(n.startswith('params/' if name == 'full' else ('delta/', 'shared/', *also)) and 'fixed' not in n
              for n in tree.leaves(state.trainable))
 
 

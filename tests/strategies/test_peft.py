@@ -13,12 +13,13 @@ from strategies.rows import METHODS, ROWS
 from research import tree
 from research.deployment import folder as folders
 from research.errors import InputError
-from research.models import names
+from research.models import names, presets
 from research.strategies import deltas, peft, table
 from research.strategies.bind import bind
 
 pytestmark = pytest.mark.parity
 
+LLAMA_MODULES = ['q_proj', 'k_proj', 'v_proj', 'o_proj', 'gate_proj', 'up_proj', 'down_proj']
 GPT2_MODULES = ['c_attn', 'c_proj', 'c_fc']
 RANKED = METHODS['lora'][2]
 SLOTS = METHODS['prompt'][2]['num_virtual_tokens']
@@ -216,6 +217,150 @@ def test_pefts_prefix_of_a_t5_with_an_even_number_of_layers(tmp_path):
   apart = tree.map_named(lambda n, x: x.at[0].add(1.0), trainable)
   with pytest.raises(InputError, match='the same prefix'):
     written(loaded, strategy, apart, frozen, tmp_path / 'apart')
+
+
+def uneven(encoder, decoder):
+  """t5-tiny with so many layers."""
+  name = f't5-{encoder}-{decoder}'
+  presets.PRESETS.setdefault(name, presets.PRESETS['t5-tiny'] | {'num_layers': encoder, 'num_decoder_layers': decoder})
+  return loud(name)
+
+
+@pytest.mark.parametrize('encoder, decoder', [(3, 2), (4, 3)])
+def test_pefts_prefix_of_a_t5_whose_encoder_is_deeper_is_for_the_encoders_layers(encoder, decoder, tmp_path):
+  import peft as theirs
+  loaded = uneven(encoder, decoder)
+  model = shaken(with_peft(loaded, 'PrefixTuningConfig', num_virtual_tokens=SLOTS))
+  model.save_pretrained(tmp_path / 'theirs')
+  strategy, trainable, frozen = ours_from(loaded, tmp_path / 'theirs')
+  [one, _] = batches_for(loaded, 1)
+  largest, spread = differences(loaded, model, tree.join(trainable, frozen), one, 0)
+  assert spread > 0.5 and largest < 1e-4
+  written(loaded, strategy, trainable, frozen, tmp_path / 'ours')
+  again = theirs.PeftModel.from_pretrained(torch_twin(loaded), str(tmp_path / 'ours')).eval()
+  largest, _ = differences(loaded, again, tree.join(trainable, frozen), one, 0)
+  assert largest < 1e-4
+
+
+def test_a_prefix_for_a_t5_whose_decoder_is_deeper_is_refused_where_peft_fails(tmp_path):
+  import torch
+  loaded = uneven(2, 3)
+  model = with_peft(loaded, 'PrefixTuningConfig', num_virtual_tokens=SLOTS)
+  model.save_pretrained(tmp_path / 'theirs')
+  with pytest.raises(IndexError):
+    their_logits(model, {n: torch.tensor(x[0]) for n, x in batches_for(loaded, 1)[0].items()})
+  with pytest.raises(InputError, match=r'as many layers as the encoder has \(2\).*num_decoder_layers=3'):
+    ours_from(loaded, tmp_path / 'theirs')
+  strategy = table.prefix(SLOTS)
+  with pytest.raises(InputError, match='--format=peft: PEFT makes a prefix'):
+    written(loaded, strategy, *bind(jax.random.key(0), strategy, loaded.model, loaded.params), tmp_path / 'ours')
+
+
+def test_pissa_by_a_randomised_svd_is_refused_with_pefts_conversion_which_loads(tmp_path):
+  loaded = loud('llama-tiny')
+  model = with_peft(loaded, **RANKED | {'init_lora_weights': 'pissa_niter_4'})
+  initial = tmp_path / 'initial'
+  model.peft_config['default'].init_lora_weights = True      # as PEFT's example does it: A and B as they began
+  model.save_pretrained(initial)
+  model.peft_config['default'].init_lora_weights = 'pissa_niter_4'
+  shaken(model)
+  model.save_pretrained(tmp_path / 'theirs')
+  with pytest.raises(InputError, match=r"init_lora_weights='pissa_niter_4' is not supported.*"
+                                       'path_initial_model_for_weight_conversion=INITIAL'):
+    ours_from(loaded, tmp_path / 'theirs')
+  model.save_pretrained(tmp_path / 'converted', path_initial_model_for_weight_conversion=str(initial))
+  strategy, trainable, frozen = ours_from(loaded, tmp_path / 'converted')
+  assert strategy.name == 'lora'
+  largest, spread = differences(loaded, model, tree.join(trainable, frozen), batches_for(loaded, 1)[0], 0)
+  assert spread > 0.5 and largest < 1e-3
+
+
+BY_LAYER = {   # what is said -> a model, PEFT's settings, the row that it is
+    'some layers': ('llama-tiny', {'layers_to_transform': [1]}, 'lora'),
+    'ranks by layer': ('llama-tiny', {'rank_pattern': {r'layers\.0\..*': 2, r'layers\.2\.mlp.*': 7}}, 'lora'),
+    'alphas by layer': ('gpt2-tiny', {'alpha_pattern': {r'h\.1\..*': 17}, 'rank_pattern': {r'h\.2\..*': 6}}, 'lora'),
+    'rsLoRA with ranks by layer': ('llama-tiny', {'rank_pattern': {r'layers\.0\..*': 9}, 'use_rslora': True}, 'rslora'),
+    'DoRA with rsLoRA': ('llama-tiny', {'use_dora': True, 'use_rslora': True}, 'dora'),
+    'DoRA with rsLoRA and ranks by layer': ('llama-tiny', {'use_dora': True, 'use_rslora': True,
+                                                           'rank_pattern': {r'layers\.1\..*q_proj': 2}}, 'dora')}
+
+
+@pytest.mark.parametrize('what', BY_LAYER)
+def test_adapters_that_differ_between_layers_compute_what_pefts_do(what, tmp_path):
+  name, fields, row = BY_LAYER[what]
+  loaded = loud(name)
+  targets = GPT2_MODULES if name == 'gpt2-tiny' else LLAMA_MODULES
+  model = shaken(with_peft(loaded, **RANKED | {'target_modules': targets} | fields))
+  model.save_pretrained(tmp_path / 'theirs')
+  strategy, trainable, frozen = ours_from(loaded, tmp_path / 'theirs')
+  assert strategy.name == row
+  [one, _] = batches_for(loaded, 1)
+  largest, spread = differences(loaded, model, tree.join(trainable, frozen), one, 0)
+  assert spread > 0.5 and largest < 1e-4
+  assert len(peft.read(tmp_path / 'theirs', loaded.model.config, names.shapes(loaded.model.config)).notes) == (
+      what != 'DoRA with rsLoRA')
+
+
+def test_what_fills_up_missing_layers_and_ranks_stays_zero_and_the_losses_are_pefts(tmp_path):
+  loaded = loud('llama-tiny')
+  fields = {'layers_to_transform': [0, 2], 'rank_pattern': {r'layers\.0\..*': 2}, 'alpha_pattern': {r'layers\.0\..*': 3}}
+  model = with_peft(loaded, **RANKED | {'target_modules': LLAMA_MODULES} | fields)      # alpha over rank is 1.5 in both
+  model.save_pretrained(tmp_path / 'theirs')
+  strategy, trainable, frozen = ours_from(loaded, tmp_path / 'theirs')
+  of_steps = batches_for(loaded, 2) * 3
+  state, _, tx = start(loaded, strategy, 3e-3, weight_decay=0.01)
+  state, ours = take(loaded, state._replace(trainable=trainable), frozen, tx, of_steps)
+  np.testing.assert_allclose(ours, their_losses(model, of_steps, 3e-3, 0.01), rtol=1e-3)
+  for path, x in tree.leaves(state.trainable).items():
+    assert not np.any(x[1]) and np.any(x[2]), path
+    assert not np.any(x[0][:, 2:] if path.endswith('/a') else x[0][2:]), path
+
+
+WHOLE = {   # what is said -> a model, PEFT's settings, what `also` says
+    'head': ('llama-untied', {'modules_to_save': ['lm_head']}, 'head'),
+    'head and embedding': ('llama-untied', {'modules_to_save': ['embed_tokens', 'lm_head']}, 'embed,head'),
+    'a norm': ('llama-tiny', {'modules_to_save': ['model.norm']}, '^norm/scale$'),
+    'tied embedding': ('llama-tiny', {'modules_to_save': ['embed_tokens'], 'ensure_weight_tying': True}, 'embed'),
+    'all biases': ('gpt2-tiny', {'bias': 'all'}, 'bias'),
+    'biases of what changes': ('gpt2-tiny', {'bias': 'lora_only', 'target_modules': ['c_fc']}, '^layers/mlp/up/bias$'),
+    'biases where there are none': ('llama-tiny', {'bias': 'all'}, ''),
+    'DoRA and a head': ('llama-untied', {'use_dora': True, 'modules_to_save': ['lm_head']}, 'head')}
+
+
+@pytest.mark.parametrize('what', WHOLE)
+def test_what_learned_in_full_beside_an_adapter_goes_from_peft_and_back(what, tmp_path):
+  import peft as theirs
+  name, fields, also = WHOLE[what]
+  presets.PRESETS.setdefault('llama-untied', presets.PRESETS['llama-tiny'] | {'tie_word_embeddings': False})
+  loaded = loud(name)
+  targets = {'target_modules': GPT2_MODULES} if name == 'gpt2-tiny' else {'target_modules': ['q_proj', 'down_proj']}
+  model = shaken(with_peft(loaded, **RANKED | targets | fields))
+  model.save_pretrained(tmp_path / 'theirs')
+  strategy, trainable, frozen = ours_from(loaded, tmp_path / 'theirs')
+  assert strategy.fields['also'] == also
+  variables, [one, _] = tree.join(trainable, frozen), batches_for(loaded, 1)
+  largest, spread = differences(loaded, model, variables, one, 0)
+  assert spread > 0.5 and largest < 1e-4
+  row = written(loaded, strategy, trainable, frozen, tmp_path / 'ours')
+  assert row['also'] == also
+  again = theirs.PeftModel.from_pretrained(torch_twin(loaded), str(tmp_path / 'ours')).eval()
+  largest, _ = differences(loaded, again, variables, one, 0)
+  assert largest < 1e-4
+  back, _, _ = ours_from(loaded, tmp_path / 'ours')
+  assert back.fields['also'] == also
+
+
+@pytest.mark.parametrize('name, fields, says', [
+    ('llama-tiny', {'modules_to_save': ['lm_head']}, 'gives the head of a model with tied embeddings weights of its own'),
+    ('llama-tiny', {'modules_to_save': ['embed_tokens']}, 'ensure_weight_tying=True'),
+    ('llama-tiny', {'modules_to_save': ['o_proj']}, "a layer's kernels learn in full by strategy full alone"),
+    ('llama-tiny', {'use_dora': True, 'layers_to_transform': [1]}, 'holds 1 of the 3 layers'),
+    ('llama-tiny', {'init_lora_weights': 'pissa', 'use_dora': True}, 'only one of use_dora and init_lora_weights=pissa')])
+def test_what_peft_makes_of_single_parameters_and_layers_and_has_no_form_here_is_refused(name, fields, says, tmp_path):
+  loaded = loud(name)
+  with_peft(loaded, **RANKED | {'target_modules': ['q_proj', 'down_proj']} | fields).save_pretrained(tmp_path / 'theirs')
+  with pytest.raises(InputError, match=says):
+    ours_from(loaded, tmp_path / 'theirs')
 
 
 @pytest.mark.smollm2

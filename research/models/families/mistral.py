@@ -8,7 +8,7 @@ from research.models.names import FREQUENCIES, Family
 
 def config(f: Fields) -> ModelConfig:
   found = llama.base('mistral', f, tied=f.flag('tie_word_embeddings'))
-  window = f.optional('sliding_window', 4096) or 0
+  window = f.window(4096) or 0
   return ModelConfig(**found | dict(kinds=(Kind(window, found['kinds'][0].rope),)))
 
 

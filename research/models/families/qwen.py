@@ -11,7 +11,7 @@ from research.models.names import FREQUENCIES, Family
 
 def _sliding(f: Fields, found: dict[str, Any]) -> dict[str, Any]:
   uses = f.flag('use_sliding_window')
-  window = f.optional('sliding_window', 4096)
+  window = f.window(4096)
   first = f.count('max_window_layers', 28)
   layers = found['layers']
   return llama.windowed(f, layers, window if uses else None, [n >= first for n in range(layers)], found['kinds'][0].rope)

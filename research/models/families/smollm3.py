@@ -13,7 +13,7 @@ def config(f: Fields) -> ModelConfig:
   layers, rope = found['layers'], found['kinds'][0].rope
   every = f.size('no_rope_layer_interval', 4)
   turns = f.list_of('no_rope_layers', layers) or [(n + 1) % every != 0 for n in range(layers)]   # theirs: 1 is 'has rope'
-  window, uses = f.optional('sliding_window', None) or 0, f.flag('use_sliding_window')
+  window, uses = f.window(None) or 0, f.flag('use_sliding_window')
   kinds = [Kind(window if uses and local else 0, rope if turn else still(found['head_dim']))
            for turn, local in zip(turns, f.local_layers(layers, [not turn for turn in turns]))]
   different = tuple(dict.fromkeys(kinds))

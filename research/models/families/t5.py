@@ -29,14 +29,20 @@ def config(f: Fields, family: str) -> ModelConfig:
   buckets = f.size('relative_attention_num_buckets', 32)
   if buckets < 4:
     raise InputError(f'{f.where}: relative_attention_num_buckets={buckets}: must be 4 or more')
+  furthest, vocab = f.size('relative_attention_max_distance', 128), f.size('vocab_size')
+  if furthest <= buckets // 2:
+    raise InputError(f'{f.where}: relative_attention_max_distance={furthest}: must be above half of the '
+                     f'{buckets} buckets, which are of one distance each')
+  start = f.count('decoder_start_token_id', f.count('pad_token_id', 0))
+  if start >= vocab:
+    raise InputError(f'{f.where}: decoder_start_token_id={start}: must be below vocab_size={vocab}')
   return ModelConfig(
-      family=family, vocab=f.size('vocab_size'), width=width, hidden=f.size('d_ff'),
+      family=family, vocab=vocab, width=width, hidden=f.size('d_ff'),
       layers=f.size('num_decoder_layers', layers), heads=heads, kv_heads=heads, head_dim=f.size('d_kv', 64),
       context=f.size('n_positions', 512), tied=not f.separate_head,
       norm_eps=f.number('layer_norm_epsilon', 1e-6), activation=activation, gated=gated, query_scale=1.0,
       logit_scale=width ** -0.5 if scaled else 1.0, encoder_layers=layers,
-      start=f.count('decoder_start_token_id', f.count('pad_token_id', 0)),
-      buckets=buckets, max_distance=f.size('relative_attention_max_distance', 128),
+      start=start, buckets=buckets, max_distance=furthest,
       bias_per_layer=family == 'umt5', spread=None)
 
 
