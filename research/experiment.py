@@ -12,6 +12,7 @@ import optax
 import safetensors.numpy
 from ml_collections import ConfigDict
 
+from research import config as config_fields
 from research import hosts, provenance, sharding, tree
 from research import workdir as files
 from research.data import batches, demonstrations, prompts, tasks, texts
@@ -128,7 +129,6 @@ def check_finite(variables: Tree, where: str) -> None:
     raise InputError(f'{where}: {name} holds numbers that are not finite (NaN or infinite), from which no score can come')
 
 
-MOST = 2 ** 31      # above all sizes and seeds
 SEEDS = ('order', 'init', 'dropout', 'rows', 'shots')      # what a seed is of: fields training.{order,init,…}_seed
 
 
@@ -155,8 +155,8 @@ def assemble(config: dict[str, Any], abstract: bool = False, trains: bool = True
     InputError: some field cannot be right.
   """
   model_fields, training = config['model'], config['training']
+  config_fields.check(config)
   _check_training(training)
-  _check_numbers(config)
   if trains:
     _check_mesh(training)
   task = tasks.make(config['task']['name'], {k: tuple(v) if isinstance(v, list) else v
@@ -277,19 +277,6 @@ def _learned_tokenizer(model_fields: dict[str, Any], task: Task) -> Tokenizer | 
   return tokenizers.learned(strings, model_fields['vocab'], load.sentinels(name))
 
 
-def _check_numbers(config: dict[str, Any]) -> None:
-  """Refuses numbers that no array and no step can have.
-
-  Raises:
-    InputError: a field is not finite, or 2^31 or more.
-  """
-  for field, value in files.flat(config).items():
-    if isinstance(value, float) and not math.isfinite(value):
-      raise InputError(f'{field}={value}: must be a finite number')
-    if isinstance(value, int) and abs(value) >= MOST:
-      raise InputError(f'{field}={value}: must be below 2^31')
-
-
 def _check_training(t: dict[str, Any]) -> None:
   def require(holds, message):
     if not holds:
@@ -297,7 +284,7 @@ def _check_training(t: dict[str, Any]) -> None:
   require(t['learning_rate'] > 0, f'learning_rate={t["learning_rate"]}: must be above 0')
   require(t['epochs'] >= 0, f'epochs={t["epochs"]}: must be 0 (use steps) or more')
   for field in ('seed', *(f'{part}_seed' for part in SEEDS)):
-    require(t[field] is None or 0 <= t[field] < MOST, f'{field}={t[field]}: must be 0 or more, and below 2^31')
+    require(t[field] is None or 0 <= t[field] < config_fields.MOST, f'{field}={t[field]}: must be 0 or more, and below 2^31')
   for field in ('b1', 'b2'):
     require(0 <= t[field] < 1, f'{field}={t[field]}: must be at least 0 and below 1')
   require(t['eps'] > 0, f'eps={t["eps"]}: must be above 0')

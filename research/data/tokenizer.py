@@ -135,11 +135,12 @@ def from_folder(folder: Path) -> Tokenizer:
   from transformers import AutoTokenizer  # imports torch where there is one, which takes seconds and is not needed
   try:
     hf = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    first = hf('a')['input_ids'][:1]
   except Exception as e:  # whatever the libraries raise at a broken file, the person's remedy is the same
     raise InputError(f'{folder}: no usable tokenizer ({type(e).__name__}: {(str(e).splitlines() or [""])[0]})') from None
   if hf.eos_token_id is None:
     raise InputError(f'{folder}: the tokenizer names no eos_token, without which no answer can end')
-  begins = hf('a')['input_ids'][:1] == [hf.bos_token_id]
+  begins = first == [hf.bos_token_id]
   ends = generation(folder).get('eos_token_id')
   ends = [ends] if isinstance(ends, int) else ends or []
   if not isinstance(ends, list) or not all(type(i) is int and i >= 0 for i in ends):

@@ -1,0 +1,49 @@
+"""A config's fields: each of one type, the same from a file, a flag or a study."""
+
+import pytest
+from small import config
+
+from research import config as config_fields
+from research.errors import InputError
+
+pytestmark = pytest.mark.quick
+
+
+def test_every_field_of_the_default_config_has_a_type_and_no_other():
+  made = config()
+  for group, types in config_fields.TYPES.items():
+    typed = [field for fields in types.values() for field in fields.split()]
+    assert sorted(typed) == sorted(made[group]), group
+    assert set(config_fields.NEEDED[group].split()) <= set(typed)
+  config_fields.check(made)
+
+
+def test_fields_that_the_default_config_gives_are_needed_and_the_others_may_be_left_out():
+  made = config()
+  for group in config_fields.TYPES:
+    given = {field for field, value in made[group].items() if value is not None}
+    assert given == set(config_fields.NEEDED[group].split()), group
+
+
+@pytest.mark.parametrize('group, field, value, says', [
+    ('training', 'learning_rate', '1e-3', "training.learning_rate='1e-3': must be a number"),
+    ('training', 'steps', 2.5, 'training.steps=2.5: must be a whole number'),
+    ('training', 'steps', True, 'training.steps=True: must be a whole number'),
+    ('training', 'eps', None, 'training.eps=None: must be a number'),
+    ('strategy', 'targets', 1e308, 'strategy.targets=1e\\+308: must be text'),
+    ('strategy', 'alpha', float('nan'), 'strategy.alpha=nan: must be a finite number'),
+    ('task', 'choices', 'yes', "task.choices='yes': must be a list"),
+    ('task', 'prompt', '\ud800', 'task.prompt=.*: must be text'),
+    ('mesh', 'data', None, 'mesh.data=None: must be a whole number'),
+    ('training', 'batchsize', 4, 'training.batchsize: no config has this field')])
+def test_a_field_of_another_type_is_named(group, field, value, says):
+  made = config()
+  made[group][field] = value
+  with pytest.raises(InputError, match=says):
+    config_fields.check(made)
+
+
+def test_a_whole_number_is_a_number():
+  made = config()
+  made['training']['learning_rate'] = 1
+  config_fields.check(made)
