@@ -296,7 +296,13 @@ class Pace:
     return seconds + (others * sum(self._others) / len(self._others) if others else 0.0)
 
   def tell(self, configs: Sequence[dict[str, Any]], count: int, part: Shard) -> None:
-    """Says how far the study is: of `count` cells those of these configs are left."""
+    """Says how far the study is.
+
+    Args:
+      configs: of the cells that are left.
+      count: of all cells.
+      part: of the study, that is trained here; the time is that of all parts side by side.
+    """
     seconds = self.left(configs)
     if not configs or seconds is None:
       return
