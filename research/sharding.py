@@ -113,7 +113,7 @@ def resolved(sizes: Mapping[str, int], count: int) -> dict[str, int]:
   """
   said = 'mesh: ' + ' x '.join(f'{axis}={sizes[axis]}' for axis in AXES)
   found = {axis: sizes[axis] for axis in AXES}
-  if any(n < 1 and n != -1 for n in found.values()) or list(found.values()).count(-1) > 1:
+  if any(type(n) is not int or (n < 1 and n != -1) for n in found.values()) or list(found.values()).count(-1) > 1:
     raise InputError(f'{said}: every axis is 1 or more, or for one of them -1: what is left')
   known = math.prod(n for n in found.values() if n != -1)
   found = {axis: count // known if n == -1 else n for axis, n in found.items()}
