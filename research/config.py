@@ -13,7 +13,7 @@ TYPES: dict[str, dict[type, str]] = {
              tuple: 'choices metrics stop', bool: 'chat', float: 'noise span'},
     'strategy': {str: 'name targets also feedforward placement init init_text selection init_from',
                  int: 'rank width slots hidden layers shots', float: 'alpha ratio initial_d dropout',
-                 bool: 'fused calibrate allow_other_base', tuple: 'rank_pattern alpha_pattern'},
+                 bool: 'fused calibrate allow_other_base', dict: 'rank_pattern alpha_pattern'},
     'training': {float: 'learning_rate epochs warmup weight_decay label_smoothing clip b1 b2 eps',
                  int: 'steps batch_size microbatches seed order_seed init_seed dropout_seed rows_seed shots_seed eval_every '
                       'eval_batch_size checkpoint_every log_every patience',
@@ -24,7 +24,8 @@ NEEDED = {'model': 'source dtype param_dtype quantize scan remat attention vocab
           'training': 'learning_rate steps epochs batch_size microbatches seed optimizer schedule warmup weight_decay '
                       'label_smoothing clip b1 b2 eps eval_every eval_batch_size checkpoint_every log_every best_metric '
                       'patience'}      # which may not be None
-WORDS = {str: 'text', int: 'a whole number', float: 'a number', bool: 'True or False', tuple: 'a list'}
+WORDS = {str: 'text', int: 'a whole number', float: 'a number', bool: 'True or False', tuple: 'a list',
+         dict: 'pairs of a pattern and a number'}
 
 
 def check(config: dict[str, Any]) -> None:
@@ -51,8 +52,8 @@ def check(config: dict[str, Any]) -> None:
 
 
 def _is(value: Any, kind: type) -> bool:
-  if kind is tuple:
-    return isinstance(value, (list, tuple))
+  if kind in (tuple, dict):      # as flags give pairs, and as a run's config keeps them
+    return isinstance(value, (list, tuple) if kind is tuple else (list, tuple, dict))
   if kind is float:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
   if kind is str and isinstance(value, str):

@@ -461,4 +461,7 @@ def continued(workdir: Path, experiment: Experiment, trainable: Tree, frozen: Tr
                 if here.fields.get(n) != v and not (of_lora and n == 'ratio')]
   if different:
     raise InputError(f'{workdir}: was trained with another strategy ({"; ".join(different)})')
-  return _restored(workdir, trainable, frozen, None if any_base else experiment.fingerprint)
+  found = _restored(workdir, trainable, frozen, None if any_base else experiment.fingerprint)
+  if not any_base:
+    provenance.check_tokenizer(workdir, experiment)
+  return found

@@ -106,6 +106,23 @@ def check(workdir: Path, experiment: 'Experiment', splits: Iterable[str] = (), a
   hosts.reach('change recorded')
 
 
+def check_tokenizer(workdir: Path, experiment: 'Experiment') -> None:
+  """Refuses to go on from what a run learned to read by another tokenizer.
+
+  Args:
+    workdir: the run directory.
+    experiment: the one that begins with what it learned.
+  Raises:
+    InputError: the tokenizer is another one.
+  """
+  path = workdir / files.PROVENANCE
+  if not path.exists():
+    return
+  there, here = files.read_json(path, ('model',))['model'], made_of(experiment)['model']
+  if there.get('tokenizer', here['tokenizer']) != here['tokenizer']:
+    raise InputError(f'{workdir}: what it learned is of another tokenizer ({there["tokenizer"]}, not {here["tokenizer"]})')
+
+
 def begin(workdir: Path, experiment: 'Experiment') -> None:
   """Records what a run is made from; of one that goes on, what it goes on with, where that is another program or machine."""
   path, now = workdir / files.PROVENANCE, of(experiment)

@@ -5,6 +5,7 @@ from small import config
 
 from research import config as config_fields
 from research.errors import InputError
+from research.strategies import table
 
 pytestmark = pytest.mark.quick
 
@@ -46,4 +47,11 @@ def test_a_field_of_another_type_is_named(group, field, value, says):
 def test_a_whole_number_is_a_number():
   made = config()
   made['training']['learning_rate'] = 1
+  config_fields.check(made)
+
+
+@pytest.mark.parametrize('name', table.STRATEGIES)
+def test_what_a_strategy_resolves_its_fields_to_is_a_config_too(name):
+  made = config()
+  made['strategy'] |= {'name': name, **table.make(name, {}).fields}
   config_fields.check(made)

@@ -218,7 +218,7 @@ def run(s: Study, cells: list[Cell], workdir: Path, train: Callable[[dict, Path,
   planned = cells
   while more := known(s, planned, workdir)[len(cells):]:
     files.write_once(workdir / CHOOSER, json.dumps({'shard': part.number}) + '\n')
-    if part.count > 1 and (chooser := files.read_json(workdir / CHOOSER)['shard']) != part.number:
+    if part.count > 1 and (chooser := files.read_json(workdir / CHOOSER, ('shard',))['shard']) != part.number:
       say(f'study: shard {part.number} of {part.count} done, {time.monotonic() - began:.0f} s; shard {chooser} trains what is '
           'left, from what all found')
       return None
@@ -373,7 +373,7 @@ def _size(group: list[Cell], workdir: Path, cohorts: Cohorts) -> int:
       say(f'study: they are trained one after the other ({e})')
       return 1
     files.write_once(decided, json.dumps({**found, 'cells': [c.key for c in group]}, indent=2) + '\n')
-  found = files.read_json(decided)
+  found = files.read_json(decided, ('size',))
   say(f'study: {found["size"]} at a time' + (f' ({found["because"]})' if 'because' in found else ''))
   return found['size']
 
@@ -453,9 +453,17 @@ def _ended(folder: Path) -> dict[str, Any] | None:
 
 
 def _kept(workdir: Path) -> Callable[[Path], dict[str, Any] | None]:
-  """The same by the study's results.jsonl, for a study of which the runs were not kept."""
-  rows = read_jsonl(workdir / RESULTS) if (workdir / RESULTS).exists() else []
-  found = {row['key']: {name: row[name] for name in ('error', 'result', 'diverged')} for row in rows}
+  """The same by the study's results.jsonl, for a study of which the runs were not kept.
+
+  Raises:
+    InputError: a line is damaged.
+  """
+  path, found = workdir / RESULTS, {}
+  for number, row in enumerate(read_jsonl(path) if path.exists() else [], 1):
+    missing = [name for name in ('key', 'error', 'result', 'diverged') if name not in row]
+    if missing:
+      raise InputError(f'{path}: line {number} is damaged: it holds no {missing[0]!r}')
+    found[row['key']] = {name: row[name] for name in ('error', 'result', 'diverged')}
   return lambda folder: found.get(folder.name)
 
 

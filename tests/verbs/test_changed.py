@@ -213,6 +213,15 @@ def test_metrics_that_are_not_those_of_every_step_once_are_not_gone_on_with(here
     train.run(made, folder / 'run')
 
 
+def test_what_was_learned_with_another_tokenizer_is_not_gone_on_from(here, tmp_path):
+  made, folder = here
+  finished(folder)
+  two_tokens_swapped(folder)
+  for group in ('training', 'strategy'):
+    with pytest.raises(InputError, match='what it learned is of another tokenizer'):
+      train.run({**made, group: {**made[group], 'init_from': str(folder / 'run')}}, tmp_path / 'new')
+
+
 @pytest.mark.parametrize('text', ['{}', 'null', '[]', '{"model": "x", "met', '{"steps": 6, "metrics": [], "cost": {}}', ''])
 def test_a_damaged_result_is_named(here, text):
   made, folder = here
