@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -258,10 +259,12 @@ with workdir.held(Path({str(folder / 'run')!r})):
     train.run(made, folder / 'run')
   assert (folder / 'run' / 'metrics.jsonl').read_text() == before
   (folder / 'run' / '.config.json.0123.tmp').write_text('{"mod')      # what a killed process had begun to write
+  os.utime(folder / 'run' / '.config.json.0123.tmp', (0, 0))
+  (folder / 'run' / '.config.json.4567.tmp').write_text('{"mod')      # what another may be writing now
   holder.kill()
   holder.wait()
   train.run(made, folder / 'run')
-  assert not (folder / 'run' / '.config.json.0123.tmp').exists()
+  assert not (folder / 'run' / '.config.json.0123.tmp').exists() and (folder / 'run' / '.config.json.4567.tmp').exists()
 
 
 def test_a_lock_that_is_for_moments_is_waited_for(tmp_path):
