@@ -12,7 +12,7 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -86,7 +86,7 @@ def is_taken(folder: Path) -> bool:
 def held(folder: Path, name: str = LOCK, wait: bool = False) -> Iterator[None]:
   """Keeps a folder to this process until the end of the block; a process that dies lets go of it by itself.
 
-  Files that an earlier process left unfinished a minute ago or more are removed. Processes that run as one hold the folder together.
+  Files that were left unfinished a minute ago or more are removed. Processes that run as one hold the folder together.
 
   Args:
     folder: made where it is not there, and removed again where nothing came of it.
@@ -107,8 +107,9 @@ def held(folder: Path, name: str = LOCK, wait: bool = False) -> Iterator[None]:
       lock.write(f'process {os.getpid()} on {socket.gethostname()}')
       lock.flush()
       for left in [*folder.iterdir(), *(folder / PREDICTIONS).glob('.*')]:
-        if is_unfinished(left) and time.time() - left.stat().st_mtime > VISIBLE:      # nobody is writing it now
-          left.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):          # it was just made whole
+          if is_unfinished(left) and time.time() - left.stat().st_mtime > VISIBLE:
+            left.unlink()
     yield
   finally:
     if lock:
