@@ -20,7 +20,7 @@ TYPES: dict[str, dict[type, str]] = {
                  str: 'optimizer schedule best_metric init_from'},
     'mesh': {int: 'data fsdp tensor'}}
 NEEDED = {'model': 'source dtype param_dtype quantize scan remat attention vocab context', 'task': 'name rows',
-          'strategy': 'name allow_other_base', 'mesh': 'data fsdp tensor',
+          'strategy': 'name', 'mesh': 'data fsdp tensor',
           'training': 'learning_rate steps epochs batch_size microbatches seed optimizer schedule warmup weight_decay '
                       'label_smoothing clip b1 b2 eps eval_every eval_batch_size checkpoint_every log_every best_metric '
                       'patience'}      # which may not be None

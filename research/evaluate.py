@@ -39,6 +39,7 @@ def run(workdir: Path, split: str, config: dict[str, Any] | None = None, allow_c
   """
   if split not in SPLITS:
     raise InputError(f'--split={split}: must be one of {", ".join(SPLITS)}')
+  files.check_name(workdir)
   if config is None:
     return together([workdir], split, allow_changed)[0]
   with sharding.use(sharding.mesh(config['mesh'])):

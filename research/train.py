@@ -46,6 +46,7 @@ def run(config: dict[str, Any], workdir: Path, label: str = 'train', profile: bo
     InputError: the config cannot be right, the workdir holds another run, there are too few steps to profile, or training
       diverged.
   """
+  files.check_name(workdir)
   finished = hosts.of_all((workdir / files.RESULT).exists())[0]
   if config['check_memory'] and not finished:
     plans.check(config)

@@ -113,9 +113,10 @@ def held(folder: Path, name: str = LOCK, wait: bool = False) -> Iterator[None]:
     yield
   finally:
     if lock:
-      if not holder and [*folder.iterdir()] == [path]:
-        path.unlink()
-        folder.rmdir()
+      if not holder:
+        path.unlink(missing_ok=True)
+        with suppress(OSError):                    # nothing came of it
+          folder.rmdir()
       lock.close()
 
 

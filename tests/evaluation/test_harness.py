@@ -125,7 +125,7 @@ def test_answers_end_at_the_separator_unless_targets_hold_it_or_turns_end_them(t
   assert tasks.make('translation', {}).stop == ('\n\n',)
   assert tasks.make('translation', {'separator': '\n#\n'}).stop == ('\n#\n',)
   assert tasks.make('sentiment', {}).stop == tasks.make('translation', {'chat': True}).stop == ()
-  assert tasks.make('translation', {'stop': ('END', '\\n')}).stop == ('END', '\n')
+  assert tasks.make('translation', {'stop': ('END', '\n')}).stop == ('END', '\n')
   (tmp_path / 'a.jsonl').write_text('{"a": "x", "b": "two\\n\\nparagraphs"}\n')
   own = {'prompt': '{a}:', 'target': ' {b}', 'test': str(tmp_path / 'a.jsonl')}
   assert tasks.make('files', own).stop == () and tasks.make('files', {**own, 'stop': '#'}).stop == ('#',)

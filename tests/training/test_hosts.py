@@ -150,11 +150,11 @@ def test_where_one_process_is_killed_the_other_ends(victim, folder):
 
 
 def test_processes_of_different_configs_are_refused(folder):
-  own = lambda number: [f'--config.training.learning_rate={1 + number}e-3', f'--config.training.seed={number}']
+  own = lambda number: [f'--config.training.clip={1 + number}.0', f'--config.training.eps={1 + number}e-8']
   for status, said in Command(folder, 'different', 2, 1, of_process=own).ends(within=180):
     assert status == 2
     assert said.splitlines()[-1].startswith('error: the processes were started differently: ')
-    assert 'config.training.learning_rate=0.001 in process 0, 0.002 in process 1' in said
+    assert 'config.training.clip=1.0 in process 0, 2.0 in process 1' in said
   assert not (folder / 'different').exists()
 
 
