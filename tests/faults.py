@@ -3,7 +3,7 @@
     python tests/faults.py inputs --count=500      # rows, templates, configs and model files with something wrong in them
     python tests/faults.py kills --count=100       # verbs killed at random moments and started again, to the same files
 
-Prints a line a defect, and a table at the end; its exit status is the number of defects, at most 100.
+Prints a line a defect (kills: a line each), and a table at the end; its exit status is the number of defects, at most 100.
 """
 
 import argparse
@@ -241,8 +241,8 @@ def get_study():
             print(f'kill {done}: {name}: {again.stderr.strip().splitlines()[-1:]}', flush=True)
       if outcome != 'broken' and kinds[name][1](workdir) != expected[name]:
         outcome = 'other'
-        print(f'kill {done}: {name}: came to something else', flush=True)
       found[f'{name}: {outcome}'] += 1
+      print(f'kill {done} of {count}: {name}: {outcome}', flush=True)
       shutil.rmtree(workdir, ignore_errors=True)
   return found
 
