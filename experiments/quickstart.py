@@ -6,7 +6,8 @@ Four arms on the shipped `domain` task (amazon, imdb or yelp): few-shot promptin
 adapters, each with its own grid (the deltas' rates are about three times full's), one seed. `quickstart.py:full` is 3
 rates x 3 seeds.
 
-Result (two cores of an AMD EPYC; 95 % intervals over test examples, one seed; report and outcomes in `quickstart/`):
+Result (two cores of an AMD EPYC, about 15 minutes by the times of its parts alone; 95 % intervals over test examples, one
+seed; report and outcomes in `quickstart/`, of a run of 39 minutes beside other work):
 
     arm       chosen                 test/accuracy          difference to few_shot
     few_shot  shots 8                0.468 [0.423, 0.512]   (baseline)
