@@ -48,7 +48,7 @@ def check(config: dict[str, Any]) -> None:
     if isinstance(value, float) and not math.isfinite(value):
       raise InputError(f'{field}={value}: must be a finite number')
     if isinstance(value, int) and abs(value) >= MOST and not field.endswith('seed'):      # seeds say their own range
-      raise InputError(f'{field}={value:.4g}: must be below 2^31')
+      raise InputError(f'{field}={value!r:.40}: must be below 2^31')
 
 
 def _is(value: Any, kind: type) -> bool:

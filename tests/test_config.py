@@ -32,6 +32,7 @@ def test_fields_that_the_default_config_gives_are_needed_and_the_others_may_be_l
     ('training', 'steps', True, 'training.steps=True: must be a whole number'),
     ('training', 'eps', None, 'training.eps=None: must be a number'),
     ('strategy', 'targets', 1e308, 'strategy.targets=1e\\+308: must be text'),
+    ('strategy', 'layers', 10 ** 400, 'strategy.layers=1000.*: must be below 2\\^31'),
     ('strategy', 'alpha', float('nan'), 'strategy.alpha=nan: must be a finite number'),
     ('task', 'choices', 'yes', "task.choices='yes': must be a list"),
     ('task', 'prompt', '\ud800', 'task.prompt=.*: must be text'),
