@@ -208,7 +208,7 @@ def check_output(path: Path) -> None:
     with open(path, 'a', encoding='utf-8'):
       pass
     if not there:
-      path.unlink()
+      path.unlink(missing_ok=True)      # another process of the same run may have looked too
   except OSError as e:
     raise InputError(f'--output={path}: cannot be written ({e.strerror})') from None
 

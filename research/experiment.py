@@ -99,6 +99,11 @@ class Experiment(NamedTuple):
                                    min(t['steps'], looked_at), redraw, sharding.spread(), sharding.own_lines)
 
   @property
+  def called(self) -> str:
+    """The task's name in results, tables and figures: its label where it has one."""
+    return self.config['task'].get('label') or self.task.name
+
+  @property
   def seeds(self) -> dict[str, int]:
     """Each of `SEEDS`."""
     return {part: seed(self.config['training'], part) for part in SEEDS}

@@ -131,16 +131,17 @@ def operations(config: dict[str, Any]) -> float:
   return found.exp.config['training']['steps'] * found.of_step.flops * jax.device_count() if found else 0.0
 
 
-def cohorts(text: str, told: train_verb.Told | None = None) -> runner.Cohorts | None:
+def cohorts(text: str, told: train_verb.Told | None = None, allow_changed: bool = False) -> runner.Cohorts | None:
   """What `--cohorts` says.
 
   Args:
     text: of the flag.
     told: as for `train.run`.
+    allow_changed: as for `train.run`.
   Raises:
     InputError: it is neither auto, off nor a number above 0.
   """
-  together = partial(train_verb.together, told=told)
+  together = partial(train_verb.together, told=told, allow_changed=allow_changed)
   if text == 'off':
     return None
   if text == 'auto':
@@ -165,7 +166,8 @@ def main() -> None:
     return dry_run(study, cells)
   cli.required('workdir')
   told: train_verb.Told = set()
-  workdir, part, side_by_side = Path(f.workdir), runner.shard(f.shard) if f.shard else runner.Shard(), cohorts(f.cohorts, told)
+  workdir, part = Path(f.workdir), runner.shard(f.shard) if f.shard else runner.Shard()
+  side_by_side = cohorts(f.cohorts, told, f.allow_changed)
   if f.shard is None and hosts.told_of_others():
     raise InputError('--shard: a cluster started several processes, and each would run the whole study; give each its part, '
                      '--shard=1/2 and so on, or one of them 1/1 and start no other')

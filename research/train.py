@@ -68,7 +68,7 @@ def run(config: dict[str, Any], workdir: Path, label: str = 'train', profile: bo
 
 
 def together(jobs: Sequence[tuple[dict[str, Any], Path, str]], latest: Path,
-             told: Told | None = None) -> list[dict[str, Any] | InputError]:
+             told: Told | None = None, allow_changed: bool = False) -> list[dict[str, Any] | InputError]:
   """Trains runs that differ in nothing but arrays (see `cohort`) as one program; each leaves what it would leave alone.
 
   Runs that cannot be one program, or cannot begin, are refused (`InputError`).
@@ -77,18 +77,19 @@ def together(jobs: Sequence[tuple[dict[str, Any], Path, str]], latest: Path,
     jobs: (config, workdir, label) of each, as for `run`; none of them finished.
     latest: the folder of the state of all, to go on from.
     told: as for `run`.
+    allow_changed: as for `run`.
   Returns:
     Of each its result, or what is wrong with it.
   """
   if jobs[0][0]['check_memory']:
     plans.check(jobs[0][0], len(jobs))
   with sharding.use(sharding.mesh(jobs[0][0]['mesh'], members=len(jobs))):
-    runs = [_run_or_error(*job, told) for job in jobs]
+    runs = [_run_or_error(*job, told, allow_changed) for job in jobs]
     whole = [run for run in runs if isinstance(run, Run)]
     if len(whole) == len(jobs):
       return _trained(whole, latest, f'{whole[0].label} and {len(whole) - 1} more' if len(whole) > 1 else whole[0].label)
   again = [job for job, run in zip(jobs, runs) if isinstance(run, Run)]
-  results = iter(together(again, latest, told) if again else ())        # on the mesh of so many
+  results = iter(together(again, latest, told, allow_changed) if again else ())        # on the mesh of so many
   return [next(results) if isinstance(run, Run) else run for run in runs]
 
 
@@ -97,11 +98,12 @@ def _planned(config: dict[str, Any]) -> plans.Here | None:
   return plans.here(config) if config['check_memory'] else None
 
 
-def _run_or_error(config: dict[str, Any], workdir: Path, label: str, told: Told | None) -> 'Run | InputError':
+def _run_or_error(config: dict[str, Any], workdir: Path, label: str, told: Told | None,
+                  allow_changed: bool) -> 'Run | InputError':
   try:
     exp = experiment.assemble(config)
     files.check(workdir, exp.config)
-    provenance.check(workdir, exp, LEARNED_FROM)
+    provenance.check(workdir, exp, LEARNED_FROM, allow_changed)
     return Run(exp, workdir, label, _planned(config), told)
   except InputError as e:
     return e
@@ -161,7 +163,6 @@ class Run:
     t = exp.config['training']
     self.exp, self.workdir, self.label, self.planned = exp, workdir, label, planned
     self.told: Told = set() if told is None else told
-    self.task = exp.config['task'].get('label') or exp.task.name
     self.by = metrics.get(t['best_metric'])
     self.batch_of = exp.training_batches() if t['steps'] else None
     self.held_out = exp.examples('valid') if 'valid' in exp.task.splits else []
@@ -186,7 +187,7 @@ class Run:
     provenance.begin(self.workdir, exp)
     self.trainable_params = tree.size(state.trainable)
     self.total_params = self.trainable_params + tree.size(frozen)
-    say(f'{self.label}: {exp.strategy.name} on {self.task}, {self.trainable_params:,} of {self.total_params:,} '
+    say(f'{self.label}: {exp.strategy.name} on {exp.called}, {self.trainable_params:,} of {self.total_params:,} '
         'parameters learn')
     table = tuple(map(str, lines))
     for line in table if tells and table not in self.told else ():
@@ -344,7 +345,7 @@ def describe(exp: experiment.Experiment, outcome: loop.Outcome, trainable: int, 
   memory = _memory(c.peak_bytes, c.cohort_size)      # before the product below, which takes some too
   peak = jax.device_count() * flops.matrix_peak(exp.model.config.dtype) if c.train_flops else 0.0
   return {
-      'model': exp.config['model']['source'], 'task': exp.config['task'].get('label') or exp.task.name,
+      'model': exp.config['model']['source'], 'task': exp.called,
       'strategy': exp.strategy.name,
       'seed': exp.config['training']['seed'], 'best_step': outcome.best_step, 'steps': outcome.steps,
       'metrics': {}, 'intervals': {},

@@ -12,7 +12,6 @@ from research.studies.figures import count, shown
 from research.studies.grid import Study
 
 SHOWN = 6           # examples on which arms disagree
-WORDS = 400         # characters of a prompt that are shown: its end
 
 
 class Part(NamedTuple):
@@ -287,7 +286,7 @@ def _disagreements(c: dict[str, Any], rows: list[dict[str, Any]], workdir: Path)
   differ = [i for i, one in enumerate(answers) if len({*one.values()}) > 1]
   chosen = sorted(differ, key=lambda i: (-len({*answers[i].values()}), i))[:SHOWN]
   sentence = f'On {len(differ)} of {len(first)} test examples some arm answers otherwise than another (the first seed of each).'
-  shown_one = lambda i: {'prompt': first[i]['prompt'].strip()[-WORDS:], 'target': first[i]['target'].strip(),
+  shown_one = lambda i: {'prompt': first[i]['prompt'].strip()[-outcomes.PROMPT:], 'target': first[i]['target'].strip(),
                          'answers': answers[i]}
   return Part('Where the arms disagree', [sentence], examples=list(map(shown_one, chosen)))
 

@@ -142,6 +142,16 @@ def test_a_run_does_not_go_on_with_other_rows_tokenizer_or_base_unless_allowed_a
     evaluate.run(folder / 'run', 'valid')
 
 
+def test_a_run_that_is_trained_beside_others_is_asked_the_same(here):
+  made, folder = here
+  edited(folder)
+  jobs = [(made, folder / 'run', 'run')]
+  [refused] = train.together(jobs, folder / 'latest')
+  assert isinstance(refused, InputError) and 'the rows of train' in str(refused)
+  [result] = train.together(jobs, folder / 'latest', allow_changed=True)
+  assert result['steps'] == 6
+
+
 @pytest.mark.parametrize('change, says', [(two_tokens_swapped, 'the tokenizer'), (another_template, 'the chat template'),
                                           (another_alpha, 'config.json'), (edited_validation, 'the rows of valid')])
 def test_what_a_run_learned_is_not_used_with_another_tokenizer_config_or_rows(here, tmp_path, change, says):
