@@ -14,8 +14,7 @@ from absl import flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
-from research import hosts, machine
-from research import workdir as files
+from research import hosts, machine, run_files
 from research.data import templates
 from research.errors import InputError
 
@@ -54,10 +53,10 @@ def _join(saves: bool) -> None:
 
   def given() -> dict[str, Any]:
     from research import experiment, provenance
-    config = {} if f.config is None else files.flat({'config': experiment.plain(f.config)})
+    config = {} if f.config is None else run_files.flat({'config': experiment.plain(f.config)})
     said = {flag.name: flag.value for flag in f.get_key_flags_for_module('__main__') if flag.name not in ('config', *OWN)}
     return {**config, **said, 'the code': provenance.code(), 'jax': jax.__version__}
-  hosts.agree(given)
+  hosts.assert_equal_across_processes(given)
 
 
 def run(main: Callable[[], None], doc: str, saves: bool = False) -> None:
@@ -85,7 +84,7 @@ def run(main: Callable[[], None], doc: str, saves: bool = False) -> None:
   signal.signal(signal.SIGTERM, stop)
   try:
     _parse()
-    machine.prepare()
+    machine.configure_jax()
     _join(saves)
     main()
     sys.stdout.flush()
@@ -104,7 +103,7 @@ def run(main: Callable[[], None], doc: str, saves: bool = False) -> None:
   except KeyboardInterrupt:
     _end(130, 'stopped; the same command goes on from here')
   except jax.errors.JaxRuntimeError as e:
-    if not hosts.several():
+    if not hosts.is_multiprocess():
       raise
     why = str(e).strip().partition('\n')[0]
     print(f'error: process {jax.process_index()} cannot go on, as when another died ({why:.300}); the same command, in all '

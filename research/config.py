@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from research import workdir as files
+from research import run_files
 from research.errors import InputError
 
 MOST = 2 ** 31      # above all sizes and seeds
@@ -44,7 +44,7 @@ def check(config: dict[str, Any]) -> None:
         raise InputError(f'{group}.{field}: no config has this field (fields of {group}: {", ".join(of_field)})')
       if not _is(value, kind) and not (value is None and field not in NEEDED[group].split()):
         raise InputError(f'{group}.{field}={value!r:.80}: must be {WORDS[kind]}')
-  for field, value in files.flat(config).items():
+  for field, value in run_files.flat(config).items():
     if isinstance(value, float) and not math.isfinite(value):
       raise InputError(f'{field}={value}: must be a finite number')
     if isinstance(value, int) and abs(value) >= MOST and not field.endswith('seed'):      # seeds say their own range

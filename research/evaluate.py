@@ -13,14 +13,13 @@ from typing import Any
 
 from absl import flags
 
-from research import cli, experiment, hosts, provenance, sharding, tree
+from research import cli, experiment, hosts, provenance, run_files, sharding, tree
 from research import train as train_verb
-from research import workdir as files
 from research.data.sources import SPLITS
 from research.errors import InputError
 from research.evaluation import harness
 from research.training import cohort
-from research.training.loop import Cost, Outcome
+from research.training.loop import Cost, TrainResult
 from research.training.monitor import say
 
 
@@ -39,31 +38,31 @@ def run(workdir: Path, split: str, config: dict[str, Any] | None = None, allow_c
   """
   if split not in SPLITS:
     raise InputError(f'--split={split}: must be one of {", ".join(SPLITS)}')
-  files.check_name(workdir)
+  run_files.check_name(workdir)
   if config is None:
-    return together([workdir], split, allow_changed)[0]
+    return evaluate_runs([workdir], split, allow_changed)[0]
   with sharding.use(sharding.mesh(config['mesh'])):
     exp = experiment.assemble(config, trains=False)
     if exp.strategy.learns and not exp.config['strategy']['init_from']:
       raise InputError(f'strategy {exp.strategy.name} has to learn first: run research.train, then evaluate its workdir; '
                        'a base model is evaluated with --config.strategy.name=few_shot')
     exp.config['training'] |= {'steps': 0, 'epochs': 0.0}       # a workdir that holds no training
-    hosts.agree(lambda: provenance.content(exp))
-    files.check(workdir, exp.config)
+    hosts.assert_equal_across_processes(lambda: provenance.content(exp))
+    run_files.check(workdir, exp.config)
     provenance.check(workdir, exp, {split, 'train'} if exp.strategy.shots else {split}, allow_changed)
     variables = tree.join(*exp.variables())
     examples = exp.examples(split)
-    if (workdir / files.RESULT).exists():
-      files.read_result(workdir)                 # says what is damaged, before anything is computed
+    if (workdir / run_files.RESULT).exists():
+      run_files.read_result(workdir)                 # says what is damaged, before anything is computed
     else:
-      files.claim(workdir, exp.config)
+      run_files.claim(workdir, exp.config)
       provenance.begin(workdir, exp)
-    [evaluation] = train_verb.look([exp], variables, [examples], generate=True, label=f'evaluate {split}')
-    new = train_verb.describe(exp, Outcome(0, 0, {}, Cost()), 0, tree.size(variables))
+    [evaluation] = train_verb.evaluate_runs([exp], variables, [examples], generate=True, label=f'evaluate {split}')
+    new = train_verb.describe(exp, TrainResult(0, 0, {}, Cost()), 0, tree.size(variables))
     return _recorded(evaluation, workdir, split, new)
 
 
-def together(workdirs: Sequence[Path], split: str, allow_changed: bool = False) -> list[dict[str, Any]]:
+def evaluate_runs(workdirs: Sequence[Path], split: str, allow_changed: bool = False) -> list[dict[str, Any]]:
   """Evaluates runs at their best steps: as one program where they are of one model and read the same rows.
 
   A folder without a finished run, or whose run was made from something else than is there now, is refused (`InputError`).
@@ -75,25 +74,26 @@ def together(workdirs: Sequence[Path], split: str, allow_changed: bool = False) 
   Returns:
     Of each run its result.json, with the split's scores.
   """
-  with sharding.use(sharding.mesh(sharding.EVERYWHERE)):
+  with sharding.use(sharding.mesh(sharding.EVAL_MESH)):
     for workdir in workdirs:
-      files.read_config(workdir)                 # says what is not the workdir of a run
-      files.read_result(workdir)
+      run_files.read_config(workdir)                 # says what is not the workdir of a run
+      run_files.read_result(workdir)
     exps = [experiment.of_run(workdir, {split}, allow_changed) for workdir in workdirs]
     if len(workdirs) > 1 and not all(exp.model is exps[0].model and exp.strategy.learns for exp in exps):
-      return [result for workdir in workdirs for result in together([workdir], split, allow_changed)]
+      return [result for workdir in workdirs for result in evaluate_runs([workdir], split, allow_changed)]
     learned = [experiment.learned_and_frozen(workdir, exp) for workdir, exp in zip(workdirs, exps)]
-    variables = cohort.learned([trainable for trainable, _ in learned], [frozen for _, frozen in learned])
-    found = train_verb.look(exps, variables, [exp.examples(split) for exp in exps], generate=True, label=f'evaluate {split}')
+    variables = cohort.stack_variables([trainable for trainable, _ in learned], [frozen for _, frozen in learned])
+    examples = [exp.examples(split) for exp in exps]
+    found = train_verb.evaluate_runs(exps, variables, examples, generate=True, label=f'evaluate {split}')
     return [_recorded(*one, split) for one in zip(found, workdirs)]
 
 
 def _recorded(evaluation: harness.Evaluation, workdir: Path, split: str, new: dict[str, Any] | None = None) -> dict[str, Any]:
   """The result with a split's scores, as it then stands in the workdir; `new`: what it is where there is none yet."""
-  with files.held(workdir, wait=True):           # another split can have been evaluated meanwhile
-    result = new if new and not (workdir / files.RESULT).exists() else files.read_result(workdir)
+  with run_files.held(workdir, wait=True):           # another split can have been evaluated meanwhile
+    result = new if new and not (workdir / run_files.RESULT).exists() else run_files.read_result(workdir)
     train_verb.record(result, evaluation, workdir, split)
-    files.write_json(workdir / files.RESULT, result)
+    run_files.write_json(workdir / run_files.RESULT, result)
   say('evaluate: ' + ', '.join(
       f'{split}/{name} {value:.4f} [{evaluation.intervals[name][0]:.4f}, {evaluation.intervals[name][1]:.4f}]'
       for name, value in evaluation.scores.items()))

@@ -13,11 +13,10 @@ import safetensors.numpy
 from ml_collections import ConfigDict
 
 from research import config as config_fields
-from research import hosts, provenance, sharding, tree
-from research import workdir as files
+from research import hosts, provenance, run_files, sharding, tree
 from research.data import batches, demonstrations, prompts, tasks, texts
 from research.data import tokenizer as tokenizers
-from research.data.demonstrations import Shown
+from research.data.demonstrations import DemonstrationFn
 from research.data.prompts import Example
 from research.data.tasks import Task
 from research.data.tokenizer import Tokenizer
@@ -46,7 +45,7 @@ class Experiment(NamedTuple):
   hf: dict[str, Any]                   # the base's config.json
   task: Task
   strategy: Strategy
-  demonstrations: Shown
+  demonstrations: DemonstrationFn
   context: int
 
   def examples(self, split: str) -> list[Example]:
@@ -55,7 +54,7 @@ class Experiment(NamedTuple):
       corrupted = self.corrupted(split)
       return [self.prepared(corrupted.example(number)) for number in range(len(corrupted))]
     if self.task.objective == 'continuation':
-      return [self.prepared(e) for e in texts.continued(self.task.rows(split), self.tokenizer, self.text_context)]
+      return [self.prepared(e) for e in texts.next_token(self.task.rows(split), self.tokenizer, self.text_context)]
     found = [self.prepared(e) for e in prompts.examples(self.task, self.task.rows(split), self.tokenizer,
                                                         self.demonstrations, self.strategy.calibrate)]
     answer = 0
@@ -65,18 +64,19 @@ class Experiment(NamedTuple):
         say(f'{sum(n > answer for n in lengths)} of {len(found)} {split} targets are longer than task.max_new_tokens={answer}; '
             f'so answers may have {max(lengths)} tokens, as the longest of them')
         answer = max(lengths)
-    prompts.check_lengths(found, self.context - self.strategy.before, split, answer, apart=self.model.config.has_encoder)
+    prompts.check_lengths(found, self.context - self.strategy.prefix_slots, split, answer, apart=self.model.config.has_encoder)
     return found
 
   def prepared(self, example: Example) -> Example:
     """An example with the places of the strategy's soft prompt before its prompt."""
     places = prompts.placeholders(self.strategy.slots)
-    return example._replace(prompt_ids=[*places, *example.prompt_ids], blank=tuple([*places, *ids] for ids in example.blank))
+    return example._replace(prompt_ids=[*places, *example.prompt_ids],
+                            content_free=tuple([*places, *ids] for ids in example.content_free))
 
   @property
   def text_context(self) -> int:
     """Tokens that a piece of plain text may have."""
-    return self.context - self.strategy.before - self.strategy.slots
+    return self.context - self.strategy.prefix_slots - self.strategy.slots
 
   def count(self, split: str) -> int:
     """Documents in one pass over a split: its rows, or the pieces of its texts."""
@@ -88,15 +88,15 @@ class Experiment(NamedTuple):
 
   def training_batches(self, looked_at: int = 2000) -> batches.TrainingBatches:
     """The batches of all steps; the first ones, so many, determine their shape."""
-    t, start = self.config['training'], self.model.config.start
+    t, start = self.config['training'], self.model.config.decoder_start_id
     if self.task.objective in tasks.GAPS:
       corrupted = self.corrupted('train')
-      redraw = lambda number, epoch: batches.answered(self.prepared(corrupted.example(number, epoch)), start)
+      redraw = lambda number, epoch: batches.prompt_with_answer(self.prepared(corrupted.example(number, epoch)), start)
       documents = [redraw(number, 0) for number in range(len(corrupted))]
     else:
-      redraw, documents = None, [batches.answered(e, start) for e in self.examples('train')]
+      redraw, documents = None, [batches.prompt_with_answer(e, start) for e in self.examples('train')]
     return batches.TrainingBatches(documents, t['batch_size'], t['microbatches'], seed(t, 'order'),
-                                   min(t['steps'], looked_at), redraw, sharding.spread(), sharding.own_lines)
+                                   min(t['steps'], looked_at), redraw, sharding.batch_shards(), sharding.local_rows)
 
   @property
   def called(self) -> str:
@@ -167,16 +167,16 @@ def assemble(config: dict[str, Any], abstract: bool = False, trains: bool = True
   task = tasks.make(config['task']['name'], {k: tuple(v) if isinstance(v, list) else v
                                              for k, v in config['task'].items() if k not in ('name', 'label', 'rows')})
   if config['task']['rows'] and (trains or 'train' in task.splits):
-    task = tasks.drawn(task, config['task']['rows'], seed(training, 'rows'))
+    task = tasks.subsample(task, config['task']['rows'], seed(training, 'rows'))
   for name in task.metrics:
     metrics.get(name)
   run_as = execution(model_fields['dtype'], model_fields['param_dtype'], model_fields['scan'], model_fields['quantize'],
                      model_fields['remat'], model_fields['attention'])
   def base(apart: int = 0) -> load.Loaded:
     named = (model_fields['source'], run_as, _learned_tokenizer(model_fields, task))
-    return load.load_apart(*named, apart, abstract) if apart else load.load(*named, abstract)
+    return load.load_with_last_layers(*named, apart, abstract) if apart else load.load(*named, abstract)
   strategy, own = _strategy(config['strategy'], base)
-  if strategy.kernels:
+  if strategy.trains_base:
     if run_as.quantize != 'none':
       raise InputError(f'model.quantize={run_as.quantize}: strategy {strategy.name} changes the kernels, and needs none')
     run_as = run_as._replace(param_dtype='float32')      # masters of what learns are not rounded on the way in
@@ -185,14 +185,15 @@ def assemble(config: dict[str, Any], abstract: bool = False, trains: bool = True
   if strategy.calibrate and not task.choices:
     raise InputError('strategy.calibrate=True: needs a task with choices to weigh')
   shown = demonstrations.choose(task, strategy.shots, strategy.selection, seed(training, 'shots'))
-  loaded = base(strategy.apart)
+  loaded = base(strategy.last_layers)
   model = loaded.model.config
   sharding.check_heads(model.heads, model.kv_heads)
   context = model_fields['context'] or model.context
-  if context < 1 or (context > model.context and model.bounded):
+  if context < 1 or (context > model.context and model.has_max_length):
     raise InputError(f'model.context={context}: must be between 1 and the model\'s own {model.context}')
-  if strategy.slots + strategy.before >= context:
-    raise InputError(f'strategy.slots: {strategy.slots + strategy.before} leave no room in the context of {context} tokens')
+  if strategy.slots + strategy.prefix_slots >= context:
+    raise InputError(f'strategy.slots: {strategy.slots + strategy.prefix_slots} leave no room in the context of '
+                     f'{context} tokens')
   if task.objective is None:
     task = task._replace(objective='span_corruption' if model.has_encoder else 'continuation')
   elif task.objective in tasks.GAPS and not model.has_encoder:
@@ -252,7 +253,7 @@ def _strategy(fields: dict[str, Any], base: Callable[[], load.Loaded] | None) ->
     found = peft.read(folder, model, names.shapes(model))
     there, settings = found.name, found.fields
   else:
-    settings = {k: v for k, v in files.read_config(folder)['strategy'].items() if k not in OWN}
+    settings = {k: v for k, v in run_files.read_config(folder)['strategy'].items() if k not in OWN}
     there = settings.pop('name')
   if there != name and (there, name) != ('lora', 'lora_plus'):
     raise InputError(f'strategy.init_from={folder}: is of strategy {there}, not {name}; set strategy.name={there}')
@@ -327,7 +328,7 @@ def _check_mesh(t: dict[str, Any]) -> None:
     InputError: the rows of a microbatch cannot be dealt out evenly.
   """
   rows, sizes = t['batch_size'] // t['microbatches'], sharding.sizes()
-  if rows % sharding.spread():
+  if rows % sharding.batch_shards():
     raise InputError(f'training.batch_size={t["batch_size"]}: the {rows} rows of each of its {t["microbatches"]} microbatches '
                      f'cannot be dealt out evenly to mesh.data={sizes["data"]} x mesh.fsdp={sizes["fsdp"]} devices')
 
@@ -335,7 +336,8 @@ def _check_mesh(t: dict[str, Any]) -> None:
 def optimizer(experiment: Experiment) -> optax.GradientTransformation:
   """The optimiser that an experiment names."""
   t = experiment.config['training']
-  return optim.make(t['optimizer'], t['schedule'], t['steps'], t['clip'], t['b1'], t['b2'], t['eps'], experiment.strategy.rates)
+  return optim.make(t['optimizer'], t['schedule'], t['steps'], t['clip'], t['b1'], t['b2'], t['eps'],
+                    experiment.strategy.lr_multipliers)
 
 
 def warmup(experiment: Experiment) -> int:
@@ -345,7 +347,7 @@ def warmup(experiment: Experiment) -> int:
 
 
 def of_run(workdir: Path, splits: Iterable[str] = (), allow_changed: bool = False, **model_fields: Any) -> Experiment:
-  """The experiment of the run in `workdir`, to use what it learned (see `learned`).
+  """The experiment of the run in `workdir`, to use what it learned (see `learned_and_frozen`).
 
   A folder that holds no run, or one that was made from something else than is there now, is refused (`InputError`).
 
@@ -355,13 +357,13 @@ def of_run(workdir: Path, splits: Iterable[str] = (), allow_changed: bool = Fals
     allow_changed: use it all the same, and record that (see `provenance.check`).
     model_fields: fields of `config.model` that shall differ.
   """
-  config = files.read_config(workdir)
+  config = run_files.read_config(workdir)
   config['model'] = {'quantize': 'none', 'remat': 'none', 'attention': 'auto', **config['model'],       # older runs lack some
                      **model_fields}
   config['task'] = {'rows': 0, 'stop': (), **config['task']}      # older ones ended answers at EOS alone
   config['training'] = {'best_metric': 'loss', **{f'{part}_seed': None for part in SEEDS}, **config['training']}
-  config['mesh'] = dict(sharding.EVERYWHERE)
-  if (workdir / files.CHECKPOINTS).exists():      # what it began with is in its own files
+  config['mesh'] = dict(sharding.EVAL_MESH)
+  if (workdir / run_files.CHECKPOINTS).exists():      # what it began with is in its own files
     config['strategy'] |= {'init_from': None, 'allow_other_base': False}
   found = assemble(config, trains=False)
   provenance.check(workdir, found, splits, allow_changed)
@@ -383,12 +385,12 @@ def learned_and_frozen(workdir: Path, experiment: Experiment) -> tuple[Tree, Tre
 
 def _restored(workdir: Path, trainable: Tree, frozen: Tree, base: str | None) -> tuple[Tree, Tree]:
   """The variables with what the run in `workdir` learned up to its best step, and with what its deltas have that is fixed."""
-  checkpoints = Checkpoints(workdir / files.CHECKPOINTS, base)
+  checkpoints = Checkpoints(workdir / run_files.CHECKPOINTS, base)
   try:
     best = jax.tree.map(jnp.asarray, checkpoints.restore_best(trainable))
   finally:
     checkpoints.close()
-  check_finite(best, str(workdir / files.CHECKPOINTS))
+  check_finite(best, str(workdir / run_files.CHECKPOINTS))
   return peft.placed_in(best, frozen, tree.leaves(best) | _fixed(workdir), str(workdir))
 
 
@@ -398,7 +400,7 @@ def _fixed(workdir: Path) -> dict[str, Any]:
   Raises:
     InputError: the file is not what was written.
   """
-  path = workdir / files.FIXED
+  path = workdir / run_files.FIXED
   if not path.exists():
     return {}
   try:
@@ -416,9 +418,9 @@ def _fixed(workdir: Path) -> dict[str, Any]:
 def keep_fixed(workdir: Path, frozen: Tree) -> None:
   """Saves what of the deltas does not learn and is part of them: what was drawn, or decomposed from the base as it then was."""
   fixed = peft.fixed(frozen)
-  if fixed and hosts.first():
+  if fixed and hosts.is_primary():
     checksums = json.dumps({name: checksum(x) for name, x in fixed.items()})
-    safetensors.numpy.save_file(fixed, workdir / files.FIXED, {'checksums': checksums})
+    safetensors.numpy.save_file(fixed, workdir / run_files.FIXED, {'checksums': checksums})
 
 
 def _start_from(experiment: Experiment, trainable: Tree, frozen: Tree) -> tuple[Tree, Tree]:
@@ -458,7 +460,7 @@ def continued(workdir: Path, experiment: Experiment, trainable: Tree, frozen: Tr
   Raises:
     InputError: the run is of another strategy, or of another base model where that is not allowed.
   """
-  earlier, _ = _strategy(files.read_config(workdir)['strategy'] | dict.fromkeys(OWN), None)
+  earlier, _ = _strategy(run_files.read_config(workdir)['strategy'] | dict.fromkeys(OWN), None)
   here = experiment.strategy
   of_lora = {earlier.name, here.name} <= {'lora', 'lora_plus'}      # which differ in how they learn, not in what
   different = [] if earlier.name == here.name or of_lora else [f'name={earlier.name!r} there, {here.name!r} here']

@@ -20,8 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from research import cli, experiment, tree
-from research import workdir as files
+from research import cli, experiment, run_files, tree
 from research.data import batches
 from research.data import tokenizer as tokenizers
 from research.data.prompts import Example
@@ -61,21 +60,21 @@ def run(workdir: Path, output: Path, dtype: str, shard_size: str, allow_changed:
   """
   folder.check_output(output)
   most = folder.size_of(shard_size)
-  files.read_config(workdir)
-  result = files.read_result(workdir)
+  run_files.read_config(workdir)
+  result = run_files.read_result(workdir)
   exp = experiment.of_run(workdir, MEASURED, allow_changed, param_dtype='float32')      # the merged weights alone are rounded
   variables = experiment.learned(workdir, exp)
   merged = merge(variables)
-  provenance = files.read_json(workdir / files.PROVENANCE)
+  provenance = run_files.read_json(workdir / run_files.PROVENANCE)
 
   stored = jax.tree.map(lambda x: x.astype(DTYPES[dtype]).astype(jnp.float32), merged)
   record = {'format': 'hf', 'dtype': dtype, 'merged': bool(jax.tree.leaves(variables['delta'])), 'split': None, 'examples': 0}
   split = next((s for s in MEASURED if s in exp.task.splits), None)
-  family, (config, stored) = FAMILIES[exp.model.config.family], transformer.set_apart(exp.model.config, stored, 0)
+  family, (config, stored) = FAMILIES[exp.model.config.family], transformer.split_last_layers(exp.model.config, stored, 0)
   tensors = names.export_params(family, config, stored)
   if split:
     written = names.import_params(family, config, tensors, str(output))
-    _, written = transformer.set_apart(config, written, exp.model.config.apart)
+    _, written = transformer.split_last_layers(config, written, exp.model.config.last_layers)
     record |= measure(exp, split, exp.examples(split), variables, {'params': written, 'delta': {}})
     check(record, dtype, exp.model.config.dtype)
   source = exp.config['model']['source']
@@ -126,8 +125,8 @@ def run_peft(workdir: Path, output: Path, base: str | None = None, dtype: str = 
   """
   folder.check_output(output)
   most = folder.size_of(shard_size)
-  files.read_config(workdir)
-  result = files.read_result(workdir)
+  run_files.read_config(workdir)
+  result = run_files.read_result(workdir)
   exp = experiment.of_run(workdir, allow_changed=allow_changed)
   trainable, frozen = experiment.learned_and_frozen(workdir, exp)
   learned = {n: np.asarray(x) for n, x in tree.leaves(trainable).items()}
@@ -163,7 +162,7 @@ def _write_base(workdir: Path, into: Path, dtype: str, most: int) -> None:
   """The base model of a run, as a folder that transformers loads."""
   exp = experiment.of_run(workdir, param_dtype='float32', quantize='none')
   family, source = FAMILIES[exp.model.config.family], exp.config['model']['source']
-  tensors = names.export_params(family, *transformer.set_apart(exp.model.config, exp.params, 0))
+  tensors = names.export_params(family, *transformer.split_last_layers(exp.model.config, exp.params, 0))
   text = f'# Base\n\n`{source}` (weights {exp.fingerprint}) in the layout of transformers, in {dtype}.\n'
   folder.model(into, exp.hf, tensors, exp.tokenizer, np.dtype(DTYPES[dtype]), most, {'README.md': text})
 
@@ -180,8 +179,8 @@ def measure(exp: experiment.Experiment, split: str, examples: list[Example], bef
   Returns:
     As export.json holds it; a change is after minus before.
   """
-  start, size = exp.model.config.start, exp.config['training']['eval_batch_size']
-  documents = [batches.answered(e, start) for e in examples[:COMPARED]]
+  start, size = exp.model.config.decoder_start_id, exp.config['training']['eval_batch_size']
+  documents = [batches.prompt_with_answer(e, start) for e in examples[:COMPARED]]
   run, exported = (
       harness.evaluate(exp.model, variables, exp.tokenizer, exp.task, examples, size, label=f'export: {which}')
       for which, variables in (('the run', before), ('exported', after)))

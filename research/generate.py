@@ -17,11 +17,10 @@ from typing import Any
 
 from absl import flags
 
-from research import cli, experiment, hosts, sharding, tree
-from research import workdir as files
+from research import cli, experiment, hosts, run_files, sharding, tree
 from research.data import prompts, sources, tasks, templates
 from research.errors import InputError
-from research.evaluation import beginning, decode, harness
+from research.evaluation import decode, harness, shared_prefix
 
 AT_ONCE = 128      # prompts whose answers are written together
 
@@ -47,7 +46,7 @@ def run(exp: experiment.Experiment, variables, texts: list[str], max_new_tokens:
     if not i:
       raise InputError(f'prompt {number} is empty')
     i[:0] = places
-    if prompts.taken(len(i), max_new_tokens, exp.model.config.has_encoder) + exp.strategy.before > exp.context:
+    if prompts.tokens_needed(len(i), max_new_tokens, exp.model.config.has_encoder) + exp.strategy.prefix_slots > exp.context:
       raise InputError(f'prompt {number} has {len(i)} tokens; with {max_new_tokens} to come that is over the context of '
                        f'{exp.context}')
   return _answers(exp, variables, ids, max_new_tokens, temperature, seed, chat)
@@ -56,7 +55,7 @@ def run(exp: experiment.Experiment, variables, texts: list[str], max_new_tokens:
 def _answers(exp: experiment.Experiment, variables, ids: list[list[int]], max_new_tokens: int, temperature: float, seed: int,
              chat: bool) -> Iterator[str]:
   """The same of prompts that fit."""
-  variables, cut = beginning.read(exp.model, variables, ids)
+  variables, cut = shared_prefix.read(exp.model, variables, ids)
   ends = [*exp.tokenizer.ends, *([exp.tokenizer.end_of_turn()] if chat else [])]
   for first in range(0, len(ids), AT_ONCE):
     some = [i[cut:] for i in ids[first:first + AT_ONCE]]
@@ -113,7 +112,7 @@ def main() -> None:
     cli.required('output')
     cli.check_output(Path(f.output))
   rows = sources.read_jsonl(Path(f.input)) if f.input else []
-  with sharding.use(sharding.mesh(sharding.EVERYWHERE)):
+  with sharding.use(sharding.mesh(sharding.EVAL_MESH)):
     if f.workdir:
       exp = experiment.of_run(Path(f.workdir), allow_changed=f.allow_changed)
       variables = experiment.learned(Path(f.workdir), exp)
@@ -127,15 +126,15 @@ def main() -> None:
     limit = f.max_new_tokens or exp.task.max_new_tokens
     if f.prompt is not None:
       [answer] = run(exp, variables, [asked(exp, f.prompt)], limit, f.temperature, f.seed, in_chat(exp))
-      if hosts.first():
+      if hosts.is_primary():
         print(answer)
       return
     turns = in_chat(exp) or any('messages' in row for row in rows)
     answers = run(exp, variables, rendered(exp, rows), limit, f.temperature, f.seed, turns)
-    with open(f.output if hosts.first() else os.devnull, 'w', encoding='utf-8') as out:
+    with open(f.output if hosts.is_primary() else os.devnull, 'w', encoding='utf-8') as out:
       for row, answer in zip(rows, answers):
         answer = answer if has_own(exp, row) else harness.cut(answer, exp.task.stop)
-        out.write(files.dumps({**row, 'prediction': answer}, default=str) + '\n')
+        out.write(run_files.dumps({**row, 'prediction': answer}, default=str) + '\n')
         out.flush()
 
 

@@ -21,9 +21,9 @@ from jax.experimental import multihost_utils
 
 from research.errors import InputError
 
-PATIENCE = 30      # seconds that processes wait for each other at the beginning, where a person starts them
-OF_CLUSTER = 300   # where a cluster starts them, some perhaps minutes after others
-SILENCE = 30       # seconds after which a process that says nothing is taken for dead
+JOIN_TIMEOUT = 30      # seconds that processes wait for each other at the beginning, where a person starts them
+CLUSTER_JOIN_TIMEOUT = 300   # where a cluster starts them, some perhaps minutes after others
+HEARTBEAT_TIMEOUT = 30       # seconds after which a process that says nothing is taken for dead
 ALL_HERE = 'all here'
 
 
@@ -36,7 +36,7 @@ def begin(coordinator: str | None = None, processes: int | None = None, process:
       SLURM, Open MPI or Kubernetes, and elsewhere this process is alone.
     processes: how many there are; with 1 this process is alone anywhere.
     process: the number of this one, from 0.
-    saves: whether it asks `asked_to_end` after its steps, and saves; otherwise SIGTERM ends it at once.
+    saves: whether it asks `preemption_requested` after its steps, and saves; otherwise SIGTERM ends it at once.
   Raises:
     InputError: some of the three are missing or wrong, or not all came to the coordinator's address. Where a cluster starts
       the processes and one does not come, JAX itself ends the others, in its own words.
@@ -54,7 +54,7 @@ def begin(coordinator: str | None = None, processes: int | None = None, process:
       raise InputError(f'--coordinator={coordinator}: must be host:port of process 0, such as 10.0.0.2:8476')
     if not 0 <= process < processes:
       raise InputError(f'--process={process}: must be 0 to {processes - 1}, another one in each of --processes={processes}')
-    print(f'process {process} of {processes} waits for the others, for {PATIENCE} s', file=sys.stderr, flush=True)
+    print(f'process {process} of {processes} waits for the others, for {JOIN_TIMEOUT} s', file=sys.stderr, flush=True)
     if process:
       _come(host.strip('[]'), int(port), process)
     else:
@@ -63,8 +63,9 @@ def begin(coordinator: str | None = None, processes: int | None = None, process:
   try:
     jax.distributed.initialize(
         coordinator_address=coordinator, num_processes=processes, process_id=process,
-        initialization_timeout=PATIENCE if coordinator else OF_CLUSTER, heartbeat_timeout_seconds=SILENCE,
-        shutdown_timeout_seconds=SILENCE, cluster_detection_method='deactivate' if coordinator else None)
+        initialization_timeout=JOIN_TIMEOUT if coordinator else CLUSTER_JOIN_TIMEOUT,
+        heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT,
+        shutdown_timeout_seconds=HEARTBEAT_TIMEOUT, cluster_detection_method='deactivate' if coordinator else None)
   except (ValueError, RuntimeError, OSError) as e:
     if not (coordinator or told_of_others()) and 'coordinator_address should be defined' in str(e):      # no slice, after all
       return
@@ -92,7 +93,7 @@ def _gather(port: int, processes: int) -> None:
   Raises:
     InputError: the port cannot be opened, one process does not come or does not stay, or two say that they are the same one.
   """
-  until = time.monotonic() + PATIENCE
+  until = time.monotonic() + JOIN_TIMEOUT
   came: dict[int, socket.socket] = {}
   with contextlib.ExitStack() as open_ones:
     try:
@@ -104,8 +105,8 @@ def _gather(port: int, processes: int) -> None:
     here.settimeout(0.5)
     while missing := [n for n in range(1, processes) if n not in came or _left(came[n])]:
       if time.monotonic() > until:
-        raise InputError(f'--processes={processes}: after {PATIENCE} s process {", ".join(map(str, missing))} did not come to '
-                         f'port {port} of process 0; start all within that time, with the same --coordinator')
+        raise InputError(f'--processes={processes}: after {JOIN_TIMEOUT} s process {", ".join(map(str, missing))} did not come '
+                         f'to port {port} of process 0; start all within that time, with the same --coordinator')
       try:
         one = open_ones.enter_context(here.accept()[0])
       except TimeoutError:
@@ -132,19 +133,19 @@ def _come(host: str, port: int, process: int) -> None:
   Raises:
     InputError: the address is none, or nobody there says in time that all have come.
   """
-  until = time.monotonic() + PATIENCE
+  until = time.monotonic() + JOIN_TIMEOUT
   while (left := until - time.monotonic()) > 0:
     try:
       with socket.create_connection((host, port), timeout=min(3.0, left)) as there:
         there.sendall(f'{process}\n'.encode())
-        if _line(there, PATIENCE + 1.0) == ALL_HERE:      # process 0 loses patience first, and closes
+        if _line(there, JOIN_TIMEOUT + 1.0) == ALL_HERE:      # process 0 loses patience first, and closes
           return
     except UnicodeError:
       raise InputError(f'--coordinator={host}:{port}: {host!r} is no host\'s name') from None
     except OSError:
       pass                         # not yet
     time.sleep(0.2)
-  raise InputError(f'--coordinator={host}:{port}: nobody said there, within {PATIENCE} s, that all processes have come; '
+  raise InputError(f'--coordinator={host}:{port}: nobody said there, within {JOIN_TIMEOUT} s, that all processes have come; '
                    'process 0 must run at that address, which this machine must reach, and says which did not come')
 
 
@@ -168,24 +169,24 @@ def _line(end: socket.socket, seconds: float) -> str:
     return ''
 
 
-def several() -> bool:
+def is_multiprocess() -> bool:
   return jax.distributed.is_initialized() and jax.process_count() > 1
 
 
-def first() -> bool:
+def is_primary() -> bool:
   """Whether this process is the one that writes."""
-  return not several() or jax.process_index() == 0
+  return not is_multiprocess() or jax.process_index() == 0
 
 
-def reach(point: str) -> None:
+def barrier(point: str) -> None:
   """Waits until all processes have come to this point, with what they have written."""
-  if several():
+  if is_multiprocess():
     multihost_utils.sync_global_devices(point)
 
 
-def of_all(value: Any) -> list[Any]:
+def all_gather_object(value: Any) -> list[Any]:
   """What each process has here, as JSON holds it, in the processes' order."""
-  if not several():
+  if not is_multiprocess():
     return [value]
   mine = np.frombuffer(json.dumps(value).encode(), np.uint8)
   sizes = multihost_utils.process_allgather(np.int32(len(mine)))
@@ -194,15 +195,15 @@ def of_all(value: Any) -> list[Any]:
   return [json.loads(bytes(one[:size])) for one, size in zip(multihost_utils.process_allgather(padded), sizes)]
 
 
-def agree(fields: Callable[[], dict[str, Any]]) -> None:
+def assert_equal_across_processes(fields: Callable[[], dict[str, Any]]) -> None:
   """Refuses to go on where the processes were given different things; of a single process nothing is asked.
 
   Raises:
     InputError: names what differs, in every process.
   """
-  if not several():
+  if not is_multiprocess():
     return
-  told, *others = of_all(fields())
+  told, *others = all_gather_object(fields())
   for number, other in enumerate(others, 1):
     different = [f'{name}={told.get(name)!r} in process 0, {other.get(name)!r} in process {number}'
                  for name in {**told, **other} if told.get(name) != other.get(name)]
@@ -210,12 +211,12 @@ def agree(fields: Callable[[], dict[str, Any]]) -> None:
       raise InputError(f'the processes were started differently: {"; ".join(different[:3])}')
 
 
-def asked_to_end(step: int) -> bool:
+def preemption_requested(step: int) -> bool:
   """Whether SIGTERM came to any process: true in all of them after the same step, if each asks after every step."""
-  return several() and multihost_utils.reached_preemption_sync_point(step)
+  return is_multiprocess() and multihost_utils.reached_preemption_sync_point(step)
 
 
-def fetched(x: jax.Array) -> np.ndarray:
+def to_host(x: jax.Array) -> np.ndarray:
   """A whole array, of any shape, on this host, also where other processes hold parts of it."""
   if isinstance(x, jax.Array) and not (x.is_fully_addressable or x.is_fully_replicated):
     return multihost_utils.process_allgather(x, tiled=True)

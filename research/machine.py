@@ -16,7 +16,7 @@ import jax
 from research.errors import InputError
 
 
-def prepare() -> None:
+def configure_jax() -> None:
   """Keeps compiled programs on disk, so that what was compiled once starts at once the next time, in any process.
 
   They lie under `$JAX_COMPILATION_CACHE_DIR`, or else under `flaxtune/jax` in `$XDG_CACHE_HOME` (~/.cache); JAX finds a program

@@ -16,15 +16,14 @@ from typing import Any
 
 from absl import flags
 
-from research import cli, experiment
-from research import workdir as files
+from research import cli, experiment, run_files
 from research.errors import InputError
 from research.planning import account, chips, compiled, plans
 from research.planning.chips import GIB
 from research.planning.plans import plan
 
 
-def told(found: Mapping[str, Any]) -> str:
+def format_plan(found: Mapping[str, Any]) -> str:
   """A plan as a person reads it."""
   p, mesh = found['parameters'], ' x '.join(f'{axis}={n}' for axis, n in found['mesh'].items())
   lines = [f'{found["strategy"]} on {found["model"]}: {p["total"]:,} parameters, {p["trainable"]:,} of them learn',
@@ -89,9 +88,9 @@ def main() -> None:
     print(f'in all {found["hours"]:.3g} hours or more, evaluation not counted')
   else:
     found = plan(experiment.plain(f.config), f.topology, f.compile, f.tokens)
-    print(told(found))
+    print(format_plan(found))
   if f.output:
-    files.write_json(Path(f.output), found)
+    run_files.write_json(Path(f.output), found)
 
 
 if __name__ == '__main__':

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
-from research import hosts, machine
-from research import workdir as files
+from research import hosts, machine, run_files
 from research.data import sources
 from research.errors import InputError
 from research.training.monitor import say
@@ -67,7 +66,7 @@ def config_fingerprint(config: dict[str, Any]) -> str:
 
 def content(experiment: 'Experiment') -> dict[str, Any]:
   """What several processes must have read alike, each from its own files perhaps."""
-  return {**files.flat(made_of(experiment)), 'model': experiment.hf}
+  return {**run_files.flat(made_of(experiment)), 'model': experiment.hf}
 
 
 def check(workdir: Path, experiment: 'Experiment', splits: Iterable[str] = (), allow: bool = False) -> None:
@@ -83,14 +82,14 @@ def check(workdir: Path, experiment: 'Experiment', splits: Iterable[str] = (), a
   Raises:
     InputError: something has changed and that is not allowed.
   """
-  path = workdir / files.PROVENANCE
+  path = workdir / run_files.PROVENANCE
   if not path.exists():
     return
-  record = files.read_json(path, ('data', 'model'))
-  there = files.flat({name: record.get(name) for name in ('data', 'model', 'config')})
+  record = run_files.read_json(path, ('data', 'model'))
+  there = run_files.flat({name: record.get(name) for name in ('data', 'model', 'config')})
   for earlier in record.get('changed', ()):
     there |= {name: one['after'] for name, one in earlier['what'].items()}
-  here = files.flat(made_of(experiment)) | {'config': config_fingerprint(files.read_config(workdir))}
+  here = run_files.flat(made_of(experiment)) | {'config': config_fingerprint(run_files.read_config(workdir))}
   words = WORDS | {f'data.{split}.sha256': f'the rows of {split}' for split in splits}
   what = {name: {'before': there[name], 'after': here[name]} for name in words
           if there.get(name) is not None and here.get(name) is not None and there[name] != here[name]}
@@ -102,8 +101,8 @@ def check(workdir: Path, experiment: 'Experiment', splits: Iterable[str] = (), a
                      f'or go on all the same with --{FLAG}, which is recorded')
   say(f'{workdir}: goes on although changed since the run began: {told}')
   record['changed'] = [*record.get('changed', ()), {'command': command(), 'what': what}]
-  files.write_json(path, record)
-  hosts.reach('change recorded')
+  run_files.write_json(path, record)
+  hosts.barrier('change recorded')
 
 
 def check_tokenizer(workdir: Path, experiment: 'Experiment') -> None:
@@ -115,23 +114,23 @@ def check_tokenizer(workdir: Path, experiment: 'Experiment') -> None:
   Raises:
     InputError: the tokenizer is another one.
   """
-  path = workdir / files.PROVENANCE
+  path = workdir / run_files.PROVENANCE
   if not path.exists():
     return
-  there, here = files.read_json(path, ('model',))['model'], made_of(experiment)['model']
+  there, here = run_files.read_json(path, ('model',))['model'], made_of(experiment)['model']
   if there.get('tokenizer', here['tokenizer']) != here['tokenizer']:
     raise InputError(f'{workdir}: what it learned is of another tokenizer ({there["tokenizer"]}, not {here["tokenizer"]})')
 
 
 def begin(workdir: Path, experiment: 'Experiment') -> None:
   """Records what a run is made from; of one that goes on, what it goes on with, where that is another program or machine."""
-  path, now = workdir / files.PROVENANCE, of(experiment)
+  path, now = workdir / run_files.PROVENANCE, of(experiment)
   if path.exists():
-    record = files.read_json(path, ('data', 'model'))
+    record = run_files.read_json(path, ('data', 'model'))
     last = {**record, **(record.get('resumed') or [{}])[-1]}
     different = {name: now[name] for name in ('code', 'versions', 'devices', 'machine') if now[name] != last.get(name)}
     now = record if not different else {**record, 'resumed': [*record.get('resumed', ()), {'command': command(), **different}]}
-  files.write_json(path, now)
+  run_files.write_json(path, now)
 
 
 def _commit() -> str | None:

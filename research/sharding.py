@@ -2,7 +2,7 @@
 
 `data` holds other rows and the same weights, `fsdp` other rows and a part of every weight (gathered where a layer reads it),
 and `tensor` the same rows and a part of every product; a cohort's `members` have an axis of their own. JAX does the rest: a
-step is compiled for arrays that lie so, and what the model says about its activations (`rows`) keeps products from being summed
+step is compiled for arrays that lie so, and what the model says about its activations (`constrain_batch`) keeps products from being summed
 up where a weight can be gathered instead.
 Without a mesh, on one device, nothing here does anything.
 """
@@ -26,7 +26,7 @@ from research.tree import Tree
 Array = jax.Array
 
 AXES = ('data', 'fsdp', 'tensor')
-EVERYWHERE = {'data': 1, 'fsdp': -1, 'tensor': 1}      # to use what was learned: a part of the weights on each device here
+EVAL_MESH = {'data': 1, 'fsdp': -1, 'tensor': 1}      # to use what was learned: a part of the weights on each device here
 ROWS = ('data', 'fsdp')      # the axes over which a batch's lines are spread
 MEMBERS = 'members'          # the axis of a cohort's members, on the mesh of a cohort alone
 
@@ -88,12 +88,12 @@ def _ways(axes: str | tuple[str, ...] | None, sizes: Mapping[str, int]) -> int:
   return math.prod(sizes.get(axis, 1) for axis in ((axes,) if isinstance(axes, str) else axes or ()))
 
 
-def ways(spec: P, sizes: Mapping[str, int]) -> int:
+def num_shards(spec: P, sizes: Mapping[str, int]) -> int:
   """Over how many devices an array that is divided so is spread."""
   return math.prod(_ways(axes, sizes) for axes in spec)
 
 
-def part(name: str, shape: Sequence[int], sizes: Mapping[str, int]) -> tuple[int, ...]:
+def shard_shape(name: str, shape: Sequence[int], sizes: Mapping[str, int]) -> tuple[int, ...]:
   """The shape of a device's part of a leaf.
 
   Args:
@@ -105,7 +105,7 @@ def part(name: str, shape: Sequence[int], sizes: Mapping[str, int]) -> tuple[int
   return tuple(n // _ways(axes, sizes) for axes, n in zip(divided, shape))
 
 
-def resolved(sizes: Mapping[str, int], count: int) -> dict[str, int]:
+def infer_axis_sizes(sizes: Mapping[str, int], count: int) -> dict[str, int]:
   """The sizes of `AXES` on so many devices, where one of them may be -1: what is left.
 
   Raises:
@@ -129,11 +129,11 @@ def mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = None, 
   Sizes that are not those of the devices are refused (`InputError`).
 
   Args:
-    sizes: as for `resolved`.
+    sizes: as for `infer_axis_sizes`.
     devices: in mesh order; all that are here where they are left out.
     members: of a cohort. They take the devices of `data` first, as many as both divide by: members need nothing of each other.
   """
-  found = resolved(sizes, len(jax.devices() if devices is None else devices))
+  found = infer_axis_sizes(sizes, len(jax.devices() if devices is None else devices))
   if math.prod(found.values()) == 1:
     return None
   apart = math.gcd(members, found['data'])
@@ -142,7 +142,7 @@ def mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = None, 
   return jax.make_mesh(tuple(found.values()), tuple(found), axis_types=(AxisType.Auto,) * len(found), devices=devices)
 
 
-def of_a_run(mesh: Mesh | None) -> Mesh | None:
+def without_member_axis(mesh: Mesh | None) -> Mesh | None:
   """The mesh on which a member of this mesh's cohort would be trained alone: the same devices, for rows in place of members."""
   if mesh is None or MEMBERS not in mesh.shape:
     return mesh
@@ -150,12 +150,12 @@ def of_a_run(mesh: Mesh | None) -> Mesh | None:
   return Mesh(mesh.devices.reshape([*shape.values()]), tuple(shape), axis_types=(AxisType.Auto,) * len(shape))
 
 
-def held(x: Tree) -> int:
+def bytes_per_device(x: Tree) -> int:
   """Bytes of all leaves on each device."""
   return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(x))
 
 
-def planned(sizes: Mapping[str, int]) -> AbstractContextManager:
+def use_abstract(sizes: Mapping[str, int]) -> AbstractContextManager:
   """While in use, shapes and checks are those of a mesh of these sizes, of which no device needs to exist."""
   return jax.sharding.use_abstract_mesh(AbstractMesh(tuple(sizes.values()), tuple(sizes), (AxisType.Auto,) * len(sizes)))
 
@@ -195,12 +195,12 @@ def sizes() -> dict[str, int]:
   return dict(jax.sharding.get_abstract_mesh().shape)
 
 
-def spread() -> int:
+def batch_shards() -> int:
   """Over how many devices a batch's lines are spread."""
   return math.prod(sizes().get(axis, 1) for axis in ROWS)
 
 
-def of_members(count: int) -> str | None:
+def member_axis(count: int) -> str | None:
   """The axis over which so many members of a cohort are spread; None where each device has all."""
   here = sizes().get(MEMBERS, 1)
   return MEMBERS if here > 1 and count % here == 0 else None
@@ -213,17 +213,17 @@ def shardings(x: Tree, on: Mesh, prefix: str = '', members: int = 1) -> Tree:
     x: a tree of arrays, or of their shapes.
     on: the mesh.
     prefix: what stands before the leaves' paths where `spec` reads them.
-    members: of a cohort; of several, every leaf has a leading axis of members, which lies as `of_members` says.
+    members: of a cohort; of several, every leaf has a leading axis of members, which lies as `member_axis` says.
   """
   def one(name: str, leaf: Array) -> NamedSharding:
     path = f'{prefix}/{name}'.strip('/')
     if members == 1:
       return NamedSharding(on, spec(path, leaf.shape, on.shape))
-    return NamedSharding(on, P(of_members(members), *spec(path, leaf.shape[1:], on.shape)))
+    return NamedSharding(on, P(member_axis(members), *spec(path, leaf.shape[1:], on.shape)))
   return tree.map_named(one, x)
 
 
-def place(x: Tree, prefix: str = '', members: int = 1) -> Tree:
+def shard(x: Tree, prefix: str = '', members: int = 1) -> Tree:
   """The leaves where the table says, on the mesh in use. What lies there already is not copied.
 
   Args:
@@ -235,7 +235,7 @@ def place(x: Tree, prefix: str = '', members: int = 1) -> Tree:
   return jax.tree.map(jnp.asarray, x) if on is None else _put(x, shardings(x, on, prefix, members))
 
 
-def born(make: Callable[[Array], Tree], key: Array, prefix: str = '') -> Tree:
+def init_sharded(make: Callable[[Array], Tree], key: Array, prefix: str = '') -> Tree:
   """`make(key)`, each of whose leaves is made where the table says, and nowhere whole.
 
   Args:
@@ -247,12 +247,12 @@ def born(make: Callable[[Array], Tree], key: Array, prefix: str = '') -> Tree:
   return jax.jit(make, out_shardings=None if on is None else shardings(jax.eval_shape(make, key), on, prefix))(key)
 
 
-def boxes(name: str, shape: Sequence[int]) -> list[tuple[slice, ...]]:
+def local_slices(name: str, shape: Sequence[int]) -> list[tuple[slice, ...]]:
   """The different parts of a leaf that this process's devices hold, in an order that is always the same."""
   return [*_parts(name, shape).values()]
 
 
-def joined(name: str, shape: Sequence[int], parts: Sequence[np.ndarray]) -> Array:
+def from_local_slices(name: str, shape: Sequence[int], parts: Sequence[np.ndarray]) -> Array:
   """A leaf on its devices, from the parts of it that this process's devices hold.
 
   Args:
@@ -285,7 +285,7 @@ def _corners(index: tuple[slice, ...] | None, shape: Sequence[int]) -> tuple[tup
 
 def _put(x: Tree, where: Tree) -> Tree:
   """Arrays onto the mesh; of what every process has whole, each sends its devices their parts."""
-  if not hosts.several():
+  if not hosts.is_multiprocess():
     return jax.device_put(x, where)
 
   def one(x, where):
@@ -298,7 +298,7 @@ def _put(x: Tree, where: Tree) -> Tree:
   return jax.tree.map(one, x, where)
 
 
-def lines(batch: Mapping[str, np.ndarray], axis: int = 0, members: int = 1) -> dict[str, Array]:
+def shard_batch(batch: Mapping[str, np.ndarray], axis: int = 0, members: int = 1) -> dict[str, Array]:
   """A batch on its devices, its lines spread; on all where they cannot be dealt out evenly.
 
   Args:
@@ -309,35 +309,35 @@ def lines(batch: Mapping[str, np.ndarray], axis: int = 0, members: int = 1) -> d
   on = current()
   if on is None:
     return jax.device_put(batch)
-  even = all(x.shape[axis] % spread() == 0 for x in batch.values())
-  before = [of_members(members), *[None] * (axis - 1)] if axis else []
+  even = all(x.shape[axis] % batch_shards() == 0 for x in batch.values())
+  before = [member_axis(members), *[None] * (axis - 1)] if axis else []
   where = NamedSharding(on, P(*before, ROWS) if even else P(*before))
   return _put(batch, dict.fromkeys(batch, where))
 
 
-def own_lines(count: int) -> range | set[int]:
+def local_rows(count: int) -> range | set[int]:
   """Which of so many lines of a batch this process's devices hold."""
   on = current()
-  if on is None or not hosts.several() or count % spread():
+  if on is None or not hosts.is_multiprocess() or count % batch_shards():
     return range(count)
   held = NamedSharding(on, P(ROWS)).addressable_devices_indices_map((count,)).values()
   return {n for index in held for n in range(*_corners(index, (count,))[0])}
 
 
-def rows(x: Array) -> Array:
+def constrain_batch(x: Array) -> Array:
   """Activations [B, …], their rows spread over the mesh, so that products gather weights and never sum up activations."""
   if not sizes():
     return x
   return jax.lax.with_sharding_constraint(x, P(ROWS, *[P.UNCONSTRAINED] * (x.ndim - 1)))
 
 
-def of_heads(count: int) -> P:
+def head_spec(count: int) -> P:
   """How queries, keys and values [B, L, H, head_dim] of so many rows lie on the mesh in use: rows and heads are spread."""
-  return P(ROWS if count % spread() == 0 else None, None, 'tensor', None)
+  return P(ROWS if count % batch_shards() == 0 else None, None, 'tensor', None)
 
 
-def looked_up(x: Array) -> Array:
+def constrain_lookup(x: Array) -> Array:
   """What was read from a table whose columns lie over `fsdp`, [B, L, D]: it moves to its rows, and the table stays."""
   if not sizes():
     return x
-  return rows(jax.lax.with_sharding_constraint(x, P('data', None, 'fsdp')))
+  return constrain_batch(jax.lax.with_sharding_constraint(x, P('data', None, 'fsdp')))

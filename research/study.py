@@ -16,10 +16,9 @@ from typing import Any
 import jax
 from absl import flags
 
-from research import cli, experiment, hosts, provenance
+from research import cli, experiment, hosts, provenance, run_files
 from research import evaluate as evaluate_verb
 from research import train as train_verb
-from research import workdir as files
 from research.errors import InputError
 from research.evaluation import metrics
 from research.planning import plans
@@ -87,7 +86,7 @@ def check(study: grid.Study, cells: list[grid.Cell]) -> dict[str, dict[str, Any]
       exp.task.rows(split)
       if name not in ('loss', *exp.task.metrics):
         raise InputError(f'{wanted}: task {exp.task.name} measures {", ".join(("loss", *exp.task.metrics))}')
-    made_of[cell.key] = files.flat({name: value for name, value in provenance.made_of(exp).items() if name != 'config'})
+    made_of[cell.key] = run_files.flat({name: value for name, value in provenance.made_of(exp).items() if name != 'config'})
   return made_of
 
 
@@ -141,7 +140,7 @@ def cohorts(text: str, told: train_verb.Told | None = None, allow_changed: bool 
   Raises:
     InputError: it is neither auto, off nor a number above 0.
   """
-  together = partial(train_verb.together, told=told, allow_changed=allow_changed)
+  together = partial(train_verb.train_cohort, told=told, allow_changed=allow_changed)
   if text == 'off':
     return None
   if text == 'auto':
@@ -173,10 +172,10 @@ def main() -> None:
                      '--shard=1/2 and so on, or one of them 1/1 and start no other')
   made_of = check(study, cells)
   runner.refuse(workdir)
-  with files.held(workdir, f'{files.LOCK}-{part.number}'):      # shards work in one folder
+  with run_files.held(workdir, f'{run_files.LOCK}-{part.number}'):      # shards work in one folder
     runner.claim(study, cells, workdir, part, side_by_side, made_of, f.allow_changed)
     train = partial(train_verb.run, allow_changed=f.allow_changed, told=told)
-    test = lambda runs: evaluate_verb.together(runs, 'test', f.allow_changed)
+    test = lambda runs: evaluate_verb.evaluate_runs(runs, 'test', f.allow_changed)
     if runner.run(study, cells, workdir, train, test, part, side_by_side, operations) is not None:
       write_report(runner.planned(workdir), workdir, f.study)
 
@@ -209,7 +208,7 @@ def write_report(plan: runner.Plan, workdir: Path, name: str | None) -> None:
     study, rows = runner.interim(study, rows)
   comparison = {'plan': runner.plan_hash(plan.study, plan.cells), **({'interim': interim} if interim else {}),
                 **compare.compare(study, rows, workdir, looks)}
-  files.write_json(workdir / runner.COMPARISON, comparison)
+  run_files.write_json(workdir / runner.COMPARISON, comparison)
   base = _read(name)[0] if name else None
   report.write(plan._replace(study=study), comparison, rows, workdir,
                f'python -m research.study --study={name or "FILE"} --workdir={workdir}',

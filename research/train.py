@@ -14,8 +14,7 @@ from typing import Any
 import jax
 from absl import flags
 
-from research import cli, experiment, hosts, machine, provenance, sharding, tree
-from research import workdir as files
+from research import cli, experiment, hosts, machine, provenance, run_files, sharding, tree
 from research.data.prompts import Example
 from research.errors import InputError, InUse
 from research.evaluation import harness, metrics
@@ -46,29 +45,29 @@ def run(config: dict[str, Any], workdir: Path, label: str = 'train', profile: bo
     InputError: the config cannot be right, the workdir holds another run, there are too few steps to profile, or training
       diverged.
   """
-  files.check_name(workdir)
-  finished = hosts.of_all((workdir / files.RESULT).exists())[0]
+  run_files.check_name(workdir)
+  finished = hosts.all_gather_object((workdir / run_files.RESULT).exists())[0]
   if config['check_memory'] and not finished:
     plans.check(config)
   with sharding.use(sharding.mesh(config['mesh'])):
     exp = experiment.assemble(config)
-    hosts.agree(lambda: provenance.content(exp))
-    files.check(workdir, exp.config)
+    hosts.assert_equal_across_processes(lambda: provenance.content(exp))
+    run_files.check(workdir, exp.config)
     provenance.check(workdir, exp, LEARNED_FROM, allow_changed)
     if finished:
       say(f'{label}: {workdir} is finished already')
-      return files.read_result(workdir)
+      return run_files.read_result(workdir)
     if profile and exp.config['training']['steps'] < 2:
       raise InputError(f'--profile: training.steps={exp.config["training"]["steps"]}: the first step compiles, and the second '
                        'is the first to be traced')
-    [result] = _trained([Run(exp, workdir, label, _planned(config), told)], workdir / files.CHECKPOINTS, label, profile)
+    [result] = _trained([Run(exp, workdir, label, _planned(config), told)], workdir / run_files.CHECKPOINTS, label, profile)
     if isinstance(result, InputError):
       raise result
     return result
 
 
-def together(jobs: Sequence[tuple[dict[str, Any], Path, str]], latest: Path,
-             told: Told | None = None, allow_changed: bool = False) -> list[dict[str, Any] | InputError]:
+def train_cohort(jobs: Sequence[tuple[dict[str, Any], Path, str]], latest: Path,
+                 told: Told | None = None, allow_changed: bool = False) -> list[dict[str, Any] | InputError]:
   """Trains runs that differ in nothing but arrays (see `cohort`) as one program; each leaves what it would leave alone.
 
   Runs that cannot be one program, or cannot begin, are refused (`InputError`).
@@ -89,11 +88,11 @@ def together(jobs: Sequence[tuple[dict[str, Any], Path, str]], latest: Path,
     if len(whole) == len(jobs):
       return _trained(whole, latest, f'{whole[0].label} and {len(whole) - 1} more' if len(whole) > 1 else whole[0].label)
   again = [job for job, run in zip(jobs, runs) if isinstance(run, Run)]
-  results = iter(together(again, latest, told, allow_changed) if again else ())        # on the mesh of so many
+  results = iter(train_cohort(again, latest, told, allow_changed) if again else ())        # on the mesh of so many
   return [next(results) if isinstance(run, Run) else run for run in runs]
 
 
-def _planned(config: dict[str, Any]) -> plans.Here | None:
+def _planned(config: dict[str, Any]) -> plans.LocalPlan | None:
   """What the config was planned to take, where that was looked at."""
   return plans.here(config) if config['check_memory'] else None
 
@@ -102,7 +101,7 @@ def _run_or_error(config: dict[str, Any], workdir: Path, label: str, told: Told 
                   allow_changed: bool) -> 'Run | InputError':
   try:
     exp = experiment.assemble(config)
-    files.check(workdir, exp.config)
+    run_files.check(workdir, exp.config)
     provenance.check(workdir, exp, LEARNED_FROM, allow_changed)
     return Run(exp, workdir, label, _planned(config), told)
   except InputError as e:
@@ -111,25 +110,25 @@ def _run_or_error(config: dict[str, Any], workdir: Path, label: str, told: Told 
 
 def cohort_size(configs: Sequence[dict[str, Any]]) -> dict[str, Any]:
   """How many of these runs, which differ in nothing but arrays, to train as one program: `size`, and what was found."""
-  def side(count: int) -> cohort.Side:
+  def side(count: int) -> cohort.TimedStep:
     with sharding.use(sharding.mesh(configs[0]['mesh'], members=count)):
       exps = [experiment.assemble(config) for config in configs[:count]]
-      return cohort.side([_at_first(exp) for exp in exps], [exp.training_batches()(0) for exp in exps],
-                         model=exps[0].model, tx=experiment.optimizer(exps[0]),
-                         label_smoothing=exps[0].config['training']['label_smoothing'])
+      return cohort.timed_step([_initial_state(exp) for exp in exps], [exp.training_batches()(0) for exp in exps],
+                                model=exps[0].model, tx=experiment.optimizer(exps[0]),
+                                label_smoothing=exps[0].config['training']['label_smoothing'])
 
   with sharding.use(sharding.mesh(configs[0]['mesh'])):
     exps = [experiment.assemble(config) for config in configs]
-  _agree(exps)
+  _check_same_program(exps)
   steps = exps[0].config['training']['steps']
   if not steps:
     return {'size': 1, 'because': 'nothing learns'}
   if not cohort.trial_pays(len(exps), steps):
     return {'size': 1, 'because': f'{steps} steps are too few for a trial to be worth its time'}
-  return cohort.trial(side, len(exps), machine.memory())._asdict()
+  return cohort.tune_cohort_size(side, len(exps), machine.memory())._asdict()
 
 
-def _agree(exps: Sequence[experiment.Experiment]) -> None:
+def _check_same_program(exps: Sequence[experiment.Experiment]) -> None:
   """Refuses experiments of which one step cannot be made: the seed can draw rows, and they can decide more than arrays.
 
   Raises:
@@ -141,15 +140,15 @@ def _agree(exps: Sequence[experiment.Experiment]) -> None:
       raise InputError('the rows that the seeds draw give other vocabularies or numbers of steps')
 
 
-def _at_first(exp: experiment.Experiment) -> tuple[TrainState, Tree]:
+def _initial_state(exp: experiment.Experiment) -> tuple[TrainState, Tree]:
   """(state, frozen) at step 0, where they shall lie."""
-  return sharding.place(experiment.begin(exp))
+  return sharding.shard(experiment.begin(exp))
 
 
 class Run:
   """One run on its way: what its config names, where it is kept, and what validation found on the way."""
 
-  def __init__(self, exp: experiment.Experiment, workdir: Path, label: str, planned: plans.Here | None = None,
+  def __init__(self, exp: experiment.Experiment, workdir: Path, label: str, planned: plans.LocalPlan | None = None,
                told: Told | None = None):
     """Rows that do not fit the model are refused (`InputError`).
 
@@ -177,11 +176,11 @@ class Run:
       tells: whether it says what was added where.
     """
     exp = self.exp
-    state, frozen = _at_first(exp)
-    files.claim(self.workdir, exp.config)
+    state, frozen = _initial_state(exp)
+    run_files.claim(self.workdir, exp.config)
     experiment.keep_fixed(self.workdir, frozen)
     lines = bind.table(state.trainable, frozen)
-    files.write_json(self.workdir / files.SITES, [line._asdict() for line in lines])
+    run_files.write_json(self.workdir / run_files.SITES, [line._asdict() for line in lines])
     if not self.held_out:
       say(f'{self.label}: no validation split: the last step is kept')
     provenance.begin(self.workdir, exp)
@@ -200,7 +199,7 @@ class Run:
     t, warmup = self.exp.config['training'], experiment.warmup(self.exp)
     share = lambda step: float(optim.shape(t['schedule'], t['steps'], step, warmup))
     return loop.Member(self.label, self.batch_of, t['learning_rate'], share,
-                       Checkpoints(self.workdir / files.CHECKPOINTS, self.exp.fingerprint), Monitor(self.workdir))
+                       Checkpoints(self.workdir / run_files.CHECKPOINTS, self.exp.fingerprint), Monitor(self.workdir))
 
   @property
   def generates(self) -> bool:
@@ -215,7 +214,7 @@ class Run:
       self.seen[step] = evaluation
     return {f'valid/{name}': value for name, value in evaluation.scores.items()}
 
-  def end(self, outcome: loop.Outcome, evaluation: harness.Evaluation | None) -> dict[str, Any]:
+  def end(self, outcome: loop.TrainResult, evaluation: harness.Evaluation | None) -> dict[str, Any]:
     """Writes what came out but for result.json, which it gives; evaluation: of the best step, where there is validation."""
     result = describe(self.exp, outcome, self.trainable_params, self.total_params, self.planned)
     if evaluation:
@@ -228,8 +227,8 @@ class Run:
     return result
 
 
-def look(exps: Sequence[experiment.Experiment], variables: Tree | cohort.Several, examples: Sequence[Sequence[Example]],
-         generate: bool, label: str | None = None) -> list[harness.Evaluation]:
+def evaluate_runs(exps: Sequence[experiment.Experiment], variables: Tree | cohort.CohortVariables,
+                  examples: Sequence[Sequence[Example]], generate: bool, label: str | None = None) -> list[harness.Evaluation]:
   """The evaluation of every run: of all as one program where they read the same rows.
 
   Args:
@@ -242,8 +241,8 @@ def look(exps: Sequence[experiment.Experiment], variables: Tree | cohort.Several
   exp, size = exps[0], exps[0].config['training']['eval_batch_size']
   if all(one == examples[0] for one in examples[1:]):
     return harness.evaluate_all(exp.model, variables, exp.tokenizer, exp.task, examples[0], size, generate, label)
-  return [harness.evaluate(exp.model, cohort.one(number, variables), exp.tokenizer, exp.task, its, size, generate, label)
-          for number, its in enumerate(examples)]
+  return [harness.evaluate(exp.model, cohort.select_member(number, variables), exp.tokenizer, exp.task, its, size, generate,
+                           label) for number, its in enumerate(examples)]
 
 
 def _validation(runs: Sequence[Run], label: str) -> loop.Evaluate:
@@ -251,20 +250,22 @@ def _validation(runs: Sequence[Run], label: str) -> loop.Evaluate:
   def evaluate(step, going, variables):
     if not sys.stderr.isatty():
       say(f'{label}  {step}/{runs[0].exp.config["training"]["steps"]}  validating')
-    found = look([run.exp for run in runs], variables, [run.held_out for run in runs], runs[0].generates, f'{label}: valid')
+    found = evaluate_runs([run.exp for run in runs], variables, [run.held_out for run in runs], runs[0].generates,
+                          f'{label}: valid')
     return [runs[number].validated(step, found[number]) for number in going]
   return evaluate
 
 
-def _at_best(runs: Sequence[Run], outcomes: Sequence[loop.Outcome], frozen: Sequence[Tree],
+def _at_best(runs: Sequence[Run], outcomes: Sequence[loop.TrainResult], frozen: Sequence[Tree],
              label: str) -> list[harness.Evaluation | None]:
   """What validation finds at each run's best step, free text with it; None without a validation split."""
   found = [run.seen.get(outcome.best_step) for run, outcome in zip(runs, outcomes)]
   missing = [number for number, run in enumerate(runs) if run.held_out and not found[number]]
   if missing:
-    variables = cohort.learned([outcomes[number].trainable for number in missing], [frozen[number] for number in missing])
-    looked = look([runs[number].exp for number in missing], variables, [runs[number].held_out for number in missing], True,
-                  f'{label}: valid')
+    variables = cohort.stack_variables([outcomes[number].trainable for number in missing],
+                                       [frozen[number] for number in missing])
+    looked = evaluate_runs([runs[number].exp for number in missing], variables,
+                           [runs[number].held_out for number in missing], True, f'{label}: valid')
     for number, evaluation in zip(missing, looked):
       found[number] = evaluation
   return found
@@ -277,13 +278,13 @@ def _trained(runs: Sequence[Run], latest: Path, label: str, profile: bool = Fals
     InputError: they cannot be one program, or another process is at work in a run directory.
   """
   exp = runs[0].exp
-  _agree([run.exp for run in runs])
+  _check_same_program([run.exp for run in runs])
   lengths = {run.batch_of(0)['tokens'].shape[-1] for run in runs if run.batch_of}
   if len(lengths) > 1 and exp.config['strategy'].get('dropout'):
     raise InputError('the rows that the seeds draw give lines of other lengths, on which dropout would draw otherwise')
   with ExitStack() as stack:
     for run in runs:
-      stack.enter_context(files.held(run.workdir))
+      stack.enter_context(run_files.held(run.workdir))
     return _trained_here(runs, latest, label, profile)
 
 
@@ -295,17 +296,17 @@ def _trained_here(runs: Sequence['Run'], latest: Path, label: str, profile: bool
   """
   exp, t = runs[0].exp, runs[0].exp.config['training']
   for run in runs:
-    if (run.workdir / files.RESULT).exists():
+    if (run.workdir / run_files.RESULT).exists():
       raise InUse(f'{run.workdir}: another process has just finished the run; the same command shows its result')
   begun = [run.begin(tells=run is runs[0]) for run in runs]
   frozen = [one for _, one in begun]
-  state, frozen_of_all = cohort.together([state for state, _ in begun], frozen)
+  state, frozen_of_all = cohort.stack_states([state for state, _ in begun], frozen)
   del begun                                    # each member's own copy of what is stacked now
   say(f'{label}: on ' + ', '.join(f'{what} {value}' for what, value in machine.settings().items()))
   tx = experiment.optimizer(exp)
   members = [run.member() for run in runs]
   kept = members[0].checkpoints if len(runs) == 1 else Checkpoints(latest, exp.fingerprint)
-  trace = runs[0].workdir / files.TENSORBOARD if profile else None
+  trace = runs[0].workdir / run_files.TENSORBOARD if profile else None
   try:
     outcomes = loop.train(
         exp.model, state, frozen_of_all, tx, members, kept, _validation(runs, label) if runs[0].held_out else None,
@@ -325,12 +326,12 @@ def _trained_here(runs: Sequence['Run'], latest: Path, label: str, profile: bool
   results = [outcome if isinstance(outcome, InputError) else ended[number] for number, outcome in enumerate(outcomes)]
   for run, result in zip(runs, results):       # at one time, so that a cohort that is killed has ended in all or in none
     if not isinstance(result, InputError):
-      files.write_json(run.workdir / files.RESULT, result)
+      run_files.write_json(run.workdir / run_files.RESULT, result)
   return results
 
 
-def describe(exp: experiment.Experiment, outcome: loop.Outcome, trainable: int, total: int,
-             planned: plans.Here | None = None) -> dict[str, Any]:
+def describe(exp: experiment.Experiment, outcome: loop.TrainResult, trainable: int, total: int,
+             planned: plans.LocalPlan | None = None) -> dict[str, Any]:
   """A run's result before anything was evaluated, as result.json holds it.
 
   Args:
@@ -378,7 +379,7 @@ def record(result: dict[str, Any], evaluation: harness.Evaluation, workdir: Path
     workdir: the run directory, which gets the predictions.
     split: train, valid or test.
   """
-  files.write_jsonl(workdir / files.PREDICTIONS / f'{split}.jsonl', evaluation.predictions)
+  run_files.write_jsonl(workdir / run_files.PREDICTIONS / f'{split}.jsonl', evaluation.predictions)
   result['metrics'] |= {f'{split}/{name}': value for name, value in evaluation.scores.items()}
   result['intervals'] |= {f'{split}/{name}': ends for name, ends in evaluation.intervals.items()}
 

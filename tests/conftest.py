@@ -23,14 +23,14 @@ if jaxlib.version.__version_info__[:2] == (0, 10) and 'xla_cpu_use_fusion_emitte
 import jax
 import pytest
 import tiers
-from small import loud
+from helpers import scaled_up
 
 from research import machine
 from research.models import load
 from research.models.config import Execution
 from research.training import compile
 
-machine.prepare()
+machine.configure_jax()
 jax.config.update('jax_enable_compilation_cache', False)      # here few programs are met twice, and to keep one takes time
 tiers.watch()
 NEEDS = {   # marker -> packages, what to say, the remedy
@@ -113,13 +113,13 @@ def _programs_end_with_their_file():
 @pytest.fixture(scope='session')
 def tiny():
   """llama-tiny with weights so large that whatever it reads otherwise is seen in its loss."""
-  return loud('llama-tiny')
+  return scaled_up('llama-tiny')
 
 
 @pytest.fixture(scope='session', params=['llama-tiny', 'gpt2-tiny', 't5-tiny'])
 def preset(request):
-  """Each of the tiny presets, loud like `tiny`."""
-  return loud(request.param)
+  """Each of the tiny presets, scaled_up like `tiny`."""
+  return scaled_up(request.param)
 
 
 @pytest.fixture(scope='session')

@@ -18,9 +18,9 @@ os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} --xla_force_host_p
 os.environ['JAX_PLATFORMS'] = 'cpu'
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+import helpers
 import jax
 import numpy as np
-import small
 from strategies import rows
 
 from research import sharding, train, tree
@@ -49,10 +49,10 @@ def mesh(name):
 
 def begun(model, strategy):
   """(loaded, state, frozen, tx, batches) of a run on the mesh in use, at a rate where the loss falls smoothly."""
-  loaded = small.loud(model)
-  state, frozen, tx = small.start(loaded, table.make(strategy, STRATEGIES[strategy]), learning_rate=3e-4, clip=1.0)
-  batches = TrainingBatches(small.documents(loaded, 30, longest=130), 8, 1, 0, STEPS, multiple=sharding.spread())
-  return loaded, *sharding.place((state, frozen)), tx, [sharding.lines(batches(step), axis=1) for step in range(STEPS)]
+  loaded = helpers.scaled_up(model)
+  state, frozen, tx = helpers.start(loaded, table.make(strategy, STRATEGIES[strategy]), learning_rate=3e-4, clip=1.0)
+  batches = TrainingBatches(helpers.documents(loaded, 30, longest=130), 8, 1, 0, STEPS, multiple=sharding.batch_shards())
+  return loaded, *sharding.shard((state, frozen)), tx, [sharding.shard_batch(batches(step), axis=1) for step in range(STEPS)]
 
 
 def losses(model, wanted, same_flops=False):
@@ -61,13 +61,13 @@ def losses(model, wanted, same_flops=False):
   same_flops: whether a mesh's lines have the padding of one device's, and so its FLOPs.
   """
   found = {}
-  small.loud(model)                  # on one device, before it is placed on any mesh
+  helpers.scaled_up(model)                  # on one device, before it is placed on any mesh
   for strategy, name in [one.split('/') for one in wanted]:
     multiplied = set()
     for where in ('one', name):
       with sharding.use(None if where == 'one' else mesh(where)):
         loaded, state, frozen, tx, batches = begun(model, strategy)
-        _, found[f'{strategy}/{where}'] = small.take(loaded, state, frozen, tx, batches)
+        _, found[f'{strategy}/{where}'] = helpers.take(loaded, state, frozen, tx, batches)
         multiplied.add(compiled(train_step, state, frozen, batches[0], model=loaded.model, tx=tx, label_smoothing=0.0).flops)
     assert len(multiplied) == 1 or not same_flops, f'{strategy}/{name}: not the FLOPs of one device: {multiplied}'
   return found
@@ -75,7 +75,7 @@ def losses(model, wanted, same_flops=False):
 
 def collectives(model, strategy, name):
   """What the compiled step sends between devices: [operation, dtype, shape, how often], and the shapes of all leaves."""
-  small.loud(model)
+  helpers.scaled_up(model)
   with sharding.use(mesh(name)):
     loaded, state, frozen, tx, batches = begun(model, strategy)
     step = compiled(train_step, state, frozen, batches[0], donate=(0,), model=loaded.model, tx=tx)
@@ -94,11 +94,11 @@ def collectives(model, strategy, name):
 def members(model):
   """What a step of eight members sends between eight devices, and how many members a leaf has on each."""
   with sharding.use(sharding.mesh({'data': 8, 'fsdp': 1, 'tensor': 1}, members=8)):
-    loaded = small.loud(model)
-    begun = [small.start(loaded, table.make('lora', STRATEGIES['lora']), seed=seed) for seed in range(8)]
-    batches = TrainingBatches(small.documents(loaded, 30, longest=130), 2, 1, 0, STEPS)
-    side = cohort.side([(state, frozen) for state, frozen, _ in begun], [batches(step % STEPS) for step in range(8)],
-                       model=loaded.model, tx=begun[0][2])
+    loaded = helpers.scaled_up(model)
+    begun = [helpers.start(loaded, table.make('lora', STRATEGIES['lora']), seed=seed) for seed in range(8)]
+    batches = TrainingBatches(helpers.documents(loaded, 30, longest=130), 2, 1, 0, STEPS)
+    side = cohort.timed_step([(state, frozen) for state, frozen, _ in begun], [batches(step % STEPS) for step in range(8)],
+                             model=loaded.model, tx=begun[0][2])
     sent = re.findall(r'all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute', side.step.call.as_text())
     return {'sent': sent, 'members': sorted({x.addressable_shards[0].data.shape[0] for x in jax.tree.leaves(side.state)})}
 
@@ -125,7 +125,7 @@ def runs(folder):
             'peak_bytes': result['cost']['peak_bytes']}
 
   def made(sizes, **fields):
-    return {**small.steady(folder, **fields), 'mesh': dict(zip(sharding.AXES, sizes))}
+    return {**helpers.steady(folder, **fields), 'mesh': dict(zip(sharding.AXES, sizes))}
 
   found['mixed'] = told('mixed', train.run(made((2, 2, 2)), folder / 'mixed'))
   write = Monitor.write
@@ -142,10 +142,10 @@ def runs(folder):
   found['again'] = told('again', train.run(made((2, 2, 2), training__log_every=1), folder / 'again'))
   found['elsewhere'] = told('elsewhere', train.run(made((8, 1, 1), training__log_every=1), folder / 'elsewhere'))
   jobs = [(made((2, 4, 1), training__learning_rate=rate), folder / f'cohort-{rate}', str(rate)) for rate in (1e-3, 3e-4)]
-  found['cohort'] = told('cohort-0.001', train.together(jobs, folder / 'latest')[0])
+  found['cohort'] = told('cohort-0.001', train.train_cohort(jobs, folder / 'latest')[0])
   broken = ({**jobs[1][0], 'strategy': {**jobs[1][0]['strategy'], 'rank': -1}}, folder / 'broken', 'broken')
   jobs = [(config, folder / f'of-two-{number}', '') for number, (config, _, _) in enumerate((*jobs, jobs[0]))]
-  results = train.together([*jobs[:2], broken, jobs[2]], folder / 'latest-of-three')
+  results = train.train_cohort([*jobs[:2], broken, jobs[2]], folder / 'latest-of-three')
   assert isinstance(results.pop(2), InputError)
   found['cohort of three'] = told('of-two-2', results[2])
   found['refused'] = {}
@@ -166,7 +166,7 @@ def chain(folder, model, strategy, where, with_study=False):
   """
   folder = Path(folder)
   row = rows.ROWS[strategy]
-  task = small.reviews(longest=60, train=8, valid=4, test=4)
+  task = helpers.reviews(longest=60, train=8, valid=4, test=4)
   fields = {'model.source': f'random:{model}', 'model.context': 512, 'strategy.name': row.name,
             **{f'strategy.{name}': value for name, value in row.fields.items()},
             **{f'mesh.{axis}': n for axis, n in zip(sharding.AXES, MESHES[where])},
@@ -176,7 +176,7 @@ def chain(folder, model, strategy, where, with_study=False):
   found = {}
 
   def verb(name, *given):
-    done = small.verb(name, *given)
+    done = helpers.verb(name, *given)
     assert done.returncode == 0, f'{name} {model} {strategy} {where}: {done.stderr[-2000:]}'
     found[name] = done.stdout
 
@@ -187,7 +187,7 @@ def chain(folder, model, strategy, where, with_study=False):
     verb('train', *config, run)
     verb('evaluate', run)
     verb('generate', run, '--prompt=Good', '--max_new_tokens=4')
-    merges = not row.make().slots and not row.make().before and not row.name.startswith('adapter')
+    merges = not row.make().slots and not row.make().prefix_slots and not row.name.startswith('adapter')
     verb('export', run, f'--output={folder}/out', f'--format={"hf" if merges else "peft"}')
   else:
     verb('evaluate', *config, run)
@@ -211,7 +211,7 @@ if __name__ == '__main__':
   if what == 'losses':
     found = losses(given[0], given[1:])
   elif what == 'fused':            # attention as one kernel, or what stands in for it here
-    fused.holds = lambda *_: True
+    fused.is_supported = lambda *_: True
     found = losses(given[0], given[1:], same_flops=True)
   elif what == 'collectives':
     jax.config.update('jax_disable_most_optimizations', False)

@@ -69,7 +69,7 @@ class Case:
   """A small training run of which one thing is wrong."""
 
   def __init__(self, folder: Path, model: Path):
-    from small import config
+    from helpers import config
     self.folder, self.model = folder, folder / 'model'
     shutil.copytree(model, self.model)
     rows = [{'text': f'It was {word}.', 'label': ('negative', 'positive')[i % 2]} for i, word in enumerate(['bad', 'good'] * 3)]
@@ -129,7 +129,7 @@ def inputs(count: int, seed: int) -> Counter:
   with tempfile.TemporaryDirectory() as root:
     loaded = load.load('random:llama-tiny', Execution('float32', 'float32', True))
     tensors = names.export_params(families.FAMILIES[loaded.model.config.family],
-                                  *transformer.set_apart(loaded.model.config, loaded.params, 0))
+                                  *transformer.split_last_layers(loaded.model.config, loaded.params, 0))
     folders.write(Path(root) / 'model', lambda into: folders.model(into, loaded.hf, tensors, loaded.tokenizer,
                                                                    np.dtype('float32'), 10 ** 9, {}, {}))
     signal.signal(signal.SIGALRM, out_of_time)
@@ -137,7 +137,7 @@ def inputs(count: int, seed: int) -> Counter:
       rng, folder = random.Random(number), Path(root) / str(number)
       folder.mkdir()
       case = Case(folder, Path(root) / 'model')
-      for cached in (load._load, load._load_apart, load._planned, load._open):
+      for cached in (load._load, load._load_with_last_layers, load._planned, load._open):
         cached.cache_clear()
       what = case.spoil(rng)
       said = io.StringIO()
@@ -165,7 +165,7 @@ def inputs(count: int, seed: int) -> Counter:
 
 def kills(count: int, seed: int) -> Counter:
   """Kills verbs at random moments until `count` kills are done; what they leave in the end is what undisturbed ones leave."""
-  from small import as_flags, reviews, without_times
+  from helpers import as_flags, reviews, without_times
   rng, found = random.Random(seed), Counter()
   rows = reviews(train=16, valid=8, test=8)
   steps = {'training__steps': 12, 'training__batch_size': 4, 'training__eval_every': 4, 'training__checkpoint_every': 2,

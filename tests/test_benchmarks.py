@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from small import ROOT
+from helpers import ROOT
 
 TINY = ['--model=random:llama-tiny', '--precisions=float32']
 

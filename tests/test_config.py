@@ -1,7 +1,7 @@
 """A config's fields: each of one type, the same from a file, a flag or a study."""
 
 import pytest
-from small import config
+from helpers import config
 
 from research import config as config_fields
 from research.errors import InputError

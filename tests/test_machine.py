@@ -3,9 +3,9 @@
 import json
 import os
 
-from small import as_flags, process, reviews
+from helpers import as_flags, process, reviews
 
-from research import workdir as files
+from research import run_files
 
 
 def train(workdir, **environment):
@@ -16,7 +16,8 @@ def train(workdir, **environment):
 
 def test_a_second_process_compiles_nothing_and_computes_the_same(tmp_path):
   kept = lambda: sorted(path.name for path in (tmp_path / 'flaxtune' / 'jax').iterdir())
-  losses = lambda name: [json.loads(line)['train/loss'] for line in (tmp_path / name / files.METRICS).read_text().splitlines()]
+  lines = lambda name: (tmp_path / name / run_files.METRICS).read_text().splitlines()
+  losses = lambda name: [json.loads(line)['train/loss'] for line in lines(name)]
   assert train(tmp_path / 'first', XDG_CACHE_HOME=str(tmp_path)).returncode == 0
   first = kept()
   assert any('train_step' in name or 'lambda' in name for name in first)

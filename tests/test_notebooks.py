@@ -2,8 +2,8 @@
 
 import nbformat
 import pytest
+from helpers import ROOT
 from nbclient import NotebookClient
-from small import ROOT
 
 
 def shown(name, **instead):

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from small import config, reviews
+from helpers import config, reviews
 
 from research import experiment, tree
 from research.errors import InputError

@@ -29,7 +29,7 @@ flags.DEFINE_integer('rounds', 8, 'timed calls of each side')
 
 
 def main(_) -> None:
-  machine.prepare()
+  machine.configure_jax()
   measure.tell(benchmark='cohort', model=FLAGS.model, precision=FLAGS.precision, layout=FLAGS.layout, **measure.setting())
   for strategy in FLAGS.strategies:
     loaded = sides.model(FLAGS.model, strategy, FLAGS.precision, FLAGS.layout)
@@ -43,8 +43,8 @@ def one(loaded, strategy: str, members: int, lines: int, length: int) -> dict:
   tx = begin(0)[2]
   given = [sides.tokens(loaded, lines, length, seed=number) for number in range(members)]
   static = {'model': loaded.model, 'tx': tx}
-  first = lambda count: cohort.side([begin(number)[:2] for number in range(count)], given[:count], **static)
-  found = cohort.trial(first, members, machine.memory())
+  first = lambda count: cohort.timed_step([begin(number)[:2] for number in range(count)], given[:count], **static)
+  found = cohort.tune_cohort_size(first, members, machine.memory())
   runs = [begin(number)[:2] for number in range(members)]
   step = compiled(train_step, *runs[0], given[0], donate=(0,), **static)
 
@@ -57,7 +57,7 @@ def one(loaded, strategy: str, members: int, lines: int, length: int) -> dict:
 
   def together():
     nonlocal side
-    side = side.taken()
+    side = side.advance()
   seconds, _ = measure.take_turns({'alone': one_after_the_other, 'together': together}, FLAGS.rounds)
   return {'seconds': round(statistics.median(seconds['together']), 4), 'peak_bytes': side.step.peak_bytes,
           'alone_peak_bytes': step.peak_bytes, 'chosen': found.size, **measure.against('alone', seconds, 'together')}

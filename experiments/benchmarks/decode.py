@@ -55,7 +55,7 @@ def theirs(model, prompts: list[list[int]]):
 
 
 def main(_) -> None:
-  machine.prepare()
+  machine.configure_jax()
   measure.tell(benchmark='decode', model=FLAGS.model, prompt=FLAGS.prompt, new=FLAGS.new, **measure.setting())
   for precision in FLAGS.precisions:
     loaded = load.load(FLAGS.model, Execution(precision, precision, FLAGS.scan))

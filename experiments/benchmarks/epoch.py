@@ -42,14 +42,15 @@ def ours(rows: Sequence[Example], held_out: Sequence[Example]) -> dict:
   steps = -(-len(rows) // FLAGS.batch)
   state, frozen, tx = sides.begun(loaded, 'lora', FLAGS.learning_rate, 'linear', steps, clip=1.0)
   spent, began = seconds_spent(), time.perf_counter()
-  start = loaded.model.config.start
-  batch_of = batches.TrainingBatches([batches.answered(e, start) for e in rows], FLAGS.batch, 1, 0, steps)
+  start = loaded.model.config.decoder_start_id
+  batch_of = batches.TrainingBatches([batches.prompt_with_answer(e, start) for e in rows], FLAGS.batch, 1, 0, steps)
   for step in range(steps):
     batch = batch_of(step)
     state, metrics = compiled(train_step, state, frozen, batch, donate=(0,), model=loaded.model, tx=tx)(state, frozen, batch)
   jax.block_until_ready(state)
   seconds, compiling = time.perf_counter() - began, seconds_spent() - spent
-  losses = document_losses(loaded.model, tree.join(state.trainable, frozen), [batches.answered(e, start) for e in held_out], 8)
+  documents = [batches.prompt_with_answer(e, start) for e in held_out]
+  losses = document_losses(loaded.model, tree.join(state.trainable, frozen), documents, 8)
   valid_loss = round(float(np.concatenate(losses).mean()), 4)
   return {'seconds': seconds, 'compile_seconds': round(compiling, 2), 'valid_loss': valid_loss}
 
@@ -89,7 +90,7 @@ def theirs(rows: Sequence[Example], held_out: Sequence[Example]) -> dict:
 
 
 def main(_) -> None:
-  machine.prepare()
+  machine.configure_jax()
   jax.config.update('jax_enable_compilation_cache', False)
   measure.tell(benchmark='epoch', model=FLAGS.model, task=FLAGS.task, rows=FLAGS.rows, batch=FLAGS.batch,
                precision=FLAGS.precision, layout=FLAGS.layout, **measure.setting())

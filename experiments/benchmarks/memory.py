@@ -36,7 +36,7 @@ def one(side: str, strategy: str, precision: str) -> None:
   """Two steps in this process."""
   from experiments.benchmarks import measure, sides
   from research import machine
-  machine.prepare()
+  machine.configure_jax()
   if side == 'peft':
     import peft  # noqa: F401  (before the level is taken)
   before = resident()

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from research.data import batches
-from research.data.batches import Document, Room
+from research.data.batches import Document, LineCapacity
 from research.errors import InputError
 from research.models import load, names
 from research.models.config import Execution
@@ -40,7 +40,7 @@ def tokens(loaded: load.Loaded, batch: int, length: int, seed: int = 0, packed: 
   numbers = list(range(own))
   documents = [Document(ids[:-1], numbers, [0] * own, numbers, ids[1:], ids[:-1] if config.has_encoder else ())
                for ids in drawn]
-  room = Room(length, length if config.has_encoder else 0)
+  room = LineCapacity(length, length if config.has_encoder else 0)
   lines = [list(range(i, i + packed)) for i in range(0, batch * packed, packed)]
   return {name: x[None] for name, x in batches.pack(documents, lines, room, length)[0].items()}
 
@@ -50,7 +50,7 @@ def begun(loaded: load.Loaded, strategy: str, learning_rate: float, schedule: st
   """(state, frozen, tx) of a run of ours at step 0."""
   row = table.make(strategy, {})
   trainable, frozen = bind(jax.random.key(seed), row, loaded.model, loaded.params)
-  tx = optim.make('adamw', schedule, steps, clip, 0.9, 0.999, 1e-8, row.rates)
+  tx = optim.make('adamw', schedule, steps, clip, 0.9, 0.999, 1e-8, row.lr_multipliers)
   return TrainState(jnp.int32(0), jax.random.key(seed), trainable, optim.init(tx, trainable, learning_rate, 0.0)), frozen, tx
 
 

@@ -35,7 +35,7 @@ flags.DEFINE_enum('against', None, ['peft'], 'whose step takes turns with ours')
 
 
 def main(_) -> None:
-  machine.prepare()
+  machine.configure_jax()
   measure.tell(benchmark='step', model=FLAGS.model, batch=FLAGS.batch, length=FLAGS.length, documents=FLAGS.documents,
                remat=FLAGS.remat, **measure.setting())
   for precision in FLAGS.precisions:

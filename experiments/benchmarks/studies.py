@@ -28,7 +28,7 @@ flags.DEFINE_integer('rounds', 2, 'timed studies of each side')
 
 
 def main(_) -> None:
-  machine.prepare()
+  machine.configure_jax()
   measure.tell(benchmark='studies', model=FLAGS.model, steps=FLAGS.steps, **measure.setting())
   for strategy in FLAGS.strategies:
     for row in FLAGS.rows:
@@ -53,7 +53,7 @@ def one(folder: Path, strategy: str, members: int, lines: int, length: int) -> d
   def whole(cohorts: runner.Cohorts | None) -> None:
     workdir = folder / str(next(number))
     runner.claim(made, cells, workdir, cohorts=cohorts)
-    rows = runner.run(made, cells, workdir, train.run, lambda runs: evaluate.together(runs, 'test'), cohorts=cohorts)
+    rows = runner.run(made, cells, workdir, train.run, lambda runs: evaluate.evaluate_runs(runs, 'test'), cohorts=cohorts)
     assert all(row['error'] is None for row in rows), rows
     if cohorts:
       chosen.append(rows[0]['result']['cost']['cohort_size'])

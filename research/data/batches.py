@@ -2,7 +2,7 @@
 
 A document is what the model reads as one piece: a prompt with its answer, or with several answers side by side, each on a
 branch of its own. Where the model has an encoder, that reads the prompt (the document's `source`) and the tokens begin with
-the decoder's start. Documents share lines: segments keep them apart (`models.layers.visible`), positions restart, and the
+the decoder's start. Documents share lines: segments keep them apart (`models.layers.attention_mask`), positions restart, and the
 loss of a document does not depend on its neighbours.
 """
 
@@ -33,7 +33,7 @@ class Layout(NamedTuple):
   count: int              # type: ignore[assignment]  # hides tuple's method
 
 
-def answered(example: Example, start: int | None = None) -> Document:
+def prompt_with_answer(example: Example, start: int | None = None) -> Document:
   """The prompt and its target, to learn from or to score: the loss is on the target alone.
 
   Args:
@@ -43,13 +43,13 @@ def answered(example: Example, start: int | None = None) -> Document:
   return _document(example.prompt_ids, [example.target_ids], start)
 
 
-def compared(example: Example, eos: int, start: int | None = None) -> Document:
+def prompt_with_choices(example: Example, eos: int, start: int | None = None) -> Document:
   """The prompt once, with every choice on a branch; the targets are the choices' tokens and EOS, in their order.
 
   Args:
     example: a row as token ids; it has choices.
     eos: the token that ends each choice.
-    start: as for `answered`.
+    start: as for `prompt_with_answer`.
   """
   return _document(example.prompt_ids, [[*ids, eos] for ids in example.choices.values()], start)
 
@@ -72,7 +72,7 @@ def round_up(n: int, multiple: int) -> int:
   return -(-n // multiple) * multiple
 
 
-class Room(NamedTuple):
+class LineCapacity(NamedTuple):
   """How much stands on one line."""
   tokens: int              # L, that the decoder reads
   source: int = 0          # S, that an encoder reads; 0 where there is none
@@ -84,18 +84,18 @@ class Room(NamedTuple):
     return max(tokens / self.tokens, source / self.source if self.source else 0)
 
 
-def room_for(documents: Sequence[Document], at_least: int) -> Room:
+def room_for(documents: Sequence[Document], at_least: int) -> LineCapacity:
   """Lines that hold every document and as many short ones as fit on `at_least` tokens."""
   tokens = max(len(d.tokens) for d in documents)
   source = max(len(d.source) for d in documents)
   if not source:
-    return Room(round_up(max(at_least, tokens), 32))
+    return LineCapacity(round_up(max(at_least, tokens), 32))
   source = round_up(max(at_least, source), 32)
   usual = sum(len(d.tokens) for d in documents) / sum(len(d.source) for d in documents)      # for each token of the source
-  return Room(round_up(max(tokens, int(1.25 * usual * source)), 32), source)
+  return LineCapacity(round_up(max(tokens, int(1.25 * usual * source)), 32), source)
 
 
-def fit(sizes: Sequence[tuple[int, int]], room: Room) -> list[list[int]]:
+def first_fit_decreasing(sizes: Sequence[tuple[int, int]], room: LineCapacity) -> list[list[int]]:
   """First-fit decreasing: document numbers per line; equal input gives equal output.
 
   Args:
@@ -103,7 +103,7 @@ def fit(sizes: Sequence[tuple[int, int]], room: Room) -> list[list[int]]:
     room: of one line; every document fits into it.
   """
   lines: list[list[int]] = []
-  free: list[Room] = []
+  free: list[LineCapacity] = []
   for i in sorted(range(len(sizes)), key=lambda i: (-room.share(*sizes[i]), i)):
     line = next((n for n, left in enumerate(free) if left.holds(*sizes[i])), None)
     if line is None:
@@ -111,17 +111,17 @@ def fit(sizes: Sequence[tuple[int, int]], room: Room) -> list[list[int]]:
       free.append(room)
       line = len(lines) - 1
     lines[line].append(i)
-    free[line] = Room(free[line].tokens - sizes[i][0], free[line].source - sizes[i][1])
+    free[line] = LineCapacity(free[line].tokens - sizes[i][0], free[line].source - sizes[i][1])
   return lines
 
 
-def pack(documents: Sequence[Document], lines: list[list[int]], room: Room,
+def pack(documents: Sequence[Document], lines: list[list[int]], room: LineCapacity,
          targets: int) -> tuple[dict[str, np.ndarray], list[Layout]]:
   """Lays documents out in lines.
 
   Args:
     documents: the documents that `lines` numbers; others may be among them.
-    lines: document numbers per line, as `fit` gives them; an empty line is padding.
+    lines: document numbers per line, as `first_fit_decreasing` gives them; an empty line is padding.
     room: L and S of every line.
     targets: T of every line, at least `most_targets`.
   Returns:
@@ -213,7 +213,7 @@ class TrainingBatches:
     parts = []
     for _ in range(self._parts):
       chosen = [document(number, draw // count) for number, draw in itertools.islice(draws, self._part)]
-      parts.append((chosen, fit([(len(d.tokens), len(d.source)) for d in chosen], self._room)))
+      parts.append((chosen, first_fit_decreasing([(len(d.tokens), len(d.source)) for d in chosen], self._room)))
     return parts
 
   def __call__(self, step: int) -> dict[str, np.ndarray]:
@@ -244,7 +244,7 @@ def evaluation_batches(documents: Sequence[Document], batch_size: int,
     multiple: what the number of lines is filled up to a multiple of.
   """
   room = room_for(documents, 256)
-  lines = fit([(len(d.tokens), len(d.source)) for d in documents], room)
+  lines = first_fit_decreasing([(len(d.tokens), len(d.source)) for d in documents], room)
   targets = round_up(most_targets(documents, lines), 8)
   count = -(-len(lines) // batch_size)
   each = -(-len(lines) // count)               # evenly, so that little of the last batch is padding

@@ -10,7 +10,7 @@ from research.data.tasks import Task, label_column
 from research.data.templates import fields_of, fill
 from research.errors import InputError
 
-Shown = Callable[[Row], Sequence[Row]]      # a row -> its demonstrations, the last one next to the question
+DemonstrationFn = Callable[[Row], Sequence[Row]]      # a row -> its demonstrations, the last one next to the question
 
 
 def _asked(task: Task, row: Row) -> str:
@@ -37,12 +37,12 @@ def _others(task: Task, row: Row, known: Sequence[tuple[Row, str]], wanted: int)
   return found
 
 
-def _random(task: Task, rows: list[Row], shots: int, rng: np.random.Generator) -> Shown:
+def _random(task: Task, rows: list[Row], shots: int, rng: np.random.Generator) -> DemonstrationFn:
   known = [(rows[i], _asked(task, rows[i])) for i in rng.permutation(len(rows))]
   return lambda row: _others(task, row, known, shots)
 
 
-def _balanced(task: Task, rows: list[Row], shots: int, rng: np.random.Generator) -> Shown:
+def _balanced(task: Task, rows: list[Row], shots: int, rng: np.random.Generator) -> DemonstrationFn:
   """As many of each choice as of any other, give or take one; in each round of them in an order of its own.
 
   Raises:
@@ -65,7 +65,7 @@ def _balanced(task: Task, rows: list[Row], shots: int, rng: np.random.Generator)
   return shown
 
 
-def _nearest(task: Task, rows: list[Row], shots: int, rng: np.random.Generator) -> Shown:
+def _nearest(task: Task, rows: list[Row], shots: int, rng: np.random.Generator) -> DemonstrationFn:
   """Those whose prompts are most like the row's own by TF-IDF and cosine, the most similar last.
 
   Raises:
@@ -96,7 +96,7 @@ def _nearest(task: Task, rows: list[Row], shots: int, rng: np.random.Generator) 
 SELECTIONS = {'random': _random, 'balanced': _balanced, 'nearest': _nearest}
 
 
-def choose(task: Task, shots: int, selection: str, seed: int) -> Shown:
+def choose(task: Task, shots: int, selection: str, seed: int) -> DemonstrationFn:
   """The demonstrations of every row: never itself, nor a row of any split that asks the same.
 
   Args:

@@ -19,7 +19,7 @@ class Example(NamedTuple):
   prompt_ids: list[int]                # BOS included where the model has one
   target_ids: list[int]                # with the token that ends it, EOS or the chat's: ending the answer is learned too
   choices: dict[str, list[int]]        # the choice -> its ids without EOS; empty for free text
-  blank: tuple[list[int], ...] = ()    # the same prompt without content, in the ways of `CONTENT_FREE`; empty: not asked for
+  content_free: tuple[list[int], ...] = ()    # the prompt without content, in the ways of `CONTENT_FREE`; or empty
 
 
 def render(task: Task, row: Row, tokenizer: Tokenizer, demonstrations: Sequence[Row] = ()) -> str:
@@ -76,7 +76,7 @@ def examples(task: Task, rows: Sequence[Row], tokenizer: Tokenizer,
                    {c: said[text] for c, text in choices.items()}, tuple(tokenizer.as_prompt(ids[text]) for text in blanks))
            for number, (row, end, (prompt, target, choices, blanks)) in enumerate(zip(rows, ends, rendered))]
   for e in found:
-    if not all((e.prompt_ids, *e.blank)):
+    if not all((e.prompt_ids, *e.content_free)):
       raise InputError(f'row {e.id}: its prompt is empty, and the model has no token for a text to begin with; leave it out of '
                        'the file, or give task.prompt some words of its own')
   if found:
@@ -129,7 +129,7 @@ def _check_choices(choices: dict[str, list[int]]) -> None:
                          'one; end task.target with a full stop, or rename one')
 
 
-def taken(prompt: int, answer: int, apart: bool) -> int:
+def tokens_needed(prompt: int, answer: int, apart: bool) -> int:
   """Tokens of the context that a prompt and its answer need.
 
   Args:
@@ -148,12 +148,12 @@ def check_lengths(found: list[Example], context: int, split: str, answer: int = 
     context: the most tokens that the model reads at one time.
     split: what the error calls them.
     answer: tokens that a generated answer may take, where they are more than the target's.
-    apart: see `taken`.
+    apart: see `tokens_needed`.
   Raises:
     InputError: a prompt and its answer, or a prompt and a choice, need more than the context.
   """
   answers = [max(len(e.target_ids), answer, *(len(c) + 1 for c in e.choices.values()), 0) for e in found]
-  lengths = [taken(max(map(len, (e.prompt_ids, *e.blank))), n, apart) for e, n in zip(found, answers)]
+  lengths = [tokens_needed(max(map(len, (e.prompt_ids, *e.content_free))), n, apart) for e, n in zip(found, answers)]
   long = [e.id for e, n in zip(found, lengths) if n > context]
   if long:
     raise InputError(f'{len(long)} of {len(found)} {split} rows are longer than the context of {context} tokens with '

@@ -104,7 +104,7 @@ def _usual_stop(task: Task) -> tuple[str, ...]:
   return () if in_targets else (task.separator,)
 
 
-def drawn(task: Task, count: int, seed: int) -> Task:
+def subsample(task: Task, count: int, seed: int) -> Task:
   """The task with `count` of its training rows, drawn by `seed`, in their order; a larger count holds a smaller one's rows.
 
   Args:

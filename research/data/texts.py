@@ -30,7 +30,7 @@ def pieces(rows: Sequence[Row], tokenizer: Tokenizer, longest: int) -> list[tupl
   return [(row, ids[i:i + longest]) for row, ids in texts for i in range(0, len(ids), longest)]
 
 
-def continued(rows: Sequence[Row], tokenizer: Tokenizer, context: int) -> list[Example]:
+def next_token(rows: Sequence[Row], tokenizer: Tokenizer, context: int) -> list[Example]:
   """Every token of every text is predicted from those before it in its piece, the first from BOS (EOS where the model has
   none); EOS after the text.
 

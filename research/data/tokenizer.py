@@ -19,7 +19,7 @@ class Tokenizer(NamedTuple):
   eos: int                      # ends every answer, trained with it
   bos: int | None               # begins every text, or None where the model was trained without
   size: int                     # ids are below this
-  closes: bool = False          # prompts end with EOS too: an encoder reads them
+  appends_eos: bool = False          # prompts end with EOS too: an encoder reads them
   other_ends: tuple[int, ...] = ()      # tokens that end an answer where the model writes them, beside EOS
 
   @property
@@ -53,10 +53,10 @@ class Tokenizer(NamedTuple):
 
   def as_prompt(self, ids: list[int]) -> list[int]:
     """A text's ids as a model reads its prompts: with BOS where it has one, never with two; with EOS before an encoder."""
-    bos = self.bos if ids or self.closes else self.hf.bos_token_id      # an empty prompt begins with BOS where there is one
+    bos = self.bos if ids or self.appends_eos else self.hf.bos_token_id   # an empty prompt begins with BOS where there is one
     if bos is not None and bos < self.size and ids[:1] != [bos]:
       ids = [bos, *ids]
-    return [*ids, self.eos] if self.closes else ids
+    return [*ids, self.eos] if self.appends_eos else ids
 
   def answers(self, texts: Iterable[str]) -> dict[str, list[int]]:
     """Ids of texts as they follow a prompt.
@@ -64,7 +64,7 @@ class Tokenizer(NamedTuple):
     Some vocabularies put a blank before each text that is tokenised by itself, which what follows a prompt must not have.
     """
     distinct = list(dict.fromkeys(texts))
-    if self.closes or self.encode('x y') == [*self.encode('x'), *self.encode(' y')]:
+    if self.appends_eos or self.encode('x y') == [*self.encode('x'), *self.encode(' y')]:
       return self.encode_all(distinct)
     before = self.encode(BEFORE)
     found = self.encode_all([BEFORE + text for text in distinct])
@@ -117,7 +117,7 @@ class Tokenizer(NamedTuple):
 
   def template_fingerprint(self) -> str:
     """Hash of the chat template, and of the tokens that begin and end texts."""
-    said = json.dumps([self.hf.chat_template, self.eos, self.bos, self.closes, self.other_ends], sort_keys=True)
+    said = json.dumps([self.hf.chat_template, self.eos, self.bos, self.appends_eos, self.other_ends], sort_keys=True)
     return hashlib.sha256(said.encode()).hexdigest()[:16]
 
 

@@ -38,14 +38,14 @@ def card(title: str, config: dict[str, Any], result: dict[str, Any], provenance:
 
 
 def _auto(tokenizer: Tokenizer) -> str:
-  return 'AutoModelForSeq2SeqLM' if tokenizer.closes else 'AutoModelForCausalLM'
+  return 'AutoModelForSeq2SeqLM' if tokenizer.appends_eos else 'AutoModelForCausalLM'
 
 
 def _front(base: About, config: dict[str, Any], tokenizer: Tokenizer, library: str) -> str:
   """The front matter, which the hub reads."""
   return huggingface_hub.ModelCardData(
       license=base.license or 'unknown', base_model=base.hub, library_name=library,
-      pipeline_tag='text2text-generation' if tokenizer.closes else 'text-generation',
+      pipeline_tag='text2text-generation' if tokenizer.appends_eos else 'text-generation',
       tags=['flaxtune', config['strategy']['name']]).to_yaml()
 
 
@@ -68,7 +68,7 @@ def snippet(config: dict[str, Any], tokenizer: Tokenizer, imports: str, load: st
            "                                       return_tensors='pt')")
   else:
     ask = f"inputs = tokenizer({prompt or 'Once'!r}, return_tensors='pt')"
-  begun = '' if tokenizer.closes else "[inputs['input_ids'].shape[1]:]"
+  begun = '' if tokenizer.appends_eos else "[inputs['input_ids'].shape[1]:]"
   return (f"{imports}\n\nfolder = 'FOLDER'      # this folder\ntokenizer = AutoTokenizer.from_pretrained({vocabulary})\n"
           f"{load}\n{ask}\noutput = model.generate(**inputs, max_new_tokens={task.get('max_new_tokens') or GENERATED})\n"
           f"print(tokenizer.decode(output[0]{begun}, skip_special_tokens=True))")

@@ -138,7 +138,7 @@ def _tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
 
 def _generation(hf: dict[str, Any], generation: Mapping[str, Any], tokenizer: Tokenizer) -> transformers.GenerationConfig:
   first = hf.get('decoder_start_token_id')
-  start = {'decoder_start_token_id': hf.get('pad_token_id', 0) if first is None else first} if tokenizer.closes else {}
+  start = {'decoder_start_token_id': hf.get('pad_token_id', 0) if first is None else first} if tokenizer.appends_eos else {}
   pad = tokenizer.hf.pad_token_id
   ends = tokenizer.ends
   ours = {'bos_token_id': tokenizer.hf.bos_token_id, 'eos_token_id': ends[0] if len(ends) == 1 else [*ends],

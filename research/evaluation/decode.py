@@ -17,13 +17,13 @@ from research.data.batches import round_up
 from research.models import transformer
 from research.models.transformer import Batch, Cache, Model
 from research.training import cohort
-from research.training.cohort import Several
+from research.training.cohort import CohortVariables
 from research.training.monitor import tracked
 from research.tree import Tree
 
 
 @partial(jax.jit, static_argnames=('model', 'new', 'ends', 'greedy'))
-def _generate(variables: Tree | Several, batch: Batch, limits: jax.Array, keys: jax.Array, temperature: jax.Array, *,
+def _generate(variables: Tree | CohortVariables, batch: Batch, limits: jax.Array, keys: jax.Array, temperature: jax.Array, *,
               model: Model, new: int, ends: tuple[int, ...], greedy: bool) -> jax.Array:
   """Tokens [B, new] after prompts as `_side_by_side` lays them out; the first of `ends` fills a row from its end on.
 
@@ -31,7 +31,7 @@ def _generate(variables: Tree | Several, batch: Batch, limits: jax.Array, keys: 
   """
   B, L = batch['tokens'].shape
   each = Cache._make((0, None, None, None))      # the members' axis, which the layers' keys and values have alone
-  hidden, cache = cohort.over(variables, lambda v: model.prefill(v, batch, L + new), axes=(0, each))
+  hidden, cache = cohort.vmap_members(variables, lambda v: model.prefill(v, batch, L + new), axes=(0, each))
 
   def choose(hidden, i, done):
     """The i-th token of every row, and which rows have ended with it."""
@@ -44,7 +44,7 @@ def _generate(variables: Tree | Several, batch: Batch, limits: jax.Array, keys: 
         token = jax.vmap(draw)(keys, logits / temperature)
       token = jnp.where(done | (i >= limits), ends[0], token.astype(jnp.int32))
       return token, jnp.isin(token, jnp.array(ends))
-    return cohort.over(variables, of_member, hidden, done)
+    return cohort.vmap_members(variables, of_member, hidden, done)
 
   def unfinished(carry):
     i, _, _, _, done = carry
@@ -52,7 +52,8 @@ def _generate(variables: Tree | Several, batch: Batch, limits: jax.Array, keys: 
 
   def one(carry):
     i, token, cache, out, done = carry
-    hidden, cache = cohort.over(variables, lambda v, token, cache: model.step(v, cache, token), token, cache, axes=(0, each))
+    hidden, cache = cohort.vmap_members(variables, lambda v, token, cache: model.step(v, cache, token), token, cache,
+                                        axes=(0, each))
     token, done = choose(hidden, i, done)
     return i + 1, token, cache, out.at[..., i].set(token), done
 
@@ -81,7 +82,7 @@ def generate(model: Model, variables: Tree, prompts: Sequence[list[int]], max_ne
   return generate_all(model, variables, prompts, max_new_tokens, ends, batch_size, temperature, seed, label, first)[0]
 
 
-def generate_all(model: Model, variables: Tree | Several, prompts: Sequence[list[int]], max_new_tokens: int,
+def generate_all(model: Model, variables: Tree | CohortVariables, prompts: Sequence[list[int]], max_new_tokens: int,
                  ends: Sequence[int], batch_size: int = 16, temperature: float = 0.0, seed: int = 0,
                  label: str | None = None, first: int = 0) -> list[list[list[int]]]:
   """Every member's continuation of every prompt, without its end, in the prompts' order; a run is its only member.
@@ -101,16 +102,16 @@ def generate_all(model: Model, variables: Tree | Several, prompts: Sequence[list
   if jax.default_backend() == 'cpu':
     # Laid out one after the other, SmolLM2's layers took twice as long a token there (batch 1) and 1.4 times (batch 8).
     model = transformer.build(dataclasses.replace(model.config, scan=True))
-  found: list[list[list[int]]] = [[[] for _ in prompts] for _ in range(cohort.count(variables))]
+  found: list[list[list[int]]] = [[[] for _ in prompts] for _ in range(cohort.num_members(variables))]
   by_length = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
   for start in tracked(range(0, len(prompts), batch_size), label, size=lambda start: min(batch_size, len(prompts) - start)):
     chosen = by_length[start:start + batch_size]
-    rows = round_up(batch_size, sharding.spread())
-    batch = sharding.lines(_side_by_side([prompts[i] for i in chosen], rows, model.config.start))
+    rows = round_up(batch_size, sharding.batch_shards())
+    batch = sharding.shard_batch(_side_by_side([prompts[i] for i in chosen], rows, model.config.decoder_start_id))
     limits = np.where(np.arange(rows) < len(chosen), max_new_tokens, 0)      # empty rows are done at once
     numbers = first + jnp.array([*chosen, *[0] * (rows - len(chosen))])
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), numbers)
-    tokens = hosts.fetched(_generate(variables, batch, limits, keys, jnp.float32(temperature), model=model,
+    tokens = hosts.to_host(_generate(variables, batch, limits, keys, jnp.float32(temperature), model=model,
                                      new=max_new_tokens, ends=tuple(ends), greedy=temperature == 0))
     for of_member, rows in zip(found, tokens.reshape(len(found), *tokens.shape[-2:])):
       for row, i in enumerate(chosen):

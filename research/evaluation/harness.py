@@ -9,11 +9,11 @@ import numpy as np
 from research.data.prompts import Example
 from research.data.tasks import Task, label_column
 from research.data.tokenizer import Tokenizer
-from research.evaluation import beginning, decode, intervals, metrics
+from research.evaluation import decode, intervals, metrics, shared_prefix
 from research.evaluation.metrics import Scored
 from research.evaluation.score import Scores, score_all
 from research.models.transformer import Model
-from research.training.cohort import Several
+from research.training.cohort import CohortVariables
 from research.tree import Tree
 
 
@@ -41,7 +41,7 @@ def evaluate(model: Model, variables: Tree, tokenizer: Tokenizer, task: Task, ex
   return evaluate_all(model, variables, tokenizer, task, examples, batch_size, generate, label)[0]
 
 
-def evaluate_all(model: Model, variables: Tree | Several, tokenizer: Tokenizer, task: Task, examples: Sequence[Example],
+def evaluate_all(model: Model, variables: Tree | CohortVariables, tokenizer: Tokenizer, task: Task, examples: Sequence[Example],
                  batch_size: int, generate: bool = True, label: str | None = None) -> list[Evaluation]:
   """Scores every row, ranks its choices by log-likelihood or generates its answer, and measures; for every member.
 
@@ -56,8 +56,9 @@ def evaluate_all(model: Model, variables: Tree | Several, tokenizer: Tokenizer, 
       task without metrics.
     label: of the progress line; None for silence.
   """
-  variables, cut = beginning.read(model, variables, [ids for e in examples for ids in (e.prompt_ids, *e.blank)])
-  examples = [e._replace(prompt_ids=e.prompt_ids[cut:], blank=tuple(ids[cut:] for ids in e.blank)) for e in examples]
+  variables, cut = shared_prefix.read(model, variables, [ids for e in examples for ids in (e.prompt_ids, *e.content_free)])
+  examples = [e._replace(prompt_ids=e.prompt_ids[cut:], content_free=tuple(ids[cut:] for ids in e.content_free))
+              for e in examples]
   scores = score_all(model, variables, examples, examples[0].target_ids[-1], batch_size, label)
   ids: Sequence[list[list[int]] | None] = [None] * len(scores)
   if generate and task.metrics and not task.choices:

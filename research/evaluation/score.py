@@ -11,7 +11,7 @@ from research.data.batches import Document
 from research.data.prompts import Example
 from research.models.transformer import Model
 from research.training import cohort
-from research.training.cohort import Several
+from research.training.cohort import CohortVariables
 from research.training.compile import compiled
 from research.training.monitor import tracked
 from research.tree import Tree
@@ -30,7 +30,7 @@ class Scores(NamedTuple):
     return {choice: value - self.blank.get(choice, 0.0) for choice, value in self.choices.items()}
 
 
-def document_losses(model: Model, variables: Tree | Several, documents: Sequence[Document], batch_size: int,
+def document_losses(model: Model, variables: Tree | CohortVariables, documents: Sequence[Document], batch_size: int,
                     label: str | None = None) -> list[np.ndarray]:
   """The loss of every target of every document, in nats, float64; the same for every batch size.
 
@@ -44,10 +44,10 @@ def document_losses(model: Model, variables: Tree | Several, documents: Sequence
     An array for each document, of shape [targets], or of several members [members, targets].
   """
   found: dict[int, np.ndarray] = {}
-  several = list(batches.evaluation_batches(documents, batch_size, sharding.spread()))
+  several = list(batches.evaluation_batches(documents, batch_size, sharding.batch_shards()))
   for batch, layout in tracked(several, label, size=lambda one: len(one[1])):
-    placed = sharding.lines(batch)
-    losses = hosts.fetched(compiled(cohort.eval_step, variables, placed, model=model)(variables, placed)).astype(np.float64)
+    placed = sharding.shard_batch(batch)
+    losses = hosts.to_host(compiled(cohort.eval_step, variables, placed, model=model)(variables, placed)).astype(np.float64)
     for place in layout:
       found[place.document] = losses[..., place.line, place.start:place.start + place.count]
   return [found[number] for number in range(len(documents))]
@@ -68,7 +68,7 @@ def score(model: Model, variables: Tree, examples: Sequence[Example], eos: int, 
   return score_all(model, variables, examples, eos, batch_size, label)[0]
 
 
-def score_all(model: Model, variables: Tree | Several, examples: Sequence[Example], eos: int, batch_size: int,
+def score_all(model: Model, variables: Tree | CohortVariables, examples: Sequence[Example], eos: int, batch_size: int,
               label: str | None = None) -> list[list[Scores]]:
   """Scores every example, for every member; a run is its only one.
 
@@ -83,12 +83,12 @@ def score_all(model: Model, variables: Tree | Several, examples: Sequence[Exampl
     label: of the progress line; None for silence.
   """
   ranked = bool(examples[0].choices)
-  start = model.config.start
+  start = model.config.decoder_start_id
   blanks = _blanks(examples)
   asked = [*examples, *blanks.values()]
-  documents = [batches.compared(e, eos, start) if ranked else batches.answered(e, start) for e in asked]
+  documents = [batches.prompt_with_choices(e, eos, start) if ranked else batches.prompt_with_answer(e, start) for e in asked]
   losses = [np.atleast_2d(one) for one in document_losses(model, variables, documents, batch_size, label)]
-  return [_scores(examples, blanks, ranked, [one[number] for one in losses]) for number in range(cohort.count(variables))]
+  return [_scores(examples, blanks, ranked, [one[number] for one in losses]) for number in range(cohort.num_members(variables))]
 
 
 def _scores(examples: Sequence[Example], blanks: dict[tuple[int, ...], Example], ranked: bool,
@@ -102,7 +102,7 @@ def _scores(examples: Sequence[Example], blanks: dict[tuple[int, ...], Example],
     at = [*example.choices.values()].index(example.target_ids[:-1])
     own = np.split(one, np.cumsum([len(ids) + 1 for ids in example.choices.values()])[:-1])[at]
     found.append(Scores(float(own.sum()), len(own), _likelihoods(example, one),
-                        _mean_share([without[tuple(ids)] for ids in example.blank])))
+                        _mean_share([without[tuple(ids)] for ids in example.content_free])))
   return found
 
 
@@ -114,7 +114,7 @@ def _likelihoods(example: Example, losses: np.ndarray) -> dict[str, float]:
 
 def _blanks(examples: Sequence[Example]) -> dict[tuple[int, ...], Example]:
   """The prompts without content, each once; most examples share theirs."""
-  return {tuple(ids): e._replace(prompt_ids=list(ids)) for e in examples for ids in e.blank}
+  return {tuple(ids): e._replace(prompt_ids=list(ids)) for e in examples for ids in e.content_free}
 
 
 def _mean_share(likelihoods: Sequence[dict[str, float]]) -> dict[str, float]:

@@ -43,8 +43,8 @@ class ModelConfig:
   context: int           # the longest sequence the weights were trained for
   tied: bool = False     # the head is the embedding, transposed
 
-  kinds: tuple[Kind, ...] = (Kind(),)   # the different kinds of decoder layers
-  pattern: tuple[int, ...] = ()         # each layer's kind; empty: all are of the first
+  layer_kinds: tuple[Kind, ...] = (Kind(),)   # the different kinds of decoder layers
+  layer_pattern: tuple[int, ...] = ()         # each layer's kind; empty: all are of the first
 
   norm: str = 'rms'                     # 'rms' (scale only) or 'layer' (mean, scale and bias)
   norm_eps: float = 1e-5
@@ -62,16 +62,16 @@ class ModelConfig:
   embed_scale: float = 1.0              # of the embedded tokens
   learned_positions: int = 0            # rows of a table of position embeddings; 0: there is none
 
-  apart: int = 0                        # the last layers of the decoder, kept in a stack of their own (`transformer.set_apart`)
+  last_layers: int = 0                  # of the decoder, kept in a stack of their own (`transformer.split_last_layers`)
   devices: int = 1                      # each with such a part of a model's heads and inner widths (`account.of_a_device`)
 
   encoder_layers: int = 0               # above 0: an encoder reads the prompt, and the decoder attends to it
-  start: int | None = None              # where there is an encoder: the token before the decoder's first
-  buckets: int = 0                      # of relative distances, each with a bias per head; 0: there are none
+  decoder_start_id: int | None = None              # where there is an encoder: the token before the decoder's first
+  relative_buckets: int = 0                      # of relative distances, each with a bias per head; 0: there are none
   max_distance: int = 128               # from here on all distances share a bucket
   bias_per_layer: bool = False          # every layer has its own biases, or a stack's layers share one table
 
-  spread: float | None = 0.02           # standard deviation of initial weights; None: T5's, 1 / √I (embeddings: 1)
+  init_std: float | None = 0.02           # standard deviation of initial weights; None: T5's, 1 / √I (embeddings: 1)
 
   dtype: str = 'float32'       # of activations and products (sums, norms and the loss are always float32)
   scan: bool = True            # one compiled layer run N times, or N layers laid out one after the other
@@ -84,9 +84,9 @@ class ModelConfig:
     return self.encoder_layers > 0
 
   @property
-  def bounded(self) -> bool:
+  def has_max_length(self) -> bool:
     """Whether `context` is a limit: relative biases know no longest sequence."""
-    return not self.buckets
+    return not self.relative_buckets
 
 
 class Execution(NamedTuple):

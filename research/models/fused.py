@@ -24,7 +24,7 @@ CAPABILITIES = 8.0, 9.0
 PRODUCTS = {'fused_attention': 2, 'fused_attention_gradient': 2 + 5}      # kernel -> products, each of L x L x head_dim
 
 
-def holds(dtype: str, head_dim: int, queries: int, keys: int) -> bool:
+def is_supported(dtype: str, head_dim: int, queries: int, keys: int) -> bool:
   """Whether programs that are made now attend so, to that many keys.
 
   Args:
@@ -80,7 +80,7 @@ def _on_the_mesh(function, results: int, q, k, v, mask, *g):
   """Each device attends on its rows and its heads."""
   if not sharding.sizes():
     return function(q, k, v, mask, *g)
-  heads = sharding.of_heads(len(q))
+  heads = sharding.head_spec(len(q))
   given = (heads, heads, heads, jax.P(heads[0]), *[heads] * len(g))
   return jax.shard_map(function, in_specs=given, out_specs=heads if results == 1 else (heads,) * results,
                        check_vma=False)(q, k, v, mask, *g)

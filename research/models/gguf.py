@@ -61,7 +61,7 @@ class Tensors(Mapping):
     x = np.array(x, np.float32, copy=np.may_share_memory(x, t.data)).reshape([int(n) for n in reversed(t.shape)])
     if hasattr(mmap, 'MADV_DONTNEED'):      # what was read of a mapped file counts as this process's memory until then
       self._reader.data.base.madvise(mmap.MADV_DONTNEED)
-    return self._family.ungguf(self._config, name, x) if self._family.ungguf else x
+    return self._family.from_gguf_layout(self._config, name, x) if self._family.from_gguf_layout else x
 
   def __iter__(self) -> Iterator[str]:
     return iter(self._stored)

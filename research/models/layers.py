@@ -47,11 +47,11 @@ class Dense(nn.Module):
   """x @ kernel + bias where there is one, as the deltas at `kernel` and `bias` change it."""
   features: int
   bias: bool = False
-  spread: float | None = None      # standard deviation of the kernel's initial values; None: 1 / √I
+  init_std: float | None = None    # standard deviation of the kernel's initial values; None: 1 / √I
 
   @nn.compact
   def __call__(self, x: Array, delta: Any = None) -> Array:          # [B, L, I] -> [B, L, O]
-    draw = nn.initializers.normal(x.shape[-1] ** -0.5 if self.spread is None else self.spread)
+    draw = nn.initializers.normal(x.shape[-1] ** -0.5 if self.init_std is None else self.init_std)
     kernel: Any = self.get_variable('params', 'kernel')
     if not is_quantized(kernel):
       kernel = self.param('kernel', draw, (x.shape[-1], self.features))
@@ -66,16 +66,16 @@ class Embedding(nn.Module):
   """Tokens to vectors, times `scale`. Tokens below 0 are the places of a soft prompt: -1 its first vector, -2 its second."""
   vocab: int
   width: int
-  spread: float
+  init_std: float
   dtype: Any
   scale: float = 1.0
 
   def setup(self):
-    self.embedding = self.param('embedding', nn.initializers.normal(self.spread), (self.vocab, self.width))
+    self.embedding = self.param('embedding', nn.initializers.normal(self.init_std), (self.vocab, self.width))
 
   def __call__(self, tokens: Array) -> Array:                        # [B, L] -> [B, L, D]
     words = jnp.maximum(tokens, 0)
-    x = sharding.looked_up(jnp.take(self.embedding, words, axis=0).astype(self.dtype))
+    x = sharding.constrain_lookup(jnp.take(self.embedding, words, axis=0).astype(self.dtype))
     delta, prompt = delta_at(self, 'embedding'), delta_at(self, 'prompt')
     if delta is not None:
       x = x + delta(words, dropout_key(self)).astype(x.dtype)
@@ -118,7 +118,7 @@ def output(module: nn.Module, x: Array, y: Array) -> Array:
   return y if delta is None else delta(x, y, dropout_key(module))
 
 
-def visible(query: dict[str, Array], key: dict[str, Array], both_ways: bool = False) -> Array:
+def attention_mask(query: dict[str, Array], key: dict[str, Array], bidirectional: bool = False) -> Array:
   """Which key each query sees: [B, L, S] bool.
 
   A token sees itself and earlier slots of its own document (`segments`; 0 is padding) and of the line's shared beginning,
@@ -128,10 +128,10 @@ def visible(query: dict[str, Array], key: dict[str, Array], both_ways: bool = Fa
   Args:
     query: `slots`, `segments` and `branches` of the tokens that see, each [B, L].
     key: the same of those that are seen, each [B, S].
-    both_ways: whether a token sees all of its document; slots and branches are not read then.
+    bidirectional: whether a token sees all of its document; slots and branches are not read then.
   """
   document = same_document(query, key)
-  if both_ways:
+  if bidirectional:
     return document
   q = {n: x[:, :, None] for n, x in query.items()}
   k = {n: x[:, None, :] for n, x in key.items()}
@@ -144,7 +144,7 @@ def same_document(query: dict[str, Array], key: dict[str, Array]) -> Array:
   return (k != 0) & ((k == q) | (k == SHARED))
 
 
-def within(window: int, query: dict[str, Array], key: dict[str, Array]) -> Array:
+def window_mask(window: int, query: dict[str, Array], key: dict[str, Array]) -> Array:
   """[B, L, S] bool: whether the key's position is one of the last `window`, the query's own among them.
 
   Args:
@@ -155,7 +155,7 @@ def within(window: int, query: dict[str, Array], key: dict[str, Array]) -> Array
   return query['positions'][:, :, None] - key['positions'][:, None, :] < window
 
 
-def capped(x: Array, cap: float) -> Array:
+def softcap(x: Array, cap: float) -> Array:
   """x, of any shape, softly kept between -cap and cap (Gemma 2); x itself where cap is 0."""
   return cap * jnp.tanh(x / cap) if cap else x
 
@@ -167,7 +167,7 @@ STAGES = 4       # of a long line, each with its blocks and as many keys as the 
 
 @partial(jax.tree_util.register_dataclass, data_fields=('mask',), meta_fields=('queries', 'starts', 'fused'))
 @dataclasses.dataclass(frozen=True)
-class Stage:
+class QueryBlocks:
   """Queries that attend block by block, each block to an equally long stretch of keys outside of which it sees none."""
   queries: tuple[int, int]       # first and end, of L
   starts: tuple[int, ...]        # of each block's stretch, the first key
@@ -176,7 +176,7 @@ class Stage:
 
 
 def stages(sees, length: int, slots: int, ahead: int | None = None, window: int = 0,
-           one_kernel: bool = False) -> tuple[Stage, ...]:
+           one_kernel: bool = False) -> tuple[QueryBlocks, ...]:
   """What a line's queries see: one block of a short line, and of a long one no more than they could.
 
   Args:
@@ -188,7 +188,7 @@ def stages(sees, length: int, slots: int, ahead: int | None = None, window: int 
     one_kernel: the line attends by one (`fused`).
   """
   if one_kernel or length <= WHOLE:
-    return (Stage((0, length), (0,), sees(slice(length), slice(slots))[None], one_kernel),)
+    return (QueryBlocks((0, length), (0,), sees(slice(length), slice(slots))[None], one_kernel),)
   firsts = range(0, length, BLOCK)
   each = len(firsts) if ahead is None or window else -(-len(firsts) // STAGES)
   found = []
@@ -198,7 +198,7 @@ def stages(sees, length: int, slots: int, ahead: int | None = None, window: int 
     starts = tuple(min(max(0, ahead + first + 1 - window), slots - keys) if window and ahead is not None else 0
                    for first in some)
     masks = [sees(slice(first, min(first + BLOCK, end)), slice(start, start + keys)) for first, start in zip(some, starts)]
-    found.append(Stage((some[0], end), starts, jnp.stack([_filled(mask, 1) for mask in masks])))
+    found.append(QueryBlocks((some[0], end), starts, jnp.stack([_filled(mask, 1) for mask in masks])))
   return tuple(found)
 
 
@@ -207,7 +207,7 @@ def _filled(x: Array, axis: int) -> Array:
   return jnp.pad(x, [(0, -x.shape[i] % BLOCK if i == axis else 0) for i in range(x.ndim)])
 
 
-def attend(q: Array, k: Array, v: Array, stages: tuple[Stage, ...], scale: float, bias: Array | None = None,
+def attend(q: Array, k: Array, v: Array, stages: tuple[QueryBlocks, ...], scale: float, bias: Array | None = None,
            cap: float = 0.0) -> Array:
   """Grouped-query attention; on a long line one block of queries after the other.
 
@@ -220,7 +220,7 @@ def attend(q: Array, k: Array, v: Array, stages: tuple[Stage, ...], scale: float
     stages: what the queries see, as `stages` gives it.
     scale: of the scores.
     bias: [B, H, L, S], added to the scaled scores; None: nothing is.
-    cap: of the scaled scores, before the bias (see `capped`); 0: none.
+    cap: of the scaled scores, before the bias (see `softcap`); 0: none.
   Returns:
     [B, L, H, head_dim]. A query that sees nothing (padding) gets a mean of values, which nobody reads.
   """
@@ -235,7 +235,7 @@ def attend(q: Array, k: Array, v: Array, stages: tuple[Stage, ...], scale: float
     stretch = lambda x, axis: jax.lax.dynamic_slice_in_dim(x, start, mask.shape[-1], axis)
     return _attend(q, stretch(k, 2), stretch(v, 2), mask, bias if bias is None else stretch(bias, 3), scale, cap)
 
-  def apart(x: Array, axis: int, stage: Stage) -> Array:      # the stage's queries of x, its blocks on a leading axis
+  def apart(x: Array, axis: int, stage: QueryBlocks) -> Array:      # the stage's queries of x, its blocks on a leading axis
     x = _filled(jax.lax.slice_in_dim(x, *stage.queries, axis=axis), axis)
     return jnp.moveaxis(x.reshape(*x.shape[:axis], -1, BLOCK, *x.shape[axis + 1:]), axis, 0)
 
@@ -252,7 +252,7 @@ def _attend(q: Array, k: Array, v: Array, mask: Array, bias: Array | None, scale
   B, L, H, head_dim = q.shape
   K, G = k.shape[1], H // k.shape[1]
   q = q.reshape(B, L, K, G, head_dim).swapaxes(1, 2).reshape(B, K, -1, head_dim)          # [B, K, L·G, head_dim]
-  scores = capped(contract('bkqd,bksd->bkqs', q, k) * scale, cap).reshape(B, K, L, G, -1)  # float32
+  scores = softcap(contract('bkqd,bksd->bkqs', q, k) * scale, cap).reshape(B, K, L, G, -1)  # float32
   if bias is not None:
     scores = scores + bias.reshape(B, K, G, L, -1).swapaxes(2, 3)
   scores = jnp.where(mask[:, None, :, None], scores, jnp.finfo(jnp.float32).min)

@@ -61,12 +61,12 @@ class Opened(NamedTuple):
 
 @lru_cache(maxsize=2)
 def _load(source: str, execution: Execution, tokenizer: Tokenizer | None, mesh: Mesh | None) -> Loaded:
-  of_run = sharding.of_a_run(mesh)
+  of_run = sharding.without_member_axis(mesh)
   if of_run is mesh:
     return _made(source, execution, tokenizer, abstract=False)
   with sharding.use(of_run):
     loaded = load(source, execution, tokenizer)
-  return loaded._replace(params=sharding.place(loaded.params, 'params'))
+  return loaded._replace(params=sharding.shard(loaded.params, 'params'))
 
 
 @lru_cache(maxsize=2)
@@ -107,7 +107,8 @@ def _open(source: str, tokenizer: Tokenizer | None) -> Opened:
                    'random:NAME or a hub id org/name')
 
 
-def load_apart(source: str, execution: Execution, tokenizer: Tokenizer | None, layers: int, abstract: bool = False) -> Loaded:
+def load_with_last_layers(source: str, execution: Execution, tokenizer: Tokenizer | None, layers: int,
+                          abstract: bool = False) -> Loaded:
   """`load`, with the last `layers` layers apart from the others, so that they can learn alone; also found again.
 
   Args:
@@ -117,18 +118,18 @@ def load_apart(source: str, execution: Execution, tokenizer: Tokenizer | None, l
     layers: how many of the last ones, at most all.
     abstract: as for `load`.
   """
-  return _load_apart(source, execution, tokenizer, layers, sharding.current(), abstract)
+  return _load_with_last_layers(source, execution, tokenizer, layers, sharding.current(), abstract)
 
 
 @lru_cache(maxsize=2)
-def _load_apart(source: str, execution: Execution, tokenizer: Tokenizer | None, layers: int, mesh: Mesh | None,
-                abstract: bool) -> Loaded:
+def _load_with_last_layers(source: str, execution: Execution, tokenizer: Tokenizer | None, layers: int, mesh: Mesh | None,
+                           abstract: bool) -> Loaded:
   loaded = load(source, execution, tokenizer, abstract)
   config = loaded.model.config
   if layers > config.layers:
     raise InputError(f'strategy.layers={layers}: the model has only {config.layers}')
-  apart = dataclasses.replace(config, apart=layers)
-  divide = lambda params: transformer.set_apart(config, params, layers)[1]
+  apart = dataclasses.replace(config, last_layers=layers)
+  divide = lambda params: transformer.split_last_layers(config, params, layers)[1]
   params = jax.eval_shape(divide, loaded.params) if abstract else divide(loaded.params)
   return loaded._replace(model=transformer.build(apart), params=params)
 
@@ -150,10 +151,12 @@ def _read(family, config, tensors, execution, where) -> Tree:
   expected, whole = names.shapes(config), keep(execution)
 
   def boxes(path, shape):
-    return [names.everything(shape)] if _quantised(path, execution) else sharding.boxes(f'params/{path}', shape)
+    return [names.everything(shape)] if _quantised(path, execution) else sharding.local_slices(f'params/{path}', shape)
 
   def kept(path, parts):
-    return whole(path, parts[0]) if _quantised(path, execution) else sharding.joined(f'params/{path}', expected[path], parts)
+    if _quantised(path, execution):
+      return whole(path, parts[0])
+    return sharding.from_local_slices(f'params/{path}', expected[path], parts)
   return names.import_params(family, config, tensors, where, DTYPES[execution.param_dtype], kept, boxes)
 
 
@@ -174,7 +177,7 @@ def keep(execution: Execution):
   quantise = KINDS[execution.quantize]
 
   def kept(path: str, x: Any) -> Any:
-    return sharding.place(quantise(x) if quantise and _quantised(path, execution) else x, f'params/{path}')
+    return sharding.shard(quantise(x) if quantise and _quantised(path, execution) else x, f'params/{path}')
   return kept
 
 
@@ -184,7 +187,7 @@ def _quantised(path: str, execution: Execution) -> bool:
 
 def _fitting(tokenizer: Tokenizer, config: ModelConfig) -> Tokenizer:
   """An encoder reads its prompts with EOS after them, as T5 was trained to."""
-  return tokenizer._replace(closes=config.has_encoder)
+  return tokenizer._replace(appends_eos=config.has_encoder)
 
 
 def _gguf(path: Path) -> Opened:
@@ -229,7 +232,7 @@ def _random(name: str, tokenizer: Tokenizer | None) -> Opened:
 def _drawn(model: Model, execution: Execution) -> Tree:
   """Random weights, each where it shall lie."""
   init = lambda key: jax.tree.map(lambda x: x.astype(DTYPES[execution.param_dtype]), model.init(key))
-  return tree.map_named(keep(execution), sharding.born(init, jax.random.key(0), prefix='params'))
+  return tree.map_named(keep(execution), sharding.init_sharded(init, jax.random.key(0), prefix='params'))
 
 
 def _package(name: str) -> Path:
@@ -313,12 +316,12 @@ def _hub(name: str) -> Path:
 
 def _hash(files: list[Path]) -> str:
   """Of all bytes, which only the first of several processes reads; the others' files must be as long."""
-  hosts.agree(lambda: {file.name: file.stat().st_size for file in files})
+  hosts.assert_equal_across_processes(lambda: {file.name: file.stat().st_size for file in files})
   digest = hashlib.sha256()
-  for file in files if hosts.first() else ():
+  for file in files if hosts.is_primary() else ():
     with open(file, 'rb') as f:
       while block := f.read(1 << 20):
         digest.update(block)
-  return hosts.of_all(digest.hexdigest()[:16])[0]
+  return hosts.all_gather_object(digest.hexdigest()[:16])[0]
 
 

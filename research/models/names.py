@@ -44,9 +44,9 @@ class Row(NamedTuple):
     """
     if len(widths) == 1 and not self.heads:
       return [[x[box[::-1]].T if self.transposed else x[box] for box in boxes[0]]]
-    return [[part[box] for box in of_part] for part, of_part in zip(self.apart(np.asarray(x), widths), boxes)]
+    return [[part[box] for box in of_part] for part, of_part in zip(self.unpack(np.asarray(x), widths), boxes)]
 
-  def apart(self, x: np.ndarray, widths: list[int]) -> list[np.ndarray]:
+  def unpack(self, x: np.ndarray, widths: list[int]) -> list[np.ndarray]:
     """A tensor as it is stored -> the parameters in it, whose last axes have these widths; of a kernel stored [O, I]
     they are [I, width]."""
     x = x.T if self.transposed else x
@@ -55,8 +55,8 @@ class Row(NamedTuple):
       return [x[..., i, :].reshape(*x.shape[:-3], -1) for i in range(len(widths))]
     return np.split(x, np.cumsum(widths)[:-1], axis=-1)
 
-  def together(self, parts: list[np.ndarray]) -> np.ndarray:
-    """The inverse of `apart`: the tensor to store, of parameters whose shapes differ in the last axis alone."""
+  def pack(self, parts: list[np.ndarray]) -> np.ndarray:
+    """The inverse of `unpack`: the tensor to store, of parameters whose shapes differ in the last axis alone."""
     if self.heads:
       parts = [x.reshape(*x.shape[:-1], self.heads, -1) for x in parts]
       x = np.stack(parts, axis=-2).reshape(*parts[0].shape[:-2], -1)
@@ -85,7 +85,7 @@ class Family(NamedTuple):
   ignored: tuple[str, ...] = ()                            # regexes of tensors that hold nothing to learn
   duplicates: Mapping[str, str] = {}                       # further names of a tensor -> its name
   gguf: Callable[[Header], dict[str, Any]] | None = None             # a GGUF header -> a Hugging Face config
-  ungguf: Callable[[ModelConfig, str, np.ndarray], np.ndarray] | None = None   # undoes what GGUF does to a tensor
+  from_gguf_layout: Callable[[ModelConfig, str, np.ndarray], np.ndarray] | None = None   # undoes what GGUF does to a tensor
 
 
 def config_of(family: Family, hf: dict[str, Any], where: str, separate_head: bool) -> ModelConfig:
@@ -227,5 +227,5 @@ def export_params(family: Family, config: ModelConfig, params: Tree) -> dict[str
   for row in family.rows(config):
     values = [np.asarray(ours[path]) for path in row.paths]
     for n, name in enumerate(theirs(row, expected)):
-      out[name] = row.together([x[n] for x in values] if '{n}' in row.theirs else values)
+      out[name] = row.pack([x[n] for x in values] if '{n}' in row.theirs else values)
   return out

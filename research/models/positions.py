@@ -160,7 +160,7 @@ def rotate(x: Array, cos: Array, sin: Array) -> Array:
   return turned if turning == x.shape[-1] else jnp.concatenate([turned, x[..., turning:]], axis=-1)
 
 
-def buckets(query: Array, key: Array, count: int, max_distance: int, both_ways: bool) -> Array:
+def relative_buckets(query: Array, key: Array, count: int, max_distance: int, bidirectional: bool) -> Array:
   """The bucket of every distance key - query (T5; Raffel et al. 2020, arXiv 1910.10683): [B, L, S] int32.
 
   Near distances have a bucket each, far ones share them logarithmically, all beyond `max_distance` the last.
@@ -170,11 +170,11 @@ def buckets(query: Array, key: Array, count: int, max_distance: int, both_ways: 
     key: positions [B, S].
     count: how many buckets there are.
     max_distance: from here on all distances share a bucket.
-    both_ways: half of the buckets are for keys that come later; otherwise those count as distance 0.
+    bidirectional: half of the buckets are for keys that come later; otherwise those count as distance 0.
   """
   distance = key[:, None, :] - query[:, :, None]
   offset: Array | int = 0
-  if both_ways:
+  if bidirectional:
     count //= 2
     offset = jnp.where(distance > 0, count, 0)
     distance = jnp.abs(distance)

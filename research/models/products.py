@@ -82,7 +82,7 @@ def dot(x: Array, kernel) -> Array:
   batch = 'abc'[:x.ndim - 1]
   if x.ndim < 3:                                 # no activations of lines
     return contract(f'{batch}i,io->{batch}o', x, kernel, x.dtype)
-  return sharding.rows(contract(f'{batch}i,io->{batch}o', sharding.rows(x), kernel, x.dtype))
+  return sharding.constrain_batch(contract(f'{batch}i,io->{batch}o', sharding.constrain_batch(x), kernel, x.dtype))
 
 
 def affine(x: Array, kernel, bias: Array | None) -> Array:

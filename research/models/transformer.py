@@ -26,17 +26,17 @@ from research.models.layers import (
   Dense,
   Embedding,
   Norm,
-  Stage,
+  QueryBlocks,
   attend,
-  capped,
+  attention_mask,
   delta_at,
   output,
   same_document,
+  softcap,
   stages,
-  visible,
-  within,
+  window_mask,
 )
-from research.models.positions import angles, buckets, rotate
+from research.models.positions import angles, relative_buckets, rotate
 from research.models.products import contract
 from research.models.quantized import is_quantized
 from research.tree import Tree
@@ -58,12 +58,12 @@ class Cache(NamedTuple):
 
 class Context(NamedTuple):
   """What all layers of one stack share in one call; computed once."""
-  masks: tuple[tuple[Stage, ...], ...]  # what the queries see, for each kind of layers
+  masks: tuple[tuple[QueryBlocks, ...], ...]  # what the queries see, for each kind of layers
   rope: tuple[Array, Array] | None      # cos and sin, each [kinds of layers, B, L, turning / 2]
   buckets: Array | None = None          # [B, L, S] of relative distances
   bias: Array | None = None             # [B, H, L, S], where all layers have the same
   source: Array | None = None           # [B, S', D], what the encoder made of the prompt
-  source_mask: tuple[Stage, ...] = ()   # what they see of the source
+  source_mask: tuple[QueryBlocks, ...] = ()   # what they see of the source
   write: Array | None = None            # [] the first cache slot to fill, or None where there is no cache
 
   def rope_of(self, kind: Array | None) -> tuple[Array, Array] | None:
@@ -108,7 +108,7 @@ class Attention(nn.Module):
     dense = lambda name, features: Dense(features, f'attn/{name}' in c.biases, _spread(c, name), name=name)
     widths = {name: (c.heads if name == 'q' else c.kv_heads) * c.head_dim for name in QKV}
     together = delta_at(self, FUSED)                                       # one delta of three kernels
-    parts = (None,) * 3 if together is None else together.apart(tuple(widths.values()))
+    parts = (None,) * 3 if together is None else together.split_outputs(tuple(widths.values()))
     q, k, v = (dense(name, width)(x, part) for (name, width), part in zip(widths.items(), parts))
     if c.qk_norm == 'heads':
       q, k = Norm(c, name='norm_q')(q), Norm(c, name='norm_k')(k)
@@ -131,7 +131,7 @@ class Attention(nn.Module):
     bias = context.bias
     if c.bias_per_layer:
       assert context.buckets is not None
-      bias = _relative(nn.Embed(c.buckets, c.heads, name='relative'), context.buckets)
+      bias = _relative(nn.Embed(c.relative_buckets, c.heads, name='relative'), context.buckets)
     y = context.attend(kind, q, k, v, _scale(c), bias, c.attention_cap)
     y = dense('o', c.width)(y.reshape(*y.shape[:2], -1))
     return output(self, x, y), cache
@@ -161,7 +161,7 @@ def _scale(c: ModelConfig) -> float:
 
 def _spread(c: ModelConfig, name: str) -> float | None:
   """Of initial kernels; where scores are not scaled, those of the queries are smaller instead (as T5's)."""
-  return (c.width * c.head_dim) ** -0.5 if c.spread is None and name == 'q' else c.spread
+  return (c.width * c.head_dim) ** -0.5 if c.init_std is None and name == 'q' else c.init_std
 
 
 class MLP(nn.Module):
@@ -171,7 +171,7 @@ class MLP(nn.Module):
   @nn.compact
   def __call__(self, x):
     c = self.config
-    dense = lambda name, features: Dense(features, f'mlp/{name}' in c.biases, c.spread, name=name)
+    dense = lambda name, features: Dense(features, f'mlp/{name}' in c.biases, c.init_std, name=name)
     act, up = ACTIVATIONS[c.activation], dense('up', c.hidden)(x)
     y = act(dense('gate', c.hidden)(x)) * up if c.gated else act(up)
     return output(self, x, dense('down', c.width)(y))
@@ -205,7 +205,7 @@ class Block(nn.Module):
     return (x, cache), crossed if cache else None
 
 
-def _recomputed(c: ModelConfig) -> type[Block]:
+def _remat_block(c: ModelConfig) -> type[Block]:
   """A layer that keeps for the backward pass what `config.remat` says, and computes the rest again there.
 
   'products' keeps what kernels give and computes plain attention, norms and activations again: little work, most of the memory.
@@ -216,12 +216,12 @@ def _recomputed(c: ModelConfig) -> type[Block]:
   return nn.remat(Block, policy=keep, prevent_cse=not c.scan)
 
 
-APART = 'last_layers'      # the name of the stack of `ModelConfig.apart`
+LAST_LAYERS = 'last_layers'      # the name of the stack of `ModelConfig.last_layers`
 
 
-def stacks(layers: int, apart: int) -> dict[str, slice]:
+def stacks(layers: int, last: int) -> dict[str, slice]:
   """The stacks that a decoder's layers are kept in, and which of the layers each holds."""
-  found = {'layers': slice(0, layers - apart), APART: slice(layers - apart, layers)}
+  found = {'layers': slice(0, layers - last), LAST_LAYERS: slice(layers - last, layers)}
   return {name: of for name, of in found.items() if of.stop > of.start}
 
 
@@ -230,21 +230,21 @@ class Stack(nn.Module):
   config: ModelConfig
   length: int
   crosses: bool = False
-  apart: int = 0      # of the layers, the last ones, whose parameters stand in a stack of their own
+  last_layers: int = 0      # of the layers, the last ones, whose parameters stand in a stack of their own
 
   @nn.compact
   def __call__(self, x, context: Context, cache=None):
     c = self.config
-    if c.buckets and not c.bias_per_layer:
+    if c.relative_buckets and not c.bias_per_layer:
       assert context.buckets is not None
-      context = context._replace(bias=_relative(nn.Embed(c.buckets, c.heads, name='relative'), context.buckets))
-    kinds = jnp.asarray(c.pattern, jnp.int32) if len(context.masks) > 1 else None
+      context = context._replace(bias=_relative(nn.Embed(c.relative_buckets, c.heads, name='relative'), context.buckets))
+    kinds = jnp.asarray(c.layer_pattern, jnp.int32) if len(context.masks) > 1 else None
     own, crossed = (cache[:2], cache[2:]) if cache else (None, ())
     per_layer, found = (jnp.arange(self.length), kinds, crossed), []
-    for name, of in stacks(self.length, self.apart).items():
+    for name, of in stacks(self.length, self.last_layers).items():
       length = len(range(self.length)[of])
       layers = nn.scan(
-          _recomputed(c), variable_axes={'params': 0, 'delta': 0}, variable_broadcast='shared',
+          _remat_block(c), variable_axes={'params': 0, 'delta': 0}, variable_broadcast='shared',
           split_rngs={'params': True, 'dropout': True}, in_axes=(0, nn.broadcast), length=length,
           unroll=1 if c.scan else length)(c, self.crosses, name=name)
       (x, own), read = layers((x, own), jax.tree.map(itemgetter(of), per_layer), context)
@@ -258,22 +258,22 @@ class Transformer(nn.Module):
 
   def setup(self):
     c = self.config
-    spread = 1.0 if c.spread is None else c.spread
-    self.embed = Embedding(c.vocab, c.width, spread, DTYPES[c.dtype], c.embed_scale)
+    init_std = 1.0 if c.init_std is None else c.init_std
+    self.embed = Embedding(c.vocab, c.width, init_std, DTYPES[c.dtype], c.embed_scale)
     if c.learned_positions:
-      self.positions = nn.Embed(c.learned_positions, c.width, embedding_init=nn.initializers.normal(spread))
+      self.positions = nn.Embed(c.learned_positions, c.width, embedding_init=nn.initializers.normal(init_std))
     if c.has_encoder:
       self.encoder = Stack(c, c.encoder_layers)
-    self.decoder = Stack(c, c.layers, c.has_encoder, c.apart)
+    self.decoder = Stack(c, c.layers, c.has_encoder, c.last_layers)
     nn.share_scope(self, self.decoder)
     if not c.tied:
-      self.head = Dense(c.vocab, spread=c.spread)
+      self.head = Dense(c.vocab, init_std=c.init_std)
 
   def embedded(self, tokens, positions):
     x = self.embed(tokens)
     if not self.config.learned_positions:
       return x
-    return x + sharding.looked_up(self.positions(positions).astype(x.dtype))
+    return x + sharding.constrain_lookup(self.positions(positions).astype(x.dtype))
 
   def encode(self, tokens, positions, context: Context):
     """What the encoder makes of the prompt, [B, S', D].
@@ -306,14 +306,14 @@ class Transformer(nn.Module):
       found = contract(f'{lead}d,vd->{lead}v', hidden, self.embed.embedding)
     else:
       found = self.head(hidden).astype(jnp.float32)
-    return capped(found, c.logit_cap)
+    return softcap(found, c.logit_cap)
 
 
 class Model(NamedTuple):
   """A model as pure functions of its variables `{'params': …, 'delta': …, 'shared': …}` (see `layers.delta_at`).
 
   A batch holds `tokens`, `positions` and `segments`, each int32 [B, L], and where some document has several answers `branches`
-  (see `layers.visible`). Where there is an encoder it reads `source_tokens`, `source_positions` and `source_segments`, each
+  (see `layers.attention_mask`). Where there is an encoder it reads `source_tokens`, `source_positions` and `source_segments`, each
   int32 [B, S'].
   """
   config: ModelConfig
@@ -326,7 +326,7 @@ class Model(NamedTuple):
 
 def _prefix(variables: Tree) -> int:
   """How many keys and values of a prefix stand before every line."""
-  for stack in ('layers', APART):
+  for stack in ('layers', LAST_LAYERS):
     prefix = variables.get('delta', {}).get(stack, {}).get('attn', {}).get('prefix')
     if prefix is not None:
       return prefix.slots
@@ -340,7 +340,7 @@ def _tokens(batch: Batch, prefix: int = 0) -> Batch:
           'branches': jnp.asarray(batch.get('branches', 0 * slots)), 'positions': jnp.asarray(batch['positions']) + prefix}
 
 
-def _behind(prefix: int, tokens: Batch) -> Batch:
+def _prepend_prefix(prefix: int, tokens: Batch) -> Batch:
   """The tokens that queries see: the prefix's slots, which all documents of the line share, and the line's own."""
   if not prefix:
     return tokens
@@ -368,29 +368,29 @@ def build(config: ModelConfig) -> Model:
   """The model of a config. The same config gives the same object, so compiled steps are found again."""
   module = Transformer(config)
 
-  def distances(query, key, both_ways=False):
-    if not config.buckets:
+  def distances(query, key, bidirectional=False):
+    if not config.relative_buckets:
       return None
     lengths = _lengths(query, key)
     if max(lengths) > LONGEST_BIAS:
       raise InputError(f'model.context: relative biases are kept for every pair of tokens, of at most {LONGEST_BIAS}; here '
                        f'{lengths[0]} x {lengths[1]}')
-    return buckets(query['positions'], key['positions'], config.buckets, config.max_distance, both_ways)
+    return relative_buckets(query['positions'], key['positions'], config.relative_buckets, config.max_distance, bidirectional)
 
   def masks(query, key, prefix, straight):
     """Of each kind of layers. In a `straight` line a document's tokens stand one after the other, so windows are stretches."""
     found, lengths = {}, _lengths(query, key)
-    one_kernel = (config.attention == 'auto' and not config.buckets and not config.attention_cap
-                  and fused.holds(config.dtype, config.head_dim, *lengths))
-    for window in {kind.window for kind in config.kinds}:
+    one_kernel = (config.attention == 'auto' and not config.relative_buckets and not config.attention_cap
+                  and fused.is_supported(config.dtype, config.head_dim, *lengths))
+    for window in {kind.window for kind in config.layer_kinds}:
       def sees(queries, keys, window=window):
         sides = _part(query, queries), _part(key, keys)
-        return visible(*sides) & within(window, *sides) if window else visible(*sides)
+        return attention_mask(*sides) & window_mask(window, *sides) if window else attention_mask(*sides)
       found[window] = stages(sees, *lengths, prefix, window if straight and not prefix else 0, one_kernel)
-    return tuple(found[kind.window] for kind in config.kinds)
+    return tuple(found[kind.window] for kind in config.layer_kinds)
 
   def context(query, key, prefix=0, write=None, source=None, source_tokens=None, straight=False) -> Context:
-    key, kinds = _behind(prefix, key), config.kinds
+    key, kinds = _prepend_prefix(prefix, key), config.layer_kinds
 
     def turning(kind: Kind) -> tuple[Array, Array]:
       assert kind.rope is not None      # all kinds of a model have one, or none has
@@ -407,8 +407,8 @@ def build(config: ModelConfig) -> Model:
     if not config.has_encoder:
       return None, None
     tokens = _source(batch)
-    sees = lambda queries, keys: visible(_part(tokens, queries), _part(tokens, keys), both_ways=True)
-    shared = Context((stages(sees, *_lengths(tokens, tokens)),), None, distances(tokens, tokens, both_ways=True))
+    sees = lambda queries, keys: attention_mask(_part(tokens, queries), _part(tokens, keys), bidirectional=True)
+    shared = Context((stages(sees, *_lengths(tokens, tokens)),), None, distances(tokens, tokens, bidirectional=True))
     return apply(batch['source_tokens'], batch['source_positions'], shared, method='encode'), tokens
 
   def init(key):
@@ -470,7 +470,7 @@ def build(config: ModelConfig) -> Model:
   return Model(config, init, hidden, logits, prefill, step)
 
 
-def set_apart(config: ModelConfig, params: Tree, count: int) -> tuple[ModelConfig, Tree]:
+def split_last_layers(config: ModelConfig, params: Tree, count: int) -> tuple[ModelConfig, Tree]:
   """The same model with its last `count` layers in a stack of their own, so that those alone can learn.
 
   Args:
@@ -478,11 +478,11 @@ def set_apart(config: ModelConfig, params: Tree, count: int) -> tuple[ModelConfi
     params: its parameters.
     count: of the layers; 0: all stand in one stack.
   """
-  parts = [params[name] for name in stacks(config.layers, config.apart)]
+  parts = [params[name] for name in stacks(config.layers, config.last_layers)]
   whole = parts[0] if len(parts) == 1 else jax.tree.map(lambda *xs: jnp.concatenate(xs), *parts)
-  rest = {name: x for name, x in params.items() if name not in ('layers', APART)}
+  rest = {name: x for name, x in params.items() if name not in ('layers', LAST_LAYERS)}
   split = {name: jax.tree.map(itemgetter(of), whole) if count else whole for name, of in stacks(config.layers, count).items()}
-  return dataclasses.replace(config, apart=count), rest | split
+  return dataclasses.replace(config, last_layers=count), rest | split
 
 
 class Site(NamedTuple):

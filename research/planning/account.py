@@ -29,12 +29,12 @@ class Account(NamedTuple):
   """Of one step, on each device."""
   kinds: dict[str, float]      # bytes: `KINDS`; a cache stands in memory at another time than gradients and activations
   flops: float                 # of matrix products
-  read: float                  # bytes read from and written to its memory, at least
-  sent: float                  # bytes that it sends to others
+  bytes_accessed: float                  # bytes read from and written to its memory, at least
+  bytes_sent: float                  # bytes that it sends to others
   tokens: float                # that the whole mesh reads in a step, padding with them
 
   @property
-  def held(self) -> float:
+  def static_bytes(self) -> float:
     """Bytes that a step takes of however few tokens."""
     return sum(self.kinds[kind] for kind in ('weights', 'trainables', 'optimizer', 'gradients'))
 
@@ -66,10 +66,10 @@ def of_a_device(exp: Experiment, tensor: int) -> Experiment:
   begins = {**fields, 'strategy': {**fields['strategy'], 'init_from': None},
             'training': {**fields['training'], 'init_from': None}}
   run_as = Execution(**{name: fields['model'][name] for name in Execution._fields})
-  whole = dataclasses.replace(config, apart=0)
+  whole = dataclasses.replace(config, last_layers=0)
   params = load.shapes(whole, run_as)
-  if config.apart:
-    params = jax.eval_shape(lambda params: transformer.set_apart(whole, params, config.apart)[1], params)
+  if config.last_layers:
+    params = jax.eval_shape(lambda params: transformer.split_last_layers(whole, params, config.last_layers)[1], params)
   return exp._replace(config=begins, model=transformer.build(config), params=params)
 
 
@@ -84,7 +84,7 @@ def batch_shapes(exp: Experiment, sizes: Mapping[str, int], tokens: int = 0) -> 
   """
   t = exp.config['training']
   if not tokens:
-    with sharding.planned(sizes):
+    with sharding.use_abstract(sizes):
       return {n: jax.ShapeDtypeStruct(x.shape, x.dtype) for n, x in exp.training_batches(looked_at=4)(0).items()}
   lead, encoder = (t['microbatches'], t['batch_size'] // t['microbatches']), exp.model.config.has_encoder
   read = dict.fromkeys(('tokens', 'positions', 'segments', 'index', 'targets', 'weights'), tokens // 4 if encoder else tokens)
@@ -93,7 +93,7 @@ def batch_shapes(exp: Experiment, sizes: Mapping[str, int], tokens: int = 0) -> 
 
 
 def _parts(x: Tree, sizes: Mapping[str, int]) -> Tree:
-  return tree.map_named(lambda n, leaf: jax.ShapeDtypeStruct(sharding.part(n, leaf.shape, sizes), leaf.dtype), x)
+  return tree.map_named(lambda n, leaf: jax.ShapeDtypeStruct(sharding.shard_shape(n, leaf.shape, sizes), leaf.dtype), x)
 
 
 def _bytes(x: Tree) -> float:

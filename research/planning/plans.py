@@ -42,14 +42,14 @@ def plan(config: dict[str, Any], said: str, compile: bool = True, tokens: int = 
       found['compiled'] = compiled.step(exp, said, tokens)
       found['fits'] = found['compiled']['total'] <= topology.chip.memory
     if not found['fits']:
-      found['changes'] = [*nearest(config, of_step, topology, tokens)]
+      found['changes'] = [*fitting_changes(config, of_step, topology, tokens)]
   return found
 
 
 def assembled(config: dict[str, Any], topology: Topology) -> tuple[Experiment, dict[str, int]]:
   """The experiment as shapes, and the sizes of its mesh on this topology."""
-  sizes = sharding.resolved(config['mesh'], topology.count)
-  with sharding.planned(sizes):
+  sizes = sharding.infer_axis_sizes(config['mesh'], topology.count)
+  with sharding.use_abstract(sizes):
     return experiment.assemble({**config, 'mesh': sizes}, abstract=True), sizes
 
 
@@ -62,17 +62,18 @@ def timed(exp: Experiment, of_step: Account, topology: Topology) -> dict[str, An
     topology: the devices, whose peak rates bound a step.
   """
   steps = exp.config['training']['steps']
-  bounds = {'products': of_step.flops / topology.rate(exp.model.config.dtype), 'memory': of_step.read / topology.bandwidth,
-            'interconnect': of_step.sent / topology.chip.interconnect}
+  bounds = {'products': of_step.flops / topology.rate(exp.model.config.dtype),
+            'memory': of_step.bytes_accessed / topology.bandwidth,
+            'interconnect': of_step.bytes_sent / topology.chip.interconnect}
   seconds = max(bounds.values())
   hours = steps * seconds / 3600
-  return {'flops_per_step': of_step.flops * topology.count, 'bytes_sent_per_step': of_step.sent,
+  return {'flops_per_step': of_step.flops * topology.count, 'bytes_sent_per_step': of_step.bytes_sent,
           'step_seconds': seconds, 'bounds': bounds, 'bound_by': max(bounds, key=bounds.__getitem__),
           'utilisation': bounds['products'] / seconds, 'tokens_per_second': of_step.tokens / seconds,
           'steps': steps, 'hours': hours, 'cost': chips.costs(topology, hours)}
 
 
-def nearest(config: dict[str, Any], of_step: Account, topology: Topology, tokens: int = 0) -> Iterator[dict[str, Any]]:
+def fitting_changes(config: dict[str, Any], of_step: Account, topology: Topology, tokens: int = 0) -> Iterator[dict[str, Any]]:
   """Changes of a config after which its step fits, by the account: single ones, and smaller parts with recomputation.
 
   Args:
@@ -86,7 +87,7 @@ def nearest(config: dict[str, Any], of_step: Account, topology: Topology, tokens
   smaller = [{'training.microbatches': t['microbatches'] * n} for n in (2, 4, 8, 16, 32, 64) if rows % n == 0]
   again = [{'model.remat': name} for name in ('products', 'layer') if name != config['model']['remat']]
   tried = [*smaller, *again, *({**s, **a} for a in again for s in smaller)]
-  if of_step.held > topology.chip.memory:       # then no smaller part will do
+  if of_step.static_bytes > topology.chip.memory:       # then no smaller part will do
     tried = []
   if topology.count > 1 and mesh['fsdp'] != -1:
     everywhere = {'mesh.data': 1, 'mesh.fsdp': -1, 'mesh.tensor': 1}
@@ -117,12 +118,12 @@ def nearest(config: dict[str, Any], of_step: Account, topology: Topology, tokens
 
 
 def change(one: Mapping[str, Any]) -> str:
-  """One of the `nearest` changes, as flags."""
+  """One of the `fitting_changes`, as flags."""
   said = ' '.join(f'--config.{field}={value}' for field, value in one['changes'].items())
   return f'{said}  ({one["bytes"] / GIB:.2f} GiB)'
 
 
-class Here(NamedTuple):
+class LocalPlan(NamedTuple):
   """What a training step takes on each of the devices that are here, before it has been compiled."""
   exp: Experiment              # of shapes
   of_step: Account
@@ -135,7 +136,7 @@ class Here(NamedTuple):
     return shared + members * (self.of_step.total - shared)
 
 
-def here(config: dict[str, Any]) -> Here | None:
+def here(config: dict[str, Any]) -> LocalPlan | None:
   """The account of a config on this machine; None where nothing learns. Settings that only change arrays share one."""
   arrays = {**config['training'], 'learning_rate': 1.0, 'weight_decay': 0.0, 'warmup': 0.0,
             **{f'{part}_seed': None for part in experiment.SEEDS if part not in ('rows', 'shots')}}
@@ -146,13 +147,13 @@ def here(config: dict[str, Any]) -> Here | None:
 
 
 @lru_cache(maxsize=128)
-def _here(said: str) -> Here | None:
+def _here(said: str) -> LocalPlan | None:
   topology = chips.topology('local')
   exp, sizes = assembled(json.loads(said), topology)
   if not exp.config['training']['steps']:
     return None
   of_step = account.account(exp, sizes)
-  return Here(exp, of_step, tree.size(account.begun(exp)[0].trainable), timed(exp, of_step, topology)['step_seconds'])
+  return LocalPlan(exp, of_step, tree.size(account.begun(exp)[0].trainable), timed(exp, of_step, topology)['step_seconds'])
 
 
 def check(config: dict[str, Any], members: int = 1) -> None:
@@ -165,11 +166,11 @@ def check(config: dict[str, Any], members: int = 1) -> None:
     InputError: it does not fit; it says what would.
   """
   found, topology = here(config), chips.topology('local')
-  memory = min(hosts.of_all(topology.chip.memory))      # where processes have different machines, the smallest
+  memory = min(hosts.all_gather_object(topology.chip.memory))      # where processes have different machines, the smallest
   if found is None or found.bytes(members) <= memory:
     return
   kinds = ', '.join(f'{kind} {n / GIB:.2f}' for kind, n in found.of_step.kinds.items() if n)
-  fitting = None if members > 1 else next(nearest(config, found.of_step, topology), None)      # each takes a second
+  fitting = None if members > 1 else next(fitting_changes(config, found.of_step, topology), None)      # each takes a second
   hint = f'this would fit: {change(fitting)}; ' if fitting else ''
   raise InputError(f'a training step needs about {found.bytes(members) / GIB:.2f} GiB on each device ({kinds}), and '
                    f'{memory / GIB:.2f} are there; {hint}--config.check_memory=False tries it all the same')

@@ -13,7 +13,7 @@ from research.models.quantized import dense, is_quantized
 from research.models.transformer import Model, sites
 from research.strategies import targets
 from research.strategies.deltas import Delta
-from research.strategies.initial import Base
+from research.strategies.initializers import Base
 from research.strategies.table import Strategy, also_learns
 from research.tree import Tree
 
@@ -87,20 +87,21 @@ def deltas(key: jax.Array, strategy: Strategy, model: Model, params: Tree, encod
     for pattern in strategy.fields.get(field, ()):
       if not any(re.search(pattern, path) for path in found):
         raise InputError(f'strategy.{field}: {pattern!r} matches none of the sites: {", ".join(found)}')
-  return stored(found)
+  return to_collections(found)
 
 
-def stored(deltas: dict[str, Delta]) -> dict[str, Tree]:
-  """The collections `delta` and `shared` that hold these deltas: the inverse of `placed`."""
-  return {'delta': tree.nested({path: delta.own() for path, delta in deltas.items()}),
-          'shared': tree.nested({path: delta.alike() for path, delta in deltas.items() if jax.tree.leaves(delta.alike())})}
+def to_collections(deltas: dict[str, Delta]) -> dict[str, Tree]:
+  """The collections `delta` and `shared` that hold these deltas: the inverse of `from_collections`."""
+  shared = {path: delta.shared_leaves() for path, delta in deltas.items()}
+  return {'delta': tree.nested({path: delta.per_layer() for path, delta in deltas.items()}),
+          'shared': tree.nested({path: leaves for path, leaves in shared.items() if jax.tree.leaves(leaves)})}
 
 
 def is_delta(x: Any) -> bool:
   return isinstance(x, Delta)
 
 
-def placed(variables: Tree) -> dict[str, Delta]:
+def from_collections(variables: Tree) -> dict[str, Delta]:
   """All deltas by path, each with all its leaves."""
   shared = tree.leaves(variables.get('shared', {}), is_leaf=is_delta)
   return {path: tree.join(delta, shared[path]) if path in shared else delta
@@ -115,14 +116,14 @@ def merge(variables: Tree) -> Tree:
   """
   params = {path: dense(x, jnp.float32) if is_quantized(x) else x
             for path, x in tree.leaves(variables['params'], is_leaf=is_quantized).items()}
-  for path, delta in placed(variables).items():
+  for path, delta in from_collections(variables).items():
     if delta.unmergeable:
       raise InputError(f'strategy {delta.unmergeable} ({path})')
     if path == 'embed/embedding' and 'head/kernel' not in params:
       raise InputError('strategy lora on the embedding cannot be merged: this model\'s head is the embedding too, which its '
                        'delta does not change')
     kernels = _kernels(path, params)
-    parts = [delta] if kernels == [path] else delta.apart(tuple(params[k].shape[-1] for k in kernels))
+    parts = [delta] if kernels == [path] else delta.split_outputs(tuple(params[k].shape[-1] for k in kernels))
     for kernel, part in zip(kernels, parts):
       bias = f'{kernel.removesuffix("/kernel")}/bias'
       changed, shifted = part.merge(params[kernel].astype(jnp.float32), params.get(bias))
@@ -140,7 +141,7 @@ def _kernels(path: str, params: dict[str, Any]) -> list[str]:
   return [f'{sublayer}/{name}/kernel' for name in targets.QKV]
 
 
-class Line(NamedTuple):
+class SiteRow(NamedTuple):
   """One line of a run's table: what stands at a site, or what of the base learns."""
   site: str
   kind: str                    # the delta's name, or 'params'
@@ -155,22 +156,22 @@ class Line(NamedTuple):
     return f'{self.site}: {self.kind}{on}: {leaves}; {self.trainable:,} learn'
 
 
-def table(trainable: Tree, frozen: Tree) -> list[Line]:
+def table(trainable: Tree, frozen: Tree) -> list[SiteRow]:
   """What was added where, and what learns: all that a config left open."""
   learning, staying = tree.leaves(trainable), tree.leaves(frozen)
   params = tree.leaves(tree.join(trainable['params'], frozen['params']), is_leaf=is_quantized)
   lines = []
-  for path, delta in placed(trainable).items():
+  for path, delta in from_collections(trainable).items():
     leaves = {name: x for of in (learning, staying) for name, x in of.items()
               if name.startswith((f'delta/{path}/', f'shared/{path}/'))}
     changed = [params[p] for p in _kernels(path, params) if p in params]
-    lines.append(Line(path, type(delta).__name__, ' + '.join(map(described, changed)),
+    lines.append(SiteRow(path, type(delta).__name__, ' + '.join(map(described, changed)),
                       {name.rpartition('/')[2]: [list(x.shape), str(x.dtype), name in learning] for name, x in leaves.items()},
                       sum(x.size for name, x in leaves.items() if name in learning)))
   for name, x in learning.items():
     if name.startswith('params/'):
       shapes = {'': [list(x.shape), str(x.dtype), True]}
-      lines.append(Line(name.removeprefix('params/'), 'params', described(x), shapes, x.size))
+      lines.append(SiteRow(name.removeprefix('params/'), 'params', described(x), shapes, x.size))
   return lines
 
 

@@ -43,16 +43,16 @@ class Delta:
   unmergeable: ClassVar[str] = ''
   __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]      # every delta is a `struct.dataclass`
 
-  def own(self):
+  def per_layer(self):
     """This delta without what is the same in all layers: None stands for it."""
     return dataclasses.replace(self, **dict.fromkeys(self.shared))
 
-  def alike(self):
+  def shared_leaves(self):
     """This delta with None for what every layer has its own of."""
     leaves = {name for name, field in self.__dataclass_fields__.items() if field.metadata.get('pytree_node', True)}
     return dataclasses.replace(self, **dict.fromkeys(leaves - set(self.shared)))
 
-  def apart(self, widths: tuple[int, ...]) -> list:
+  def split_outputs(self, widths: tuple[int, ...]) -> list:
     """The deltas of kernels that stand side by side, from that of all; `widths`: their outputs."""
     starts = [sum(widths[:i]) for i in range(len(widths))]
     return [dataclasses.replace(self, **{name: getattr(self, name)[..., at:at + width] for name in self.outputs})
@@ -97,7 +97,7 @@ class LowRank(Delta):
 
 
 @struct.dataclass
-class Principal(Delta):
+class PiSSA(Delta):
   """PiSSA (Meng et al. 2024, arXiv 2404.02948): LoRA that begins at the kernel's R largest singular directions.
 
   The paper freezes W - s A₀ B₀; here W stays as it is, and what is added is s · drop(x) (A B - A₀ B₀), computed as
@@ -300,7 +300,7 @@ class ProjectedPrefix(Delta):
 
 
 @struct.dataclass
-class Shift(Delta):
+class AddedBias(Delta):
   """A bias where the model has none (BitFit, Ben Zaken et al. 2021, arXiv 2106.10199)."""
   value: Array      # [N, O]
 

@@ -28,7 +28,7 @@ from research.models.names import Family, Row
 from research.models.names import theirs as theirs_of
 from research.models.transformer import FUSED, QKV
 from research.strategies import deltas, table
-from research.strategies.bind import placed
+from research.strategies.bind import from_collections
 from research.strategies.deltas import Delta
 from research.tree import Tree
 
@@ -124,12 +124,12 @@ def _modules(family: Family, config: ModelConfig, shapes: dict[str, tuple[int, .
 def _to_theirs(module: Module, x: np.ndarray) -> np.ndarray:
   """An array [..., O] with outputs in our order (q, then k, then v) -> in theirs."""
   row = module.row._replace(transposed=False)
-  return row.together(np.split(x, np.cumsum(module.widths)[:-1], axis=-1))
+  return row.pack(np.split(x, np.cumsum(module.widths)[:-1], axis=-1))
 
 
 def _to_ours(module: Module, x: np.ndarray) -> np.ndarray:
   row = module.row._replace(transposed=False)
-  return np.concatenate(row.apart(x, list(module.widths)), axis=-1)
+  return np.concatenate(row.unpack(x, list(module.widths)), axis=-1)
 
 
 class _Leaf(NamedTuple):
@@ -147,7 +147,7 @@ _same = lambda x: x
 _FLAT = np.ravel
 LEAVES: dict[type[Delta], dict[str, _Leaf]] = {
     deltas.LowRank: {'a': _A, 'b': _B},
-    deltas.Principal: {'a': _A, 'b': _B},
+    deltas.PiSSA: {'a': _A, 'b': _B},
     deltas.Dora: {'a': _A, 'b': _B, 'magnitude': _Leaf('.lora_magnitude_vector', _same, _FLAT, True)},
     deltas.LowRankEmbedding: {'a': _Leaf('.lora_embedding_A', _T, _T, False), 'b': _Leaf('.lora_embedding_B', _T, _T, False)},
     deltas.Vera: {'d': _Leaf('.vera_lambda_d', _same, _FLAT, False), 'o': _Leaf('.vera_lambda_b', _same, _FLAT, True)},
@@ -344,7 +344,7 @@ def _lora(folder, said, tensors, config, shapes):
   def kind(parts):
     if '.lora_embedding_A' in parts:
       return deltas.LowRankEmbedding
-    return deltas.Dora if dora else deltas.Principal if pissa else deltas.LowRank
+    return deltas.Dora if dora else deltas.PiSSA if pissa else deltas.LowRank
   rank, alpha = said['r'] or 8, float(said['lora_alpha'])
   alpha_of = lambda name: _first(said['alpha_pattern'], name, alpha, folder)
   layers: dict[str, dict[str, tuple[int, float]]] = {}      # site -> module -> its rank and scale
@@ -422,7 +422,7 @@ def _whole(folder, said, tensors, config, shapes) -> tuple[list[str], dict[str, 
       x = tensors.pop(here.pop(name))
       if x.shape != stored:
         raise InputError(f'{folder}: {name} has shape {list(x.shape)}; this model needs {list(stored)}')
-      each.append(row.apart(x, widths))
+      each.append(row.unpack(x, widths))
     for n, path in enumerate(row.paths):
       values[f'params/{path}'] = np.stack([parts[n] for parts in each]) if stacked else each[0][n]
       also.append(path)
@@ -567,7 +567,7 @@ _KINDS = {'LORA': _lora, 'IA3': _ia3, 'VERA': _vera, 'PROMPT_TUNING': _prompt, '
 
 def fixed(frozen: Tree) -> dict[str, np.ndarray]:
   """What is frozen and yet a delta's own, by name, each array of its own shape: not what follows from the delta's kernel."""
-  return {n: hosts.fetched(x) for n, x in tree.leaves(frozen).items() if re.search(r'/fixed_[ab]$', n)}
+  return {n: hosts.to_host(x) for n, x in tree.leaves(frozen).items() if re.search(r'/fixed_[ab]$', n)}
 
 
 def placed_in(trainable: Tree, frozen: Tree, values: dict[str, np.ndarray], where: str) -> tuple[Tree, Tree]:
@@ -611,12 +611,12 @@ def write(variables: Tree, strategy: table.Strategy, config: ModelConfig, source
   Raises:
     InputError: the strategy changes the base's own weights, or leaves nothing to save.
   """
-  if strategy.kernels or not learned:
+  if strategy.trains_base or not learned:
     raise InputError(f'--format=peft: strategy {strategy.name} adds nothing to the model; use --format=hf')
   said: dict[str, Any] = {'task_type': 'SEQ_2_SEQ_LM' if config.has_encoder else 'CAUSAL_LM', 'base_model_name_or_path': source,
                           'inference_mode': True}
   row = {'name': strategy.name, **strategy.fields}
-  found = placed(variables)
+  found = from_collections(variables)
   types = {type(delta) for delta in found.values()}
   known = {*LEAVES, deltas.Prompt, deltas.Prefix, deltas.ProjectedPrefix}
   if len(strategy.name.split('+')) > 1 or not types or not types <= known:
@@ -688,7 +688,7 @@ def _with_whole(said: dict[str, Any], tensors: dict[str, np.ndarray], also: set[
       inner = '.base_layer' if module not in modules and targeted.intersection(row.paths) else ''
       x = [np.asarray(params[path], np.float32) for path in row.paths]
       out[f'{ROOT}{place(module)}{inner}.{leaf}'] = np.ascontiguousarray(
-          row.together([part[n] for part in x] if '{n}' in row.theirs else x))
+          row.pack([part[n] for part in x] if '{n}' in row.theirs else x))
   tying = {'ensure_weight_tying': True} if config.tied and 'embed/embedding' in also else {}
   if tying:      # which PEFT keeps under both names
     out[f'{ROOT}{family.head}'] = np.asarray(params['embed/embedding'], np.float32)
@@ -742,7 +742,7 @@ def _by_module(said, found, strategy, row, config, variables, inside):
 
 def _doubled(delta: Delta) -> Delta:
   """PiSSA as what PEFT calls its conversion: LoRA of twice the rank on the kernel as it was, s [A A₀] [B; -B₀]."""
-  if not isinstance(delta, deltas.Principal):
+  if not isinstance(delta, deltas.PiSSA):
     return delta
   return deltas.LowRank(_joined([delta.a, delta.fixed_a], -1), _joined([delta.b, -delta.fixed_b], -2), None, delta.scale)
 

@@ -9,8 +9,8 @@ import re
 from typing import Any, NamedTuple
 
 from research.errors import InputError
-from research.strategies import initial
-from research.strategies.initial import Make, Ranks
+from research.strategies import initializers
+from research.strategies.initializers import Make, Ranks
 
 WEIGHTS = r'^params/'                                  # patterns of what learns: all of the base
 DELTAS = r'^(delta|shared)/(?!.*/fixed_)'              # what was added, except what `deltas` calls fixed
@@ -33,15 +33,15 @@ class Strategy(NamedTuple):
   deltas: tuple[Placement, ...] = ()
   trains: str = DELTAS                                 # which variables learn
   fused: bool = False                                  # q, k and v are changed as one kernel, by one delta
-  rates: tuple[tuple[str, float], ...] = ()            # (pattern of variables, times the learning rate)
-  apart: int = 0                                       # the last layers, which alone learn
+  lr_multipliers: tuple[tuple[str, float], ...] = ()            # (pattern of variables, times the learning rate)
+  last_layers: int = 0                                       # the last layers, which alone learn
   slots: int = 0                                       # places of a soft prompt, before the prompt's tokens
-  before: int = 0                                      # positions that a prefix takes before them
+  prefix_slots: int = 0                                      # positions that a prefix takes before them
   shots: int = 0                                       # demonstrations written into the prompt
   selection: str = 'random'                            # how they are chosen: a key of `demonstrations.SELECTIONS`
   calibrate: bool = False                              # contextual calibration of the choices
 
-  kernels: bool = False                                # kernels of the base learn: it is kept in float32, and never quantised
+  trains_base: bool = False                            # kernels of the base learn: it is kept in float32, and never quantised
 
   @property
   def learns(self) -> bool:
@@ -50,18 +50,18 @@ class Strategy(NamedTuple):
 
 def full() -> Strategy:
   """Full fine-tuning: every parameter learns."""
-  return Strategy('full', {}, trains=WEIGHTS, kernels=True)
+  return Strategy('full', {}, trains=WEIGHTS, trains_base=True)
 
 
 def last_layers(layers: int = 2) -> Strategy:
   """The decoder's last layers learn, and nothing else (as in Hu et al. 2021, table 3: "FT-top2")."""
   _require(layers >= 1, f'layers={layers}: must be 1 or more')
-  return Strategy('last_layers', {'layers': layers}, trains=r'^params/last_layers/', apart=layers, kernels=True)
+  return Strategy('last_layers', {'layers': layers}, trains=r'^params/last_layers/', last_layers=layers, trains_base=True)
 
 
 def bitfit() -> Strategy:
   """Biases learn (Ben Zaken et al. 2021, arXiv 2106.10199); a layer that has none gets one."""
-  return Strategy('bitfit', {}, (Placement(r'layers/.*bias$', ('bias',), initial.shift(), required=False),),
+  return Strategy('bitfit', {}, (Placement(r'layers/.*bias$', ('bias',), initializers.shift(), required=False),),
                   trains=rf'{WEIGHTS}.*bias$|{DELTAS}')
 
 
@@ -116,7 +116,7 @@ def lora(rank: int = 8, alpha: float = 16.0, dropout: float = 0.0, targets: str 
     alpha_pattern: {pattern: alpha}, in the same way.
     also: parameters of the base that learn in full beside the deltas (see `also_learns`); '' for none.
   """
-  return _ranked('lora', initial.low_rank, locals(), kinds=('kernel', 'embedding'))
+  return _ranked('lora', initializers.low_rank, locals(), kinds=('kernel', 'embedding'))
 
 
 def rslora(rank: int = 8, alpha: float = 16.0, dropout: float = 0.0, targets: str = 'all_linear', fused: bool = False,
@@ -134,7 +134,7 @@ def rslora(rank: int = 8, alpha: float = 16.0, dropout: float = 0.0, targets: st
     alpha_pattern: {pattern: alpha}, in the same way.
     also: parameters of the base that learn in full beside the deltas (see `also_learns`); '' for none.
   """
-  return _ranked('rslora', initial.low_rank, locals(), root=True, kinds=('kernel', 'embedding'))
+  return _ranked('rslora', initializers.low_rank, locals(), root=True, kinds=('kernel', 'embedding'))
 
 
 def lora_plus(rank: int = 8, alpha: float = 16.0, dropout: float = 0.0, targets: str = 'all_linear', fused: bool = False,
@@ -155,7 +155,8 @@ def lora_plus(rank: int = 8, alpha: float = 16.0, dropout: float = 0.0, targets:
   """
   fields = locals()
   _require(ratio > 0, f'ratio={ratio}: must be above 0')
-  return _ranked('lora_plus', initial.low_rank, fields, kinds=('kernel', 'embedding'), rates=((r'^delta/.*/b$', ratio),))
+  return _ranked('lora_plus', initializers.low_rank, fields, kinds=('kernel', 'embedding'),
+                 lr_multipliers=((r'^delta/.*/b$', ratio),))
 
 
 def pissa(rank: int = 8, alpha: float = 16.0, dropout: float = 0.0, targets: str = 'all_linear', fused: bool = False,
@@ -173,7 +174,7 @@ def pissa(rank: int = 8, alpha: float = 16.0, dropout: float = 0.0, targets: str
     alpha_pattern: {pattern: alpha}, in the same way.
     also: parameters of the base that learn in full beside the deltas (see `also_learns`); '' for none.
   """
-  return _ranked('pissa', initial.principal, locals())
+  return _ranked('pissa', initializers.principal, locals())
 
 
 def dora(rank: int = 8, alpha: float = 16.0, dropout: float = 0.0, targets: str = 'all_linear', fused: bool = False,
@@ -191,7 +192,7 @@ def dora(rank: int = 8, alpha: float = 16.0, dropout: float = 0.0, targets: str 
     alpha_pattern: {pattern: alpha}, in the same way.
     also: parameters of the base that learn in full beside the deltas (see `also_learns`); '' for none.
   """
-  return _ranked('dora', initial.dora, locals())
+  return _ranked('dora', initializers.dora, locals())
 
 
 def vera(rank: int = 256, dropout: float = 0.0, targets: str = 'all_linear', fused: bool = False,
@@ -208,7 +209,8 @@ def vera(rank: int = 256, dropout: float = 0.0, targets: str = 'all_linear', fus
   """
   _require(rank >= 1, f'rank={rank}: must be 1 or more')
   _rate(dropout)
-  return Strategy('vera', locals(), (Placement(targets, ('kernel',), initial.vera(rank, initial_d, dropout)),), fused=fused)
+  return Strategy('vera', locals(), (Placement(targets, ('kernel',), initializers.vera(rank, initial_d, dropout)),),
+                  fused=fused)
 
 
 def ia3(targets: str = r'layers/(attn|cross)/[kv]/kernel$', feedforward: str = r'layers/mlp/down/kernel$',
@@ -222,7 +224,7 @@ def ia3(targets: str = r'layers/(attn|cross)/[kv]/kernel$', feedforward: str = r
   """
   fields = locals()
   _require(bool(targets or feedforward), 'targets and feedforward are both empty')
-  placements = ((targets, initial.scale_out()), (feedforward, initial.scale_in()))
+  placements = ((targets, initializers.scale_out()), (feedforward, initializers.scale_in()))
   return Strategy('ia3', fields, tuple(Placement(where, ('kernel',), make, peft='ia3') for where, make in placements if where),
                   fused=fused)
 
@@ -250,7 +252,7 @@ def adapter(width: int = 32, dropout: float = 0.0, placement: str = 'houlsby') -
   _rate(dropout)
   fields = {'width': width, 'dropout': dropout, 'placement': placement}
   where, form = PLACES[placement]
-  return Strategy('adapter', fields, (Placement(where, ('output',), initial.bottleneck(width, dropout, **form)),))
+  return Strategy('adapter', fields, (Placement(where, ('output',), initializers.bottleneck(width, dropout, **form)),))
 
 
 def prefix(slots: int = 16, hidden: int = 0) -> Strategy:
@@ -260,9 +262,9 @@ def prefix(slots: int = 16, hidden: int = 0) -> Strategy:
   """
   _slots(slots)
   _require(hidden >= 0, f'hidden={hidden}: must be 0 (no MLP) or more')
-  make = initial.projected_prefix(slots, hidden) if hidden else initial.prefix(slots)
+  make = initializers.projected_prefix(slots, hidden) if hidden else initializers.prefix(slots)
   return Strategy('prefix', {'slots': slots, 'hidden': hidden}, (Placement(r'layers/attn/prefix$', ('prefix',), make),),
-                  before=slots)
+                  prefix_slots=slots)
 
 
 INITS = ('random', 'vocab', 'text')
@@ -280,7 +282,7 @@ def prompt(slots: int = 16, init: str = 'vocab', init_text: str = '') -> Strateg
   _require(init in INITS, f'init={init!r}: must be one of {", ".join(INITS)}')
   _require(bool(init_text) == (init == 'text'), 'init_text: is given with init=text, and only then')
   return Strategy('prompt', {'slots': slots, 'init': init, 'init_text': init_text},
-                  (Placement(r'^embed/prompt$', ('prompt',), initial.prompt(slots, init, init_text)),), slots=slots)
+                  (Placement(r'^embed/prompt$', ('prompt',), initializers.prompt(slots, init, init_text)),), slots=slots)
 
 
 SELECTIONS = ('random', 'balanced', 'nearest')
@@ -324,10 +326,10 @@ def make(name: str, fields: dict[str, Any]) -> Strategy:
       known = ', '.join(dict.fromkeys(f for one in takes.values() for f in one)) or 'no field of its own'
       raise InputError(f'strategy.{field}: strategy {name} does not take it (it takes {known})')
   rows = [STRATEGIES[one](**{f: v for f, v in given.items() if f in takes[one]}) for one in names]
-  return rows[0] if len(rows) == 1 else _together(name, rows)
+  return rows[0] if len(rows) == 1 else _combined(name, rows)
 
 
-def _together(name: str, rows: list[Strategy]) -> Strategy:
+def _combined(name: str, rows: list[Strategy]) -> Strategy:
   """Several rows as one. Where two take a field it has one value for both, so a default that differs must be given."""
   fields: dict[str, Any] = {}
   for row in rows:
@@ -337,7 +339,8 @@ def _together(name: str, rows: list[Strategy]) -> Strategy:
   total = lambda field: sum(getattr(row, field) for row in rows)
   return Strategy(name, fields, tuple(p for row in rows for p in row.deltas),
                   trains='|'.join(dict.fromkeys(row.trains for row in rows)), fused=any(row.fused for row in rows),
-                  rates=tuple(r for row in rows for r in row.rates), slots=total('slots'), before=total('before'))
+                  lr_multipliers=tuple(r for row in rows for r in row.lr_multipliers),
+                  slots=total('slots'), prefix_slots=total('prefix_slots'))
 
 
 def _require(holds: bool, message: str) -> None:

@@ -251,7 +251,7 @@ def _next(tried: list[float], chosen: float) -> float | None:
 ARRAYS = {'training': (*VARIED, 'learning_rate', 'weight_decay', 'warmup'), 'strategy': ('initial_d', 'init', 'init_text')}
 
 
-def alike(found: list[Cell]) -> list[list[Cell]]:
+def group_by_program(found: list[Cell]) -> list[list[Cell]]:
   """The cells whose runs can be one program, together, in their order."""
   groups: dict[str, list[Cell]] = {}
   for cell in found:

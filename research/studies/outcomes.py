@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from research import workdir as files
+from research import run_files
 from research.data.sources import read_jsonl
 from research.errors import InputError
 
@@ -33,7 +33,7 @@ def predictions(workdir: Path, key: str, split: str) -> list[dict[str, Any]]:
     InputError: neither holds them.
   """
   if (workdir / RUNS).exists():
-    return _checked(workdir / RUNS / key / files.PREDICTIONS / f'{split}.jsonl')
+    return _checked(workdir / RUNS / key / run_files.PREDICTIONS / f'{split}.jsonl')
   kept = _kept(workdir, key)
   if split not in kept:
     raise InputError(f'{workdir / FILE}: holds no {split} examples of {key}')
@@ -49,7 +49,7 @@ def curve(workdir: Path, key: str) -> list[dict[str, Any]]:
   """
   if not (workdir / RUNS).exists():
     return [{name: value for name, value in line.items() if value is not None} for line in _lines(_kept(workdir, key)['curve'])]
-  path = workdir / RUNS / key / files.METRICS
+  path = workdir / RUNS / key / run_files.METRICS
   return read_jsonl(path) if path.exists() and path.stat().st_size else []
 
 
@@ -74,7 +74,7 @@ def write(rows: Iterable[dict[str, Any]], workdir: Path) -> None:
         kept['test']['prompt'] = [e['prompt'].strip()[-PROMPT:] for e in examples]
         prompts.add(of)
     out.append(json.dumps(kept, ensure_ascii=False, separators=(',', ':')) + '\n')
-  files.write_bytes(workdir / FILE, gzip.compress(''.join(out).encode(), mtime=0))
+  run_files.write_bytes(workdir / FILE, gzip.compress(''.join(out).encode(), mtime=0))
 
 
 def _checked(path: Path) -> list[dict[str, Any]]:
@@ -85,7 +85,7 @@ def _checked(path: Path) -> list[dict[str, Any]]:
   """
   lines = read_jsonl(path)
   for number, line in enumerate(lines, 1):
-    missing = [name for name in files.PREDICTION_FIELDS if name not in line]
+    missing = [name for name in run_files.PREDICTION_FIELDS if name not in line]
     if missing or not isinstance(line['loss'], (int, float)) or not isinstance(line['prediction'], str):
       raise InputError(f'{path}: line {number} is damaged: it holds {"no " + missing[0] if missing else "no loss or answer"}; '
                        'evaluate the run again')

@@ -10,7 +10,7 @@ from typing import Any
 
 import jinja2
 
-from research import workdir as files
+from research import run_files
 from research.studies import figures, findings
 from research.studies.figures import count, shown
 from research.studies.findings import interval, p_value
@@ -53,18 +53,18 @@ def write(plan: Plan, comparison: dict[str, Any], rows: list[dict[str, Any]], wo
                                    undefined=jinja2.StrictUndefined)
   environment.filters |= {'cell': _cell, 'quoted': _quoted}
   for name in ('report.md', 'report.html'):
-    files.write_text(workdir / name, environment.get_template(f'{name}.jinja').render(facts))
-  files.write_text(workdir / 'table.csv', table_csv(comparison))
-  files.write_text(workdir / 'table.tex', table_tex(comparison))
+    run_files.write_text(workdir / name, environment.get_template(f'{name}.jinja').render(facts))
+  run_files.write_text(workdir / 'table.csv', table_csv(comparison))
+  run_files.write_text(workdir / 'table.tex', table_tex(comparison))
 
 
 def _provenance(rows: list[dict[str, Any]], workdir: Path) -> dict[str, Any]:
   """What the study's runs came from: the first one's provenance, with the commits of all; kept beside its results."""
   if (workdir / RUNS).exists():
-    found = [files.read_json(workdir / RUNS / r['key'] / files.PROVENANCE) for r in rows if r['result']]
+    found = [run_files.read_json(workdir / RUNS / r['key'] / run_files.PROVENANCE) for r in rows if r['result']]
     commits = list(dict.fromkeys(one['code']['commit'] for one in found))
-    files.write_json(workdir / files.PROVENANCE, {**found[0], 'commits': commits})
-  return files.read_json(workdir / files.PROVENANCE)
+    run_files.write_json(workdir / run_files.PROVENANCE, {**found[0], 'commits': commits})
+  return run_files.read_json(workdir / run_files.PROVENANCE)
 
 
 def _cell(text: Any) -> str:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from research import workdir as files
+from research import run_files
 from research.data.sources import read_jsonl
 from research.errors import Diverged, InputError, InUse
 from research.evaluation import metrics
@@ -85,7 +85,7 @@ def planned(workdir: Path) -> Plan:
   """
   if not (workdir / PLAN).exists():
     raise InputError(f'{workdir}: holds no study')
-  there = files.read_json(workdir / PLAN)
+  there = run_files.read_json(workdir / PLAN)
   try:
     study = grid.study(there['study'], str(workdir / PLAN))
     cells = [Cell(**cell) for cell in there['cells']]
@@ -128,7 +128,7 @@ def _plain(s: Study) -> dict[str, Any]:
 
 def _reported(workdir: Path) -> bool:
   """Whether a report was written whose tests somebody can have read."""
-  return (workdir / COMPARISON).exists() and files.read_json(workdir / COMPARISON).get('looks', 1) > 0
+  return (workdir / COMPARISON).exists() and run_files.read_json(workdir / COMPARISON).get('looks', 1) > 0
 
 
 def refuse(workdir: Path) -> None:
@@ -137,8 +137,8 @@ def refuse(workdir: Path) -> None:
   Raises:
     InputError: it does.
   """
-  files.check_name(workdir)
-  if files.is_taken(workdir) and not (workdir / PLAN).exists():
+  run_files.check_name(workdir)
+  if run_files.is_taken(workdir) and not (workdir / PLAN).exists():
     raise InputError(f'{workdir} exists and holds no study; give another --workdir')
 
 
@@ -161,15 +161,15 @@ def claim(s: Study, cells: list[Cell], workdir: Path, part: Shard = WHOLE, cohor
   refuse(workdir)
   if path.exists():                                        # another machine may have begun it
     earlier = check(s, cells, workdir).earlier
-    before = files.read_json(path)
+    before = run_files.read_json(path)
     changed = _changed(before, made_of or {}, workdir, allow_changed)
     there = before.get('cohorts')
     if part.count > 1 and there != (here := str(cohorts or 'off')):
       raise InputError(f'{workdir}: the study there was begun with --cohorts={there}, not {here}: shards would not share its '
                        'cells')
-  files.write_json(path, {'study': s._asdict(), 'tests': TESTS, 'cohorts': str(cohorts or 'off'), 'earlier': earlier,
-                          'made_of': made_of or before.get('made_of', {}), 'changed': changed,
-                          'cells': [c._asdict() for c in cells]})
+  run_files.write_json(path, {'study': s._asdict(), 'tests': TESTS, 'cohorts': str(cohorts or 'off'), 'earlier': earlier,
+                              'made_of': made_of or before.get('made_of', {}), 'changed': changed,
+                              'cells': [c._asdict() for c in cells]})
 
 
 def _changed(before: dict[str, Any], made_of: dict[str, dict[str, Any]], workdir: Path, allow: bool) -> list[dict[str, Any]]:
@@ -217,8 +217,8 @@ def run(s: Study, cells: list[Cell], workdir: Path, train: Callable[[dict, Path,
     return None
   planned = cells
   while more := known(s, planned, workdir)[len(cells):]:
-    files.write_once(workdir / CHOOSER, json.dumps({'shard': part.number}) + '\n')
-    if part.count > 1 and (chooser := files.read_json(workdir / CHOOSER, ('shard',))['shard']) != part.number:
+    run_files.write_once(workdir / CHOOSER, json.dumps({'shard': part.number}) + '\n')
+    if part.count > 1 and (chooser := run_files.read_json(workdir / CHOOSER, ('shard',))['shard']) != part.number:
       say(f'study: shard {part.number} of {part.count} done, {time.monotonic() - began:.0f} s; shard {chooser} trains what is '
           'left, from what all found')
       return None
@@ -231,7 +231,7 @@ def run(s: Study, cells: list[Cell], workdir: Path, train: Callable[[dict, Path,
   for some in _to_test(s, rows):
     for row, result in zip(some, test([workdir / RUNS / row['key'] for row in some])):
       row['result'] = result
-  files.write_jsonl(workdir / RESULTS, rows)
+  run_files.write_jsonl(workdir / RESULTS, rows)
   say(f'study: all {len(cells)} cells done, {time.monotonic() - began:.0f} s')
   return rows
 
@@ -240,14 +240,14 @@ def _trained(s: Study, cells: list[Cell], wanted: list[Cell], workdir: Path, tra
              part: Shard, cohorts: Cohorts | None, pace: 'Pace | None' = None) -> list[dict[str, Any]]:
   """Trains those of the wanted cells that have not ended and are this shard's; the lines of results.jsonl for all that have."""
   labels = {cell.key: label for cell, label in zip(cells, grid.labels(cells, bool(s.report_seeds)))}
-  ended = lambda cell: any((workdir / RUNS / cell.key / file).exists() for file in (files.RESULT, FAILED))
+  ended = lambda cell: any((workdir / RUNS / cell.key / file).exists() for file in (run_files.RESULT, FAILED))
   for number, unit in enumerate(_units(wanted, workdir, cohorts)):
     if not part.holds(number):
       continue
     began, jobs = time.monotonic(), []
     for cell in unit:
       folder = workdir / RUNS / cell.key
-      if (folder / files.RESULT).exists():
+      if (folder / run_files.RESULT).exists():
         say(f'{labels[cell.key]} is finished already')
       else:
         (folder / FAILED).unlink(missing_ok=True)                # it is tried again
@@ -255,9 +255,9 @@ def _trained(s: Study, cells: list[Cell], wanted: list[Cell], workdir: Path, tra
     _train(jobs, workdir, train, cohorts)
     for cell in unit:
       # A cell that has ended is not gone on with; the optimiser's state is most of a checkpoint's bytes.
-      shutil.rmtree(workdir / RUNS / cell.key / files.CHECKPOINTS / 'latest', ignore_errors=True)
+      shutil.rmtree(workdir / RUNS / cell.key / run_files.CHECKPOINTS / 'latest', ignore_errors=True)
     if jobs:
-      files.write_jsonl(workdir / RESULTS, results(s, cells, workdir))
+      run_files.write_jsonl(workdir / RESULTS, results(s, cells, workdir))
       if pace:
         pace.note([config for config, _, _ in jobs], time.monotonic() - began)
         pace.tell([cell.config for cell in wanted if not ended(cell)], len(wanted), part)
@@ -352,7 +352,7 @@ def _units(cells: list[Cell], workdir: Path, cohorts: Cohorts | None) -> Iterato
   if cohorts is None:
     yield from ([cell] for cell in cells)
     return
-  for group in grid.alike(cells):
+  for group in grid.group_by_program(cells):
     size = _size(group, workdir, cohorts) if len(group) > 1 else 1
     each = math.ceil(len(group) / math.ceil(len(group) / size))
     yield from (group[i:i + each] for i in range(0, len(group), each))
@@ -364,7 +364,7 @@ def _size(group: list[Cell], workdir: Path, cohorts: Cohorts) -> int:
     return cohorts.size
   decided = workdir / COHORTS / f'{_digest(c.key for c in group)}.json'
   if not decided.exists():
-    if sum(not (workdir / RUNS / c.key / files.RESULT).exists() for c in group) < 2:
+    if sum(not (workdir / RUNS / c.key / run_files.RESULT).exists() for c in group) < 2:
       return 1
     say(f'study: are {len(group)} runs like {group[0].key} faster as one program?')
     try:
@@ -372,8 +372,8 @@ def _size(group: list[Cell], workdir: Path, cohorts: Cohorts) -> int:
     except (InputError, jax.errors.JaxRuntimeError) as e:      # the former is told where a cell is trained
       say(f'study: they are trained one after the other ({e})')
       return 1
-    files.write_once(decided, json.dumps({**found, 'cells': [c.key for c in group]}, indent=2) + '\n')
-  found = files.read_json(decided, ('size',))
+    run_files.write_once(decided, json.dumps({**found, 'cells': [c.key for c in group]}, indent=2) + '\n')
+  found = run_files.read_json(decided, ('size',))
   say(f'study: {found["size"]} at a time' + (f' ({found["because"]})' if 'because' in found else ''))
   return found['size']
 
@@ -405,7 +405,7 @@ def _train(jobs: list[tuple[dict, Path, str]], workdir: Path, train: Callable, c
       except (InputError, jax.errors.JaxRuntimeError) as e:
         error = e
     if error:
-      files.write_json(folder / FAILED, {'error': str(error), 'diverged': isinstance(error, Diverged)})
+      run_files.write_json(folder / FAILED, {'error': str(error), 'diverged': isinstance(error, Diverged)})
       say(f'{label} failed: {error}')
 
 
@@ -443,7 +443,7 @@ def results(s: Study, cells: list[Cell], workdir: Path) -> list[dict[str, Any]]:
 def _ended(folder: Path) -> dict[str, Any] | None:
   """What a cell came to, by its folder: its result, or why it failed; None where it has not ended."""
   failed: dict[str, Any] = {}
-  result = _read_if_there(folder / files.RESULT)
+  result = _read_if_there(folder / run_files.RESULT)
   if result is None:
     failed = _read_if_there(folder / FAILED) or {}
   if result is None and not failed:
@@ -490,10 +490,10 @@ def _exploded(folder: Path, result: dict[str, Any] | None) -> bool:
   if not result or not result['steps'] or 'valid/loss' not in result['metrics']:
     return False
   try:
-    with (folder / files.METRICS).open(encoding='utf-8') as lines:
+    with (folder / run_files.METRICS).open(encoding='utf-8') as lines:
       first = json.loads(lines.readline())['train/loss']
   except (OSError, ValueError, KeyError, TypeError) as e:
-    raise InputError(f'{folder / files.METRICS}: is damaged: its first line is not that of step 1 ({e})') from None
+    raise InputError(f'{folder / run_files.METRICS}: is damaged: its first line is not that of step 1 ({e})') from None
   return result['metrics']['valid/loss'] > EXPLODED * first
 
 
@@ -506,7 +506,7 @@ def _read_if_there(path: Path) -> Any:
   if not path.exists():
     return None
   try:
-    return files.read_json(path, files.RESULT_FIELDS if path.name == files.RESULT else ('error',))
+    return run_files.read_json(path, run_files.RESULT_FIELDS if path.name == run_files.RESULT else ('error',))
   except InputError:
     if path.exists():
       raise

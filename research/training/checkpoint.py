@@ -18,8 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from research import hosts, sharding, tree
-from research import workdir as files
+from research import hosts, run_files, sharding, tree
 from research.errors import InputError
 from research.training.monitor import say
 from research.training.steps import TrainState
@@ -42,7 +41,7 @@ def checksum(x: Any) -> int:
     x: with elements of one, two or four bytes; of an array that lies on several processes' devices they all call this.
   """
   if isinstance(x, jax.Array) and not x.is_fully_addressable:
-    return int(hosts.fetched(_checksum_of_all(x)))
+    return int(hosts.to_host(_checksum_of_all(x)))
   flat = np.ascontiguousarray(np.asarray(x)).reshape(-1)
   bits, total = flat.view(WORDS[flat.dtype.itemsize]), 0
   for begin in range(0, bits.size, CHUNK):
@@ -84,7 +83,7 @@ class Checkpoints:
 
   def _manager(self, kind: str) -> ocp.CheckpointManager:
     if kind not in self._managers:
-      files.check_name(self._folder)
+      run_files.check_name(self._folder)
       self._managers[kind] = ocp.CheckpointManager(
           (self._folder / kind).absolute(),
           options=ocp.CheckpointManagerOptions(max_to_keep=KEPT[kind], cleanup_tmp_directories=True))
@@ -222,7 +221,7 @@ def _or_damaged(read: Callable[[], Any]) -> Any:
     found = read()
   except Exception as e:  # Orbax and what it reads by raise whatever a damaged file leads them to
     why = f'{type(e).__name__}: {(str(e).strip().splitlines() or [""])[0]:.80}'
-  told = [one for one in hosts.of_all(why) if one]
+  told = [one for one in hosts.all_gather_object(why) if one]
   if told:
     raise Damaged(told[0])
   return found

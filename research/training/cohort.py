@@ -22,22 +22,22 @@ from research.training.steps import Metrics, TrainState
 from research.tree import Tree
 
 
-class Several(NamedTuple):
+class CohortVariables(NamedTuple):
   """Variables of several members: two trees of one shape, None where the leaf is in the other one."""
   shared: Tree     # the same for all
   own: Tree        # with a leading axis of members
 
 
-def together(states: Sequence[TrainState], frozen: Sequence[Tree]) -> tuple[TrainState, Tree | Several]:
+def stack_states(states: Sequence[TrainState], frozen: Sequence[Tree]) -> tuple[TrainState, Tree | CohortVariables]:
   """The members' states on a leading axis, and what does not learn in any of them, where they shall lie on the mesh in use."""
-  state, stays, members = _stacked(states), side_by_side(frozen), len(states)
+  state, stays, members = _stacked(states), split_shared(frozen), len(states)
   if members == 1:
-    return sharding.place((state, stays))
-  own = sharding.place(stays.own, members=members)
-  return sharding.place(state, members=members), Several(sharding.place(stays.shared), own)
+    return sharding.shard((state, stays))
+  own = sharding.shard(stays.own, members=members)
+  return sharding.shard(state, members=members), CohortVariables(sharding.shard(stays.shared), own)
 
 
-def side_by_side(frozen: Sequence[Tree]) -> Tree | Several:
+def split_shared(frozen: Sequence[Tree]) -> Tree | CohortVariables:
   """Trees of one shape, one of each member; what is the same in all is there once."""
   if len(frozen) == 1:
     return frozen[0]
@@ -47,7 +47,7 @@ def side_by_side(frozen: Sequence[Tree]) -> Tree | Several:
   shared = [first if same else None for first, same in zip(jax.tree.leaves(frozen[0]), alike)]
   own = [jax.tree.unflatten(structure, [None if same else x for x, same in zip(jax.tree.leaves(one), alike)])
          for one in frozen]
-  return Several(jax.tree.unflatten(structure, shared), _stacked(own))
+  return CohortVariables(jax.tree.unflatten(structure, shared), _stacked(own))
 
 
 def _stacked(trees: Sequence[Tree]) -> Tree:
@@ -65,12 +65,12 @@ def _taken(x: Tree, number: int) -> Tree:
   return jax.tree.map(lambda leaf: leaf[number], x)
 
 
-def count(variables: Tree | Several) -> int:
+def num_members(variables: Tree | CohortVariables) -> int:
   """How many members there are; a run is its only one."""
-  return len(jax.tree.leaves(variables.own)[0]) if isinstance(variables, Several) else 1
+  return len(jax.tree.leaves(variables.own)[0]) if isinstance(variables, CohortVariables) else 1
 
 
-def over(variables: Tree | Several, function: Callable[..., Any], *mapped: Any, axes: Any = 0) -> Any:
+def vmap_members(variables: Tree | CohortVariables, function: Callable[..., Any], *mapped: Any, axes: Any = 0) -> Any:
   """`function(variables, *mapped)` of a run, or of every member of a cohort.
 
   Args:
@@ -79,30 +79,30 @@ def over(variables: Tree | Several, function: Callable[..., Any], *mapped: Any, 
     mapped: trees that each member has its own of, with the members' axis where `axes` says it is.
     axes: of the results, as `out_axes` of `jax.vmap`: one for each, or one for all.
   """
-  if not isinstance(variables, Several):
+  if not isinstance(variables, CohortVariables):
     return function(variables, *mapped)
   of_mapped = axes if isinstance(axes, tuple) else (axes,) * len(mapped)
   return jax.vmap(lambda own, *mapped: function(tree.join(variables.shared, own), *mapped), (0, *of_mapped[:len(mapped)]), axes,
-                  spmd_axis_name=sharding.of_members(count(variables)))(variables.own, *mapped)
+                  spmd_axis_name=sharding.member_axis(num_members(variables)))(variables.own, *mapped)
 
 
-def train_step(state: TrainState, frozen: Several, batch: Batch, **static: Any) -> tuple[TrainState, Metrics]:
+def train_step(state: TrainState, frozen: CohortVariables, batch: Batch, **static: Any) -> tuple[TrainState, Metrics]:
   """`steps.train_step` for every member: each array of state, batch and metrics has a leading axis of members.
 
   Args:
     state: of all members.
     frozen: what is frozen in all of them.
-    batch: of all members, as `placed` gives it: every array is [members, M, B, …].
+    batch: of all members, as `shard_batches` gives it: every array is [members, M, B, …].
     static: `model`, `tx` and `label_smoothing`, the same for all.
   Returns:
     The new state and the metrics, each [members].
   """
   def one(state, own, batch):
     return steps.train_step(state, tree.join(frozen.shared, own), batch, **static)
-  return jax.vmap(one, spmd_axis_name=sharding.of_members(len(state.step)))(state, frozen.own, batch)
+  return jax.vmap(one, spmd_axis_name=sharding.member_axis(len(state.step)))(state, frozen.own, batch)
 
 
-def eval_step(variables: Tree | Several, batch: Batch, *, model: Model) -> jax.Array:
+def eval_step(variables: Tree | CohortVariables, batch: Batch, *, model: Model) -> jax.Array:
   """`steps.eval_step` of a run, or for every member: all read the same batch.
 
   Args:
@@ -112,15 +112,15 @@ def eval_step(variables: Tree | Several, batch: Batch, *, model: Model) -> jax.A
   Returns:
     The loss of every target [B, T], in nats; of several members [members, B, T].
   """
-  return over(variables, lambda one: steps.eval_step(one, batch, model=model))
+  return vmap_members(variables, lambda select_member: steps.eval_step(select_member, batch, model=model))
 
 
-def step_for(frozen: Tree | Several) -> Callable[..., tuple[TrainState, Metrics]]:
+def step_for(frozen: Tree | CohortVariables) -> Callable[..., tuple[TrainState, Metrics]]:
   """The step of a run, or of a cohort."""
-  return train_step if isinstance(frozen, Several) else steps.train_step
+  return train_step if isinstance(frozen, CohortVariables) else steps.train_step
 
 
-def member(number: int, x: Tree, frozen: Tree | Several) -> Tree:
+def member(number: int, x: Tree, frozen: Tree | CohortVariables) -> Tree:
   """What one member has of a cohort's arrays; of a run's, all.
 
   Args:
@@ -128,29 +128,29 @@ def member(number: int, x: Tree, frozen: Tree | Several) -> Tree:
     x: a tree of arrays, of a cohort with a leading axis of members.
     frozen: what is frozen, which tells a cohort from a run.
   """
-  return _taken(x, number) if isinstance(frozen, Several) else x
+  return _taken(x, number) if isinstance(frozen, CohortVariables) else x
 
 
-def variables(trainable: Tree, frozen: Tree | Several) -> Tree | Several:
+def variables(trainable: Tree, frozen: Tree | CohortVariables) -> Tree | CohortVariables:
   """The variables of a run, or of all members."""
-  if not isinstance(frozen, Several):
+  if not isinstance(frozen, CohortVariables):
     return tree.join(trainable, frozen)
-  return Several(frozen.shared, tree.join(trainable, frozen.own))
+  return CohortVariables(frozen.shared, tree.join(trainable, frozen.own))
 
 
-def learned(trainable: Sequence[Tree], frozen: Sequence[Tree]) -> Tree | Several:
+def stack_variables(trainable: Sequence[Tree], frozen: Sequence[Tree]) -> Tree | CohortVariables:
   """The variables of all, from what each has learned and what does not learn in it."""
-  return variables(_stacked(trainable), side_by_side(frozen))
+  return variables(_stacked(trainable), split_shared(frozen))
 
 
-def one(number: int, variables: Tree | Several) -> Tree:
+def select_member(number: int, variables: Tree | CohortVariables) -> Tree:
   """The variables of member `number`."""
-  if not isinstance(variables, Several):
+  if not isinstance(variables, CohortVariables):
     return variables
   return tree.join(variables.shared, _taken(variables.own, number))
 
 
-def batch(members: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+def stack_batches(members: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
   """The members' batches on a leading axis, filled up with padding to one shape."""
   if len(members) == 1:
     return members[0]
@@ -158,12 +158,12 @@ def batch(members: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
   def stacked(arrays):
     shape = np.max([x.shape for x in arrays], axis=0)
     return np.stack([np.pad(x, [(0, most - has) for most, has in zip(shape, x.shape)]) for x in arrays])
-  return {field: stacked([one[field] for one in members]) for field in members[0]}
+  return {field: stacked([select_member[field] for select_member in members]) for field in members[0]}
 
 
-def placed(members: Sequence[dict[str, np.ndarray]]) -> dict[str, jax.Array]:
+def shard_batches(members: Sequence[dict[str, np.ndarray]]) -> dict[str, jax.Array]:
   """The batch of a run, every array [M, B, …], or of all members [members, M, B, …], on its devices."""
-  return sharding.lines(batch(members), axis=1 if len(members) == 1 else 2, members=len(members))
+  return sharding.shard_batch(stack_batches(members), axis=1 if len(members) == 1 else 2, members=len(members))
 
 
 class Trial(NamedTuple):
@@ -184,21 +184,21 @@ def trial_pays(count: int, steps: int) -> bool:
   return ROUNDS * (1 + count) <= SHARE * count * steps
 
 
-class Side(NamedTuple):
+class TimedStep(NamedTuple):
   """Runs at one of their steps, alone or as one program."""
   state: TrainState
-  frozen: Tree | Several
+  frozen: Tree | CohortVariables
   batch: dict[str, jax.Array]
   step: Executable
 
-  def taken(self) -> 'Side':
+  def advance(self) -> 'TimedStep':
     """After one step, which has ended."""
     state, metrics = self.step(self.state, self.frozen, self.batch)
     jax.block_until_ready(metrics)
     return self._replace(state=state)
 
 
-def side(begun: Sequence[tuple[TrainState, Tree]], batches: Sequence[dict[str, np.ndarray]], **static: Any) -> Side:
+def timed_step(begun: Sequence[tuple[TrainState, Tree]], batches: Sequence[dict[str, np.ndarray]], **static: Any) -> TimedStep:
   """Runs before their first step.
 
   Args:
@@ -206,12 +206,12 @@ def side(begun: Sequence[tuple[TrainState, Tree]], batches: Sequence[dict[str, n
     batches: the first one of each, every array [M, B, …].
     static: keyword arguments of the step.
   """
-  state, frozen = together([state for state, _ in begun], [one for _, one in begun])
-  given = placed(batches)
-  return Side(state, frozen, given, compiled(step_for(frozen), state, frozen, given, donate=(0,), **static))
+  state, frozen = stack_states([state for state, _ in begun], [one for _, one in begun])
+  given = shard_batches(batches)
+  return TimedStep(state, frozen, given, compiled(step_for(frozen), state, frozen, given, donate=(0,), **static))
 
 
-def trial(side: Callable[[int], Side], most: int, memory: int) -> Trial:
+def tune_cohort_size(side: Callable[[int], TimedStep], most: int, memory: int) -> Trial:
   """How many runs to train as one program: as many as fit in memory, where that is clearly faster than one after the other.
 
   Args:
@@ -219,15 +219,15 @@ def trial(side: Callable[[int], Side], most: int, memory: int) -> Trial:
     most: runs that there are.
     memory: bytes that a device has.
   """
-  def timed(side: Side) -> tuple[Side, float]:
+  def timed(side: TimedStep) -> tuple[TimedStep, float]:
     began = time.perf_counter()
-    side = side.taken()
+    side = side.advance()
     return side, time.perf_counter() - began
 
   alone = side(1)
-  of_each = max(alone.step.peak_bytes - sharding.held(alone.frozen),   # the base is there once
-                2 * sharding.held((alone.state.step, alone.state.trainable,   # each state and its place in the stack
-                                   alone.state.opt_state)))
+  state = alone.state.step, alone.state.trainable, alone.state.opt_state
+  of_each = max(alone.step.peak_bytes - sharding.bytes_per_device(alone.frozen),   # the base is there once
+                2 * sharding.bytes_per_device(state))                              # each state, and its place in the stack
   count = min(most, 1 + max(0, memory - alone.step.peak_bytes) // max(1, of_each))
   if count == 1:
     return Trial(1)

@@ -25,7 +25,7 @@ def equations(jaxpr, times: float = 1):
     elif eqn.primitive.name == 'cond':
       inner = times / len(eqn.params['branches'])
     elif eqn.primitive.name == 'shard_map' and eqn.outvars:      # its body is one device's part
-      inner = times * sharding.ways(eqn.params['out_specs'][0], eqn.params['mesh'].shape)
+      inner = times * sharding.num_shards(eqn.params['out_specs'][0], eqn.params['mesh'].shape)
     for value in eqn.params.values():
       for sub in value if isinstance(value, (tuple, list)) else (value,):
         if isinstance(sub, jax.extend.core.ClosedJaxpr):

@@ -41,12 +41,12 @@ class Interrupts:
 
   def __enter__(self):
     self._asked: int | None = None
-    heard = (signal.SIGINT,) if hosts.several() else (signal.SIGINT, signal.SIGTERM)
+    heard = (signal.SIGINT,) if hosts.is_multiprocess() else (signal.SIGINT, signal.SIGTERM)
     self._before = {s: signal.signal(s, self._ask) for s in heard}
     return self
 
   def _ask(self, signum, frame):
-    if hosts.several():
+    if hosts.is_multiprocess():
       signal.raise_signal(signal.SIGTERM)
       return
     if self._asked:                                 # asked twice: a compilation can take long
@@ -55,14 +55,14 @@ class Interrupts:
 
   def asked(self, step: int | None = None) -> int | None:
     """The signal that came, if any; of several processes, after this step, which all must ask about."""
-    if hosts.several():
-      return signal.SIGTERM if step is not None and hosts.asked_to_end(step) else None
+    if hosts.is_multiprocess():
+      return signal.SIGTERM if step is not None and hosts.preemption_requested(step) else None
     return self._asked
 
   def __exit__(self, *exception):
     for signum, handler in self._before.items():
       signal.signal(signum, handler)
-    if hosts.several():
+    if hosts.is_multiprocess():
       signal.signal(signal.SIGTERM, _end)           # there are no more steps after which all could end
 
 
@@ -83,7 +83,7 @@ class Cost(NamedTuple):
   cohort_size: int = 1              # members that were trained as one program
 
 
-class Outcome(NamedTuple):
+class TrainResult(NamedTuple):
   """What a run came to."""
   best_step: int                    # where validation was best; the last step where there is no validation
   steps: int                        # taken; fewer than planned where it was stopped early
@@ -92,7 +92,7 @@ class Outcome(NamedTuple):
 
 
 # (step, numbers of members, variables of all) -> the validation metrics of each of these, `valid/loss` among them.
-Evaluate = Callable[[int, Sequence[int], Tree | cohort.Several], Sequence[dict[str, float]]]
+Evaluate = Callable[[int, Sequence[int], Tree | cohort.CohortVariables], Sequence[dict[str, float]]]
 
 
 class Member:
@@ -128,27 +128,27 @@ class Member:
     Args:
       what: was not finite; empty: the loss of the next step.
     """
-    what = what or f'the loss of step {self.taken + 1}, in training or validation,'
-    why = (f'; lower training.learning_rate (now {self.learning_rate:g})' if self.taken else
+    what = what or f'the loss of step {self.steps_done + 1}, in training or validation,'
+    why = (f'; lower training.learning_rate (now {self.learning_rate:g})' if self.steps_done else
            ': before any update, so no learning rate is to blame; look at the rows of the first batch and at model.dtype')
     self.error = Diverged(f'{self.label}: training diverged: {what} is not finite{why}')
 
   @property
-  def taken(self) -> int:
+  def steps_done(self) -> int:
     """Steps in the book."""
     return self.monitor.history[-1]['step'] if self.monitor.history else 0
 
 
-def train(model: Model, state: TrainState, frozen: Tree | cohort.Several, tx: optax.GradientTransformation,
+def train(model: Model, state: TrainState, frozen: Tree | cohort.CohortVariables, tx: optax.GradientTransformation,
           members: Sequence[Member], latest: Checkpoints, evaluate: Evaluate | None, *, label: str, steps: int,
           eval_every: int, checkpoint_every: int, log_every: int, best_metric: str, higher_is_better: bool, patience: int,
-          label_smoothing: float, profile: Path | None = None) -> list[Outcome | InputError]:
+          label_smoothing: float, profile: Path | None = None) -> list[TrainResult | InputError]:
   """Trains a run, or the members of a cohort side by side, to the end, from wherever `latest` has got to.
 
   Args:
     model: the one model of all.
-    state: at step 0, as `cohort.together` gives it for the members.
-    frozen: what is frozen, as `cohort.together` gives it.
+    state: at step 0, as `cohort.stack_states` gives it for the members.
+    frozen: what is frozen, as `cohort.stack_states` gives it.
     tx: the optimiser (see `optim.make`).
     members: the runs, in the order in which `state` has them.
     latest: where the state of all is kept to go on from.
@@ -190,7 +190,7 @@ def train(model: Model, state: TrainState, frozen: Tree | cohort.Several, tx: op
 
   def flush(found: dict[Member, dict[str, float]]) -> None:
     """Writes the lines of the waiting steps, which share what they took; what was `found` goes to the last one's."""
-    fetched = [(s, {name: hosts.fetched(x).reshape(-1) for name, x in metrics.items()}) for s, metrics in waiting]
+    fetched = [(s, {name: hosts.to_host(x).reshape(-1) for name, x in metrics.items()}) for s, metrics in waiting]
     seconds = spent.pop('step_seconds') / len(waiting)
     waiting.clear()
     for number, m in enumerate(members):
@@ -211,7 +211,7 @@ def train(model: Model, state: TrainState, frozen: Tree | cohort.Several, tx: op
     return [(sign * r[best_metric], r['step']) for r in m.monitor.history if best_metric in r]
 
   def ended(m: Member) -> bool:
-    return m.error is not None or m.taken >= steps or _exhausted(evaluations(m), patience)
+    return m.error is not None or m.steps_done >= steps or _exhausted(evaluations(m), patience)
 
   def executable_for(batch) -> compilation.Executable:
     return compilation.compiled(cohort.step_for(frozen), state, frozen, batch, donate=(0,), model=model, tx=tx,
@@ -219,13 +219,13 @@ def train(model: Model, state: TrainState, frozen: Tree | cohort.Several, tx: op
 
   def batch_of(step: int) -> dict[str, jax.Array]:
     with sharding.use(mesh):                        # also where another thread asks
-      return cohort.placed([m.batch_of(step) for m in members if m.batch_of])
+      return cohort.shard_batches([m.batch_of(step) for m in members if m.batch_of])
 
   def save_latest() -> None:
     latest.save_latest(state, [m.checkpoints for m in members])
 
   for m in members:
-    if len(members) > 1 and m.taken < step and not _exhausted(evaluations(m), patience):
+    if len(members) > 1 and m.steps_done < step and not _exhausted(evaluations(m), patience):
       m.diverged()                                  # what a cohort's books lack was not finite
   progress = ProgressLine(label, steps, step)
   trace = Trace(profile, after=step + 1)                    # the step that compiles is not in it
@@ -291,7 +291,7 @@ def train(model: Model, state: TrainState, frozen: Tree | cohort.Several, tx: op
   compile_seconds = compilation.seconds_spent() - compiled_before
   program = executable_for(batch_of(0)) if step else None
 
-  def outcome(number: int, m: Member) -> Outcome | InputError:
+  def outcome(number: int, m: Member) -> TrainResult | InputError:
     if m.error:
       return m.error
     total = lambda name: sum(r.get(name, 0) for r in m.monitor.history) + spent.get(name, 0)
@@ -299,17 +299,17 @@ def train(model: Model, state: TrainState, frozen: Tree | cohort.Several, tx: op
                 evaluation_seconds=total('evaluation_seconds'), checkpoint_seconds=total('checkpoint_seconds'),
                 compile_seconds=compile_seconds / len(members), cohort_size=len(members))
     if program:
-      shared = sharding.held(frozen.shared) if isinstance(frozen, cohort.Several) else 0
-      here = len(members) // (sharding.sizes()[sharding.MEMBERS] if sharding.of_members(len(members)) else 1)
-      cost = cost._replace(train_flops=program.flops / len(members) * m.taken,
+      shared = sharding.bytes_per_device(frozen.shared) if isinstance(frozen, cohort.CohortVariables) else 0
+      here = len(members) // (sharding.sizes()[sharding.MEMBERS] if sharding.member_axis(len(members)) else 1)
+      cost = cost._replace(train_flops=program.flops / len(members) * m.steps_done,
                            peak_bytes=shared + (program.peak_bytes - shared) // here)
     found = evaluations(m)
-    best = min(found)[1] if found else m.taken
+    best = min(found)[1] if found else m.steps_done
     if m.checkpoints.step('best') not in (None, best):    # only where a step run twice gives two results
       raise RuntimeError(f'{m.label}: the best checkpoint is of step {m.checkpoints.step("best")}, but metrics.jsonl says '
                          f'{best}: this device does not repeat its results; train again in another workdir')
     trainable = cohort.member(number, state.trainable, frozen)
-    return Outcome(best, m.taken, trainable if best == step else m.checkpoints.restore_best(trainable), cost)
+    return TrainResult(best, m.steps_done, trainable if best == step else m.checkpoints.restore_best(trainable), cost)
   return [outcome(number, m) for number, m in enumerate(members)]
 
 
@@ -317,7 +317,7 @@ class Trace:
   """A trace of the five steps after step `after` (or fewer, where the run ends) in JAX's format; none without a folder."""
 
   def __init__(self, folder: Path | None, after: int):
-    self._folder, self._after, self._on = folder if hosts.first() else None, after, False
+    self._folder, self._after, self._on = folder if hosts.is_primary() else None, after, False
 
   def borders(self, step: int) -> bool:
     """Whether the trace begins or ends after this step, which must have come to its end before `after` is told."""

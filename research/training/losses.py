@@ -18,7 +18,7 @@ Array = jax.Array
 CHUNK, CHUNK_ON_GPU = 256, 1024   # targets whose logits are alive at one time, on each device
 
 
-def _wanted(model: Model, variables: Tree, batch: Batch, key: Array | None = None) -> Array:
+def _target_hidden(model: Model, variables: Tree, batch: Batch, key: Array | None = None) -> Array:
   """[B, T, D]: what the head reads to predict each target."""
   hidden = model.hidden(variables, batch, key)
   return jnp.take_along_axis(hidden, batch['index'][..., None], axis=1)
@@ -34,7 +34,7 @@ def _chunks(x: Array) -> Array:
   """[B, T, …] -> [chunks, B, C, …], the last one filled up with 0; of each line some, wherever the lines are."""
   B, T = x.shape[:2]
   each = CHUNK_ON_GPU if machine.platform_kind() == 'gpu' else CHUNK
-  chunks = min(T, -(-B * T // (each * sharding.spread())))
+  chunks = min(T, -(-B * T // (each * sharding.batch_shards())))
   x = jnp.pad(x, ((0, 0), (0, -T % chunks), *[(0, 0)] * (x.ndim - 2)))
   return jnp.moveaxis(x.reshape(B, chunks, -1, *x.shape[2:]), 1, 0)
 
@@ -63,7 +63,7 @@ def target_logits(model: Model, variables: Tree, batch: Batch) -> Array:
     variables: the model's, deltas among them.
     batch: as for `target_losses`.
   """
-  return model.logits(variables, _wanted(model, variables, batch))
+  return model.logits(variables, _target_hidden(model, variables, batch))
 
 
 def target_losses(model: Model, variables: Tree, batch: Batch, label_smoothing: float = 0.0) -> Array:
@@ -78,7 +78,7 @@ def target_losses(model: Model, variables: Tree, batch: Batch, label_smoothing: 
   Returns:
     [B, T] float32, in nats; what stands at unused targets means nothing.
   """
-  head, wanted, targets = _head(model, variables), _wanted(model, variables, batch), jnp.asarray(batch['targets'])
+  head, wanted, targets = _head(model, variables), _target_hidden(model, variables, batch), jnp.asarray(batch['targets'])
   each = jax.lax.map(lambda chunk: _losses(model, label_smoothing, head, *chunk), (_chunks(wanted), _chunks(targets)))
   return _whole(each, targets)
 
@@ -136,7 +136,7 @@ def cross_entropy(model: Model, variables: Tree, batch: Batch, key: Array | None
   Returns:
     The loss [], in nats, and {loss: the same, tokens: the number of targets []}.
   """
-  wanted = _wanted(model, variables, batch, key)
+  wanted = _target_hidden(model, variables, batch, key)
   targets, weights = jnp.asarray(batch['targets']), jnp.asarray(batch['weights'])
   total = _total(model, label_smoothing, _head(model, variables), wanted, targets, weights)
   return total, {'loss': total, 'tokens': jnp.sum(weights)}

@@ -15,8 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Column
 from rich.text import Text
 
-from research import hosts
-from research import workdir as files
+from research import hosts, run_files
 from research.errors import InputError
 
 T = TypeVar('T')
@@ -27,8 +26,8 @@ class Monitor:
   """Writes a run's metrics, one line a step, each step once however often the run was interrupted."""
 
   def __init__(self, workdir: Path):
-    self._path = workdir / files.METRICS
-    self._tensorboard = workdir / files.TENSORBOARD
+    self._path = workdir / run_files.METRICS
+    self._tensorboard = workdir / run_files.TENSORBOARD
     self._writer: Any = None                      # tensorboard's, which has no types
     self.history: list[dict[str, Any]] = []       # all lines so far
 
@@ -43,9 +42,9 @@ class Monitor:
     """
     lines = [] if step is None else self._written(step, to_the_end)
     self.history = lines
-    hosts.reach('metrics read')
-    files.write_jsonl(self._path, lines)
-    if not hosts.first():
+    hosts.barrier('metrics read')
+    run_files.write_jsonl(self._path, lines)
+    if not hosts.is_primary():
       return
     from tensorboard.compat.proto import event_pb2
     from tensorboard.summary.writer.event_file_writer import EventFileWriter
@@ -79,11 +78,11 @@ class Monitor:
   def write(self, rows: list[dict[str, Any]]) -> None:
     """Appends lines, on disk before it returns; each has `step`."""
     self.history += rows
-    if not hosts.first():
+    if not hosts.is_primary():
       return
     from tensorboard.compat.proto import event_pb2, summary_pb2
     with open(self._path, 'a', encoding='utf-8') as f:
-      f.writelines(files.dumps(row) + '\n' for row in rows)
+      f.writelines(run_files.dumps(row) + '\n' for row in rows)
       f.flush()
       os.fsync(f.fileno())
     for row in rows:
@@ -120,7 +119,7 @@ class ProgressLine:
     self._bar: Progress | None = None
     self._task: Any = None                             # its row there
     console = Console(stderr=True)
-    if console.is_terminal and hosts.first():
+    if console.is_terminal and hosts.is_primary():
       outer = ProgressLine._open[0]._bar if self._within else None
       self._bar = outer or Progress(TextColumn('{task.description}', table_column=Column(no_wrap=True)), BarColumn(),
                                     MofNCompleteColumn(), TextColumn('{task.fields[facts]}', table_column=Column(no_wrap=True)),
@@ -220,5 +219,5 @@ def tracked(items: Sequence[T], label: str | None, size: Callable[[T], int] = la
 
 def say(text: str) -> None:
   """One line for the person who watches."""
-  if hosts.first():
+  if hosts.is_primary():
     print(text, file=sys.stderr, flush=True)

@@ -7,8 +7,16 @@ import numpy as np
 import pytest
 
 from research.data import batches, demonstrations, prompts, tasks
-from research.data.batches import Room, TrainingBatches, answered, compared, fit, order, pack
-from research.evaluation import beginning
+from research.data.batches import (
+  LineCapacity,
+  TrainingBatches,
+  first_fit_decreasing,
+  order,
+  pack,
+  prompt_with_answer,
+  prompt_with_choices,
+)
+from research.evaluation import shared_prefix
 from research.evaluation.score import document_losses, score
 from research.training.steps import eval_step
 
@@ -43,9 +51,9 @@ def made(tiny, name, count, shots=0, split='test'):
 @pytest.mark.parametrize('shots', [0, 2], ids=['apart', 'after shared demonstrations'])
 def test_packed_losses_equal_one_by_one_losses(tiny, naive, shots):
   found = made(tiny, 'translation', 24, shots)
-  variables, cut = beginning.read(tiny.model, {'params': tiny.params}, [e.prompt_ids for e in found])
+  variables, cut = shared_prefix.read(tiny.model, {'params': tiny.params}, [e.prompt_ids for e in found])
   assert (cut > 50) == (shots > 0)                                               # the demonstrations are read once
-  documents = [answered(e._replace(prompt_ids=e.prompt_ids[cut:])) for e in found]
+  documents = [prompt_with_answer(e._replace(prompt_ids=e.prompt_ids[cut:])) for e in found]
   [batch, *_] = (batch for batch, _ in batches.evaluation_batches(documents, 4))
   assert batch['segments'].max() > 1                                             # documents do share lines
   for example, losses in zip(found, document_losses(tiny.model, variables, documents, 4)):
@@ -72,7 +80,7 @@ def compiled(tiny):
 
 def lines_losses(tiny, documents, lines, step=None):
   """The losses of every document, laid out in these lines."""
-  batch, layout = pack(documents, lines, Room(LENGTH), 256)
+  batch, layout = pack(documents, lines, LineCapacity(LENGTH), 256)
   step = step or jax.jit(lambda batch: eval_step({'params': tiny.params}, batch, model=tiny.model))
   losses, found = np.asarray(step(batch)), [None] * len(documents)
   for place in layout:
@@ -87,7 +95,7 @@ def other_tokens(document, where):
 
 @pytest.mark.parametrize('changed, kept', [(0, 1), (1, 0)])
 def test_changing_one_document_cannot_change_its_neighbours_loss_by_a_bit(tiny, compiled, changed, kept):
-  documents = [answered(e) for e in made(tiny, 'translation', 2)]
+  documents = [prompt_with_answer(e) for e in made(tiny, 'translation', 2)]
   before = lines_losses(tiny, documents, [[0, 1]], step=compiled)
   documents[changed] = other_tokens(documents[changed], [True] * len(documents[changed].tokens))
   after = lines_losses(tiny, documents, [[0, 1]], step=compiled)
@@ -98,7 +106,7 @@ def test_changing_one_document_cannot_change_its_neighbours_loss_by_a_bit(tiny, 
 @pytest.mark.parametrize('changed, kept', [(1, 2), (2, 1)])
 def test_changing_one_choice_cannot_change_another_choices_loss_by_a_bit(tiny, compiled, changed, kept):
   [example] = made(tiny, 'sentiment', 1)
-  document = compared(example, tiny.tokenizer.eos)
+  document = prompt_with_choices(example, tiny.tokenizer.eos)
   [before] = lines_losses(tiny, [document], [[0]], step=compiled)
   [after] = lines_losses(tiny, [other_tokens(document, [b == changed for b in document.branches])], [[0]],
                          step=compiled)
@@ -110,8 +118,9 @@ def test_changing_one_choice_cannot_change_another_choices_loss_by_a_bit(tiny, c
 
 def test_loss_is_on_target_tokens_alone_and_every_one_of_them(tiny):
   found = made(tiny, 'translation', 30, split='train')
-  documents = [answered(e) for e in found]
-  batch, layout = pack(documents, fit([(len(d.tokens), 0) for d in documents], Room(LENGTH)), Room(LENGTH), 512)
+  documents = [prompt_with_answer(e) for e in found]
+  capacity = LineCapacity(LENGTH)
+  batch, layout = pack(documents, first_fit_decreasing([(len(d.tokens), 0) for d in documents], capacity), capacity, 512)
   assert batch['weights'].sum() == sum(len(e.target_ids) for e in found)
   assert sorted(place.document for place in layout) == list(range(30))
   for place in layout:
@@ -129,11 +138,11 @@ def test_loss_is_on_target_tokens_alone_and_every_one_of_them(tiny):
 def test_fit_puts_every_document_in_one_line_that_holds_it():
   sizes = np.random.default_rng(0).integers(1, 100, 200).tolist()
   pairs = [(size, 0) for size in sizes]
-  lines = fit(pairs, Room(128))
+  lines = first_fit_decreasing(pairs, LineCapacity(128))
   assert sorted(itertools.chain(*lines)) == list(range(200))
   assert max(sum(sizes[i] for i in line) for line in lines) <= 128
   assert len(lines) <= 11 / 9 * sum(sizes) / 128 + 1          # first-fit decreasing's bound, here above the volume's
-  assert lines == fit(pairs, Room(128))
+  assert lines == first_fit_decreasing(pairs, LineCapacity(128))
 
 
 @pytest.mark.quick
@@ -153,7 +162,7 @@ def test_order_is_a_pure_function_of_seed_and_start(start):
 
 
 def test_a_batch_is_a_pure_function_of_its_step(tiny):
-  documents = [answered(e) for e in made(tiny, 'sentiment', 20, split='train')]
+  documents = [prompt_with_answer(e) for e in made(tiny, 'sentiment', 20, split='train')]
   run = TrainingBatches(documents, 8, 2, seed=1, steps=12)
   walked = [run(step) for step in range(12)]
   again = TrainingBatches(documents, 8, 2, seed=1, steps=12)
@@ -167,7 +176,7 @@ def test_a_batch_is_a_pure_function_of_its_step(tiny):
 
 @pytest.mark.parametrize('microbatches', [1, 2, 4])
 def test_batches_hold_the_rows_that_order_draws(tiny, microbatches):
-  documents = [answered(e) for e in made(tiny, 'sentiment', 20, split='train')]
+  documents = [prompt_with_answer(e) for e in made(tiny, 'sentiment', 20, split='train')]
   run, numbers = TrainingBatches(documents, 8, microbatches, seed=1, steps=5), order(20, 1, 0)
   for step in range(5):
     batch = run(step)

@@ -6,10 +6,18 @@ import itertools
 import jax
 import numpy as np
 import pytest
-from small import loud, torch_twin
+from helpers import scaled_up, torch_twin
 
 from research.data import batches, prompts, sources, tasks
-from research.data.batches import Room, TrainingBatches, answered, compared, fit, order, pack
+from research.data.batches import (
+  LineCapacity,
+  TrainingBatches,
+  first_fit_decreasing,
+  order,
+  pack,
+  prompt_with_answer,
+  prompt_with_choices,
+)
 from research.data.texts import Corrupted
 from research.evaluation.score import document_losses, score
 from research.training.steps import eval_step
@@ -17,12 +25,12 @@ from research.training.steps import eval_step
 
 @pytest.fixture(scope='module', params=['t5-tiny', 'gpt2-tiny'])
 def loaded(request):
-  return loud(request.param)
+  return scaled_up(request.param)
 
 
 @pytest.fixture(scope='module')
 def t5():
-  return loud('t5-tiny')
+  return scaled_up('t5-tiny')
 
 
 def made(loaded, name, count, split='test', longest=160):
@@ -32,7 +40,7 @@ def made(loaded, name, count, split='test', longest=160):
 
 
 def documents_of(loaded, examples):
-  return [answered(e, loaded.model.config.start) for e in examples]
+  return [prompt_with_answer(e, loaded.model.config.decoder_start_id) for e in examples]
 
 
 LENGTH = 192
@@ -41,7 +49,7 @@ LENGTH = 192
 @pytest.fixture(scope='module')
 def alone(loaded):
   """(prompt, answer) -> the answer's losses, from the logits of arrays that hold this one document, in NumPy."""
-  start = loaded.model.config.start
+  start = loaded.model.config.decoder_start_id
   forward = jax.jit(lambda variables, batch: loaded.model.logits(variables, loaded.model.hidden(variables, batch))[0])
 
   def line(ids):
@@ -63,7 +71,7 @@ def alone(loaded):
 def test_an_encoder_reads_the_prompt_and_eos_and_the_decoder_goes_on_from_its_start(t5):
   for example in made(t5, 'translation', 9):
     assert example.prompt_ids == t5.tokenizer.hf(example.prompt)['input_ids'] == [*example.prompt.encode(), t5.tokenizer.eos]
-    document = answered(example, 258)
+    document = prompt_with_answer(example, 258)
     assert document.source == example.prompt_ids and document.targets == example.target_ids
     assert document.tokens == [t5.tokenizer.hf.pad_token_id, *example.target_ids[:-1]]
     assert document.index == document.positions == list(range(len(document.tokens)))
@@ -73,7 +81,7 @@ def test_an_encoder_reads_the_prompt_and_eos_and_the_decoder_goes_on_from_its_st
 def test_packed_losses_equal_each_documents_alone(loaded, alone):
   found = made(loaded, 'translation', 40)
   documents = documents_of(loaded, found)
-  side = 'segments' if loaded.model.config.start is None else 'source_segments'
+  side = 'segments' if loaded.model.config.decoder_start_id is None else 'source_segments'
   assert max(batch[side].max() for batch, _ in batches.evaluation_batches(documents, 4)) > 2     # they do share lines
   losses = document_losses(loaded.model, {'params': loaded.params}, documents, 4)
   assert np.concatenate(losses).std() > 0.5
@@ -94,7 +102,7 @@ def test_choices_side_by_side_equal_each_choice_alone(loaded, alone):
 
 def line_losses(loaded, documents, step):
   """The losses of every document, all on one line."""
-  batch, layout = pack(documents, [list(range(len(documents)))], Room(512, 512 if documents[0].source else 0), 256)
+  batch, layout = pack(documents, [list(range(len(documents)))], LineCapacity(512, 512 if documents[0].source else 0), 256)
   losses = np.asarray(step(batch))
   return [losses[place.line, place.start:place.start + place.count] for place in layout]
 
@@ -124,7 +132,8 @@ def test_another_choice_changes_no_choices_loss_by_a_bit(loaded):
   [example] = made(loaded, 'sentiment', 1)
   first = len(example.choices['negative']) + 1
   parts = {'negative': slice(0, first), 'positive': slice(first, None)}
-  whole = lambda e: line_losses(loaded, [compared(e, loaded.tokenizer.eos, loaded.model.config.start)], step)[0]
+  begins = loaded.model.config.decoder_start_id
+  whole = lambda e: line_losses(loaded, [prompt_with_choices(e, loaded.tokenizer.eos, begins)], step)[0]
   before = whole(example)
   for changed, kept in (parts, reversed(parts)):
     after = whole(example._replace(choices={**example.choices, changed: other(example.choices[changed])}))
@@ -184,8 +193,8 @@ def corrupted(t5):
 
 @pytest.mark.parametrize('microbatches', [1, 4])
 def test_a_batch_holds_what_its_epoch_redraws_and_is_a_pure_function_of_its_step(t5, corrupted, microbatches):
-  start, count, steps = t5.model.config.start, len(corrupted), 3 * len(corrupted) // 8
-  redraw = lambda number, epoch: answered(corrupted.example(number, epoch), start)
+  start, count, steps = t5.model.config.decoder_start_id, len(corrupted), 3 * len(corrupted) // 8
+  redraw = lambda number, epoch: prompt_with_answer(corrupted.example(number, epoch), start)
   first = [redraw(number, 0) for number in range(count)]
   make = lambda: TrainingBatches(first, 8, microbatches, seed=3, steps=steps, redraw=redraw)
   run, numbers = make(), order(count, 3, 0)
@@ -202,7 +211,7 @@ def test_a_batch_holds_what_its_epoch_redraws_and_is_a_pure_function_of_its_step
 def test_fit_leaves_no_line_too_full_on_either_side(t5):
   documents = documents_of(t5, made(t5, 'translation', 300, 'train', longest=500))
   room = batches.room_for(documents, 256)
-  lines = fit([(len(d.tokens), len(d.source)) for d in documents], room)
+  lines = first_fit_decreasing([(len(d.tokens), len(d.source)) for d in documents], room)
   assert sorted(itertools.chain(*lines)) == list(range(len(documents)))
   fullest = {side: max(sum(len(getattr(documents[i], side)) for i in line) for line in lines) for side in ('tokens', 'source')}
   assert fullest['tokens'] <= room.tokens and fullest['source'] <= room.source
@@ -219,7 +228,7 @@ def test_losses_equal_transformers_cross_entropy(loaded):
   for example, losses in zip(found, document_losses(loaded.model, {'params': loaded.params}, documents, 4)):
     prompt, target = torch.tensor([example.prompt_ids]), torch.tensor([example.target_ids])
     with torch.no_grad():
-      if loaded.model.config.start is None:
+      if loaded.model.config.decoder_start_id is None:
         out = twin(torch.cat([prompt, target], 1), labels=torch.cat([torch.full_like(prompt, -100), target], 1))
         logits = out.logits[0, prompt.shape[1] - 1:-1]
       else:

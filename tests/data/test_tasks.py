@@ -37,12 +37,12 @@ def test_built_in_tasks_bring_their_rows_and_no_row_is_in_two_splits(name, count
 
 def test_fewer_training_rows_are_drawn_by_the_seed_and_more_of_them_hold_those():
   task = tasks.make('sentiment', {})
-  few, more, other = (tasks.drawn(task, count, seed).rows('train') for count, seed in ((16, 0), (64, 0), (16, 1)))
+  few, more, other = (tasks.subsample(task, count, seed).rows('train') for count, seed in ((16, 0), (64, 0), (16, 1)))
   texts = lambda rows: {row['text'] for row in rows}
   assert len(few) == 16 and texts(few) < texts(more) < texts(task.rows('train')) and texts(few) != texts(other)
-  assert tasks.drawn(task, 16, 0).rows('test') == task.rows('test')
+  assert tasks.subsample(task, 16, 0).rows('test') == task.rows('test')
   with pytest.raises(InputError, match=r'task.rows=2201: must be 0 \(all\) or up to 2200'):
-    tasks.drawn(task, 2201, 0)
+    tasks.subsample(task, 2201, 0)
 
 
 def test_own_files_give_their_rows_in_order_and_blank_lines_do_not_count(tmp_path):

@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-from small import ROOT, config
+from helpers import ROOT, config
 
 from research import experiment
 from research.data import sources, tasks, texts, tokenizer
@@ -187,7 +187,7 @@ def test_another_process_learns_the_same_vocabulary(shipped):
 @pytest.mark.parametrize('context', [16, 33, 64])
 def test_pieces_of_a_long_text_are_together_the_text_and_fit_the_context(context):
   rows = [{'text': text_of(n)} for n in (1, 5, context - 2, context - 1, context, 3 * context, 200)]
-  continued = texts.continued(rows, BYTES, context)
+  continued = texts.next_token(rows, BYTES, context)
   assert max(len(e.prompt_ids) + len(e.target_ids) for e in continued) == context
   for row in rows:
     own = [e for e in continued if e.row is row]
@@ -206,7 +206,7 @@ def test_pieces_of_a_long_text_are_together_the_text_and_fit_the_context(context
 def test_continuation_predicts_every_token_once_and_the_end_after_it():
   rows = [{'text': WORDS}, {'text': text_of(40)}, {'text': text_of(7)}]
   for tokens, first in ((BYTES, BYTES.bos), (BYTES._replace(bos=None), BYTES.eos)):
-    found = texts.continued(rows, tokens, 512)
+    found = texts.next_token(rows, tokens, 512)
     assert [e.id for e in found] == [0, 1, 2]
     for row, example in zip(rows, found):
       assert example.prompt_ids == [first] and example.target_ids == [*row['text'].encode(), BYTES.eos]

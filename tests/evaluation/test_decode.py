@@ -5,7 +5,7 @@ import json
 import jax
 import numpy as np
 import pytest
-from small import torch_twin, verb
+from helpers import torch_twin, verb
 
 from research.evaluation.decode import generate
 
@@ -31,7 +31,7 @@ def line(ids, length=128):
 
 
 def test_greedy_takes_the_likeliest_token_of_the_full_forward(preset, prompts, alone):
-  model, start = preset.model, preset.model.config.start
+  model, start = preset.model, preset.model.config.decoder_start_id
   forward = jax.jit(lambda variables, batch: model.logits(variables, model.hidden(variables, batch))[0])
   for prompt, continuation in zip(prompts, alone):
     read = prompt if start is None else [start]

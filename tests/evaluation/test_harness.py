@@ -2,11 +2,11 @@
 
 import json
 
+import helpers
 import numpy as np
 import pytest
-import small
 
-from research import tree, workdir
+from research import run_files, tree
 from research.data import prompts, tasks, tokenizer
 from research.errors import InputError
 from research.evaluation import harness
@@ -41,17 +41,17 @@ def test_generated_answers_do_not_depend_on_the_eval_batch_size(tiny):
     ('llama-tiny', 'prefix', 'beginning')])
 def test_members_of_a_cohort_come_to_what_each_comes_to_alone(name, row, task):
   """Ranked choices and free text; what does not learn is there once, what all prompts begin with is read by every member."""
-  loaded = small.loud(name)
+  loaded = helpers.scaled_up(name)
   fields = {'max_new_tokens': 8}
   if task == 'beginning':
     task, fields = 'translation', {**fields, 'prompt': 'Please translate this sentence for me.\n{source}\n'}
   task = tasks.make(task, fields)
   short = lambda e: len(e.prompt_ids) + len(e.target_ids) < 120
   found = [*filter(short, prompts.examples(task, task.rows('valid'), loaded.tokenizer))][:6]
-  begun = [small.start(loaded, table.make(row, {}), seed=seed)[:2] for seed in (0, 1, 2)]
-  learned = [small.moved(state.trainable, seed) for seed, (state, _) in enumerate(begun)]
+  begun = [helpers.start(loaded, table.make(row, {}), seed=seed)[:2] for seed in (0, 1, 2)]
+  learned = [helpers.moved(state.trainable, seed) for seed, (state, _) in enumerate(begun)]
   frozen = [frozen for _, frozen in begun]
-  together = harness.evaluate_all(loaded.model, cohort.learned(learned, frozen), loaded.tokenizer, task, found, 4)
+  together = harness.evaluate_all(loaded.model, cohort.stack_variables(learned, frozen), loaded.tokenizer, task, found, 4)
   alone = [harness.evaluate(loaded.model, tree.join(*one), loaded.tokenizer, task, found, 4) for one in zip(learned, frozen)]
   assert len({str(e.predictions) for e in alone}) == 3
   for one, other in zip(together, alone, strict=True):
@@ -67,7 +67,7 @@ def read(path):
 def test_ranked_predictions_scored_again_from_the_file_give_the_scores(tiny, tmp_path):
   from sklearn.metrics import accuracy_score, f1_score
   evaluation = evaluated(tiny, 'domain', 90, 8, split='test')
-  workdir.write_jsonl(tmp_path / 'test.jsonl', evaluation.predictions)
+  run_files.write_jsonl(tmp_path / 'test.jsonl', evaluation.predictions)
   rows = read(tmp_path / 'test.jsonl')
   targets, predictions = [r['target'] for r in rows], [r['prediction'] for r in rows]
   assert len({*predictions}) > 1
@@ -87,7 +87,7 @@ def test_generated_predictions_scored_again_from_the_file_give_the_scores(tiny, 
   from rouge_score import rouge_scorer
   metrics = ('bleu', 'chrf', 'exact_match', 'rouge1')
   evaluation = evaluated(tiny, 'translation', 12, 8, split='test', max_new_tokens=12, metrics=metrics)
-  workdir.write_jsonl(tmp_path / 'test.jsonl', evaluation.predictions)
+  run_files.write_jsonl(tmp_path / 'test.jsonl', evaluation.predictions)
   rows = read(tmp_path / 'test.jsonl')
   targets, predictions = [r['target'] for r in rows], [r['prediction'] for r in rows]
   scorer = rouge_scorer.RougeScorer(['rouge1'], use_stemmer=True)

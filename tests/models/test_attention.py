@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small import loud
+from helpers import scaled_up
 
 from research.errors import InputError
 from research.models import layers
@@ -21,14 +21,14 @@ WINDOW = 9
 def windowed(loaded, *windows):
   """The same model, whose layers see so far back, in turn."""
   c = loaded.model.config
-  kinds = tuple(Kind(window, c.kinds[0].rope) for window in windows)
-  return build(dataclasses.replace(c, kinds=kinds, pattern=tuple(i % len(kinds) for i in range(c.layers))))
+  kinds = tuple(Kind(window, c.layer_kinds[0].rope) for window in windows)
+  return build(dataclasses.replace(c, layer_kinds=kinds, layer_pattern=tuple(i % len(kinds) for i in range(c.layers))))
 
 
 @pytest.fixture(scope='module', params=['llama', 'llama, window', 'llama, windows', 'gpt2', 't5'])
 def case(request):
   """(model, params): all that the layers of a stack can see."""
-  loaded = loud(f'{request.param.split(",")[0]}-tiny')
+  loaded = scaled_up(f'{request.param.split(",")[0]}-tiny')
   windows = {'llama, window': (WINDOW,), 'llama, windows': (0, WINDOW, 3)}.get(request.param, (0,))
   return windowed(loaded, *windows), loaded.params
 
@@ -112,7 +112,7 @@ def products(model, params, batch):
 
 
 def test_windows_cost_less_than_seeing_all():
-  loaded = loud('llama-tiny')
+  loaded = scaled_up('llama-tiny')
   cost = {window: products(windowed(loaded, window), loaded.params, line(loaded.model, lengths=(3000, 1096)))
           for window in (0, 512)}
   c = loaded.model.config
@@ -127,7 +127,7 @@ def test_windows_cost_less_than_seeing_all():
 
 
 def test_memory_of_a_long_line_grows_with_its_length_and_not_with_its_square():
-  loaded = loud('llama-tiny')
+  loaded = scaled_up('llama-tiny')
 
   def temporaries(length):
     batch = line(loaded.model, lengths=(length,))
@@ -140,7 +140,7 @@ def test_memory_of_a_long_line_grows_with_its_length_and_not_with_its_square():
 
 
 def test_relative_biases_of_very_long_lines_are_refused():
-  loaded = loud('t5-tiny')
+  loaded = scaled_up('t5-tiny')
   batch = line(loaded.model, lengths=(LONGEST_BIAS + 1,))
   with pytest.raises(InputError, match=r'model\.context: relative biases are kept for every pair .* 8193 x 8193'):
     jax.eval_shape(lambda p: loaded.model.hidden({'params': p}, batch), loaded.params)

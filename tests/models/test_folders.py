@@ -307,7 +307,7 @@ def test_rope_scaling_wins_over_rope_parameters_as_in_transformers():
           'rope_parameters': {'rope_type': 'default', 'rope_theta': 9000.0}}
   theirs = AutoConfig.for_model(**both)
   assert theirs.rope_parameters['rope_type'] == 'linear' and theirs.rope_parameters['rope_theta'] == 700.0
-  rope = names.config_of(FAMILIES['llama'], both, 'config.json', True).kinds[0].rope
+  rope = names.config_of(FAMILIES['llama'], both, 'config.json', True).layer_kinds[0].rope
   np.testing.assert_allclose(rope.inverse, 700.0 ** -(np.arange(0, 10, 2) / 10) / 4)
 
 
@@ -411,9 +411,9 @@ def test_a_share_of_turning_dimensions_is_read_by_no_family_whose_original_turns
   said = {where: 0.5 if where == 'partial_rotary_factor' else {
       'rope_type': 'default', 'rope_theta': 1e4, 'partial_rotary_factor': 0.5}}
   of = lambda **more: names.config_of(FAMILIES[ZOO[name]['model_type']], ZOO[name] | more, 'config.json', False)
-  assert {len(kind.rope.inverse) for kind in of(**said).kinds} == {of().head_dim // 2}
-  assert ([kind.rope.inverse for kind in of(**said, rope_theta=1e4).kinds] ==
-          [kind.rope.inverse for kind in of(rope_theta=1e4).kinds])
+  assert {len(kind.rope.inverse) for kind in of(**said).layer_kinds} == {of().head_dim // 2}
+  assert ([kind.rope.inverse for kind in of(**said, rope_theta=1e4).layer_kinds] ==
+          [kind.rope.inverse for kind in of(rope_theta=1e4).layer_kinds])
   if name != 'gemma3_text':
     with pytest.raises(InputError, match=r'partial_rotary_factor=0.5 with rope_type=\'linear\' is not supported'):
       of(rope_scaling={'rope_type': 'linear', 'factor': 2.0, 'partial_rotary_factor': 0.5})

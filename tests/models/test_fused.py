@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small import loud
+from helpers import scaled_up
 
 from research import machine, tree
 from research.models import fused, layers
@@ -31,10 +31,10 @@ def batch(lines=2, lengths=LENGTHS):
 
 
 def model(name, windows=(0,), **fields):
-  c = loud(name).model.config
-  kinds = tuple(Kind(window, c.kinds[0].rope) for window in windows)
+  c = scaled_up(name).model.config
+  kinds = tuple(Kind(window, c.layer_kinds[0].rope) for window in windows)
   pattern = tuple(i % len(kinds) for i in range(c.layers))
-  return build(dataclasses.replace(c, **{'dtype': 'bfloat16', 'kinds': kinds, 'pattern': pattern, **fields}))
+  return build(dataclasses.replace(c, **{'dtype': 'bfloat16', 'layer_kinds': kinds, 'layer_pattern': pattern, **fields}))
 
 
 def kernels(model, variables, lines):
@@ -71,7 +71,7 @@ def off(ours, expected):
     ('gpt2-tiny', (0,), True)])
 def test_a_line_sees_what_it_sees_elsewhere(name, windows, branches):
   """No further from float32 than plain bfloat16 is."""
-  made, lines, variables = model(name, windows), batch(), {'params': loud(name).params}
+  made, lines, variables = model(name, windows), batch(), {'params': scaled_up(name).params}
   if branches:
     lines['branches'] = np.repeat([[0, 1, 2, 3]], 32, axis=1).repeat(2, axis=0).astype(np.int32)
   assert kernels(made, variables, lines) == dict.fromkeys(('fused_attention', 'fused_attention_gradient'), made.config.layers)
@@ -82,7 +82,7 @@ def test_a_line_sees_what_it_sees_elsewhere(name, windows, branches):
 
 def test_behind_a_prefix_and_in_front_of_a_cache_a_line_attends_plainly():
   """There a line sees more than itself, which the kernel was not compared on."""
-  loaded, lines = loud('llama-tiny'), batch()
+  loaded, lines = scaled_up('llama-tiny'), batch()
   trainable, frozen = bind(jax.random.key(0), table.make('prefix', {'slots': 128}), loaded.model, loaded.params)
   made = model('llama-tiny')
   assert kernels(made, tree.join(trainable, frozen), lines) == {}
@@ -99,7 +99,7 @@ def test_what_the_kernel_cannot_do_is_done_without_it(why, name, fields, lengths
   lines = batch(1, lengths)
   if name == 't5-tiny':
     lines |= {f'source_{n}': x for n, x in lines.items()}
-  assert kernels(model(name, **fields), {'params': loud(name).params}, lines) == {}, why
+  assert kernels(model(name, **fields), {'params': scaled_up(name).params}, lines) == {}, why
 
 
 def attention(length, members=()):
@@ -108,7 +108,7 @@ def attention(length, members=()):
   q, k, v = (jax.random.normal(key, (*members, 2, length, heads, 16), jnp.bfloat16) for key, heads in zip(keys, (4, 2, 2)))
   side = {'slots': jnp.arange(length)[None], 'branches': jnp.zeros((1, length), int),
           'segments': jnp.where(jnp.arange(length)[None] < length // 3, 1, 2)}
-  return q, k, v, jnp.broadcast_to(layers.visible(side, side), (2, length, length))
+  return q, k, v, jnp.broadcast_to(layers.attention_mask(side, side), (2, length, length))
 
 
 def test_members_of_a_cohort_attend_as_each_would_alone():
@@ -144,7 +144,7 @@ def test_only_nvidias_cards_have_a_capability(monkeypatch, capability, expected)
 
 @pytest.mark.parametrize('chip', chips.table())
 def test_a_plan_counts_the_kernel_on_the_cards_that_have_it(chip):
-  made, lines, variables = model('llama-tiny'), batch(), {'params': loud('llama-tiny').params}
+  made, lines, variables = model('llama-tiny'), batch(), {'params': scaled_up('llama-tiny').params}
   kind = 'tpu' if chip in chips.TPU_SLICES else 'gpu'
   with machine.compiling_for(kind, chips.table()[chip].capability):
     jaxpr = jax.make_jaxpr(lambda v: made.hidden(v, lines))(variables).jaxpr

@@ -412,12 +412,12 @@ def gemma(hf):
 def test_gemma_3_layers_are_global_where_the_header_says(tmp_path, change, pattern, window):
   file = write(tmp_path / 'a.gguf', GEMMA, gemma(GEMMA), change)
   config = load(file, FLOAT32).model.config
-  assert config.pattern == pattern and config.kinds[-1].window == window
-  assert config.kinds[0].rope.inverse[1] == pytest.approx(1e6 ** -0.2)
+  assert config.layer_pattern == pattern and config.layer_kinds[-1].window == window
+  assert config.layer_kinds[0].rope.inverse[1] == pytest.approx(1e6 ** -0.2)
   if pattern:
-    assert config.kinds[0].window == 0 and config.kinds[1].rope.inverse[1] == pytest.approx(1e4 ** -0.2)
+    assert config.layer_kinds[0].window == 0 and config.layer_kinds[1].rope.inverse[1] == pytest.approx(1e4 ** -0.2)
     other = load(write(tmp_path / 'b.gguf', GEMMA, gemma(GEMMA), change | {'rope.freq_base_swa': 2e4}), FLOAT32).model.config
-    assert other.kinds[1].rope.inverse[1] == pytest.approx(2e4 ** -0.2)
+    assert other.layer_kinds[1].rope.inverse[1] == pytest.approx(2e4 ** -0.2)
 
 
 @pytest.mark.parametrize('kind, layers, scalar', [('gemma2', 46, 8), ('gemma2', 45, 10), ('gemma3_text', 62, 8),

@@ -117,7 +117,7 @@ def test_config_json_written_before_rope_parameters_is_read_the_same(tmp_path):
     (tmp_path / 'config.json').write_text(json.dumps(fields))
     read.append(huggingface.read(tmp_path)[1])
   assert read[0] == read[1]
-  assert read[0].kinds[0].rope.inverse[1] == pytest.approx(500 ** (-2 / 14))
+  assert read[0].layer_kinds[0].rope.inverse[1] == pytest.approx(500 ** (-2 / 14))
 
 
 class Counted:

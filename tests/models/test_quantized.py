@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
-from small import batch, config, documents, logits, loud, start, take
+from helpers import batch, config, documents, logits, scaled_up, start, take
 from strategies import rows
 
 from research import experiment, tree
@@ -88,7 +88,7 @@ def test_a_product_and_its_gradient_are_those_of_the_kernel_written_out(kind):
 @functools.cache
 def pair(name, kind):
   """A model with quantised kernels, and the same with those kernels written out."""
-  kept = loud(name, kind)
+  kept = scaled_up(name, kind)
   assert sum(map(is_quantized, jax.tree.leaves(kept.params, is_leaf=is_quantized))) >= 6
   out = jax.tree.map(lambda x: dense(x, jnp.float32) if is_quantized(x) else x, kept.params, is_leaf=is_quantized)
   return kept, kept._replace(params=out)

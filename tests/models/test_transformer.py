@@ -76,7 +76,7 @@ def loss_and_gradient(name, model, params):
   """Of the learning variables, after every delta was moved away from where it changes nothing."""
   row = ROWS[name]
   strategy = row.make()
-  config, params = transformer.set_apart(model.config, params, strategy.apart)
+  config, params = transformer.split_last_layers(model.config, params, strategy.last_layers)
   model = build(config)
   trainable, frozen = bind(jax.random.key(0), strategy, model, params)
   noise = iter(jax.random.split(jax.random.key(1), 99))

@@ -62,7 +62,7 @@ SEPARATE_HEADS = ('t5-1.1', 'mt5', 'umt5')    # transformers ties them all; file
 
 
 def _kinds(change):
-  return lambda c: dataclasses.replace(c, kinds=tuple(change(kind) for kind in c.kinds))
+  return lambda c: dataclasses.replace(c, layer_kinds=tuple(change(kind) for kind in c.layer_kinds))
 
 
 def _without(**fields):
@@ -91,11 +91,12 @@ BRANCHES = {
         'query scale': _without(query_scale=None)},
     'gemma3_text': _PLAIN | _WINDOW | {
         '1 + scale': _without(norm_offset=0.0), 'query scale': _without(query_scale=None),
-        'ropes of their own': lambda c: dataclasses.replace(c, kinds=(c.kinds[0], c.kinds[1]._replace(rope=c.kinds[0].rope)))},
+        'ropes of their own': lambda c: dataclasses.replace(
+            c, layer_kinds=(c.layer_kinds[0], c.layer_kinds[1]._replace(rope=c.layer_kinds[0].rope)))},
     'gpt_neox': _PLAIN | {'parallel': _without(parallel=False)},
     'gpt_neox-serial': {'serial': _without(parallel=True)},
-    'smollm3': _PLAIN | _WINDOW | {'NoPE': lambda c: dataclasses.replace(c, kinds=tuple(
-        kind._replace(rope=c.kinds[0].rope) for kind in c.kinds))},
+    'smollm3': _PLAIN | _WINDOW | {'NoPE': lambda c: dataclasses.replace(c, layer_kinds=tuple(
+        kind._replace(rope=c.layer_kinds[0].rope) for kind in c.layer_kinds))},
     'olmo2': _PLAIN, 'phi3': _PLAIN | _WINDOW,
     't5': {'head scale': _without(logit_scale=1.0), 'distances': _without(max_distance=8),
            'scores': _without(query_scale=None), 'activation': _without(activation='silu')},

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import jax
 import pytest
+from helpers import AS_IN_A_RUN, config, reviews, start
 from models.zoo import CONFIGS
-from small import AS_IN_A_RUN, config, reviews, start
 from strategies.rows import LEARNS, ROWS
 
 from experiments.benchmarks import sides
@@ -53,7 +53,7 @@ def test_predicted_bytes_are_within_a_quarter_of_the_compilers(step, size):
 def test_shapes_are_those_of_a_run(source, strategy, quantize):
   """What is planned without weights has the leaves, shapes and bytes of what is trained."""
   made = config(model__source=source, strategy__name=strategy, model__quantize=quantize)
-  state, frozen = train._at_first(experiment.assemble(made))
+  state, frozen = train._initial_state(experiment.assemble(made))
   shapes = account.begun(experiment.assemble(made, abstract=True))
   describe = lambda x: {name: (leaf.shape, str(leaf.dtype)) for name, leaf in tree.leaves(x).items()}
   assert describe(shapes) == describe((state, frozen))
@@ -66,13 +66,13 @@ def test_parts_of_a_mesh_add_up():
   found = {}
   for name, sizes in {'one': (1, 1, 1), 'fsdp': (1, 16, 1), 'more': (1, 64, 1), 'mixed': (2, 4, 8)}.items():
     sizes = dict(zip(sharding.AXES, sizes))
-    with sharding.planned(sizes):
+    with sharding.use_abstract(sizes):
       exp = experiment.assemble({**made, 'mesh': sizes}, abstract=True)
     found[name] = account.account(exp, sizes, tokens=2048)
   of = lambda name, *kinds: sum(found[name].kinds[kind] for kind in kinds)
   for name, parts in (('fsdp', 16), ('more', 64), ('mixed', 32)):
     assert of(name, 'trainables', 'optimizer') == pytest.approx(of('one', 'trainables', 'optimizer') / parts, rel=0.01), name
-  assert found['one'].sent == 0 < found['fsdp'].sent
+  assert found['one'].bytes_sent == 0 < found['fsdp'].bytes_sent
   for name, parts in (('fsdp', 16), ('mixed', 64)):
     assert found[name].flops == pytest.approx(found['one'].flops / parts, rel=0.05), name
   assert of('fsdp', 'activations') < of('one', 'activations') / 8
@@ -99,20 +99,20 @@ def accounted_for(family, row, quantize, monkeypatch):
   made = config(model__source=f'random:zoo-{family}', model__quantize=quantize, **reviews(train=8, valid=2))
   made['strategy'] = dict.fromkeys(made['strategy']) | {'name': row.name, 'allow_other_base': False} | row.fields
   sizes = {'data': 2, 'fsdp': 2, 'tensor': 2}
-  with sharding.planned(sizes):
+  with sharding.use_abstract(sizes):
     exp = experiment.assemble({**made, 'mesh': sizes}, abstract=True)
   found = account.account(exp, sizes)
   learning = tree.leaves(account.begun(exp)[0].trainable)
   assert found.kinds['trainables'] == sum(
-      4 * math.prod(sharding.part(name, x.shape, sizes)) for name, x in learning.items())
-  assert found.kinds['activations'] > 0 < found.sent
+      4 * math.prod(sharding.shard_shape(name, x.shape, sizes)) for name, x in learning.items())
+  assert found.kinds['activations'] > 0 < found.bytes_sent
 
 
 def test_a_rank_above_a_devices_part_of_a_kernel_is_accounted_for():
   """The whole kernel of llama-tiny's keys is 64 x 32, a device's part 64 x 16."""
   sizes = {'data': 4, 'fsdp': 1, 'tensor': 2}
   made = config(strategy__rank=24, strategy__targets='attention', training__batch_size=8, **reviews(train=8, valid=2))
-  with sharding.planned(sizes):
+  with sharding.use_abstract(sizes):
     exp = experiment.assemble({**made, 'mesh': sizes}, abstract=True)
   assert account.account(exp, sizes).total > 0
   exp = experiment.assemble({**made, 'strategy': {**made['strategy'], 'rank': 33}}, abstract=True)

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from small import ROOT, config, process, reviews, verb
+from helpers import ROOT, config, process, reviews, verb
 
 from research import machine, plan, train
 from research.errors import InputError
@@ -20,7 +20,7 @@ def test_a_plan_names_what_binds_and_what_it_costs():
   assert found['bytes_per_device']['total'] >= sum(found['bytes_per_device'][k] for k in ('weights', 'trainables', 'optimizer'))
   assert {row['provider'] for row in found['cost']} == {'AWS', 'GCP', 'Azure'}
   assert found['cost'][0]['usd'] == pytest.approx(found['hours'] * found['cost'][0]['usd_per_hour'])
-  assert 'H100' in plan.told(found) and f'{found["parameters"]["trainable"]:,}' in plan.told(found)
+  assert 'H100' in plan.format_plan(found) and f'{found["parameters"]["trainable"]:,}' in plan.format_plan(found)
 
 
 def test_what_does_not_fit_is_told_what_would():
@@ -30,7 +30,7 @@ def test_what_does_not_fit_is_told_what_would():
   assert not found['fits'] and found['bytes_per_device']['total'] > found['memory_per_device']
   assert {'strategy.name': 'lora'} in [one['changes'] for one in found['changes']]
   assert all(one['bytes'] <= found['memory_per_device'] for one in found['changes'])
-  assert '--config.strategy.name=lora' in plan.told(found)
+  assert '--config.strategy.name=lora' in plan.format_plan(found)
 
 
 def compiled_on_an_h100():
@@ -103,7 +103,7 @@ def test_training_refuses_what_finds_no_room_before_it_loads_or_compiles(tmp_pat
   with pytest.raises(InputError, match=r'needs about .* GiB on each device \(weights .*would fit: --config.training.mic'):
     train.run(made, tmp_path / 'run')
   with pytest.raises(InputError, match='needs about'):
-    train.together([(made, tmp_path / 'a', 'a'), (made, tmp_path / 'b', 'b')], tmp_path / 'latest')
+    train.train_cohort([(made, tmp_path / 'a', 'a'), (made, tmp_path / 'b', 'b')], tmp_path / 'latest')
   assert not (tmp_path / 'run').exists()
   monkeypatch.undo()
   monkeypatch.setattr(machine, 'memory', lambda: int(0.8 * needs))
@@ -119,7 +119,7 @@ def test_a_result_sets_the_plan_beside_what_was_measured(tmp_path):
 @pytest.mark.skipif(not compiled.available(), reason='needs libtpu: pip install -e \'.[tpu]\'')
 def test_a_step_is_compiled_for_a_slice_that_is_not_here():
   code = ('from research.planning import compiled; compiled.prepare()\n'
-          'import sys, json; sys.path.insert(0, "tests"); from small import config; from research import plan\n'
+          'import sys, json; sys.path.insert(0, "tests"); from helpers import config; from research import plan\n'
           'made = config(model__source="random:llama-small"); made["mesh"] = {"data": 1, "fsdp": -1, "tensor": 1}\n'
           'print(json.dumps(plan.plan(made, "v5e:2x2")))')
   done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=ROOT)

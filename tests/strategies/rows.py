@@ -63,8 +63,8 @@ ROWS = {
 }
 ALONE = [name for name, row in ROWS.items() if '+' not in row.name]
 LEARNS = [name for name, row in ROWS.items() if row.make().learns]
-ADDS = [name for name in LEARNS if not ROWS[name].make().kernels]        # deltas, to a base that stays as it is
-AT_SITES = [name for name in ADDS if not ROWS[name].make().slots and not ROWS[name].make().before]      # and no soft prompts
+ADDS = [name for name in LEARNS if not ROWS[name].make().trains_base]        # deltas, to a base that stays as it is
+AT_SITES = [name for name in ADDS if not ROWS[name].make().slots and not ROWS[name].make().prefix_slots]   # no soft prompt
 METHODS = {method: (name, *of) for name, row in ROWS.items() if isinstance(row.peft, dict) for method, of in row.peft.items()}
 
 

@@ -4,15 +4,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small import batch, documents, logits, loud, moved, start, take
+from helpers import batch, documents, logits, moved, scaled_up, start, take
 from strategies import rows
 from strategies.rows import ROWS
 
 from research import tree
 from research.errors import InputError
-from research.models.transformer import build, set_apart
+from research.models.transformer import build, split_last_layers
 from research.strategies import deltas, table
-from research.strategies.bind import merge, placed
+from research.strategies.bind import from_collections, merge
 from research.training.steps import eval_step
 
 UNMERGEABLE = ('adapter', 'prefix', 'prompt')
@@ -20,7 +20,7 @@ UNMERGEABLE = ('adapter', 'prefix', 'prompt')
 
 def placed_on(loaded, strategy):
   """The model as the strategy needs it."""
-  config, params = set_apart(loaded.model.config, loaded.params, strategy.apart)
+  config, params = split_last_layers(loaded.model.config, loaded.params, strategy.last_layers)
   return loaded._replace(model=build(config), params=params)
 
 
@@ -72,7 +72,7 @@ def merges(loaded, strategy, variables, one):
 
 @pytest.mark.parametrize('name', ['bitfit', 'bitfit+lora'])
 def test_bitfit_merges_where_every_kernel_has_a_bias(name):
-  loaded, strategy = loud('gpt2-tiny'), ROWS[name].make()
+  loaded, strategy = scaled_up('gpt2-tiny'), ROWS[name].make()
   state, frozen, _ = start(loaded, strategy)
   merges(loaded, strategy, tree.join(moved(state.trainable, seed=0), frozen), one_for(loaded, strategy))
 
@@ -97,7 +97,7 @@ def test_one_delta_of_q_k_and_v_is_that_of_the_three_side_by_side(tiny, name):
   row = ROWS[name]
   fields = {'targets': 'attn/qkv$', 'feedforward': ''} if row.takes('feedforward') else {'targets': 'attention', 'fused': True}
   state, frozen, tx = start(tiny, row.make(**fields), 3e-3)
-  assert 'layers/attn/qkv' in placed(tree.join(state.trainable, frozen))
+  assert 'layers/attn/qkv' in from_collections(tree.join(state.trainable, frozen))
   one = batch(documents(tiny, 2, longest=120), 128)
   state, _ = take(tiny, state, frozen, tx, [one] * 3)
   variables = tree.join(state.trainable, frozen)
@@ -115,7 +115,7 @@ def test_last_layers_are_the_last_and_what_learns_there_is_put_back(tiny):
                              logits(tiny.model, {'params': tiny.params}, one), atol=1e-5)
   state, _ = take(loaded, state, frozen, tx, [one])
   learned = tree.join(state.trainable, frozen)
-  config, whole = set_apart(loaded.model.config, learned['params'], 0)
+  config, whole = split_last_layers(loaded.model.config, learned['params'], 0)
   assert config == tiny.model.config
   for name, x in tree.leaves(whole).items():
     moved = [bool(np.any(a != b)) for a, b in zip(x, tree.leaves(tiny.params)[name])]
@@ -133,12 +133,12 @@ T5 = [({f'encoder/layers/{n}' for n in of} if of is not LAYERS[2] else set()) | 
     ('^encoder/.*mlp/.*/kernel', {n for n in T5[1] if n.startswith('encoder')}),
     ('cross/[qv]/', {'layers/cross/q', 'layers/cross/v'})])
 def test_loras_targets_on_t5_are_in_the_encoder_the_decoder_and_between_them(targets, expected):
-  state, _, _ = start(loud('t5-tiny'), table.lora(targets=targets))
+  state, _, _ = start(scaled_up('t5-tiny'), table.lora(targets=targets))
   assert tree.leaves(state.trainable).keys() == {f'delta/{n}/kernel/{part}' for n in expected for part in 'ab'}
 
 
 def test_adapters_on_t5_follow_every_sublayer():
-  state, _, _ = start(loud('t5-tiny'), table.adapter())
+  state, _, _ = start(scaled_up('t5-tiny'), table.adapter())
   parts = ('down', 'down_bias', 'up', 'up_bias')
   assert tree.leaves(state.trainable).keys() == {
       f'delta/{place}/output/{part}' for part in parts for place in (

@@ -8,7 +8,7 @@ import math
 import jax
 import optax
 import pytest
-from small import batch, config, documents, reviews, start
+from helpers import batch, config, documents, reviews, start
 from strategies import rows
 from strategies.rows import ROWS
 
@@ -17,7 +17,7 @@ from research.models import load, names
 from research.models.config import Execution
 from research.models.families import FAMILIES
 from research.models.presets import PRESETS
-from research.models.transformer import build, set_apart
+from research.models.transformer import build, split_last_layers
 from research.strategies import table
 from research.strategies.bind import bind
 from research.training import flops
@@ -77,7 +77,7 @@ def test_the_last_layers_alone_are_differentiated():
   """Of gate, up and down, gradients are computed in the layers that learn and in no other."""
   loaded = load.load('random:llama-tiny', Execution('float32', 'float32', False))
   strategy = table.last_layers(layers=1)
-  config, params = set_apart(loaded.model.config, loaded.params, 1)
+  config, params = split_last_layers(loaded.model.config, loaded.params, 1)
   apart = loaded._replace(model=build(config), params=params)
   shape = loaded.params['layers']['mlp']['up']['kernel'].shape[1:]
 

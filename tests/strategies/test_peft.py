@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
-from small import batch, documents, logits, loud, moved, start, take, torch_twin
+from helpers import batch, documents, logits, moved, scaled_up, start, take, torch_twin
 from strategies.rows import METHODS, ROWS
 
 from research import tree
@@ -122,7 +122,7 @@ def differences(loaded, model, variables, one, slots):
 @pytest.mark.parametrize('method', METHODS)
 def test_logits_losses_and_files_are_pefts(method, name, tmp_path):
   import peft as theirs
-  loaded = loud(name)
+  loaded = scaled_up(name)
   row, kind, fields = METHODS[method]
   if name == 'gpt2-tiny' and fields.get('target_modules'):
     fields = fields | {'target_modules': GPT2_MODULES}      # PEFT's own all-linear takes the tied head with it
@@ -183,7 +183,7 @@ def test_lora_plus_learns_at_pefts_two_rates(tiny, tmp_path):
 
 @pytest.mark.parametrize('name, module', [('llama-tiny', 'embed_tokens'), ('gpt2-tiny', 'wte')])
 def test_lora_on_the_embedding_is_pefts(name, module, tmp_path):
-  loaded = loud(name)
+  loaded = scaled_up(name)
   model = shaken(with_peft(loaded, r=4, lora_alpha=6, target_modules=[module]))
   model.save_pretrained(tmp_path / 'theirs')             # the embedding itself with it
   strategy, trainable, frozen = ours_from(loaded, tmp_path / 'theirs')
@@ -196,7 +196,7 @@ def test_lora_on_the_embedding_is_pefts(name, module, tmp_path):
 @pytest.mark.parametrize('strategy', [table.lora(rank=3, targets='attn/[qv]/kernel,mlp'), table.ia3()], ids=lambda s: s.name)
 def test_gpt2s_own_q_k_and_v_become_one_module_of_pefts(strategy, tmp_path):
   import peft as theirs
-  loaded = loud('gpt2-tiny')
+  loaded = scaled_up('gpt2-tiny')
   trainable, frozen = bind(jax.random.key(0), strategy, loaded.model, loaded.params)
   trainable = moved(trainable, seed=0)
   written(loaded, strategy, trainable, frozen, tmp_path / 'ours')
@@ -207,7 +207,7 @@ def test_gpt2s_own_q_k_and_v_become_one_module_of_pefts(strategy, tmp_path):
 
 def test_pefts_prefix_of_a_t5_with_an_even_number_of_layers(tmp_path):
   """Two of its layers share one (see `peft._prefix_entries`): read so, and refused where ours have learned apart."""
-  loaded = loud('t5-tiny')
+  loaded = scaled_up('t5-tiny')
   model = shaken(with_peft(loaded, 'PrefixTuningConfig', num_virtual_tokens=SLOTS))
   model.save_pretrained(tmp_path / 'theirs')
   strategy, trainable, frozen = ours_from(loaded, tmp_path / 'theirs')
@@ -223,7 +223,7 @@ def uneven(encoder, decoder):
   """t5-tiny with so many layers."""
   name = f't5-{encoder}-{decoder}'
   presets.PRESETS.setdefault(name, presets.PRESETS['t5-tiny'] | {'num_layers': encoder, 'num_decoder_layers': decoder})
-  return loud(name)
+  return scaled_up(name)
 
 
 @pytest.mark.parametrize('encoder, decoder', [(3, 2), (4, 3)])
@@ -257,7 +257,7 @@ def test_a_prefix_for_a_t5_whose_decoder_is_deeper_is_refused_where_peft_fails(t
 
 
 def test_pissa_by_a_randomised_svd_is_refused_with_pefts_conversion_which_loads(tmp_path):
-  loaded = loud('llama-tiny')
+  loaded = scaled_up('llama-tiny')
   model = with_peft(loaded, **RANKED | {'init_lora_weights': 'pissa_niter_4'})
   initial = tmp_path / 'initial'
   model.peft_config['default'].init_lora_weights = True      # as PEFT's example does it: A and B as they began
@@ -288,7 +288,7 @@ BY_LAYER = {   # what is said -> a model, PEFT's settings, the row that it is
 @pytest.mark.parametrize('what', BY_LAYER)
 def test_adapters_that_differ_between_layers_compute_what_pefts_do(what, tmp_path):
   name, fields, row = BY_LAYER[what]
-  loaded = loud(name)
+  loaded = scaled_up(name)
   targets = GPT2_MODULES if name == 'gpt2-tiny' else LLAMA_MODULES
   model = shaken(with_peft(loaded, **RANKED | {'target_modules': targets} | fields))
   model.save_pretrained(tmp_path / 'theirs')
@@ -302,7 +302,7 @@ def test_adapters_that_differ_between_layers_compute_what_pefts_do(what, tmp_pat
 
 
 def test_what_fills_up_missing_layers_and_ranks_stays_zero_and_the_losses_are_pefts(tmp_path):
-  loaded = loud('llama-tiny')
+  loaded = scaled_up('llama-tiny')
   fields = {'layers_to_transform': [0, 2], 'rank_pattern': {r'layers\.0\..*': 2}, 'alpha_pattern': {r'layers\.0\..*': 3}}
   model = with_peft(loaded, **RANKED | {'target_modules': LLAMA_MODULES} | fields)      # alpha over rank is 1.5 in both
   model.save_pretrained(tmp_path / 'theirs')
@@ -332,7 +332,7 @@ def test_what_learned_in_full_beside_an_adapter_goes_from_peft_and_back(what, tm
   import peft as theirs
   name, fields, also = WHOLE[what]
   presets.PRESETS.setdefault('llama-untied', presets.PRESETS['llama-tiny'] | {'tie_word_embeddings': False})
-  loaded = loud(name)
+  loaded = scaled_up(name)
   targets = {'target_modules': GPT2_MODULES} if name == 'gpt2-tiny' else {'target_modules': ['q_proj', 'down_proj']}
   model = shaken(with_peft(loaded, **RANKED | targets | fields))
   model.save_pretrained(tmp_path / 'theirs')
@@ -357,7 +357,7 @@ def test_what_learned_in_full_beside_an_adapter_goes_from_peft_and_back(what, tm
     ('llama-tiny', {'use_dora': True, 'layers_to_transform': [1]}, 'holds 1 of the 3 layers'),
     ('llama-tiny', {'init_lora_weights': 'pissa', 'use_dora': True}, 'only one of use_dora and init_lora_weights=pissa')])
 def test_what_peft_makes_of_single_parameters_and_layers_and_has_no_form_here_is_refused(name, fields, says, tmp_path):
-  loaded = loud(name)
+  loaded = scaled_up(name)
   with_peft(loaded, **RANKED | {'target_modules': ['q_proj', 'down_proj']} | fields).save_pretrained(tmp_path / 'theirs')
   with pytest.raises(InputError, match=says):
     ours_from(loaded, tmp_path / 'theirs')

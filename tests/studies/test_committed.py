@@ -4,7 +4,7 @@ import json
 import shutil
 
 import pytest
-from small import ROOT
+from helpers import ROOT
 from test_runner import flat
 
 from research import study

@@ -77,7 +77,7 @@ def test_cells_that_differ_in_arrays_alone_are_one_program():
   one = {'training.learning_rate': [1e-3, 1e-2], 'strategy.dropout': [0.0, 0.1, 0.2], 'strategy.initial_d': [0.1, 0.5],
          'strategy.rank': [4, 8]}
   arms = {'vera': {'strategy': {'name': 'vera'}, 'grid': one}}
-  groups = grid.alike(grid.cells(grid.study(fields(arms=arms, baseline='vera'), 'x.py'), base))
+  groups = grid.group_by_program(grid.cells(grid.study(fields(arms=arms, baseline='vera'), 'x.py'), base))
   told = {(bool(c.config['strategy']['dropout']), c.config['strategy']['rank']) for group in groups for c in group}
   assert len(groups) == len(told) == 4
   assert sorted(map(len, groups)) == [2 * 2 * 2, 2 * 2 * 2, 2 * 2 * 2 * 2, 2 * 2 * 2 * 2]

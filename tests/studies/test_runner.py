@@ -8,12 +8,12 @@ import subprocess
 import sys
 
 import pytest
-from small import ROOT, reviews, verb
+from helpers import ROOT, reviews, verb
 
 from research import evaluate as evaluate_verb
+from research import run_files
 from research import study as study_verb
 from research import train as train_verb
-from research import workdir as files
 from research.errors import InputError
 from research.studies import compare, grid, outcomes, report, runner
 
@@ -39,7 +39,7 @@ def ran(tmp_path_factory):
   workdir = tmp_path_factory.mktemp('study') / 'w'
   runner.claim(study, cells, workdir)
   # Two machines share the folder: the first leaves its part, the second ends the study.
-  test = lambda runs: evaluate_verb.together(runs, 'test')
+  test = lambda runs: evaluate_verb.evaluate_runs(runs, 'test')
   assert runner.run(study, cells, workdir, train_verb.run, test, runner.shard('1/2')) is None
   trained = {p.name for p in (workdir / 'runs').iterdir()}
   assert trained == {c.key for c in cells[::2]}
@@ -340,11 +340,11 @@ def test_seeds_added_after_a_report_are_told_and_paid_for(tmp_path):
   runner.claim(of.study, of.cells, tmp_path / 'w')
   runner.claim(more.study, more.cells, tmp_path / 'w')
   assert runner.planned(tmp_path / 'w').looks == 1                        # nobody has read anything
-  files.write_json(tmp_path / 'w' / 'comparison.json', {'looks': 0})
+  run_files.write_json(tmp_path / 'w' / 'comparison.json', {'looks': 0})
   third = Recorded(tmp_path, report_seeds=(7, 8, 9))
   runner.claim(third.study, third.cells, tmp_path / 'w')
   assert runner.planned(tmp_path / 'w').looks == 1                        # an interim report tests nothing
-  files.write_json(tmp_path / 'w' / 'comparison.json', {'looks': 1})
+  run_files.write_json(tmp_path / 'w' / 'comparison.json', {'looks': 1})
   fourth = Recorded(tmp_path, report_seeds=(7, 8, 9, 10), seeds=(0, 1, 2))
   for _ in range(2):                                                      # gone on with: the same plan
     runner.claim(fourth.study, fourth.cells, tmp_path / 'w')

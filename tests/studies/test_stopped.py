@@ -10,7 +10,7 @@ import sys
 import time
 
 import pytest
-from small import ROOT, reviews, without_times
+from helpers import ROOT, reviews, without_times
 
 BASE = """
 from configs import default

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small import by_heart, config, reviews, start, without_times
+from helpers import by_heart, config, reviews, start, without_times
 
 from experiments.benchmarks import sides
 from research import experiment, study, train, tree
@@ -52,7 +52,7 @@ def test_a_cohort_equals_runs_alone(members, fields, tmp_path):
   configs = four(**fields, **ROWS)[:members]
   for number, made in enumerate(configs):
     made['strategy']['dropout'] = fields.get('strategy__dropout') and (0.1, 0.3)[number % 2]
-  together = train.together(jobs(configs, tmp_path / 'cohort'), tmp_path / 'latest')
+  together = train.train_cohort(jobs(configs, tmp_path / 'cohort'), tmp_path / 'latest')
   for number, (made, found) in enumerate(zip(configs, together)):
     alone = train.run(made, tmp_path / 'alone' / str(number))
     here, there = tmp_path / 'cohort' / str(number), tmp_path / 'alone' / str(number)
@@ -74,27 +74,27 @@ def test_a_cohort_equals_runs_alone(members, fields, tmp_path):
 def test_what_is_the_same_in_all_is_there_once():
   loaded = sides.model('random:llama-tiny', 'vera', 'float32', 'scanned')
   begun = [start(loaded, table.make('vera', {}), seed=seed) for seed in (0, 1, 1)]
-  state, frozen = cohort.together([s for s, _, _ in begun], [f for _, f, _ in begun])
+  state, frozen = cohort.stack_states([s for s, _, _ in begun], [f for _, f, _ in begun])
   assert all(x is y for x, y in zip(jax.tree.leaves(frozen.shared['params']), jax.tree.leaves(begun[0][1]['params'])))
   own = tree.leaves(frozen.own)
   assert own and all(x.shape[0] == 3 and 'fixed' in name for name, x in own.items())
   for number, (one, fixed, _) in enumerate(begun):
-    variables = tree.leaves(cohort.one(number, cohort.variables(state.trainable, frozen)))
+    variables = tree.leaves(cohort.select_member(number, cohort.variables(state.trainable, frozen)))
     jax.tree.map(np.testing.assert_array_equal, variables, tree.leaves(tree.join(one.trainable, fixed)))
 
 
 @pytest.mark.quick
 def test_batches_of_different_shapes_are_filled_up_with_padding():
   short, long = ({'tokens': np.ones((1, lines, 4), np.int32)} for lines in (2, 3))
-  found = cohort.batch([short, long])['tokens']
+  found = cohort.stack_batches([short, long])['tokens']
   assert found.shape == (2, 1, 3, 4) and not found[0, 0, 2].any() and found[1].all()
-  assert cohort.batch([short]) is short
+  assert cohort.stack_batches([short]) is short
 
 
 def test_a_member_that_diverges_stops_no_other(tmp_path):
   rates = (1e-3, 1e30)
   configs = [config(training__learning_rate=rate, training__clip=0.0, training__steps=6, **ROWS) for rate in rates]
-  whole, broken = train.together(jobs(configs, tmp_path), tmp_path / 'latest')
+  whole, broken = train.train_cohort(jobs(configs, tmp_path), tmp_path / 'latest')
   assert isinstance(broken, InputError) and 'training diverged' in str(broken) and '1e+30' in str(broken)
   alone = train.run(configs[0], tmp_path / 'alone')
   assert whole['metrics'] == pytest.approx(alone['metrics'], rel=1e-5) and whole['steps'] == 6
@@ -104,7 +104,7 @@ def test_a_member_that_diverges_stops_no_other(tmp_path):
 def test_a_member_that_stops_early_keeps_what_it_had(tmp_path):
   """At the high rate validation gets worse soon, at the low one it improves to the end."""
   configs = [by_heart(tmp_path, training__learning_rate=rate, training__steps=40) for rate in (1e-4, 1e-2)]
-  found = train.together(jobs(configs, tmp_path), tmp_path / 'latest')
+  found = train.train_cohort(jobs(configs, tmp_path), tmp_path / 'latest')
   alone = [train.run(made, tmp_path / f'alone-{number}') for number, made in enumerate(configs)]
   assert [r['steps'] for r in found] == [r['steps'] for r in alone] and found[1]['steps'] < found[0]['steps'] == 40
   for number, made in enumerate(configs):
@@ -115,7 +115,7 @@ def test_a_member_that_stops_early_keeps_what_it_had(tmp_path):
 
 def test_a_cohort_that_was_stopped_goes_on_bit_for_bit(tmp_path, monkeypatch):
   configs = [{**c, 'training': {**c['training'], 'log_every': 1}} for c in four(**ROWS)[:3]]
-  undisturbed = train.together(jobs(configs, tmp_path / 'a'), tmp_path / 'latest-a')
+  undisturbed = train.train_cohort(jobs(configs, tmp_path / 'a'), tmp_path / 'latest-a')
   write = Monitor.write
 
   asked = []
@@ -127,10 +127,10 @@ def test_a_cohort_that_was_stopped_goes_on_bit_for_bit(tmp_path, monkeypatch):
       signal.raise_signal(signal.SIGTERM)
   monkeypatch.setattr(Monitor, 'write', writing)
   with pytest.raises(Stopped):
-    train.together(jobs(configs, tmp_path / 'b'), tmp_path / 'latest-b')
+    train.train_cohort(jobs(configs, tmp_path / 'b'), tmp_path / 'latest-b')
   monkeypatch.undo()
   assert [read(folder)[-1]['step'] for _, folder, _ in jobs(configs, tmp_path / 'b')] == [8, 8, 8]
-  again = train.together(jobs(configs, tmp_path / 'b'), tmp_path / 'latest-b')
+  again = train.train_cohort(jobs(configs, tmp_path / 'b'), tmp_path / 'latest-b')
   assert without_times(again) == without_times(undisturbed)
   for number, made in enumerate(configs):
     expected = learned(made, tmp_path / 'a' / str(number))
@@ -144,10 +144,11 @@ def test_what_does_not_fit_in_memory_is_trained_alone():
 
   def side(count):
     begun = [start(loaded, table.make('lora', {}), seed=number)[:2] for number in range(count)]
-    return cohort.side(begun, [sides.tokens(loaded, 1, 32, seed=number) for number in range(count)], model=loaded.model, tx=tx)
-  assert cohort.trial(side, 4, 0) == cohort.Trial(1)
-  assert cohort.trial(side, 4, 2 ** 40).tried == 4
-  assert cohort.trial(side, 1, 2 ** 40) == cohort.Trial(1)
+    batches = [sides.tokens(loaded, 1, 32, seed=number) for number in range(count)]
+    return cohort.timed_step(begun, batches, model=loaded.model, tx=tx)
+  assert cohort.tune_cohort_size(side, 4, 0) == cohort.Trial(1)
+  assert cohort.tune_cohort_size(side, 4, 2 ** 40).tried == 4
+  assert cohort.tune_cohort_size(side, 1, 2 ** 40) == cohort.Trial(1)
 
 
 @pytest.mark.parametrize('together, size', [(3.5, 4), (3.7, 1)])
@@ -156,7 +157,8 @@ def test_a_trial_chooses_a_cohort_where_it_takes_clearly_less_time(together, siz
   monkeypatch.setattr(cohort.time, 'perf_counter', lambda: next(clock))
   monkeypatch.setattr(cohort, 'compiled', lambda *args, **_: Fake())
   one = TrainState(jnp.int32(0), jax.random.key(0), {'x': jnp.ones(3)}, {}), {'y': jnp.ones(3)}
-  found = cohort.trial(lambda count: cohort.side([one] * count, [{'tokens': np.ones((1, 2))}] * count), 4, 2 ** 40)
+  step = lambda count: cohort.timed_step([one] * count, [{'tokens': np.ones((1, 2))}] * count)
+  found = cohort.tune_cohort_size(step, 4, 2 ** 40)
   assert found == cohort.Trial(size, 1, pytest.approx(together), 4)
 
 
@@ -180,22 +182,22 @@ def test_how_many_is_not_tried_where_a_trial_takes_longer_than_it_can_win():
 def test_a_cohort_with_a_member_that_diverged_goes_on_from_its_last_step(tmp_path, monkeypatch):
   """Killed after the last step and before any result was written: the same results, the same words."""
   configs = [config(training__learning_rate=rate, training__clip=0.0, training__steps=6, **ROWS) for rate in (1e-3, 1e30)]
-  expected = train.together(jobs(configs, tmp_path / 'a'), tmp_path / 'latest-a')
+  expected = train.train_cohort(jobs(configs, tmp_path / 'a'), tmp_path / 'latest-a')
 
   def killed(*args):
     raise KeyboardInterrupt
   monkeypatch.setattr(train.Run, 'end', killed)
   with pytest.raises(KeyboardInterrupt):
-    train.together(jobs(configs, tmp_path / 'b'), tmp_path / 'latest-b')
+    train.train_cohort(jobs(configs, tmp_path / 'b'), tmp_path / 'latest-b')
   monkeypatch.undo()
-  again = train.together(jobs(configs, tmp_path / 'b'), tmp_path / 'latest-b')
+  again = train.train_cohort(jobs(configs, tmp_path / 'b'), tmp_path / 'latest-b')
   assert without_times(again[0]) == without_times(expected[0]) and str(again[1]) == str(expected[1])
 
 
 def test_runs_of_which_no_one_step_can_be_made_are_refused(tmp_path):
   configs = [config(training__steps=steps, **ROWS) for steps in (2, 3)]
   with pytest.raises(InputError, match='other vocabularies or numbers of steps'):
-    train.together(jobs(configs, tmp_path), tmp_path / 'latest')
+    train.train_cohort(jobs(configs, tmp_path), tmp_path / 'latest')
 
 
 @pytest.mark.quick
@@ -210,8 +212,8 @@ def test_members_draw_dropout_by_their_own_keys():
   loaded = sides.model('random:llama-tiny', 'lora', 'float32', 'scanned')
   begun = [start(loaded, table.make('lora', {'dropout': 0.5})) for _ in range(3)]
   states = [s._replace(key=jax.random.key(seed)) for (s, _, _), seed in zip(begun, (0, 0, 1))]
-  state, frozen = cohort.together(states, [f for _, f, _ in begun])
-  batch = cohort.batch([sides.tokens(loaded, 1, 16)] * 3)
+  state, frozen = cohort.stack_states(states, [f for _, f, _ in begun])
+  batch = cohort.stack_batches([sides.tokens(loaded, 1, 16)] * 3)
   step = jax.jit(lambda s: cohort.train_step(s, frozen, batch, model=loaded.model, tx=begun[0][2])[0])
   state = step(step(state))
   b = tree.leaves(state.trainable)

@@ -11,7 +11,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from small import ROOT, WORDS, verb, write_pairs
+from helpers import ROOT, WORDS, verb, write_pairs
 
 from research import hosts
 from research.errors import InputError
@@ -167,7 +167,7 @@ def test_processes_of_different_configs_are_refused(folder):
      'nobody said there, within 30 s, that all processes have come'),
 ], ids=['incomplete', 'no port', 'no such port', 'no such process', 'unreachable'])
 def test_processes_that_cannot_begin_say_so_within_a_minute(flags, says, folder):
-  assert hosts.PATIENCE < 45                 # to which Python's own start comes
+  assert hosts.JOIN_TIMEOUT < 45                 # to which Python's own start comes
   [(status, said)] = Command(folder, 'never', 1, 1, *flags).ends(within=120)
   assert status == 2 and says in said and said.splitlines()[-1].startswith('error: ')
 
@@ -178,7 +178,7 @@ def meet(processes, coming, monkeypatch, others=()):
   Args:
     others: what else happens at the port meanwhile, one after the other: functions of it.
   """
-  monkeypatch.setattr(hosts, 'PATIENCE', 4)
+  monkeypatch.setattr(hosts, 'JOIN_TIMEOUT', 4)
   port = unused_port()
 
   def one(number):

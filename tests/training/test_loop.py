@@ -7,7 +7,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from small import WORDS, by_heart, config, write_pairs
+from helpers import WORDS, by_heart, config, write_pairs
 
 from research import experiment, train, tree
 from research.errors import InputError

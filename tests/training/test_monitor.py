@@ -10,7 +10,7 @@ import sys
 import termios
 
 import pytest
-from small import ROOT, config, reviews
+from helpers import ROOT, config, reviews
 
 from research import train
 from research.training import monitor

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import safetensors.numpy
-from small import ROOT, loud, steady
+from helpers import ROOT, scaled_up, steady
 
 from research import sharding, train
 from research.data import tokenizer as tokenizers
@@ -93,7 +93,7 @@ def test_a_step_sums_up_what_learns_alone_and_gathers_a_frozen_weight_twice(stra
 
 @pytest.mark.parametrize('preset, quantize', [('llama-tiny', 'none'), ('gpt2-tiny', 'int8'), ('t5-tiny', 'none')])
 def test_weights_are_read_onto_a_mesh(preset, quantize, tmp_path):
-  loaded = loud(preset)
+  loaded = scaled_up(preset)
   family, config = FAMILIES[loaded.model.config.family], loaded.model.config
   safetensors.numpy.save_file(names.export_params(family, config, loaded.params), tmp_path / 'model.safetensors')
   (tmp_path / 'config.json').write_text(json.dumps(presets.PRESETS[preset]), encoding='utf-8')

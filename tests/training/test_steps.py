@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from small import batch, documents, loud, start, take
+from helpers import batch, documents, scaled_up, start, take
 
 from research import tree
 from research.data.batches import TrainingBatches
@@ -125,7 +125,7 @@ def test_label_smoothing_is_torchs(tiny):
 @pytest.mark.parametrize('row', ['full', 'lora'])
 @pytest.mark.parametrize('name', ['t5-tiny', 'llama-tiny'])
 def test_computing_again_takes_less_memory_and_learns_the_same(name, row):
-  loaded, of = loud(name), {}
+  loaded, of = scaled_up(name), {}
   for remat in REMAT:
     config = dataclasses.replace(loaded.model.config, remat=remat)
     model = loaded._replace(model=transformer.build(config))
@@ -143,7 +143,7 @@ def test_computing_again_takes_less_memory_and_learns_the_same(name, row):
 @pytest.mark.parametrize('name', ['llama-tiny', 't5-tiny'])
 def test_the_gradient_made_on_the_way_forward_is_that_of_finite_differences(name, row):
   """Along the steepest direction of what learns, where the slope is the gradient's norm; the head learns or does not."""
-  loaded, step = loud(name), 2e-3
+  loaded, step = scaled_up(name), 2e-3
   one = {field: x[0] for field, x in batch(documents(loaded, 6), 256).items()}
   assert one['targets'].size > losses.CHUNK
   trainable, frozen = bind(jax.random.key(0), table.make(row, {}), loaded.model, loaded.params)

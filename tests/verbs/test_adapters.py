@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
-from small import batch, config, documents, logits, loud, moved, reviews
+from helpers import batch, config, documents, logits, moved, reviews, scaled_up
 from strategies import rows
 from strategies.rows import ROWS
 
@@ -23,7 +23,7 @@ from research.strategies.bind import bind
 @pytest.mark.parametrize('name', rows.ADDS)
 def test_an_adapter_folder_gives_back_what_was_learned(name, tmp_path):
   """The same variables; where PEFT has another form of them, the same logits."""
-  loaded, strategy = loud('llama-tiny'), ROWS[name].make()
+  loaded, strategy = scaled_up('llama-tiny'), ROWS[name].make()
   trainable, frozen = bind(jax.random.key(0), strategy, loaded.model, loaded.params)
   trainable = moved(trainable, seed=0, by=ROWS[name].moved)
   learned = {n: np.asarray(x) for n, x in tree.leaves(trainable).items()} | peft.fixed(frozen)

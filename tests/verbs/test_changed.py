@@ -11,10 +11,9 @@ import time
 import numpy as np
 import pytest
 import safetensors.numpy
-from small import ROOT, WORDS, steady, verb, write_pairs
+from helpers import ROOT, WORDS, steady, verb, write_pairs
 
-from research import evaluate, experiment, export, provenance, train
-from research import workdir as files
+from research import evaluate, experiment, export, provenance, run_files, train
 from research.deployment import folder as folders
 from research.errors import InputError, InUse
 from research.models import families, load, names, transformer
@@ -27,7 +26,7 @@ def model(tmp_path_factory):
   output = tmp_path_factory.mktemp('model') / 'tiny'
   loaded = load.load('random:llama-tiny', Execution('float32', 'float32', True))
   family = families.FAMILIES[loaded.model.config.family]
-  tensors = names.export_params(family, *transformer.set_apart(loaded.model.config, loaded.params, 0))
+  tensors = names.export_params(family, *transformer.split_last_layers(loaded.model.config, loaded.params, 0))
   folders.write(output, lambda into: folders.model(into, loaded.hf, tensors, loaded.tokenizer, np.dtype('float32'), 10 ** 9,
                                                    {}, {}))
   return output
@@ -55,7 +54,7 @@ def here(stopped, tmp_path):
   (workdir / 'config.json').write_text(json.dumps(json.loads((workdir / 'config.json').read_text().replace(
       str(folder), str(tmp_path / 'copy')))))
   record = json.loads((workdir / 'provenance.json').read_text())
-  record['config'] = provenance.config_fingerprint(files.read_config(workdir))
+  record['config'] = provenance.config_fingerprint(run_files.read_config(workdir))
   (workdir / 'provenance.json').write_text(json.dumps(record))
   return moved, tmp_path / 'copy'
 
@@ -67,7 +66,7 @@ def as_in_a_new_process():
 
 
 def forget():
-  for cached in (load._load, load._load_apart, load._planned, load._open):
+  for cached in (load._load, load._load_with_last_layers, load._planned, load._open):
     cached.cache_clear()
 
 
@@ -146,9 +145,9 @@ def test_a_run_that_is_trained_beside_others_is_asked_the_same(here):
   made, folder = here
   edited(folder)
   jobs = [(made, folder / 'run', 'run')]
-  [refused] = train.together(jobs, folder / 'latest')
+  [refused] = train.train_cohort(jobs, folder / 'latest')
   assert isinstance(refused, InputError) and 'the rows of train' in str(refused)
-  [result] = train.together(jobs, folder / 'latest', allow_changed=True)
+  [result] = train.train_cohort(jobs, folder / 'latest', allow_changed=True)
   assert result['steps'] == 6
 
 
@@ -258,8 +257,8 @@ def test_one_process_works_in_a_workdir_and_a_killed_one_leaves_no_lock(here):
   holder = subprocess.Popen([sys.executable, '-c', f"""
 import time
 from pathlib import Path
-from research import workdir
-with workdir.held(Path({str(folder / 'run')!r})):
+from research import run_files
+with run_files.held(Path({str(folder / 'run')!r})):
   print('held', flush=True)
   time.sleep(600)
 """], stdout=subprocess.PIPE, text=True, cwd=ROOT)
@@ -282,8 +281,8 @@ def test_a_lock_that_is_for_moments_is_waited_for(tmp_path):
     fcntl.flock(other, fcntl.LOCK_EX)
     waiting = subprocess.Popen([sys.executable, '-c', f"""
 from pathlib import Path
-from research import workdir
-with workdir.held(Path({str(tmp_path)!r}), wait=True):
+from research import run_files
+with run_files.held(Path({str(tmp_path)!r}), wait=True):
   print('held', flush=True)
 """], stdout=subprocess.PIPE, text=True, cwd=ROOT)
     time.sleep(1)
@@ -315,6 +314,6 @@ def test_a_base_with_a_number_that_is_not_finite_is_refused_by_its_leaf(here, tm
 
 @pytest.mark.quick
 def test_json_files_hold_null_where_a_number_is_not_finite(tmp_path):
-  files.write_json(tmp_path / 'x.json', {'a': float('nan'), 'b': [float('inf'), 1.0], 'c': (2, -float('inf'))})
+  run_files.write_json(tmp_path / 'x.json', {'a': float('nan'), 'b': [float('inf'), 1.0], 'c': (2, -float('inf'))})
   found = json.loads((tmp_path / 'x.json').read_text(), parse_constant=pytest.fail)
   assert found == {'a': None, 'b': [None, 1.0], 'c': [2, None]}

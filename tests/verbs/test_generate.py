@@ -4,7 +4,7 @@ import copy
 import json
 
 import pytest
-from small import config, verb
+from helpers import config, verb
 
 from research import experiment, generate, tree
 from research.data import prompts

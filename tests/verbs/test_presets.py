@@ -7,7 +7,7 @@ import signal
 import jax
 import numpy as np
 import pytest
-from small import config, reviews, without_times
+from helpers import config, reviews, without_times
 
 from research import evaluate, experiment, train, tree
 from research.data import sources

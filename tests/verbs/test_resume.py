@@ -10,7 +10,7 @@ import time
 
 import numpy as np
 import pytest
-from small import ROOT, as_flags, reviews, without_times
+from helpers import ROOT, as_flags, reviews, without_times
 
 from research import experiment, tree
 from research.training.checkpoint import Checkpoints

@@ -11,7 +11,7 @@ import sys
 import time
 
 import pytest
-from small import ROOT, as_flags, process, reviews, verb
+from helpers import ROOT, as_flags, process, reviews, verb
 
 from research.training.monitor import Monitor
 

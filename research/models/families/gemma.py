@@ -47,7 +47,7 @@ def gemma2(f: Fields) -> ModelConfig:
   found = _sandwiched('gemma2', f, (50.0, 30.0))
   layers = found['layers']
   local = [n % 2 == 0 for n in range(layers)]
-  return ModelConfig(**found | llama.windowed(f, layers, f.window(4096), local, found['kinds'][0].rope))
+  return ModelConfig(**found | llama.windowed(f, layers, f.window(4096), local, found['layer_kinds'][0].rope))
 
 
 def gemma3(f: Fields) -> ModelConfig:
@@ -62,7 +62,7 @@ def gemma3(f: Fields) -> ModelConfig:
   layers, every = found['layers'], f.size('sliding_window_pattern', 6)
   where = llama.windowed(f, layers, f.window(4096), [(n + 1) % every != 0 for n in range(layers)], rope)
   return ModelConfig(**found | where | dict(
-      kinds=tuple(Kind(k.window, local) if k.window else k for k in where['kinds'])))
+      layer_kinds=tuple(Kind(k.window, local) if k.window else k for k in where['layer_kinds'])))
 
 
 def gguf(h: Header) -> dict[str, Any]:
@@ -119,7 +119,7 @@ def _gguf_windows(h: Header, every: int, window: int | None) -> dict[str, Any]:
   return {'layer_types': types, **({'sliding_window': window} if window else {})}
 
 
-def ungguf(c: ModelConfig, name: str, x: np.ndarray) -> np.ndarray:
+def from_gguf_layout(c: ModelConfig, name: str, x: np.ndarray) -> np.ndarray:
   """GGUF stores what a norm multiplies by; the originals what is added to 1.
 
   Args:
@@ -134,8 +134,8 @@ AROUND = partial(llama.rows, norms={
     'norm_attn': 'input_layernorm', 'norm_attn_after': 'post_attention_layernorm',
     'norm_mlp': 'pre_feedforward_layernorm', 'norm_mlp_after': 'post_feedforward_layernorm'})
 GEMMA = Family('gemma', gemma, llama.rows, 'GemmaForCausalLM', prefix='model.', ignored=FREQUENCIES, gguf=gguf,
-               ungguf=ungguf)
+               from_gguf_layout=from_gguf_layout)
 GEMMA2 = Family('gemma2', gemma2, AROUND, 'Gemma2ForCausalLM', prefix='model.', ignored=FREQUENCIES, gguf=gguf2,
-                ungguf=ungguf)
+                from_gguf_layout=from_gguf_layout)
 GEMMA3 = Family('gemma3_text', gemma3, AROUND, 'Gemma3ForCausalLM', prefix='model.', ignored=FREQUENCIES, gguf=gguf3,
-                ungguf=ungguf)
+                from_gguf_layout=from_gguf_layout)

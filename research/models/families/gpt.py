@@ -57,7 +57,7 @@ def gguf(h: Header) -> dict[str, Any]:
           'layer_norm_epsilon': h.number('attention.layer_norm_epsilon'), **h.special_ids()}
 
 
-def ungguf(c: ModelConfig, name: str, x: np.ndarray) -> np.ndarray:
+def from_gguf_layout(c: ModelConfig, name: str, x: np.ndarray) -> np.ndarray:
   """GGUF stores all kernels [O, I]; the originals keep those of a layer [I, O].
 
   Args:
@@ -75,7 +75,7 @@ def neox(f: Fields) -> ModelConfig:
   return ModelConfig(
       family='gpt_neox', vocab=f.size('vocab_size'), width=width, hidden=f.size('intermediate_size'),
       layers=f.size('num_hidden_layers'), heads=heads, kv_heads=heads, head_dim=head_dim, context=context,
-      tied=f.flag('tie_word_embeddings'), kinds=(Kind(rope=rope),), norm='layer',
+      tied=f.flag('tie_word_embeddings'), layer_kinds=(Kind(rope=rope),), norm='layer',
       norm_eps=f.number('layer_norm_eps', 1e-5), parallel=f.flag('use_parallel_residual', True),
       biases=BIASED if f.flag('attention_bias', True) else ('mlp/up', 'mlp/down'),
       activation=f.one_of('hidden_act', ACTIVATIONS, 'gelu'), gated=False)
@@ -102,6 +102,6 @@ def neox_rows(c: ModelConfig) -> tuple[Row, ...]:
 
 
 GPT2 = Family('gpt2', gpt2, gpt2_rows, 'GPT2LMHeadModel', prefix='transformer.', embedding='transformer.wte.weight',
-              ignored=(r'\.attn\.(masked_)?bias$',), gguf=gguf, ungguf=ungguf)
+              ignored=(r'\.attn\.(masked_)?bias$',), gguf=gguf, from_gguf_layout=from_gguf_layout)
 NEOX = Family('gpt_neox', neox, neox_rows, 'GPTNeoXForCausalLM', prefix='gpt_neox.', embedding='gpt_neox.embed_in.weight',
               head='embed_out.weight', ignored=(r'attention\.(masked_)?bias$', *FREQUENCIES))

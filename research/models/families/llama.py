@@ -38,12 +38,12 @@ def base(family: str, f: Fields, theta: float = 10_000.0, share: float | None = 
   return dict(
       family=family, vocab=f.size('vocab_size'), width=f.size('hidden_size'), hidden=f.size('intermediate_size'),
       layers=f.size('num_hidden_layers'), heads=heads, kv_heads=kv_heads, head_dim=head_dim, context=context,
-      kinds=(Kind(rope=rope),), norm_eps=f.number('rms_norm_eps', 1e-6),
+      layer_kinds=(Kind(rope=rope),), norm_eps=f.number('rms_norm_eps', 1e-6),
       activation=others.pop('activation', None) or f.one_of('hidden_act', ACTIVATIONS, 'silu')) | others
 
 
 def windowed(f: Fields, layers: int, window: int | None, local: list[bool], rope: Rope | None) -> dict[str, Any]:
-  """`kinds` and `pattern` of a decoder some of whose layers see only a window.
+  """`layer_kinds` and `layer_pattern` of a decoder some of whose layers see only a window.
 
   Args:
     f: of the config.json, whose `layer_types` wins over `local`.
@@ -54,10 +54,10 @@ def windowed(f: Fields, layers: int, window: int | None, local: list[bool], rope
   """
   local = f.local_layers(layers, local)
   if not window or not any(local):
-    return dict(kinds=(Kind(rope=rope),), pattern=())
+    return dict(layer_kinds=(Kind(rope=rope),), layer_pattern=())
   if all(local):
-    return dict(kinds=(Kind(window, rope),), pattern=())
-  return dict(kinds=(Kind(0, rope), Kind(window, rope)), pattern=tuple(map(int, local)))
+    return dict(layer_kinds=(Kind(window, rope),), layer_pattern=())
+  return dict(layer_kinds=(Kind(0, rope), Kind(window, rope)), layer_pattern=tuple(map(int, local)))
 
 
 def config(f: Fields) -> ModelConfig:
@@ -94,7 +94,7 @@ def gguf(h: Header) -> dict[str, Any]:
           'mlp_bias': 'blk.0.ffn_up.bias' in h.tensors, **h.decoder()}
 
 
-def ungguf(c: ModelConfig, name: str, x: np.ndarray) -> np.ndarray:
+def from_gguf_layout(c: ModelConfig, name: str, x: np.ndarray) -> np.ndarray:
   """GGUF stores q and k with each head's rotary pairs side by side; the originals keep the halves apart.
 
   Args:
@@ -109,4 +109,5 @@ def ungguf(c: ModelConfig, name: str, x: np.ndarray) -> np.ndarray:
   return x.reshape(heads, out // heads // 2, 2, *rest).swapaxes(1, 2).reshape(out, *rest)
 
 
-FAMILY = Family('llama', config, rows, 'LlamaForCausalLM', prefix='model.', ignored=FREQUENCIES, gguf=gguf, ungguf=ungguf)
+FAMILY = Family('llama', config, rows, 'LlamaForCausalLM', prefix='model.', ignored=FREQUENCIES, gguf=gguf,
+                from_gguf_layout=from_gguf_layout)

@@ -9,7 +9,7 @@ from research.models.names import FREQUENCIES, Family
 def config(f: Fields) -> ModelConfig:
   found = llama.base('mistral', f, tied=f.flag('tie_word_embeddings'))
   window = f.window(4096) or 0
-  return ModelConfig(**found | dict(kinds=(Kind(window, found['kinds'][0].rope),)))
+  return ModelConfig(**found | dict(layer_kinds=(Kind(window, found['layer_kinds'][0].rope),)))
 
 
 FAMILY = Family('mistral', config, llama.rows, 'MistralForCausalLM', prefix='model.', ignored=FREQUENCIES)

@@ -15,7 +15,7 @@ def config(f: Fields) -> ModelConfig:
   if kind != 'default':                        # in Phi-3's files 'su' and 'yarn' are older names of longrope
     raise InputError(f'{f.where}: rope_type={kind!r} (longrope) is not supported for phi3 (known: default)')
   found = llama.base('phi3', f, share=1.0, tied=f.flag('tie_word_embeddings'), norm_eps=f.number('rms_norm_eps', 1e-5))
-  return ModelConfig(**found | dict(kinds=(Kind(f.window(None) or 0, found['kinds'][0].rope),)))
+  return ModelConfig(**found | dict(layer_kinds=(Kind(f.window(None) or 0, found['layer_kinds'][0].rope),)))
 
 
 rows = partial(llama.rows, kernels={

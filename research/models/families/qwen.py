@@ -14,7 +14,7 @@ def _sliding(f: Fields, found: dict[str, Any]) -> dict[str, Any]:
   window = f.window(4096)
   first = f.count('max_window_layers', 28)
   layers = found['layers']
-  return llama.windowed(f, layers, window if uses else None, [n >= first for n in range(layers)], found['kinds'][0].rope)
+  return llama.windowed(f, layers, window if uses else None, [n >= first for n in range(layers)], found['layer_kinds'][0].rope)
 
 
 def qwen2(f: Fields) -> ModelConfig:

@@ -42,8 +42,8 @@ def config(f: Fields, family: str) -> ModelConfig:
       context=f.size('n_positions', 512), tied=not f.separate_head,
       norm_eps=f.number('layer_norm_epsilon', 1e-6), activation=activation, gated=gated, query_scale=1.0,
       logit_scale=width ** -0.5 if scaled else 1.0, encoder_layers=layers,
-      start=start, buckets=buckets, max_distance=furthest,
-      bias_per_layer=family == 'umt5', spread=None)
+      decoder_start_id=start, relative_buckets=buckets, max_distance=furthest,
+      bias_per_layer=family == 'umt5', init_std=None)
 
 
 def rows(c: ModelConfig) -> tuple[Row, ...]:

@@ -11,14 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from research.models.transformer import APART, Model
-from research.strategies.bind import placed, stored
+from research.models.transformer import LAST_LAYERS, Model
+from research.strategies.bind import from_collections, to_collections
 from research.strategies.deltas import Prefix, ProjectedPrefix
 from research.training import cohort
-from research.training.cohort import Several
+from research.training.cohort import CohortVariables
 from research.tree import Tree
 
-WORTH = 16      # tokens below which a beginning is simply read again
+MIN_SHARED_TOKENS = 16      # tokens below which a beginning is simply read again
 
 
 def common(prompts: Sequence[list[int]]) -> int:
@@ -29,15 +29,15 @@ def common(prompts: Sequence[list[int]]) -> int:
 
 
 @partial(jax.jit, static_argnames='model')
-def _read(variables: Tree | Several, tokens: jax.Array, *, model: Model) -> tuple[jax.Array, jax.Array]:
+def _read(variables: Tree | CohortVariables, tokens: jax.Array, *, model: Model) -> tuple[jax.Array, jax.Array]:
   """Keys and values [N, S, K · head_dim] of these tokens, for every member."""
   one = jnp.ones_like(tokens)
   batch = {'tokens': tokens, 'positions': jnp.arange(tokens.shape[1])[None], 'segments': one, 'branches': 0 * one}
   of_slots = lambda x: x[:, 0].swapaxes(1, 2).reshape(len(x), tokens.shape[1], -1)
-  return cohort.over(variables, lambda v: jax.tree.map(of_slots, model.prefill(v, batch, tokens.shape[1])[1].layers))
+  return cohort.vmap_members(variables, lambda v: jax.tree.map(of_slots, model.prefill(v, batch, tokens.shape[1])[1].layers))
 
 
-def read(model: Model, variables: Tree | Several, prompts: Sequence[list[int]]) -> tuple[Tree | Several, int]:
+def read(model: Model, variables: Tree | CohortVariables, prompts: Sequence[list[int]]) -> tuple[Tree | CohortVariables, int]:
   """Variables that have read what all prompts begin with, and how many tokens that is: to be cut off every prompt.
 
   An encoder reads every prompt anew: what it makes of a beginning depends on what follows.
@@ -48,19 +48,19 @@ def read(model: Model, variables: Tree | Several, prompts: Sequence[list[int]]) 
     prompts: token ids of all prompts that will be read.
   """
   cut = 0 if model.config.has_encoder else common(prompts)
-  if cut < WORTH:
+  if cut < MIN_SHARED_TOKENS:
     return variables, 0
   new = _read(variables, np.asarray([prompts[0][:cut]], np.int32), model=model)
-  added = cohort.over(variables, lambda v, new: _with_prefix(model, v, new, cut), new)
-  if isinstance(variables, Several):
-    return Several({**variables.shared, **jax.tree.map(lambda _: None, added)}, {**variables.own, **added}), cut
+  added = cohort.vmap_members(variables, lambda v, new: _with_prefix(model, v, new, cut), new)
+  if isinstance(variables, CohortVariables):
+    return CohortVariables({**variables.shared, **jax.tree.map(lambda _: None, added)}, {**variables.own, **added}), cut
   return {**variables, **added}, cut
 
 
 def _with_prefix(model: Model, variables: Tree, new: tuple[jax.Array, jax.Array], cut: int) -> dict[str, Tree]:
   """The deltas of `variables`, with the keys and values of `cut` tokens in them."""
-  deltas, first = placed(variables), model.config.layers - model.config.apart
-  for stack, at in (('layers', slice(first)), (APART, slice(first, None))):
+  deltas, first = from_collections(variables), model.config.layers - model.config.last_layers
+  for stack, at in (('layers', slice(first)), (LAST_LAYERS, slice(first, None))):
     keys, values = (x[at] for x in new)
     if not len(keys):
       continue
@@ -73,4 +73,4 @@ def _with_prefix(model: Model, variables: Tree, new: tuple[jax.Array, jax.Array]
                       zip((x.astype(keys.dtype) for x in (learned.keys, learned.values)), (keys, values)))
       slots += learned.slots
     deltas[path] = Prefix(keys, values, slots)
-  return stored(deltas)
+  return to_collections(deltas)

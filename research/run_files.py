@@ -34,19 +34,19 @@ PREDICTION_FIELDS = ('prediction', 'target', 'loss', 'tokens')
 
 def write_text(path: Path, text: str) -> None:
   """Writes a whole file or nothing."""
-  if hosts.first():
+  if hosts.is_primary():
     os.replace(_apart(path, text.encode()), path)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
   """Writes a whole file or nothing."""
-  if hosts.first():
+  if hosts.is_primary():
     os.replace(_apart(path, data), path)
 
 
 def write_once(path: Path, text: str) -> None:
   """Writes a whole file unless somebody has written it already."""
-  if not hosts.first():
+  if not hosts.is_primary():
     return
   temporary = _apart(path, text.encode())
   try:
@@ -96,11 +96,11 @@ def held(folder: Path, name: str = LOCK, wait: bool = False) -> Iterator[None]:
     InUse: another process is at work there.
   """
   path, lock, holder = folder / name, None, ''
-  if hosts.first():
+  if hosts.is_primary():
     folder.mkdir(parents=True, exist_ok=True)
     lock, holder = _locked(path, wait)
   try:
-    if holder := hosts.of_all(holder)[0]:
+    if holder := hosts.all_gather_object(holder)[0]:
       raise InUse(f'{folder}: {holder} is at work there; wait for it, or give another --workdir')
     if lock:
       lock.truncate(0)
@@ -276,11 +276,11 @@ def claim(workdir: Path, config: dict[str, Any]) -> None:
   Raises:
     InputError: the processes do not share the folder.
   """
-  if hosts.first():
+  if hosts.is_primary():
     check(workdir, config)
     if not (workdir / CONFIG).exists():
       write_json(workdir / CONFIG, config)
-  hosts.reach('workdir claimed')
+  hosts.barrier('workdir claimed')
   until = time.monotonic() + VISIBLE
   while not (workdir / CONFIG).exists():
     if time.monotonic() > until:

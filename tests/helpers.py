@@ -22,9 +22,9 @@ import numpy as np
 from absl import flags
 
 from experiments.benchmarks import sides
-from research import experiment, tree, workdir
+from research import experiment, run_files, tree
 from research.data import batches, prompts, sources, tasks
-from research.data.batches import Room
+from research.data.batches import LineCapacity
 from research.models import load, presets
 from research.models.config import Execution
 from research.strategies.bind import bind
@@ -38,7 +38,7 @@ AS_IN_A_RUN = {'xla_cpu_use_fusion_emitters': True} if OLDER_EMITTERS else {}   
 
 
 @functools.cache
-def loud(name, quantize='none'):
+def scaled_up(name, quantize='none'):
   """A preset with weights so large that whatever it reads otherwise is seen in its loss; its logits deviate by about 1.
 
   `t5-odd` is t5-tiny with three layers.
@@ -68,7 +68,7 @@ def documents(loaded, count, task='translation', longest=10_000, slots=0):
   task = tasks.make(task, {})
   found = prompts.examples(task, task.rows('train')[:10 * count], loaded.tokenizer)
   found = [e._replace(prompt_ids=[*prompts.placeholders(slots), *e.prompt_ids]) for e in found]
-  found = [batches.answered(e, loaded.model.config.start) for e in found]
+  found = [batches.prompt_with_answer(e, loaded.model.config.decoder_start_id) for e in found]
   return [d for d in found if max(len(d.tokens), len(d.source)) <= longest][:count]
 
 
@@ -77,8 +77,8 @@ def batch(documents, length, per_line=1):
   lines = [list(range(i, min(i + per_line, len(documents)))) for i in range(0, len(documents), per_line)]
   most = lambda size: max(sum(size(documents[i]) for i in line) for line in lines)
   source = most(lambda d: len(d.source))
-  room = Room(batches.round_up(max(0 if source else length, most(lambda d: len(d.tokens))), 32),
-              batches.round_up(max(length, source), 32) if source else 0)
+  room = LineCapacity(batches.round_up(max(0 if source else length, most(lambda d: len(d.tokens))), 32),
+                      batches.round_up(max(length, source), 32) if source else 0)
   packed, _ = batches.pack(documents, lines, room, batches.most_targets(documents, lines))
   return {name: x[None] for name, x in packed.items()}
 
@@ -86,7 +86,7 @@ def batch(documents, length, per_line=1):
 def start(loaded, strategy, learning_rate=1e-2, weight_decay=0.0, optimizer='adamw', clip=0.0, seed=0):
   """(state, frozen, tx) of a run at step 0, at a constant rate."""
   trainable, frozen = bind(jax.random.key(seed), strategy, loaded.model, loaded.params)
-  tx = optim.make(optimizer, 'constant', 100, clip, 0.9, 0.999, 1e-8, strategy.rates)
+  tx = optim.make(optimizer, 'constant', 100, clip, 0.9, 0.999, 1e-8, strategy.lr_multipliers)
   opt_state = optim.init(tx, trainable, learning_rate, weight_decay)
   return TrainState(jnp.int32(0), jax.random.key(seed), trainable, opt_state), frozen, tx
 
@@ -138,7 +138,7 @@ def _reviews(longest, counts):
   for split, count in counts:
     short = [row for row in sources.sample('sentiment_sentences')[split] if len(row['text']) < longest][:count]
     assert len(short) == count and len({row['label'] for row in short}) == 2
-    workdir.write_jsonl(Path(kept.name) / f'{split}.jsonl', short)
+    run_files.write_jsonl(Path(kept.name) / f'{split}.jsonl', short)
   return kept
 
 

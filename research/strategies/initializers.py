@@ -90,7 +90,7 @@ def principal(ranks: Ranks, rate: float) -> Make:
     u, s, v = jnp.linalg.svd(_kernel(site), full_matrices=False)
     root = jnp.sqrt(s[..., :rank] / scale)
     a, b = u[..., :rank] * root[..., None, :], root[..., None] * v[..., :rank, :]
-    return deltas.Principal(a, b, a, b, _rate(rate), scale)
+    return deltas.PiSSA(a, b, a, b, _rate(rate), scale)
   return _each(make)
 
 
@@ -132,7 +132,7 @@ def scale_in() -> Make:
 
 
 def shift() -> Make:
-  return _each(lambda key, path, site: deltas.Shift(jnp.zeros((*site.stack, site.outputs))))
+  return _each(lambda key, path, site: deltas.AddedBias(jnp.zeros((*site.stack, site.outputs))))
 
 
 def bottleneck(width: int, rate: float, **form: Any) -> Make:
