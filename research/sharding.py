@@ -2,8 +2,8 @@
 
 `data` holds other rows and the same weights, `fsdp` other rows and a part of every weight (gathered where a layer reads it),
 and `tensor` the same rows and a part of every product; a cohort's `members` have an axis of their own. JAX does the rest: a
-step is compiled for arrays that lie so, and what the model says about its activations (`constrain_batch`) keeps products from being summed
-up where a weight can be gathered instead.
+step is compiled for arrays that are sharded so, and what the model says about its activations (`constrain_batch`) keeps
+products from being summed up where a weight can be gathered instead.
 Without a mesh, on one device, nothing here does anything.
 """
 

@@ -2,8 +2,8 @@
 
 A document is what the model reads as one piece: a prompt with its answer, or with several answers side by side, each on a
 branch of its own. Where the model has an encoder, that reads the prompt (the document's `source`) and the tokens begin with
-the decoder's start. Documents share lines: segments keep them apart (`models.layers.attention_mask`), positions restart, and the
-loss of a document does not depend on its neighbours.
+the decoder's start. Documents share lines: segments keep them apart (`models.layers.attention_mask`), positions restart, and
+the loss of a document does not depend on its neighbours.
 """
 
 import itertools

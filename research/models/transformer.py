@@ -313,8 +313,8 @@ class Model(NamedTuple):
   """A model as pure functions of its variables `{'params': …, 'delta': …, 'shared': …}` (see `layers.delta_at`).
 
   A batch holds `tokens`, `positions` and `segments`, each int32 [B, L], and where some document has several answers `branches`
-  (see `layers.attention_mask`). Where there is an encoder it reads `source_tokens`, `source_positions` and `source_segments`, each
-  int32 [B, S'].
+  (see `layers.attention_mask`). Where there is an encoder it reads `source_tokens`, `source_positions` and `source_segments`,
+  each int32 [B, S'].
   """
   config: ModelConfig
   init: Callable[[Array], Tree]                      # key -> params, float32, layers stacked on axis 0

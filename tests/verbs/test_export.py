@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 from helpers import config, process, reviews, verb
 
-from research import evaluate, experiment, export, train, tree
-from research import run_files
+from research import evaluate, experiment, export, run_files, train, tree
 from research.data import batches, sources
 from research.errors import InputError
 from research.evaluation import decode
