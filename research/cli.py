@@ -14,7 +14,7 @@ from absl import flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
-from research import hosts, machine, run_files
+from research import hosts, machine, run_files, shipped
 from research.data import templates
 from research.errors import InputError
 
@@ -23,8 +23,8 @@ flags.disclaim_key_flags()      # what is defined here belongs to the verb that 
 
 def config_flag(default: str | None = None) -> None:
   """Defines `--config=configs/NAME.py[:variant]`, with `--config.FIELD=VALUE` to override any field."""
-  config_flags.DEFINE_config_file('config', default, 'config file, configs/NAME.py[:variant]; override any field with '
-                                  '--config.FIELD=VALUE', lock_config=True)
+  config_flags.DEFINE_config_file('config', default, 'a shipped config, NAME[:variant], or a file, PATH.py[:variant]; override '
+                                  'any field with --config.FIELD=VALUE', lock_config=True)
 
 
 def changed_flag() -> None:
@@ -158,12 +158,16 @@ def _parse() -> None:
           ', and change its fields by --config.FIELD=VALUE' if name == 'config' else ''))
   path = next((a.split('=', 1)[1] if '=' in a else following for a, following in zip(sys.argv[1:], [*sys.argv[2:], ''])
                if a == '--config' or a.startswith('--config=')), None)
-  if path is not None and not Path(path.split(':')[0]).is_file():
-    raise InputError(f'--config={path}: no such file')
+  arguments = list(sys.argv)
+  if path is not None:
+    at = next(i for i, a in enumerate(arguments) if a == '--config' or a.startswith('--config='))
+    file = shipped.path('config', path)
+    arguments[at:at + (1 if '=' in arguments[at] else 2)] = [f'--config={file}']
+    path = file
   if given and path is None and 'config' in flags.FLAGS and flags.FLAGS['config'].default is None:
-    raise InputError(f'--{given[0]} needs --config=configs/NAME.py')
+    raise InputError(f'--{given[0]} needs --config=NAME, a shipped config, or --config=PATH.py')
   try:
-    rest = flags.FLAGS(sys.argv)
+    rest = flags.FLAGS(arguments)
   except (AttributeError, KeyError, TypeError, ValueError, SyntaxError, ImportError, NameError) as e:
     raise InputError(_explain(path, given, e)) from None
   if len(rest) > 1:

@@ -1,4 +1,4 @@
-r"""Evaluates a run, or a base model with few-shot prompting, on one split.
+r"""Evaluates a run, or a prompted base model, on one split.
 
     python -m research.evaluate --workdir=runs/lora --split=test
     python -m research.evaluate --config=configs/default.py --workdir=runs/shots \

@@ -1,4 +1,4 @@
-"""Writes what a run learned as a folder that transformers, or PEFT, loads as it is.
+"""Writes what a run learned as a folder for transformers or PEFT.
 
     python -m research.export --workdir=runs/lora --output=models/sentiment --dtype=bfloat16
     python -m research.export --workdir=runs/lora --output=adapters/sentiment --format=peft

@@ -1,4 +1,6 @@
-"""What a config takes, before anything runs: parameters, bytes on each device, FLOPs, time, cost, and what would make it fit.
+"""Says what a config or a study would take, before anything runs.
+
+Parameters, bytes on each device, FLOPs, time, cost, and, where it does not fit, what would make it fit.
 
     python -m research.plan --config=configs/default.py
     python -m research.plan --config=configs/default.py --topology=H100:8 --config.mesh.fsdp=-1 --config.mesh.data=1
@@ -21,6 +23,7 @@ from research.errors import InputError
 from research.planning import account, chips, compiled, plans
 from research.planning.chips import GIB
 from research.planning.plans import plan
+from research.studies import study_file
 
 
 def format_plan(found: Mapping[str, Any]) -> str:
@@ -57,10 +60,7 @@ def of_study(said: str, where: str, compile: bool) -> dict[str, Any]:
     where: the topology (see `chips.topology`).
     compile: whether a TPU's step is compiled where libtpu is installed.
   """
-  from research import study
-  from research.studies import grid
-  made = grid.study(study.load_file(said, 'get_study'), said)
-  cells = grid.cells(made, study.base_config(made, Path(said.split(':')[0])))
+  cells = study_file.read(said).cells
   known: dict[str, dict[str, Any]] = {}
   found = []
   for cell in cells:

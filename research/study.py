@@ -1,14 +1,13 @@
-"""Runs a study: every arm, setting and seed, the choice on validation, the test split once, and the report.
+"""Runs a study: every arm, setting and seed, and writes its report.
 
     python -m research.study --study=experiments/quickstart.py --workdir=runs/quickstart
 
-The same command goes on with a study that was stopped. --dry_run prints the cells and what they would cost; --report_only
-writes the report again from what is there, also where the runs themselves were not kept; before all of them have ended it
-writes an interim report, which tests nothing. --shard=1/2 and --shard=2/2 share the cells of one workdir between two machines;
-the one that ends last writes the report.
+Settings are chosen on validation, and the test split is read once. The same command resumes a study that was stopped.
+--dry_run prints the cells and what they would cost. --report_only writes the report again from what is there, also where the
+runs themselves were not kept; before all of them have ended it writes an interim report, which tests nothing. --shard=1/2 and
+--shard=2/2 share the cells of one workdir between two machines; the one that ends last writes the report.
 """
 
-import importlib.util
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,45 +22,8 @@ from research.errors import InputError
 from research.evaluation import metrics
 from research.planning import plans
 from research.planning.chips import GIB
-from research.studies import compare, grid, outcomes, report, runner
+from research.studies import compare, grid, outcomes, report, runner, study_file
 from research.training.monitor import say
-
-
-def load_file(path: str, function: str) -> Any:
-  """What `function` of a Python file returns; `PATH:variant` passes the variant.
-
-  Raises:
-    InputError: no such file, no such function, or no such variant.
-  """
-  name, _, variant = path.partition(':')
-  if not Path(name).is_file() or Path(name).suffix != '.py':
-    raise InputError(f'{name}: no such Python file')
-  spec = importlib.util.spec_from_file_location(Path(name).stem, name)
-  assert spec is not None and spec.loader is not None      # of a .py file there are both
-  module = importlib.util.module_from_spec(spec)
-  try:
-    spec.loader.exec_module(module)
-  except Exception as e:  # a person's own file can raise anything
-    raise InputError(f'{name}: cannot be read ({type(e).__name__}: {e})') from None
-  if not hasattr(module, function):
-    raise InputError(f'{name}: has no {function}()')
-  try:
-    return getattr(module, function)(*([variant] if variant else []))
-  except Exception as e:  # as above
-    hint = f'; is there a variant {variant!r}?' if variant else ''
-    raise InputError(f'{path}: {function}() raised {type(e).__name__}: {e}{hint}') from None
-
-
-def base_config(study: grid.Study, where: Path) -> dict[str, Any]:
-  """The study's base config; its path is looked up from here, then beside the study's folder.
-
-  Raises:
-    InputError: there is no such file.
-  """
-  for path in (Path(study.base), where.parent.parent / study.base):
-    if Path(str(path).split(':')[0]).is_file():
-      return experiment.plain(load_file(str(path), 'get_config'))
-  raise InputError(f'{where}: base={study.base!r}: no such config file')
 
 
 def check(study: grid.Study, cells: list[grid.Cell]) -> dict[str, dict[str, Any]]:
@@ -156,11 +118,11 @@ def main() -> None:
     cli.required('workdir')
     plan = runner.planned(Path(f.workdir))
     if f.study:
-      _, study, cells = _read(f.study)
-      plan = runner.check(study, cells, Path(f.workdir))
+      said = study_file.read(f.study)
+      plan = runner.check(said.study, said.cells, Path(f.workdir))
     return write_report(plan, Path(f.workdir), f.study)
   cli.required('study')
-  _, study, cells = _read(f.study)
+  study, _, cells = study_file.read(f.study)
   if f.dry_run:
     return dry_run(study, cells)
   cli.required('workdir')
@@ -178,13 +140,6 @@ def main() -> None:
     test = lambda runs: evaluate_verb.evaluate_runs(runs, 'test', f.allow_changed)
     if runner.run(study, cells, workdir, train, test, part, side_by_side, operations) is not None:
       write_report(runner.planned(workdir), workdir, f.study)
-
-
-def _read(name: str) -> tuple[dict[str, Any], grid.Study, list[grid.Cell]]:
-  """(base config, study, cells) of a study file."""
-  study = grid.study(load_file(name, 'get_study'), name)
-  base = base_config(study, Path(name.split(':')[0]))
-  return base, study, grid.cells(study, base)
 
 
 def write_report(plan: runner.Plan, workdir: Path, name: str | None) -> None:
@@ -209,7 +164,7 @@ def write_report(plan: runner.Plan, workdir: Path, name: str | None) -> None:
   comparison = {'plan': runner.plan_hash(plan.study, plan.cells), **({'interim': interim} if interim else {}),
                 **compare.compare(study, rows, workdir, looks)}
   run_files.write_json(workdir / runner.COMPARISON, comparison)
-  base = _read(name)[0] if name else None
+  base = study_file.read(name).base if name else None
   report.write(plan._replace(study=study), comparison, rows, workdir,
                f'python -m research.study --study={name or "FILE"} --workdir={workdir}',
                {cell.key: grid.command(cell, study.base, base) if base else None for cell in cells})
@@ -222,7 +177,7 @@ def write_report(plan: runner.Plan, workdir: Path, name: str | None) -> None:
 
 
 if __name__ == '__main__':
-  flags.DEFINE_string('study', None, 'study file, experiments/NAME.py[:variant]')
+  flags.DEFINE_string('study', None, 'a shipped study, NAME[:variant], or a file, PATH.py[:variant]')
   flags.DEFINE_string('workdir', None, 'where the study is kept')
   flags.DEFINE_boolean('dry_run', False, 'print the cells and their predicted cost, and do nothing')
   cli.changed_flag()

