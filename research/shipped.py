@@ -15,8 +15,10 @@ def folder(kind: str) -> Path:
   Args:
     kind: a key of `FOLDERS`.
   """
-  clone = Path(__file__).resolve().parents[1] / FOLDERS[kind]
-  return clone if clone.is_dir() else Path(sysconfig.get_path('data')) / 'share' / 'flaxtune' / FOLDERS[kind]
+  root = Path(__file__).resolve().parents[1]
+  if not (root / 'setup.cfg').is_file():
+    root = Path(sysconfig.get_path('data')) / 'share' / 'flaxtune'
+  return root / FOLDERS[kind]
 
 
 def names(kind: str) -> list[str]:
