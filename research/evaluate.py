@@ -15,12 +15,12 @@ from absl import flags
 
 from research import cli, experiment, hosts, provenance, run_files, sharding, tree
 from research import train as train_verb
+from research.console import say
 from research.data.sources import SPLITS
 from research.errors import InputError
 from research.evaluation import harness
-from research.training import cohort
+from research.programs import members
 from research.training.loop import Cost, TrainResult
-from research.training.monitor import say
 
 
 def run(workdir: Path, split: str, config: dict[str, Any] | None = None, allow_changed: bool = False) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def evaluate_runs(workdirs: Sequence[Path], split: str, allow_changed: bool = Fa
     if len(workdirs) > 1 and not all(exp.model is exps[0].model and exp.strategy.learns for exp in exps):
       return [result for workdir in workdirs for result in evaluate_runs([workdir], split, allow_changed)]
     learned = [experiment.learned_and_frozen(workdir, exp) for workdir, exp in zip(workdirs, exps)]
-    variables = cohort.stack_variables([trainable for trainable, _ in learned], [frozen for _, frozen in learned])
+    variables = members.stack_variables([trainable for trainable, _ in learned], [frozen for _, frozen in learned])
     examples = [exp.examples(split) for exp in exps]
     found = train_verb.evaluate_runs(exps, variables, examples, generate=True, label=f'evaluate {split}')
     return [_recorded(*one, split) for one in zip(found, workdirs)]

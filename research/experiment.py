@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from research import config as config_fields
 from research import hosts, provenance, run_files, sharding, tree
+from research.console import say
 from research.data import batches, demonstrations, prompts, tasks, texts
 from research.data import tokenizer as tokenizers
 from research.data.demonstrations import DemonstrationFn
@@ -30,7 +31,6 @@ from research.strategies.bind import bind
 from research.strategies.table import Strategy
 from research.training import optim
 from research.training.checkpoint import Checkpoints, checksum
-from research.training.monitor import say
 from research.training.steps import TrainState
 from research.tree import Tree
 

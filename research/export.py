@@ -21,6 +21,7 @@ import numpy as np
 from absl import flags
 
 from research import cli, experiment, run_files, tree
+from research.console import say
 from research.data import batches
 from research.data import tokenizer as tokenizers
 from research.data.prompts import Example
@@ -34,7 +35,6 @@ from research.models.transformer import Model
 from research.strategies import peft
 from research.strategies.bind import merge
 from research.training.losses import target_logits
-from research.training.monitor import say
 from research.tree import Tree
 
 MEASURED = ('test', 'valid')      # splits on which the exported weights are compared with the run: the first that there is

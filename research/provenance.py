@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import jax
 
 from research import hosts, machine, run_files
+from research.console import say
 from research.data import sources
 from research.errors import InputError
-from research.training.monitor import say
 
 if TYPE_CHECKING:
   from research.experiment import Experiment

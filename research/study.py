@@ -18,12 +18,12 @@ from absl import flags
 from research import cli, experiment, hosts, provenance, run_files
 from research import evaluate as evaluate_verb
 from research import train as train_verb
+from research.console import say
 from research.errors import InputError
 from research.evaluation import metrics
 from research.planning import plans
 from research.planning.chips import GIB
 from research.studies import compare, grid, outcomes, report, runner, study_file
-from research.training.monitor import say
 
 
 def check(study: grid.Study, cells: list[grid.Cell]) -> dict[str, dict[str, Any]]:

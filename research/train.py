@@ -15,14 +15,16 @@ import jax
 from absl import flags
 
 from research import cli, experiment, hosts, machine, provenance, run_files, sharding, tree
+from research.console import say
 from research.data.prompts import Example
 from research.errors import InputError, InUse
 from research.evaluation import harness, metrics
 from research.planning import plans
+from research.programs import flops, members
 from research.strategies import bind
-from research.training import cohort, flops, loop, optim
+from research.training import cohort, loop, optim, trial
 from research.training.checkpoint import Checkpoints
-from research.training.monitor import Monitor, say
+from research.training.metrics_log import MetricsLog
 from research.training.steps import TrainState
 from research.tree import Tree
 
@@ -110,10 +112,10 @@ def _run_or_error(config: dict[str, Any], workdir: Path, label: str, told: Told 
 
 def cohort_size(configs: Sequence[dict[str, Any]]) -> dict[str, Any]:
   """How many of these runs, which differ in nothing but arrays, to train as one program: `size`, and what was found."""
-  def side(count: int) -> cohort.TimedStep:
+  def side(count: int) -> trial.TimedStep:
     with sharding.use(sharding.mesh(configs[0]['mesh'], members=count)):
       exps = [experiment.assemble(config) for config in configs[:count]]
-      return cohort.timed_step([_initial_state(exp) for exp in exps], [exp.training_batches()(0) for exp in exps],
+      return trial.timed_step([_initial_state(exp) for exp in exps], [exp.training_batches()(0) for exp in exps],
                                 model=exps[0].model, tx=experiment.optimizer(exps[0]),
                                 label_smoothing=exps[0].config['training']['label_smoothing'])
 
@@ -123,9 +125,9 @@ def cohort_size(configs: Sequence[dict[str, Any]]) -> dict[str, Any]:
   steps = exps[0].config['training']['steps']
   if not steps:
     return {'size': 1, 'because': 'nothing learns'}
-  if not cohort.trial_pays(len(exps), steps):
+  if not trial.trial_pays(len(exps), steps):
     return {'size': 1, 'because': f'{steps} steps are too few for a trial to be worth its time'}
-  return cohort.tune_cohort_size(side, len(exps), machine.memory())._asdict()
+  return trial.tune_cohort_size(side, len(exps), machine.memory())._asdict()
 
 
 def _check_same_program(exps: Sequence[experiment.Experiment]) -> None:
@@ -199,7 +201,7 @@ class Run:
     t, warmup = self.exp.config['training'], experiment.warmup(self.exp)
     share = lambda step: float(optim.shape(t['schedule'], t['steps'], step, warmup))
     return loop.Member(self.label, self.batch_of, t['learning_rate'], share,
-                       Checkpoints(self.workdir / run_files.CHECKPOINTS, self.exp.fingerprint), Monitor(self.workdir))
+                       Checkpoints(self.workdir / run_files.CHECKPOINTS, self.exp.fingerprint), MetricsLog(self.workdir))
 
   @property
   def generates(self) -> bool:
@@ -227,7 +229,7 @@ class Run:
     return result
 
 
-def evaluate_runs(exps: Sequence[experiment.Experiment], variables: Tree | cohort.CohortVariables,
+def evaluate_runs(exps: Sequence[experiment.Experiment], variables: Tree | members.CohortVariables,
                   examples: Sequence[Sequence[Example]], generate: bool, label: str | None = None) -> list[harness.Evaluation]:
   """The evaluation of every run: of all as one program where they read the same rows.
 
@@ -241,7 +243,7 @@ def evaluate_runs(exps: Sequence[experiment.Experiment], variables: Tree | cohor
   exp, size = exps[0], exps[0].config['training']['eval_batch_size']
   if all(one == examples[0] for one in examples[1:]):
     return harness.evaluate_all(exp.model, variables, exp.tokenizer, exp.task, examples[0], size, generate, label)
-  return [harness.evaluate(exp.model, cohort.select_member(number, variables), exp.tokenizer, exp.task, its, size, generate,
+  return [harness.evaluate(exp.model, members.select_member(number, variables), exp.tokenizer, exp.task, its, size, generate,
                            label) for number, its in enumerate(examples)]
 
 
@@ -262,7 +264,7 @@ def _at_best(runs: Sequence[Run], outcomes: Sequence[loop.TrainResult], frozen: 
   found = [run.seen.get(outcome.best_step) for run, outcome in zip(runs, outcomes)]
   missing = [number for number, run in enumerate(runs) if run.held_out and not found[number]]
   if missing:
-    variables = cohort.stack_variables([outcomes[number].trainable for number in missing],
+    variables = members.stack_variables([outcomes[number].trainable for number in missing],
                                        [frozen[number] for number in missing])
     looked = evaluate_runs([runs[number].exp for number in missing], variables,
                            [runs[number].held_out for number in missing], True, f'{label}: valid')
@@ -315,7 +317,7 @@ def _trained_here(runs: Sequence['Run'], latest: Path, label: str, profile: bool
         patience=t['patience'], label_smoothing=t['label_smoothing'], profile=trace)
   finally:
     for member in members:
-      member.monitor.close()
+      member.log.close()
       member.checkpoints.close()
     kept.close()
   if trace and not (trace / 'plugins').exists():

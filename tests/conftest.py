@@ -28,7 +28,7 @@ from helpers import scaled_up
 from research import machine
 from research.models import load
 from research.models.config import Execution
-from research.training import compile
+from research.programs import compile as compilation
 
 machine.configure_jax()
 jax.config.update('jax_enable_compilation_cache', False)      # here few programs are met twice, and to keep one takes time
@@ -107,7 +107,7 @@ def pytest_terminal_summary(terminalreporter, config):
 def _programs_end_with_their_file():
   """Forgets what a file compiled: every program holds memory maps, of which a process can have only so many."""
   yield
-  compile.forget()
+  compilation.forget()
 
 
 @pytest.fixture(scope='session')

@@ -28,11 +28,11 @@ from research.data.batches import TrainingBatches
 from research.errors import InputError
 from research.models import fused, load
 from research.models.config import Execution
+from research.programs.compile import compiled
 from research.strategies import table
-from research.training import cohort
-from research.training.compile import compiled
+from research.training import trial
 from research.training.loop import Stopped
-from research.training.monitor import Monitor
+from research.training.metrics_log import MetricsLog
 from research.training.steps import train_step
 
 STRATEGIES = {'full': {}, 'lora': {'dropout': 0.1}, 'adapter': {'dropout': 0.1}, 'prefix': {}}
@@ -97,7 +97,7 @@ def members(model):
     loaded = helpers.scaled_up(model)
     begun = [helpers.start(loaded, table.make('lora', STRATEGIES['lora']), seed=seed) for seed in range(8)]
     batches = TrainingBatches(helpers.documents(loaded, 30, longest=130), 2, 1, 0, STEPS)
-    side = cohort.timed_step([(state, frozen) for state, frozen, _ in begun], [batches(step % STEPS) for step in range(8)],
+    side = trial.timed_step([(state, frozen) for state, frozen, _ in begun], [batches(step % STEPS) for step in range(8)],
                              model=loaded.model, tx=begun[0][2])
     sent = re.findall(r'all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute', side.step.call.as_text())
     return {'sent': sent, 'members': sorted({x.addressable_shards[0].data.shape[0] for x in jax.tree.leaves(side.state)})}
@@ -128,16 +128,16 @@ def runs(folder):
     return {**helpers.steady(folder, **fields), 'mesh': dict(zip(sharding.AXES, sizes))}
 
   found['mixed'] = told('mixed', train.run(made((2, 2, 2)), folder / 'mixed'))
-  write = Monitor.write
+  write = MetricsLog.write
 
   def stopping(self, lines):
     write(self, lines)
     if lines[-1]['step'] == 3:
       signal.raise_signal(signal.SIGTERM)
-  Monitor.write = stopping
+  MetricsLog.write = stopping
   with contextlib.suppress(Stopped):
     train.run(made((2, 2, 2), training__log_every=1), folder / 'again')
-  Monitor.write = write
+  MetricsLog.write = write
   shutil.copytree(folder / 'again', folder / 'elsewhere')
   found['again'] = told('again', train.run(made((2, 2, 2), training__log_every=1), folder / 'again'))
   found['elsewhere'] = told('elsewhere', train.run(made((8, 1, 1), training__log_every=1), folder / 'elsewhere'))

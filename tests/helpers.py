@@ -27,9 +27,9 @@ from research.data import batches, prompts, sources, tasks
 from research.data.batches import LineCapacity
 from research.models import load, presets
 from research.models.config import Execution
+from research.programs.compile import compiled
 from research.strategies.bind import bind
 from research.training import optim
-from research.training.compile import compiled
 from research.training.steps import TrainState, train_step
 
 ROOT = Path(__file__).parent.parent

@@ -15,8 +15,8 @@ from absl import app, flags
 
 from experiments.benchmarks import measure, sides
 from research import machine
-from research.training import cohort
-from research.training.compile import compiled
+from research.programs.compile import compiled
+from research.training import trial
 from research.training.steps import train_step
 
 FLAGS = flags.FLAGS
@@ -43,8 +43,8 @@ def one(loaded, strategy: str, members: int, lines: int, length: int) -> dict:
   tx = begin(0)[2]
   given = [sides.tokens(loaded, lines, length, seed=number) for number in range(members)]
   static = {'model': loaded.model, 'tx': tx}
-  first = lambda count: cohort.timed_step([begin(number)[:2] for number in range(count)], given[:count], **static)
-  found = cohort.tune_cohort_size(first, members, machine.memory())
+  first = lambda count: trial.timed_step([begin(number)[:2] for number in range(count)], given[:count], **static)
+  found = trial.tune_cohort_size(first, members, machine.memory())
   runs = [begin(number)[:2] for number in range(members)]
   step = compiled(train_step, *runs[0], given[0], donate=(0,), **static)
 

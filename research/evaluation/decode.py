@@ -13,12 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from research import hosts, sharding
+from research.console import tracked
 from research.data.batches import round_up
 from research.models import transformer
 from research.models.transformer import Batch, Cache, Model
-from research.training import cohort
-from research.training.cohort import CohortVariables
-from research.training.monitor import tracked
+from research.programs import members
+from research.programs.members import CohortVariables
 from research.tree import Tree
 
 
@@ -31,7 +31,7 @@ def _generate(variables: Tree | CohortVariables, batch: Batch, limits: jax.Array
   """
   B, L = batch['tokens'].shape
   each = Cache._make((0, None, None, None))      # the members' axis, which the layers' keys and values have alone
-  hidden, cache = cohort.vmap_members(variables, lambda v: model.prefill(v, batch, L + new), axes=(0, each))
+  hidden, cache = members.vmap_members(variables, lambda v: model.prefill(v, batch, L + new), axes=(0, each))
 
   def choose(hidden, i, done):
     """The i-th token of every row, and which rows have ended with it."""
@@ -44,7 +44,7 @@ def _generate(variables: Tree | CohortVariables, batch: Batch, limits: jax.Array
         token = jax.vmap(draw)(keys, logits / temperature)
       token = jnp.where(done | (i >= limits), ends[0], token.astype(jnp.int32))
       return token, jnp.isin(token, jnp.array(ends))
-    return cohort.vmap_members(variables, of_member, hidden, done)
+    return members.vmap_members(variables, of_member, hidden, done)
 
   def unfinished(carry):
     i, _, _, _, done = carry
@@ -52,7 +52,7 @@ def _generate(variables: Tree | CohortVariables, batch: Batch, limits: jax.Array
 
   def one(carry):
     i, token, cache, out, done = carry
-    hidden, cache = cohort.vmap_members(variables, lambda v, token, cache: model.step(v, cache, token), token, cache,
+    hidden, cache = members.vmap_members(variables, lambda v, token, cache: model.step(v, cache, token), token, cache,
                                         axes=(0, each))
     token, done = choose(hidden, i, done)
     return i + 1, token, cache, out.at[..., i].set(token), done
@@ -102,7 +102,7 @@ def generate_all(model: Model, variables: Tree | CohortVariables, prompts: Seque
   if jax.default_backend() == 'cpu':
     # Laid out one after the other, SmolLM2's layers took twice as long a token there (batch 1) and 1.4 times (batch 8).
     model = transformer.build(dataclasses.replace(model.config, scan=True))
-  found: list[list[list[int]]] = [[[] for _ in prompts] for _ in range(cohort.num_members(variables))]
+  found: list[list[list[int]]] = [[[] for _ in prompts] for _ in range(members.num_members(variables))]
   by_length = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
   for start in tracked(range(0, len(prompts), batch_size), label, size=lambda start: min(batch_size, len(prompts) - start)):
     chosen = by_length[start:start + batch_size]

@@ -13,7 +13,7 @@ from research.evaluation import decode, intervals, metrics, shared_prefix
 from research.evaluation.metrics import Scored
 from research.evaluation.score import Scores, score_all
 from research.models.transformer import Model
-from research.training.cohort import CohortVariables
+from research.programs.members import CohortVariables
 from research.tree import Tree
 
 

@@ -6,14 +6,15 @@ from typing import NamedTuple
 import numpy as np
 
 from research import hosts, sharding
+from research.console import tracked
 from research.data import batches
 from research.data.batches import Document
 from research.data.prompts import Example
 from research.models.transformer import Model
+from research.programs import members
+from research.programs.compile import compiled
+from research.programs.members import CohortVariables
 from research.training import cohort
-from research.training.cohort import CohortVariables
-from research.training.compile import compiled
-from research.training.monitor import tracked
 from research.tree import Tree
 
 
@@ -88,7 +89,8 @@ def score_all(model: Model, variables: Tree | CohortVariables, examples: Sequenc
   asked = [*examples, *blanks.values()]
   documents = [batches.prompt_with_choices(e, eos, start) if ranked else batches.prompt_with_answer(e, start) for e in asked]
   losses = [np.atleast_2d(one) for one in document_losses(model, variables, documents, batch_size, label)]
-  return [_scores(examples, blanks, ranked, [one[number] for one in losses]) for number in range(cohort.num_members(variables))]
+  return [_scores(examples, blanks, ranked, [one[number] for one in losses])
+          for number in range(members.num_members(variables))]
 
 
 def _scores(examples: Sequence[Example], blanks: dict[tuple[int, ...], Example], ranked: bool,

@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from research.models.transformer import LAST_LAYERS, Model
+from research.programs import members
+from research.programs.members import CohortVariables
 from research.strategies.bind import from_collections, to_collections
 from research.strategies.deltas import Prefix, ProjectedPrefix
-from research.training import cohort
-from research.training.cohort import CohortVariables
 from research.tree import Tree
 
 MIN_SHARED_TOKENS = 16      # tokens below which a beginning is simply read again
@@ -34,7 +34,7 @@ def _read(variables: Tree | CohortVariables, tokens: jax.Array, *, model: Model)
   one = jnp.ones_like(tokens)
   batch = {'tokens': tokens, 'positions': jnp.arange(tokens.shape[1])[None], 'segments': one, 'branches': 0 * one}
   of_slots = lambda x: x[:, 0].swapaxes(1, 2).reshape(len(x), tokens.shape[1], -1)
-  return cohort.vmap_members(variables, lambda v: jax.tree.map(of_slots, model.prefill(v, batch, tokens.shape[1])[1].layers))
+  return members.vmap_members(variables, lambda v: jax.tree.map(of_slots, model.prefill(v, batch, tokens.shape[1])[1].layers))
 
 
 def read(model: Model, variables: Tree | CohortVariables, prompts: Sequence[list[int]]) -> tuple[Tree | CohortVariables, int]:
@@ -51,7 +51,7 @@ def read(model: Model, variables: Tree | CohortVariables, prompts: Sequence[list
   if cut < MIN_SHARED_TOKENS:
     return variables, 0
   new = _read(variables, np.asarray([prompts[0][:cut]], np.int32), model=model)
-  added = cohort.vmap_members(variables, lambda v, new: _with_prefix(model, v, new, cut), new)
+  added = members.vmap_members(variables, lambda v, new: _with_prefix(model, v, new, cut), new)
   if isinstance(variables, CohortVariables):
     return CohortVariables({**variables.shared, **jax.tree.map(lambda _: None, added)}, {**variables.own, **added}), cut
   return {**variables, **added}, cut

@@ -18,7 +18,7 @@ from research.data.batches import round_up
 from research.experiment import Experiment
 from research.models import load, transformer
 from research.models.config import DTYPES, Execution, ModelConfig
-from research.training import flops, memory
+from research.programs import flops, memory
 from research.training.steps import TrainState, train_step
 from research.tree import Tree
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from research import machine
 from research.errors import InputError
 from research.models.config import DTYPES
-from research.training import flops
+from research.programs import flops
 
 HERE = Path(__file__).parent
 GIB = 2 ** 30

@@ -14,7 +14,7 @@ from research import experiment, machine, sharding
 from research.errors import InputError
 from research.experiment import Experiment
 from research.planning import account
-from research.training import compile as compilation
+from research.programs import compile as compilation
 from research.training.steps import train_step
 
 

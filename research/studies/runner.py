@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 
 from research import run_files
+from research.console import say
 from research.data.sources import read_jsonl
 from research.errors import Diverged, InputError, InUse
 from research.evaluation import metrics
@@ -23,7 +24,6 @@ from research.provenance import FLAG
 from research.studies import grid
 from research.studies.grid import Cell, Study
 from research.studies.outcomes import RUNS
-from research.training.monitor import say
 
 PLAN, RESULTS, COMPARISON, COHORTS = 'plan.json', 'results.jsonl', 'comparison.json', 'cohorts'
 TESTS = 'every pair of arms of every model and task, two-sided at 5 %, corrected together (Holm)'

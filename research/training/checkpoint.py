@@ -19,8 +19,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from research import hosts, run_files, sharding, tree
+from research.console import say
 from research.errors import InputError
-from research.training.monitor import say
 from research.training.steps import TrainState
 from research.tree import Tree
 

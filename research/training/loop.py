@@ -15,12 +15,14 @@ import numpy as np
 import optax
 
 from research import hosts, sharding, tree
+from research.console import ProgressLine, say
 from research.errors import Diverged, InputError
 from research.models.transformer import Model
+from research.programs import compile as compilation
+from research.programs.members import CohortVariables, join_variables, take_member
 from research.training import cohort
-from research.training import compile as compilation
 from research.training.checkpoint import Checkpoints
-from research.training.monitor import Monitor, ProgressLine, say
+from research.training.metrics_log import MetricsLog
 from research.training.steps import TrainState
 from research.tree import Tree
 
@@ -92,14 +94,14 @@ class TrainResult(NamedTuple):
 
 
 # (step, numbers of members, variables of all) -> the validation metrics of each of these, `valid/loss` among them.
-Evaluate = Callable[[int, Sequence[int], Tree | cohort.CohortVariables], Sequence[dict[str, float]]]
+Evaluate = Callable[[int, Sequence[int], Tree | CohortVariables], Sequence[dict[str, float]]]
 
 
 class Member:
   """One run, by itself or in a cohort: what it learns from, where it writes, and the book of what it came to so far."""
 
   def __init__(self, label: str, batch_of: Callable[[int], dict[str, np.ndarray]] | None, learning_rate: float,
-               share: Callable[[int], float], checkpoints: Checkpoints, monitor: Monitor):
+               share: Callable[[int], float], checkpoints: Checkpoints, log: MetricsLog):
     """
     Args:
       label: what the run is called where something is said of it.
@@ -107,10 +109,10 @@ class Member:
       learning_rate: the schedule's peak, only to be told.
       share: step number -> the share of the peak there, only to be told.
       checkpoints: of its best step.
-      monitor: keeps its book, and writes its metrics.
+      log: of its metrics.
     """
     self.label, self.batch_of, self.learning_rate, self.share = label, batch_of, learning_rate, share
-    self.checkpoints, self.monitor = checkpoints, monitor
+    self.checkpoints, self.log = checkpoints, log
     self.error: InputError | None = None            # why it ended before its time; the others go on
 
   def write(self, rows: list[dict[str, float]]) -> None:
@@ -118,7 +120,7 @@ class Member:
     finite = lambda row: math.isfinite(row['train/loss']) and math.isfinite(row.get('valid/loss', 0.0))
     whole = list(itertools.takewhile(finite, rows))
     if whole:
-      self.monitor.write(whole)
+      self.log.write(whole)
     if len(whole) < len(rows):
       self.diverged()
 
@@ -136,10 +138,10 @@ class Member:
   @property
   def steps_done(self) -> int:
     """Steps in the book."""
-    return self.monitor.history[-1]['step'] if self.monitor.history else 0
+    return self.log.history[-1]['step'] if self.log.history else 0
 
 
-def train(model: Model, state: TrainState, frozen: Tree | cohort.CohortVariables, tx: optax.GradientTransformation,
+def train(model: Model, state: TrainState, frozen: Tree | CohortVariables, tx: optax.GradientTransformation,
           members: Sequence[Member], latest: Checkpoints, evaluate: Evaluate | None, *, label: str, steps: int,
           eval_every: int, checkpoint_every: int, log_every: int, best_metric: str, higher_is_better: bool, patience: int,
           label_smoothing: float, profile: Path | None = None) -> list[TrainResult | InputError]:
@@ -174,7 +176,7 @@ def train(model: Model, state: TrainState, frozen: Tree | cohort.CohortVariables
   step = int(np.max(state.step))                    # all members have taken as many
   mesh = sharding.current()
   for m in members:
-    m.monitor.start(None if restored is None else step, to_the_end=len(members) == 1)
+    m.log.start(None if restored is None else step, to_the_end=len(members) == 1)
   if restored is not None:
     say(f'{label}: goes on after step {step}')
   waiting: list[tuple[int, dict]] = []              # steps whose metrics are still on the device
@@ -208,7 +210,7 @@ def train(model: Model, state: TrainState, frozen: Tree | cohort.CohortVariables
   def evaluations(m: Member) -> list[tuple[float, int]]:
     """(cost, step) of each so far: the least is the best."""
     sign = -1 if higher_is_better else 1
-    return [(sign * r[best_metric], r['step']) for r in m.monitor.history if best_metric in r]
+    return [(sign * r[best_metric], r['step']) for r in m.log.history if best_metric in r]
 
   def ended(m: Member) -> bool:
     return m.error is not None or m.steps_done >= steps or _exhausted(evaluations(m), patience)
@@ -257,13 +259,13 @@ def train(model: Model, state: TrainState, frozen: Tree | cohort.CohortVariables
           if evaluate is not None and at_evaluation:
             going = [number for number, m in enumerate(members) if not ended(m)]
             with timed('evaluation'):
-              measured = evaluate(step, going, cohort.variables(state.trainable, frozen))
+              measured = evaluate(step, going, join_variables(state.trainable, frozen))
             found = {members[number]: of_member for number, of_member in zip(going, measured)}
           flush(found)
           with timed('checkpoint'):
             for number, m in enumerate(members):
               if m in found and not m.error and min(evaluations(m))[1] == step:
-                m.checkpoints.save_best(step, cohort.member(number, state.trainable, frozen))
+                m.checkpoints.save_best(step, take_member(number, state.trainable, frozen))
             over = all(map(ended, members))
             if (asked or at_checkpoint) and not all(m.error for m in members):
               save_latest()
@@ -273,7 +275,7 @@ def train(model: Model, state: TrainState, frozen: Tree | cohort.CohortVariables
         with timed('checkpoint'):
           for number, m in enumerate(members):
             if not m.error:
-              last_update = cohort.member(number, state.trainable, frozen)      # no validation looks at what it led to
+              last_update = take_member(number, state.trainable, frozen)      # no validation looks at what it led to
               if bad := tree.first_not_finite(last_update):
                 m.diverged(f'{bad} after the last update, step {step},')
               else:
@@ -294,12 +296,12 @@ def train(model: Model, state: TrainState, frozen: Tree | cohort.CohortVariables
   def outcome(number: int, m: Member) -> TrainResult | InputError:
     if m.error:
       return m.error
-    total = lambda name: sum(r.get(name, 0) for r in m.monitor.history) + spent.get(name, 0)
+    total = lambda name: sum(r.get(name, 0) for r in m.log.history) + spent.get(name, 0)
     cost = Cost(train_tokens=total('train/tokens'), train_seconds=total('seconds'), input_seconds=total('input_seconds'),
                 evaluation_seconds=total('evaluation_seconds'), checkpoint_seconds=total('checkpoint_seconds'),
                 compile_seconds=compile_seconds / len(members), cohort_size=len(members))
     if program:
-      shared = sharding.bytes_per_device(frozen.shared) if isinstance(frozen, cohort.CohortVariables) else 0
+      shared = sharding.bytes_per_device(frozen.shared) if isinstance(frozen, CohortVariables) else 0
       here = len(members) // (sharding.sizes()[sharding.MEMBERS] if sharding.member_axis(len(members)) else 1)
       cost = cost._replace(train_flops=program.flops / len(members) * m.steps_done,
                            peak_bytes=shared + (program.peak_bytes - shared) // here)
@@ -308,7 +310,7 @@ def train(model: Model, state: TrainState, frozen: Tree | cohort.CohortVariables
     if m.checkpoints.step('best') not in (None, best):    # only where a step run twice gives two results
       raise RuntimeError(f'{m.label}: the best checkpoint is of step {m.checkpoints.step("best")}, but metrics.jsonl says '
                          f'{best}: this device does not repeat its results; train again in another workdir')
-    trainable = cohort.member(number, state.trainable, frozen)
+    trainable = take_member(number, state.trainable, frozen)
     return TrainResult(best, m.steps_done, trainable if best == step else m.checkpoints.restore_best(trainable), cost)
   return [outcome(number, m) for number, m in enumerate(members)]
 

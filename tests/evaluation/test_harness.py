@@ -10,8 +10,8 @@ from research import run_files, tree
 from research.data import prompts, tasks, tokenizer
 from research.errors import InputError
 from research.evaluation import harness
+from research.programs import members
 from research.strategies import table
-from research.training import cohort
 
 
 def evaluated(tiny, name, count, batch_size, generate=True, split='valid', **fields):
@@ -51,7 +51,7 @@ def test_members_of_a_cohort_come_to_what_each_comes_to_alone(name, row, task):
   begun = [helpers.start(loaded, table.make(row, {}), seed=seed)[:2] for seed in (0, 1, 2)]
   learned = [helpers.moved(state.trainable, seed) for seed, (state, _) in enumerate(begun)]
   frozen = [frozen for _, frozen in begun]
-  together = harness.evaluate_all(loaded.model, cohort.stack_variables(learned, frozen), loaded.tokenizer, task, found, 4)
+  together = harness.evaluate_all(loaded.model, members.stack_variables(learned, frozen), loaded.tokenizer, task, found, 4)
   alone = [harness.evaluate(loaded.model, tree.join(*one), loaded.tokenizer, task, found, 4) for one in zip(learned, frozen)]
   assert len({str(e.predictions) for e in alone}) == 3
   for one, other in zip(together, alone, strict=True):

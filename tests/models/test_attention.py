@@ -12,7 +12,7 @@ from research.errors import InputError
 from research.models import layers
 from research.models.config import Kind
 from research.models.transformer import LONGEST_BIAS, build
-from research.training import flops
+from research.programs import flops
 
 LENGTHS = 23, 14, 27       # of the documents that share a line of 64
 WINDOW = 9

@@ -14,9 +14,9 @@ from research.models import fused, layers
 from research.models.config import Kind
 from research.models.transformer import build
 from research.planning import chips
+from research.programs import flops, memory
 from research.strategies import table
 from research.strategies.bind import bind
-from research.training import flops, memory
 
 LENGTHS = 50, 30, 48       # of the documents that share a line of 128
 WINDOW = 9

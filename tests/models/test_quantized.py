@@ -16,9 +16,9 @@ from research.models import load, quantized
 from research.models.config import Execution
 from research.models.products import contract
 from research.models.quantized import dense, int8, is_quantized, nf4
+from research.programs import flops
 from research.strategies import table
 from research.strategies.bind import merge
-from research.training import flops
 from research.training.steps import train_step
 
 KERNEL = np.random.default_rng(0).normal(size=(2, 96, 200)).astype(np.float32) * np.linspace(0.1, 3, 200, dtype=np.float32)

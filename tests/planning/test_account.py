@@ -15,8 +15,9 @@ from research.errors import InputError
 from research.models import load, presets
 from research.models.config import Execution
 from research.planning import account
+from research.programs import compile as compilation
+from research.programs import memory
 from research.strategies import table
-from research.training import compile, memory
 from research.training.steps import train_step
 
 # No constant of `memory` was chosen with these: family/strategy, and tokens with what is computed again.
@@ -125,5 +126,5 @@ def test_of_a_tpus_program_the_compilers_own_peak_counts():
   """Its temporaries count arrays that take turns in one place each: 27.79 GiB of a step that takes 19.6 in all."""
   said = SimpleNamespace(argument_size_in_bytes=141, output_size_in_bytes=141, alias_size_in_bytes=141,
                          temp_size_in_bytes=2779, peak_memory_in_bytes=1965)
-  assert compile.peak_bytes(said, 'tpu') == 1965
-  assert compile.peak_bytes(said, 'gpu') == compile.peak_bytes(said, 'cpu') == 141 + 2779
+  assert compilation.peak_bytes(said, 'tpu') == 1965
+  assert compilation.peak_bytes(said, 'gpu') == compilation.peak_bytes(said, 'cpu') == 141 + 2779

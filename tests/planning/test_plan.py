@@ -10,7 +10,7 @@ from helpers import ROOT, config, process, reviews, verb
 from research import machine, plan, train
 from research.errors import InputError
 from research.planning import chips, compiled, plans
-from research.training import compile
+from research.programs import compile
 
 
 def test_a_plan_names_what_binds_and_what_it_costs():

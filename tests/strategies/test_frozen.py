@@ -18,9 +18,9 @@ from research.models.config import Execution
 from research.models.families import FAMILIES
 from research.models.presets import PRESETS
 from research.models.transformer import build, split_last_layers
+from research.programs import flops
 from research.strategies import table
 from research.strategies.bind import bind
-from research.training import flops
 from research.training.steps import TrainState, train_step
 
 

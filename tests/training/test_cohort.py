@@ -13,10 +13,11 @@ from helpers import by_heart, config, reviews, start, without_times
 from experiments.benchmarks import sides
 from research import experiment, study, train, tree
 from research.errors import InputError
+from research.programs import members
 from research.strategies import table
-from research.training import cohort
+from research.training import cohort, trial
 from research.training.loop import Stopped
-from research.training.monitor import Monitor
+from research.training.metrics_log import MetricsLog
 from research.training.steps import TrainState
 
 RATES, SEEDS = (3e-4, 1e-3), (0, 1)      # at which the loss falls smoothly
@@ -79,7 +80,7 @@ def test_what_is_the_same_in_all_is_there_once():
   own = tree.leaves(frozen.own)
   assert own and all(x.shape[0] == 3 and 'fixed' in name for name, x in own.items())
   for number, (one, fixed, _) in enumerate(begun):
-    variables = tree.leaves(cohort.select_member(number, cohort.variables(state.trainable, frozen)))
+    variables = tree.leaves(members.select_member(number, members.join_variables(state.trainable, frozen)))
     jax.tree.map(np.testing.assert_array_equal, variables, tree.leaves(tree.join(one.trainable, fixed)))
 
 
@@ -116,7 +117,7 @@ def test_a_member_that_stops_early_keeps_what_it_had(tmp_path):
 def test_a_cohort_that_was_stopped_goes_on_bit_for_bit(tmp_path, monkeypatch):
   configs = [{**c, 'training': {**c['training'], 'log_every': 1}} for c in four(**ROWS)[:3]]
   undisturbed = train.train_cohort(jobs(configs, tmp_path / 'a'), tmp_path / 'latest-a')
-  write = Monitor.write
+  write = MetricsLog.write
 
   asked = []
 
@@ -125,7 +126,7 @@ def test_a_cohort_that_was_stopped_goes_on_bit_for_bit(tmp_path, monkeypatch):
     if lines[-1]['step'] == 7 and not asked:       # asked twice, it would end at once
       asked.append(7)
       signal.raise_signal(signal.SIGTERM)
-  monkeypatch.setattr(Monitor, 'write', writing)
+  monkeypatch.setattr(MetricsLog, 'write', writing)
   with pytest.raises(Stopped):
     train.train_cohort(jobs(configs, tmp_path / 'b'), tmp_path / 'latest-b')
   monkeypatch.undo()
@@ -145,21 +146,21 @@ def test_what_does_not_fit_in_memory_is_trained_alone():
   def side(count):
     begun = [start(loaded, table.make('lora', {}), seed=number)[:2] for number in range(count)]
     batches = [sides.tokens(loaded, 1, 32, seed=number) for number in range(count)]
-    return cohort.timed_step(begun, batches, model=loaded.model, tx=tx)
-  assert cohort.tune_cohort_size(side, 4, 0) == cohort.Trial(1)
-  assert cohort.tune_cohort_size(side, 4, 2 ** 40).tried == 4
-  assert cohort.tune_cohort_size(side, 1, 2 ** 40) == cohort.Trial(1)
+    return trial.timed_step(begun, batches, model=loaded.model, tx=tx)
+  assert trial.tune_cohort_size(side, 4, 0) == trial.Trial(1)
+  assert trial.tune_cohort_size(side, 4, 2 ** 40).tried == 4
+  assert trial.tune_cohort_size(side, 1, 2 ** 40) == trial.Trial(1)
 
 
 @pytest.mark.parametrize('together, size', [(3.5, 4), (3.7, 1)])
 def test_a_trial_chooses_a_cohort_where_it_takes_clearly_less_time(together, size, monkeypatch):
   clock = itertools.accumulate(itertools.cycle([0, 1, 0, together]))      # a step alone takes 1, of all together so much
-  monkeypatch.setattr(cohort.time, 'perf_counter', lambda: next(clock))
-  monkeypatch.setattr(cohort, 'compiled', lambda *args, **_: Fake())
+  monkeypatch.setattr(trial.time, 'perf_counter', lambda: next(clock))
+  monkeypatch.setattr(trial, 'compiled', lambda *args, **_: Fake())
   one = TrainState(jnp.int32(0), jax.random.key(0), {'x': jnp.ones(3)}, {}), {'y': jnp.ones(3)}
-  step = lambda count: cohort.timed_step([one] * count, [{'tokens': np.ones((1, 2))}] * count)
-  found = cohort.tune_cohort_size(step, 4, 2 ** 40)
-  assert found == cohort.Trial(size, 1, pytest.approx(together), 4)
+  step = lambda count: trial.timed_step([one] * count, [{'tokens': np.ones((1, 2))}] * count)
+  found = trial.tune_cohort_size(step, 4, 2 ** 40)
+  assert found == trial.Trial(size, 1, pytest.approx(together), 4)
 
 
 class Fake:

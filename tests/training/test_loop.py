@@ -11,7 +11,7 @@ from helpers import WORDS, by_heart, config, write_pairs
 
 from research import experiment, train, tree
 from research.errors import InputError
-from research.training.monitor import Monitor
+from research.training.metrics_log import MetricsLog
 
 
 @pytest.fixture(scope='module')
@@ -85,12 +85,12 @@ def test_a_run_compiles_nothing_after_its_first_evaluation(overfit, tmp_path, mo
   made, _, _ = overfit
   made = {**made, 'training': {**made['training'], 'steps': 40, 'checkpoint_every': 10, 'patience': 0, 'batch_size': 5}}
   compiled, of_lines = [], {}
-  write = Monitor.write
+  write = MetricsLog.write
 
   def noted(self, rows):
     write(self, rows)
     of_lines.update({row['step']: len(compiled) for row in rows})
-  monkeypatch.setattr(Monitor, 'write', noted)
+  monkeypatch.setattr(MetricsLog, 'write', noted)
   jax.monitoring.register_event_duration_secs_listener(
       lambda event, *_, **__: compiled.append(event) if event == '/jax/core/compile/backend_compile_duration' else None)
   train.run(made, tmp_path / 'run')

@@ -14,10 +14,11 @@ from research import tree
 from research.data.batches import TrainingBatches
 from research.models import transformer
 from research.models.config import REMAT
+from research.programs import flops
+from research.programs.compile import compiled
 from research.strategies import table
 from research.strategies.bind import bind
-from research.training import flops, losses
-from research.training.compile import compiled
+from research.training import losses
 from research.training.steps import TrainState, eval_step, train_step
 
 

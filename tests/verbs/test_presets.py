@@ -14,7 +14,7 @@ from research.data import sources
 from research.errors import InputError
 from research.training.checkpoint import Checkpoints
 from research.training.loop import Stopped
-from research.training.monitor import Monitor
+from research.training.metrics_log import MetricsLog
 
 MODELS = ('llama-tiny', 'gpt2-tiny', 't5-tiny')
 SIZES = {'train': 8, 'valid': 4, 'test': 4}
@@ -93,14 +93,14 @@ def left_behind(made, workdir):
 def test_span_corruption_interrupted_and_gone_on_with_ends_bit_for_bit_as_if_it_had_not_been(text, tmp_path, monkeypatch):
   made = config(**text)
   train.run(made, tmp_path / 'undisturbed')
-  write = Monitor.write
+  write = MetricsLog.write
   for stop in (3, 5):                                    # in the second epoch, and in the third at an evaluation
 
     def writing(self, lines, stop=stop):
       write(self, lines)
       if lines[-1]['step'] == stop:
         signal.raise_signal(signal.SIGTERM)
-    monkeypatch.setattr(Monitor, 'write', writing)
+    monkeypatch.setattr(MetricsLog, 'write', writing)
     with pytest.raises(Stopped):
       train.run(made, tmp_path / 'run')
     assert read_lines(tmp_path / 'run' / 'metrics.jsonl')[-1]['step'] == stop + 1

@@ -13,7 +13,7 @@ import time
 import pytest
 from helpers import ROOT, as_flags, process, reviews, verb
 
-from research.training.monitor import Monitor
+from research.training.metrics_log import MetricsLog
 
 ROWS = reviews(train=8, valid=4)
 TINY = ['--config=configs/default.py', *as_flags({
@@ -53,13 +53,13 @@ def test_an_output_that_cannot_be_written_is_refused_before_anything_is_computed
 
 
 def test_a_full_disk_ends_a_run_in_one_line_and_the_same_command_goes_on(tmp_path, monkeypatch):
-  write, full = Monitor.write, [True]
+  write, full = MetricsLog.write, [True]
 
   def on_a_full_disk(self, rows):
     if full[0] and rows[-1]['step'] > 2:
       raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
     write(self, rows)
-  monkeypatch.setattr(Monitor, 'write', on_a_full_disk)
+  monkeypatch.setattr(MetricsLog, 'write', on_a_full_disk)
   given = [*TINY, f'--workdir={tmp_path}/run']
   one_line(verb('train', *given), 'metrics.jsonl: No space left on device; the same command goes on from the last checkpoint')
   full[0] = False
@@ -76,12 +76,12 @@ def test_files_that_may_not_grow_end_a_run_in_one_line(tmp_path):
 
 
 def test_a_workdir_that_is_deleted_meanwhile_ends_the_run_in_one_line(tmp_path, monkeypatch):
-  write = Monitor.write
+  write = MetricsLog.write
 
   def after_somebody_deleted_it(self, rows):
     shutil.rmtree(tmp_path / 'run')
     write(self, rows)
-  monkeypatch.setattr(Monitor, 'write', after_somebody_deleted_it)
+  monkeypatch.setattr(MetricsLog, 'write', after_somebody_deleted_it)
   one_line(verb('train', *TINY, f'--workdir={tmp_path}/run'), 'No such file or directory')
 
 

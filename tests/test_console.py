@@ -12,14 +12,13 @@ import termios
 import pytest
 from helpers import ROOT, config, reviews
 
-from research import train
-from research.training import monitor
-from research.training.monitor import ProgressLine, shortened, tracked
+from research import console, train
+from research.console import ProgressLine, shortened, tracked
 
 LABEL = '[6/13] domain-full-learning_rate=0.0003-seed=0'      # the quick start's
 CODE = f"""
 import time
-from research.training.monitor import ProgressLine, tracked
+from research.console import ProgressLine, tracked
 progress = ProgressLine({LABEL!r}, 40)
 for step in (8, 16, 24):
   time.sleep(0.2)
@@ -65,7 +64,7 @@ def test_a_terminal_of_80_columns_shows_bar_count_facts_and_time_left():
 class Clock:
   def __init__(self, monkeypatch):
     self.now = 1000.0
-    monkeypatch.setattr(monitor.time, 'monotonic', lambda: self.now)
+    monkeypatch.setattr(console.time, 'monotonic', lambda: self.now)
 
 
 @pytest.mark.quick

@@ -8,7 +8,7 @@ import jax
 from jax.sharding import NamedSharding
 
 from research import machine, sharding
-from research.training import flops
+from research.programs import flops
 
 
 class Executable(NamedTuple):
