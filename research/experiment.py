@@ -363,10 +363,10 @@ def of_run(workdir: Path, splits: Iterable[str] = (), allow_changed: bool = Fals
   config['task'] = {'rows': 0, 'stop': (), **config['task']}      # older ones ended answers at EOS alone
   config['training'] = {'best_metric': 'loss', **{f'{part}_seed': None for part in SEEDS}, **config['training']}
   config['mesh'] = dict(sharding.EVAL_MESH)
-  if (workdir / run_files.CHECKPOINTS).exists():      # what it began with is in its own files
+  if config['training']['steps']:      # what it began with is in its own files
     config['strategy'] |= {'init_from': None, 'allow_other_base': False}
   found = assemble(config, trains=False)
-  provenance.check(workdir, found, splits, allow_changed)
+  provenance.check(workdir, found, {*splits, 'train'} if found.strategy.shots else splits, allow_changed)
   return found
 
 
@@ -391,18 +391,21 @@ def _restored(workdir: Path, trainable: Tree, frozen: Tree, base: str | None) ->
   finally:
     checkpoints.close()
   check_finite(best, str(workdir / run_files.CHECKPOINTS))
-  return peft.placed_in(best, frozen, tree.leaves(best) | _fixed(workdir), str(workdir))
+  return peft.placed_in(best, frozen, tree.leaves(best) | _fixed(workdir, frozen), str(workdir))
 
 
-def _fixed(workdir: Path) -> dict[str, Any]:
-  """What `keep_fixed` saved.
+def _fixed(workdir: Path, frozen: Tree) -> dict[str, Any]:
+  """What `keep_fixed` saved of such a tree.
 
   Raises:
     InputError: the file is not what was written.
   """
   path = workdir / run_files.FIXED
-  if not path.exists():
+  if not peft.fixed_names(frozen):
     return {}
+  if not path.exists():
+    raise InputError(f'{path}: no such file, and what the run learned fits only what it holds; put it back from a copy, or '
+                     'train the run again in another workdir')
   try:
     fixed = safetensors.numpy.load_file(path)
     with safetensors.safe_open(path, 'numpy') as f:
@@ -415,12 +418,24 @@ def _fixed(workdir: Path) -> dict[str, Any]:
   return fixed
 
 
-def keep_fixed(workdir: Path, frozen: Tree) -> None:
-  """Saves what of the deltas does not learn and is part of them: what was drawn, or decomposed from the base as it then was."""
+def keep_fixed(workdir: Path, trainable: Tree, frozen: Tree) -> Tree:
+  """Saves what of the deltas is frozen and is part of them: what was drawn, or decomposed from the base as it then was.
+
+  Args:
+    workdir: the run directory.
+    trainable: of the run at step 0.
+    frozen: what is frozen of it.
+  Returns:
+    What is frozen, with what an earlier start of the run has saved.
+  """
+  if hosts.all_gather_object((workdir / run_files.FIXED).exists())[0]:
+    values = tree.leaves(trainable) | _fixed(workdir, frozen)
+    return sharding.shard(peft.placed_in(trainable, frozen, values, str(workdir))[1])
   fixed = peft.fixed(frozen)
   if fixed and hosts.is_primary():
     checksums = json.dumps({name: checksum(x) for name, x in fixed.items()})
-    safetensors.numpy.save_file(fixed, workdir / run_files.FIXED, {'checksums': checksums})
+    run_files.write_bytes(workdir / run_files.FIXED, safetensors.numpy.save(fixed, {'checksums': checksums}))
+  return frozen
 
 
 def _start_from(experiment: Experiment, trainable: Tree, frozen: Tree) -> tuple[Tree, Tree]:

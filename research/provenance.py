@@ -16,6 +16,7 @@ from research import hosts, machine, run_files
 from research.console import say
 from research.data import sources
 from research.errors import InputError
+from research.strategies import peft
 
 if TYPE_CHECKING:
   from research.experiment import Experiment
@@ -23,8 +24,11 @@ if TYPE_CHECKING:
 PACKAGES = ('flaxtune', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'transformers', 'tokenizers', 'datasets', 'numpy',
             'scipy', 'statsmodels', 'scikit-learn', 'sacrebleu', 'rouge-score')
 WORDS = {'config': 'config.json', 'model.sha256': 'the base model\'s weights', 'model.tokenizer': 'the tokenizer',
-         'model.template': 'the chat template, or the tokens that begin and end texts'}
+         'model.template': 'the chat template, or the tokens that begin and end texts',
+         'init_from.strategy': 'what strategy.init_from holds', 'init_from.training': 'what training.init_from holds'}
 FLAG = 'allow_changed'      # of the verbs that use a run directory
+FIELDS = {'model': {'sha256': str, 'tokenizer?': str, 'template?': str}, 'data': {str: {'sha256': str}}, 'config?': str,
+          'changed?': [{'what': {str: {'before': str, 'after': str}}}], 'resumed?': [dict]}      # see `run_files.expect`
 
 
 def of(experiment: 'Experiment') -> dict[str, Any]:
@@ -50,18 +54,34 @@ def made_of(experiment: 'Experiment') -> dict[str, Any]:
   """The fingerprints: of the rows by split, of weights, tokenizer and template, and of the config but for its mesh."""
   config = {group: fields for group, fields in experiment.config.items() if group != 'mesh'}
   tokenizer = experiment.tokenizer
+  begins = {group: begin_fingerprint(Path(folder)) for group in ('strategy', 'training')
+            if (folder := experiment.config[group].get('init_from'))}
   return {
       'data': {split: {'rows': len(rows), 'sha256': sources.fingerprint(rows)}
                for split, rows in experiment.task.splits.items()},
       'model': {'sha256': experiment.fingerprint, 'tokenizer': tokenizer.fingerprint(),
                 'template': tokenizer.template_fingerprint()},
-      'config': config_fingerprint(config)}
+      'config': config_fingerprint(config),
+      **({'init_from': begins} if begins else {})}
 
 
 def config_fingerprint(config: dict[str, Any]) -> str:
   """Hash of a config as config.json holds it, but for where the run lies."""
   told = {group: fields for group, fields in config.items() if group != 'mesh'}
   return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def begin_fingerprint(folder: Path) -> str:
+  """Hash of what an adapter folder, or a run at its best step, gives to begin with; of a run by its checkpoint's record."""
+  digest = hashlib.sha256()
+  if peft.is_folder(folder):
+    files = [folder / peft.CONFIG, folder / peft.TENSORS]
+  else:
+    best = folder / run_files.CHECKPOINTS / 'best'
+    files = [folder / run_files.CONFIG, folder / run_files.FIXED, *sorted(best.glob('*/record/*'))]
+  for file in files:
+    digest.update(hashlib.sha256(file.read_bytes()).digest() if file.is_file() else b'-')
+  return digest.hexdigest()[:16]
 
 
 def content(experiment: 'Experiment') -> dict[str, Any]:
@@ -75,18 +95,21 @@ def check(workdir: Path, experiment: 'Experiment', splits: Iterable[str] = (), a
   A change that is allowed is recorded beside what was there before, and from then on is what the run is made from.
 
   Args:
-    workdir: the run directory; one that holds no provenance.json has not begun.
+    workdir: the run directory; one that holds neither provenance.json nor a result or a checkpoint has not begun.
     experiment: what its config names now.
     splits: of whose rows something is made now.
     allow: go on although something has changed.
   Raises:
-    InputError: something has changed and that is not allowed.
+    InputError: something has changed and that is not allowed, or nothing says what the run was made from.
   """
   path = workdir / run_files.PROVENANCE
   if not path.exists():
+    if not allow and any((workdir / name).exists() for name in (run_files.RESULT, run_files.CHECKPOINTS)):
+      raise InputError(f'{workdir}: holds a run without its {run_files.PROVENANCE}, so nothing says what it was made from; put '
+                       f'the file back, give another --workdir, or go on all the same with --{FLAG}')
     return
-  record = run_files.read_json(path, ('data', 'model'))
-  there = run_files.flat({name: record.get(name) for name in ('data', 'model', 'config')})
+  record = run_files.read_json(path, FIELDS)
+  there = run_files.flat({name: record.get(name) for name in ('data', 'model', 'config', 'init_from')})
   for earlier in record.get('changed', ()):
     there |= {name: one['after'] for name, one in earlier['what'].items()}
   here = run_files.flat(made_of(experiment)) | {'config': config_fingerprint(run_files.read_config(workdir))}
@@ -117,7 +140,7 @@ def check_tokenizer(workdir: Path, experiment: 'Experiment') -> None:
   path = workdir / run_files.PROVENANCE
   if not path.exists():
     return
-  there, here = run_files.read_json(path, ('model',))['model'], made_of(experiment)['model']
+  there, here = run_files.read_json(path, FIELDS)['model'], made_of(experiment)['model']
   if there.get('tokenizer', here['tokenizer']) != here['tokenizer']:
     raise InputError(f'{workdir}: what it learned is of another tokenizer ({there["tokenizer"]}, not {here["tokenizer"]})')
 
@@ -126,7 +149,7 @@ def begin(workdir: Path, experiment: 'Experiment') -> None:
   """Records what a run is made from; of one that goes on, what it goes on with, where that is another program or machine."""
   path, now = workdir / run_files.PROVENANCE, of(experiment)
   if path.exists():
-    record = run_files.read_json(path, ('data', 'model'))
+    record = run_files.read_json(path, FIELDS)
     last = {**record, **(record.get('resumed') or [{}])[-1]}
     different = {name: now[name] for name in ('code', 'versions', 'devices', 'machine') if now[name] != last.get(name)}
     now = record if not different else {**record, 'resumed': [*record.get('resumed', ()), {'command': command(), **different}]}

@@ -11,7 +11,7 @@ import socket
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
@@ -27,9 +27,13 @@ UNFINISHED = '.tmp'      # how the name of a file ends as long as it is not whol
 SITES, FIXED = 'sites.json', 'fixed.safetensors'
 PATTERNS = ('*', '?', '[', ']', '\\')
 LOCK = '.lock'           # held by the process that is at work in a folder
-# What the files that a run leaves must hold to be read.
-RESULT_FIELDS = ('steps', 'metrics', 'cost')
-PREDICTION_FIELDS = ('prediction', 'target', 'loss', 'tokens')
+NUMBER = (int, float)
+# What the files that a run leaves must hold to be read (see `expect`).
+COST_FIELDS = {**dict.fromkeys(('trainable_params', 'train_flops', 'train_seconds', 'peak_bytes'), NUMBER), 'cohort_size?': int,
+               **dict.fromkeys(('total_params?', 'train_tokens?', 'compile_seconds?', 'tokens_per_second?'), NUMBER)}
+RESULT_FIELDS = {'best_step?': int, 'steps': int, 'metrics': {str: NUMBER}, 'intervals': {str: [NUMBER]}, 'cost': COST_FIELDS}
+PREDICTION_FIELDS = {'id?': int, 'prediction': str, 'target': str, 'loss': NUMBER, 'tokens': int}
+FAILED_FIELDS = {'error': str}
 
 
 def write_text(path: Path, text: str) -> None:
@@ -173,26 +177,75 @@ def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
   write_text(path, ''.join(line + '\n' for line in lines))
 
 
-def read_json(path: Path, fields: Sequence[str] = ()) -> Any:
-  """What a JSON file holds.
+def loads(text: str) -> Any:
+  """What a JSON text holds.
+
+  Raises:
+    ValueError: it is not JSON, is nested too deeply to be read, or gives a field of one object twice.
+  """
+  try:
+    return json.loads(text, object_pairs_hook=_once)
+  except RecursionError:
+    raise ValueError('it is nested too deeply to be read') from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+  found = dict(pairs)
+  if len(found) < len(pairs):
+    names = [name for name, _ in pairs]
+    raise ValueError(f'{next(name for name in names if names.count(name) > 1)!r} is given twice')
+  return found
+
+
+def expect(value: Any, fields: Any, where: str) -> None:
+  """Refuses what was read from a file of ours where it is not of the form in which it was written.
+
+  Args:
+    value: what was read.
+    fields: a type or several; a list of one form, which all entries have; a dict of field -> form, in which a name that ends
+      in `?` may be missing or None, and `str` stands for every field.
+    where: what is read, for the error.
+  Raises:
+    InputError: names the first part that is missing or of another form.
+  """
+  if isinstance(fields, dict):
+    if not isinstance(value, dict):
+      raise InputError(f'{where}: is damaged: holds {value!r:.40}, not an object')
+    for name, form in fields.items():
+      if name is str:
+        for key, one in value.items():
+          expect(one, form, f'{where}: {key}')
+      elif name.rstrip('?') in value and not (name.endswith('?') and value[name.rstrip('?')] is None):
+        expect(value[name.rstrip('?')], form, f'{where}: {name.rstrip("?")}')
+      elif not name.endswith('?'):
+        raise InputError(f'{where}: is damaged, or another program\'s: holds no {name!r}')
+  elif isinstance(fields, list):
+    if not isinstance(value, list):
+      raise InputError(f'{where}: is damaged: holds {value!r:.40}, not a list')
+    for number, one in enumerate(value, 1):
+      expect(one, fields[0], f'{where}: entry {number}')
+  elif not isinstance(value, fields) or (isinstance(value, bool) and fields in (int, NUMBER)) or (
+      isinstance(value, float) and not math.isfinite(value)):
+    raise InputError(f'{where}: is damaged: holds {value!r:.40}')
+
+
+def read_json(path: Path, fields: dict[Any, Any] | None = None) -> Any:
+  """What a JSON file holds. One of another form than `fields` says is refused as `expect` does.
 
   Args:
     path: of the file.
-    fields: that it must have, where it is an object of ours.
+    fields: as for `expect`; None: anything.
   Raises:
-    InputError: it is not there, not JSON, or lacks a field.
+    InputError: it is not there, or not JSON.
   """
   try:
-    found = json.loads(path.read_text(encoding='utf-8'))
+    found = loads(path.read_text(encoding='utf-8'))
   except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
     raise InputError(f'{path}: no such file; is {path.parent} the workdir of a run?') from None
-  except (ValueError, RecursionError) as e:
+  except ValueError as e:
     raise InputError(f'{path}: is damaged: not JSON ({e})') from None
-  if fields and not isinstance(found, dict):
-    raise InputError(f'{path}: is damaged: holds no JSON object')
-  missing = [name for name in fields if name not in found]
-  if missing:
-    raise InputError(f'{path}: is damaged, or another program\'s: holds no {missing[0]!r}')
+  if fields:
+    expect(found, fields, str(path))
   return found
 
 
@@ -216,10 +269,7 @@ def read_result(workdir: Path) -> dict[str, Any]:
   """
   if not (workdir / RESULT).exists():
     raise InputError(f'{workdir}: the run is not finished; the same research.train command goes on with it')
-  result = read_json(workdir / RESULT, RESULT_FIELDS)
-  if not all(isinstance(result.get(name), dict) for name in ('metrics', 'intervals', 'cost')):
-    raise InputError(f'{workdir / RESULT}: is damaged: metrics, intervals and cost are not objects')
-  return result
+  return read_json(workdir / RESULT, RESULT_FIELDS)
 
 
 def flat(nested: dict[str, Any], prefix: str = '') -> dict[str, Any]:

@@ -180,7 +180,7 @@ class Run:
     exp = self.exp
     state, frozen = _initial_state(exp)
     run_files.claim(self.workdir, exp.config)
-    experiment.keep_fixed(self.workdir, frozen)
+    frozen = experiment.keep_fixed(self.workdir, state.trainable, frozen)
     lines = bind.table(state.trainable, frozen)
     run_files.write_json(self.workdir / run_files.SITES, [line._asdict() for line in lines])
     if not self.held_out:
@@ -373,7 +373,7 @@ def _memory(compiled_bytes: int, members: int) -> dict[str, Any]:
 
 
 def record(result: dict[str, Any], evaluation: harness.Evaluation, workdir: Path, split: str) -> None:
-  """Writes a split's predictions and adds its scores to a result.
+  """Writes a split's predictions and adds its scores to a result; numbers that are not finite are refused (`InputError`).
 
   Args:
     result: gets the scores, in place.
@@ -381,6 +381,7 @@ def record(result: dict[str, Any], evaluation: harness.Evaluation, workdir: Path
     workdir: the run directory, which gets the predictions.
     split: train, valid or test.
   """
+  harness.check_finite(evaluation, str(workdir))
   run_files.write_jsonl(workdir / run_files.PREDICTIONS / f'{split}.jsonl', evaluation.predictions)
   result['metrics'] |= {f'{split}/{name}': value for name, value in evaluation.scores.items()}
   result['intervals'] |= {f'{split}/{name}': ends for name, ends in evaluation.intervals.items()}

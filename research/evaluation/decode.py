@@ -15,11 +15,14 @@ import numpy as np
 from research import hosts, sharding
 from research.console import tracked
 from research.data.batches import round_up
+from research.errors import InputError
 from research.models import transformer
 from research.models.transformer import Batch, Cache, Model
 from research.programs import members
 from research.programs.members import CohortVariables
 from research.tree import Tree
+
+NOT_FINITE = -1      # in place of a token whose logits are not finite
 
 
 @partial(jax.jit, static_argnames=('model', 'new', 'ends', 'greedy'))
@@ -27,7 +30,8 @@ def _generate(variables: Tree | CohortVariables, batch: Batch, limits: jax.Array
               model: Model, new: int, ends: tuple[int, ...], greedy: bool) -> jax.Array:
   """Tokens [B, new] after prompts as `_side_by_side` lays them out; the first of `ends` fills a row from its end on.
 
-  Of several members [M, B, new]: what a cache knows of the prompts' tokens is the same for all, its keys and values are not.
+  NOT_FINITE stands where no token could be chosen, and ends its row too. Of several members [M, B, new]: what a cache knows of
+  the prompts' tokens is the same for all, its keys and values are not.
   """
   B, L = batch['tokens'].shape
   each = Cache._make((0, None, None, None))      # the members' axis, which the layers' keys and values have alone
@@ -42,8 +46,9 @@ def _generate(variables: Tree | CohortVariables, batch: Batch, limits: jax.Array
       else:
         draw = lambda key, logits: jax.random.categorical(jax.random.fold_in(key, i), logits)
         token = jax.vmap(draw)(keys, logits / temperature)
-      token = jnp.where(done | (i >= limits), ends[0], token.astype(jnp.int32))
-      return token, jnp.isin(token, jnp.array(ends))
+      token = jnp.where(jnp.isfinite(jnp.max(logits, axis=-1)), token.astype(jnp.int32), NOT_FINITE)
+      token = jnp.where(done | (i >= limits), ends[0], token)
+      return token, jnp.isin(token, jnp.array((*ends, NOT_FINITE)))
     return members.vmap_members(variables, of_member, hidden, done)
 
   def unfinished(carry):
@@ -78,8 +83,15 @@ def generate(model: Model, variables: Tree, prompts: Sequence[list[int]], max_ne
     seed: of the tokens that are drawn.
     label: of the progress line; None for silence.
     first: the number of the first prompt.
+  Raises:
+    InputError: the logits after some prompt are not finite.
   """
-  return generate_all(model, variables, prompts, max_new_tokens, ends, batch_size, temperature, seed, label, first)[0]
+  [found] = generate_all(model, variables, prompts, max_new_tokens, ends, batch_size, temperature, seed, label, first)
+  for number, ids in enumerate(found, first + 1):
+    if NOT_FINITE in ids:
+      raise InputError(f'prompt {number}: the logits are not finite (NaN or infinite), so there is no next token: the numbers '
+                       'of the model, or of what was added to it, grow too large on the way')
+  return found
 
 
 def generate_all(model: Model, variables: Tree | CohortVariables, prompts: Sequence[list[int]], max_new_tokens: int,
@@ -98,6 +110,8 @@ def generate_all(model: Model, variables: Tree | CohortVariables, prompts: Seque
     seed: of the tokens that are drawn, with each prompt's number; all members draw by the same.
     label: of the progress line; None for silence.
     first: the number of the first prompt, where these are some of more.
+  Returns:
+    Of each member the tokens of each answer; one whose logits were not finite ends in NOT_FINITE.
   """
   if jax.default_backend() == 'cpu':
     # Laid out one after the other, SmolLM2's layers took twice as long a token there (batch 1) and 1.4 times (batch 8).

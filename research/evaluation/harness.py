@@ -1,6 +1,7 @@
 """One evaluation for every strategy: from variables and rows to predictions, scores and their intervals."""
 
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ import numpy as np
 from research.data.prompts import Example
 from research.data.tasks import Task, label_column
 from research.data.tokenizer import Tokenizer
+from research.errors import InputError
 from research.evaluation import decode, intervals, metrics, shared_prefix
 from research.evaluation.metrics import Scored
 from research.evaluation.score import Scores, score_all
@@ -79,7 +81,8 @@ def _measured(tokenizer: Tokenizer, task: Task, examples: Sequence[Example], sco
   elif ids is None:
     answers, targets, names = [''] * len(examples), [e.target.strip() for e in examples], ('loss',)
   else:
-    answers = [cut(tokenizer.decode(i), task.stop).strip() for i in ids]
+    scores = [s._replace(loss=math.nan) if decode.NOT_FINITE in i else s for s, i in zip(scores, ids)]      # see `check_finite`
+    answers = [cut(tokenizer.decode([n for n in i if n != decode.NOT_FINITE]), task.stop).strip() for i in ids]
     targets = [_said(tokenizer, e).strip() for e in examples]
   scored = [Scored(a, t, s.loss, s.tokens, task.choices) for a, t, s in zip(answers, targets, scores)]
   predictions = [{'id': e.id, 'row': e.row, 'prompt': e.prompt, 'target': s.target, 'prediction': s.prediction,
@@ -97,6 +100,27 @@ def _measured(tokenizer: Tokenizer, task: Task, examples: Sequence[Example], sco
       for prediction, value in zip(predictions, each):
         prediction[name] = None if value is None else float(value)
   return Evaluation(predictions, values, ranges)
+
+
+def check_finite(evaluation: Evaluation, where: str) -> None:
+  """Refuses an evaluation of which some number is no score.
+
+  Args:
+    evaluation: of a run.
+    where: the run directory, for the error.
+  Raises:
+    InputError: the loss or answer of some example, or the log-likelihood of a choice, is not finite; names the first.
+  """
+  for one in evaluation.predictions:
+    choices = {**one.get('choices', {}), **one.get('calibrated', {})}
+    bad = next((choice for choice, value in choices.items() if not math.isfinite(value)), None)
+    if bad is not None or not math.isfinite(one['loss']):
+      what = f'the log-likelihood of {bad!r}' if bad is not None else 'the loss, or a logit of the answer,'
+      raise InputError(f'{where}: {what} of row {one["id"]} is not finite (NaN or infinite), so nothing is scored: the numbers '
+                       f'of the model or of what was added to it grow too large on the way; {NOT_FINITE}')
+
+
+NOT_FINITE = 'look at the scale of the adapter, at the weights, and at model.dtype (float32 holds more than float16)'
 
 
 def cut(text: str, stop: Sequence[str]) -> str:

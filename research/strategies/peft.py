@@ -565,9 +565,15 @@ def _prefix_table(prefix: deltas.Prefix, config: ModelConfig) -> np.ndarray:
 _KINDS = {'LORA': _lora, 'IA3': _ia3, 'VERA': _vera, 'PROMPT_TUNING': _prompt, 'PREFIX_TUNING': _prefix}
 
 
+def fixed_names(frozen: Tree) -> list[str]:
+  """What is frozen and yet a delta's own: not what follows from the delta's kernel."""
+  return [name for name in tree.leaves(frozen) if re.search(r'/fixed_[ab]$', name)]
+
+
 def fixed(frozen: Tree) -> dict[str, np.ndarray]:
-  """What is frozen and yet a delta's own, by name, each array of its own shape: not what follows from the delta's kernel."""
-  return {n: hosts.to_host(x) for n, x in tree.leaves(frozen).items() if re.search(r'/fixed_[ab]$', n)}
+  """The same by name, each array of its own shape."""
+  leaves = tree.leaves(frozen)
+  return {name: hosts.to_host(leaves[name]) for name in fixed_names(frozen)}
 
 
 def placed_in(trainable: Tree, frozen: Tree, values: dict[str, np.ndarray], where: str) -> tuple[Tree, Tree]:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from research import run_files
 from research.errors import InputError
 from research.evaluation import harness, metrics
 from research.evaluation.metrics import Metric, Scored
@@ -95,6 +96,10 @@ def _case(s: Study, metric: Metric, rows: list[Row], workdir: Path, model: str, 
     for arm, found in reported.items():
       sums[arm] |= {r['seed']: worst for r in _of_setting(rows, found[0]) if r['diverged']}
   _check_examples(sums, task)
+  _check_targets(scored, task)
+  for arm, found in reported.items():
+    for r in found:
+      _check_score(metric, sums[arm][r['seed']], r, s.report, workdir)
   seeds, apart = _common(sums, s.baseline)
   compared = [arm for arm in sums if arm not in apart]
   trained = {arm for arm, found in reported.items() if found[0]['result']['steps']}
@@ -219,6 +224,38 @@ def _check_examples(sums: Sums, task: str) -> None:
     told = ', '.join(f'{arm} {" or ".join(map(str, sorted(count)))}' for arm, count in counts.items())
     raise InputError(f'task {task}: the arms were tested on different numbers of examples ({told}), as texts are cut where an '
                      'arm leaves less room for them; give all arms one model.context that leaves them the same')
+
+
+SAME = 1e-4      # a score that is measured again differs by no more from what result.json says, of which digits were dropped
+
+
+def _check_score(metric: Metric, sums: np.ndarray, row: Row, report: str, workdir: Path) -> None:
+  """Refuses single examples that are not those of a run's result.
+
+  Raises:
+    InputError: they come to another score.
+  """
+  run_files.expect(row['result'], run_files.RESULT_FIELDS, f'{workdir}: the result of {row["key"]}')
+  again, told = float(metric.score(sums.sum(0))), row['result']['metrics'].get(report)
+  if told is None or not math.isclose(again, told, rel_tol=SAME, abs_tol=SAME):
+    raise InputError(f'{workdir}: the {len(sums)} examples of {row["key"]} come to {report} {again:.6g}, but its result says '
+                     f'{told}: one of them is damaged; evaluate the run again')
+
+
+def _check_targets(scored: dict[str, dict[int, list[Scored]]], task: str) -> None:
+  """Refuses arms that were tested on other examples with the same seed: nothing could be paired.
+
+  Raises:
+    InputError: names the first example whose targets differ.
+  """
+  of_seed: dict[int, tuple[str, list[Scored]]] = {}
+  for arm, by_seed in scored.items():
+    for seed, mine in by_seed.items():
+      other, theirs = of_seed.setdefault(seed, (arm, mine))
+      different = [n for n, (a, b) in enumerate(zip(mine, theirs)) if a.target != b.target]
+      if different and len(mine) == len(theirs):
+        raise InputError(f'task {task}: {arm} and {other} were tested on different examples (the targets of row {different[0]} '
+                         f'differ), so nothing can be paired')
 
 
 def _mean_cost(found: list[Row]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ anyone can compute its comparison and draw its figures again where `runs/` was n
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
@@ -85,9 +86,9 @@ def _checked(path: Path) -> list[dict[str, Any]]:
   """
   lines = read_jsonl(path)
   for number, line in enumerate(lines, 1):
-    missing = [name for name in run_files.PREDICTION_FIELDS if name not in line]
-    if missing or not isinstance(line['loss'], (int, float)) or not isinstance(line['prediction'], str):
-      raise InputError(f'{path}: line {number} is damaged: it holds {"no " + missing[0] if missing else "no loss or answer"}; '
+    run_files.expect(line, run_files.PREDICTION_FIELDS, f'{path}: line {number}')
+    if line.get('id', number - 1) != number - 1:
+      raise InputError(f'{path}: is damaged: line {number} is that of row {line["id"]}, not of row {number - 1}; '
                        'evaluate the run again')
   return lines
 
@@ -126,6 +127,6 @@ def _read(path: Path, changed: int) -> dict[str, dict[str, Any]]:
   del changed      # tells a file that was written again
   try:
     lines = gzip.decompress(path.read_bytes()).decode().split('\n')
-    return {line['key']: line for line in map(json.loads, filter(None, lines))}
-  except (OSError, EOFError, ValueError, KeyError, TypeError) as e:
+    return {line['key']: line for line in map(run_files.loads, filter(None, lines))}
+  except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError) as e:
     raise InputError(f'{path}: is damaged ({e})') from None

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from research import config as config_fields
 from research import run_files
 from research.console import say
 from research.data.sources import read_jsonl
@@ -30,6 +31,13 @@ TESTS = 'every pair of arms of every model and task, two-sided at 5 %, corrected
 CHOOSER = 'chooser.json'    # which shard trains what the planned cells lead to: wider grids, and the chosen settings again
 EXPLODED = 1.25             # times the first step's loss: a run that keeps weights of a larger validation loss has diverged
 FAILED = 'failed.json'      # in the folder of a cell that ended with an error
+# What the files that a study leaves must hold to be read (see `run_files.expect`).
+CHOSEN_BY = {'steps': int, 'metrics': {str: run_files.NUMBER}, 'cost': {'cohort_size?': int}}      # of result.json
+ROW_FIELDS = {'key': str, 'error?': str, 'result?': CHOSEN_BY, 'diverged': bool}
+PLAN_FIELDS = {'study': dict, 'made_of?': {str: {str: object}}, 'changed?': [dict],
+               'earlier?': [{'plan': str, 'changed': [str]}],
+               'cells': [{'key': str, 'model': str, 'task': str, 'arm': str, 'seed': int, 'setting': dict, 'config': dict,
+                          'reports?': bool}]}
 
 
 class Shard(NamedTuple):
@@ -85,12 +93,18 @@ def planned(workdir: Path) -> Plan:
   """
   if not (workdir / PLAN).exists():
     raise InputError(f'{workdir}: holds no study')
-  there = run_files.read_json(workdir / PLAN)
-  try:
-    study = grid.study(there['study'], str(workdir / PLAN))
-    cells = [Cell(**cell) for cell in there['cells']]
-  except (KeyError, TypeError) as e:
-    raise InputError(f'{workdir / PLAN}: is no plan of a study ({e})') from None
+  there = run_files.read_json(workdir / PLAN, PLAN_FIELDS)
+  study = grid.study(there['study'], str(workdir / PLAN))
+  cells = []
+  for cell in there['cells']:
+    if extra := cell.keys() - {*Cell._fields}:
+      raise InputError(f'{workdir / PLAN}: is damaged: the cell {cell["key"]} has a field {min(extra)!r}')
+    config_fields.check(cell['config'])
+    cells.append(Cell(**cell))
+  if not cells:
+    raise InputError(f'{workdir / PLAN}: is damaged: holds no cells')
+  if (said := there.get('hash')) and said != plan_hash(study, cells):
+    raise InputError(f'{workdir / PLAN}: is damaged: its study and cells are not those that were planned')
   return Plan(study, cells, there.get('earlier', []))
 
 
@@ -161,13 +175,14 @@ def claim(s: Study, cells: list[Cell], workdir: Path, part: Shard = WHOLE, cohor
   refuse(workdir)
   if path.exists():                                        # another machine may have begun it
     earlier = check(s, cells, workdir).earlier
-    before = run_files.read_json(path)
+    before = run_files.read_json(path, PLAN_FIELDS)
     changed = _changed(before, made_of or {}, workdir, allow_changed)
     there = before.get('cohorts')
     if part.count > 1 and there != (here := str(cohorts or 'off')):
       raise InputError(f'{workdir}: the study there was begun with --cohorts={there}, not {here}: shards would not share its '
                        'cells')
-  run_files.write_json(path, {'study': s._asdict(), 'tests': TESTS, 'cohorts': str(cohorts or 'off'), 'earlier': earlier,
+  run_files.write_json(path, {'hash': plan_hash(s, cells), 'study': s._asdict(), 'tests': TESTS,
+                              'cohorts': str(cohorts or 'off'), 'earlier': earlier,
                               'made_of': made_of or before.get('made_of', {}), 'changed': changed,
                               'cells': [c._asdict() for c in cells]})
 
@@ -218,7 +233,7 @@ def run(s: Study, cells: list[Cell], workdir: Path, train: Callable[[dict, Path,
   planned = cells
   while more := known(s, planned, workdir)[len(cells):]:
     run_files.write_once(workdir / CHOOSER, json.dumps({'shard': part.number}) + '\n')
-    if part.count > 1 and (chooser := run_files.read_json(workdir / CHOOSER, ('shard',))['shard']) != part.number:
+    if part.count > 1 and (chooser := run_files.read_json(workdir / CHOOSER, {'shard': int})['shard']) != part.number:
       say(f'study: shard {part.number} of {part.count} done, {time.monotonic() - began:.0f} s; shard {chooser} trains what is '
           'left, from what all found')
       return None
@@ -341,7 +356,7 @@ def _to_test(s: Study, rows: list[dict[str, Any]]) -> Iterator[list[dict[str, An
   groups = defaultdict(list)
   for row in rows:
     if row['selected'] and s.report not in row['result']['metrics']:
-      size = row['result']['cost']['cohort_size']
+      size = row['result']['cost'].get('cohort_size', 1)
       groups[row['model'], row['task'], row['arm'], str(row['setting']), size].append(row)
   for (*_, size), group in groups.items():
     yield from (group[i:i + size] for i in range(0, len(group), size))
@@ -373,7 +388,7 @@ def _size(group: list[Cell], workdir: Path, cohorts: Cohorts) -> int:
       say(f'study: they are trained one after the other ({e})')
       return 1
     run_files.write_once(decided, json.dumps({**found, 'cells': [c.key for c in group]}, indent=2) + '\n')
-  found = run_files.read_json(decided, ('size',))
+  found = run_files.read_json(decided, {'size': int})
   say(f'study: {found["size"]} at a time' + (f' ({found["because"]})' if 'because' in found else ''))
   return found['size']
 
@@ -453,17 +468,11 @@ def _ended(folder: Path) -> dict[str, Any] | None:
 
 
 def _kept(workdir: Path) -> Callable[[Path], dict[str, Any] | None]:
-  """The same by the study's results.jsonl, for a study of which the runs were not kept.
-
-  Raises:
-    InputError: a line is damaged.
-  """
-  path, found = workdir / RESULTS, {}
+  """The same by the study's results.jsonl, for a study of which the runs were not kept."""
+  path, found = workdir / RESULTS, dict[str, dict[str, Any]]()
   for number, row in enumerate(read_jsonl(path) if path.exists() else [], 1):
-    missing = [name for name in ('key', 'error', 'result', 'diverged') if name not in row]
-    if missing:
-      raise InputError(f'{path}: line {number} is damaged: it holds no {missing[0]!r}')
-    found[row['key']] = {name: row[name] for name in ('error', 'result', 'diverged')}
+    run_files.expect(row, ROW_FIELDS, f'{path}: line {number}')
+    found[row['key']] = {'error': row.get('error'), 'result': row.get('result'), 'diverged': row['diverged']}
   return lambda folder: found.get(folder.name)
 
 
@@ -506,7 +515,7 @@ def _read_if_there(path: Path) -> Any:
   if not path.exists():
     return None
   try:
-    return run_files.read_json(path, run_files.RESULT_FIELDS if path.name == run_files.RESULT else ('error',))
+    return run_files.read_json(path, CHOSEN_BY if path.name == run_files.RESULT else run_files.FAILED_FIELDS)
   except InputError:
     if path.exists():
       raise

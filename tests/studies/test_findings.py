@@ -39,7 +39,8 @@ def ran(workdir, arms, margin=None, examples=EXAMPLES, answers=('yes', 'no'), me
       folder = workdir / runner.RUNS / f'{arm}-{seed}' / 'predictions'
       folder.mkdir(parents=True)
       (folder / 'test.jsonl').write_text(''.join(json.dumps(line) + '\n' for line in lines))
-      result = {'metrics': {'test/accuracy': right.mean(), 'valid/accuracy': share}, 'steps': 1, 'best_step': 1,
+      of_metric = np.mean([line['prediction'] == line['target'] for line in lines])
+      result = {'metrics': {'test/accuracy': of_metric, 'valid/accuracy': share}, 'steps': 1, 'best_step': 1,
                 'intervals': {'test/accuracy': [share - 0.1, share + 0.1]}, 'cost': {
                     'train_flops': 1e9, 'trainable_params': 10, 'peak_bytes': 1, 'train_seconds': 1.0,
                     'cohort_size': (members or {}).get(arm, 1)}}
