@@ -109,6 +109,10 @@ def run(main: Callable[[], None], doc: str, saves: bool = False) -> None:
     print(f'error: process {jax.process_index()} cannot go on, as when another died ({why:.300}); the same command, in all '
           'of them, goes on from the last checkpoint', file=sys.stderr, flush=True)
     os._exit(1)                   # an orderly end would wait for the other
+  except BaseException as e:  # what a library in Rust cannot go on with is no `Exception`
+    if type(e).__name__ != 'PanicException':
+      raise
+    _end(2, f'error: the tokenizers library cannot go on ({" ".join(str(e).split()):.200}); is tokenizer.json damaged?')
 
 
 def _unless_closed(unraisable: Any, tell: Callable[[Any], None] = sys.unraisablehook) -> None:
@@ -148,6 +152,9 @@ def _with_templates(arguments: list[str]) -> list[str]:
   return out
 
 
+PLACES = ('workdir', 'input', 'output')      # flags that name a file or folder
+
+
 def _parse() -> None:
   sys.argv[1:] = _with_templates(sys.argv[1:])
   given = [a.lstrip('-').split('=')[0] for a in sys.argv[1:] if a.startswith('--config.')]
@@ -168,8 +175,14 @@ def _parse() -> None:
     raise InputError(f'--{given[0]} needs --config=NAME, a shipped config, or --config=PATH.py')
   try:
     rest = flags.FLAGS(arguments)
-  except (AttributeError, KeyError, TypeError, ValueError, SyntaxError, ImportError, NameError) as e:
+  except flags.Error:
+    raise
+  except Exception as e:  # a person's own config file can raise anything
     raise InputError(_explain(path, given, e)) from None
+  for name in PLACES:
+    said = flags.FLAGS[name].value if name in flags.FLAGS else None
+    if said and said.startswith('~'):      # no shell looks into --NAME=~
+      flags.FLAGS[name].value = os.path.expanduser(said)
   if len(rest) > 1:
     raise InputError(f'unexpected argument {rest[1]!r}; flags are given as --name=value')
 
@@ -208,8 +221,7 @@ def check_output(path: Path) -> None:
   there = path.exists()
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, 'a', encoding='utf-8'):
-      pass
+    os.close(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK))      # a pipe that nobody reads is an error
     if not there:
       path.unlink(missing_ok=True)      # another process of the same run may have looked too
   except OSError as e:

@@ -1,12 +1,17 @@
 """What fields a config has, and of what type: the same whether a file, a flag or a study gave them."""
 
 import math
+from collections.abc import Iterator
 from typing import Any
+
+import numpy as np
 
 from research import run_files
 from research.errors import InputError
 
 MOST = 2 ** 31      # above all sizes and seeds
+LEAST, LARGEST = map(float, (np.finfo(np.float32).tiny, np.finfo(np.float32).max))
+OF_ALL = ('check_memory',)      # fields that are in no group
 TYPES: dict[str, dict[type, str]] = {
     'model': {str: 'source dtype param_dtype quantize remat attention', bool: 'scan', int: 'vocab context'},
     'task': {str: 'name train valid test label path subset prompt target separator objective', int: 'rows max_new_tokens',
@@ -34,9 +39,15 @@ def check(config: dict[str, Any]) -> None:
   Args:
     config: as nested dicts.
   Raises:
-    InputError: names the first such field.
+    InputError: names the first such field, or group of fields, and one that is missing.
   """
+  if unknown := config.keys() - {*TYPES, *OF_ALL}:
+    raise InputError(f'{min(unknown)}: no config has this group of fields (groups: {", ".join(TYPES)})')
   for group, types in TYPES.items():
+    if not isinstance(config.get(group), dict):
+      raise InputError(f'{group}: is missing from the config, or no group of fields; configs/default.py holds all')
+    if missing := [field for field in NEEDED[group].split() if field not in config[group]]:
+      raise InputError(f'{group}.{missing[0]}: is missing from the config; configs/default.py holds every field')
     of_field = {field: kind for kind, fields in types.items() for field in fields.split()}
     for field, value in config[group].items():
       kind = of_field.get(field)
@@ -44,11 +55,23 @@ def check(config: dict[str, Any]) -> None:
         raise InputError(f'{group}.{field}: no config has this field (fields of {group}: {", ".join(of_field)})')
       if not _is(value, kind) and not (value is None and field not in NEEDED[group].split()):
         raise InputError(f'{group}.{field}={value!r:.80}: must be {WORDS[kind]}')
-  for field, value in run_files.flat(config).items():
-    if isinstance(value, float) and not math.isfinite(value):
-      raise InputError(f'{field}={value}: must be a finite number')
-    if isinstance(value, int) and abs(value) >= MOST and not field.endswith('seed'):      # seeds say their own range
-      raise InputError(f'{field}={value!r:.40}: must be below 2^31')
+  for field, whole in run_files.flat(config).items():
+    for value in _numbers(whole):
+      if isinstance(value, float) and not math.isfinite(value):
+        raise InputError(f'{field}={value}: must be a finite number')
+      if isinstance(value, float) and value and not LEAST <= abs(value) <= LARGEST:
+        raise InputError(f'{field}={value}: is beyond what a float32 holds ({LEAST:.2g} to {LARGEST:.2g})')
+      if isinstance(value, int) and abs(value) >= MOST and not field.endswith('seed'):      # seeds say their own range
+        raise InputError(f'{field}={value!r:.40}: must be below 2^31')
+
+
+def _numbers(value: Any) -> Iterator[float]:
+  """All numbers of a value, those in its lists with them."""
+  if isinstance(value, (list, tuple)):
+    for one in value:
+      yield from _numbers(one)
+  elif isinstance(value, (int, float)):
+    yield value
 
 
 def _is(value: Any, kind: type) -> bool:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import safetensors.numpy
 from ml_collections import ConfigDict
@@ -139,13 +140,19 @@ SEEDS = ('order', 'init', 'dropout', 'rows', 'shots')      # what a seed is of: 
 
 def seed(training: dict[str, Any], of: str) -> int:
   """The seed of one of `SEEDS`: its own where it has one, else `training.seed`."""
-  own = training[f'{of}_seed']
+  own = training.get(f'{of}_seed')
   return training['seed'] if own is None else own
 
 
 def plain(config: ConfigDict) -> dict[str, Any]:
-  """A config as nested dicts, as JSON gives them back."""
-  return {k: plain(v) if isinstance(v, ConfigDict) else list(v) if isinstance(v, tuple) else v
+  """A config as nested dicts, as JSON gives them back; one that cannot be right is refused (see `config.check`)."""
+  found = _plain(config)
+  config_fields.check(found)
+  return {**dict.fromkeys(config_fields.OF_ALL, True), **found}
+
+
+def _plain(config: ConfigDict) -> dict[str, Any]:
+  return {k: _plain(v) if isinstance(v, ConfigDict) else list(v) if isinstance(v, tuple) else v
           for k, v in config.items()}
 
 
@@ -159,8 +166,8 @@ def assemble(config: dict[str, Any], abstract: bool = False, trains: bool = True
   Raises:
     InputError: some field cannot be right.
   """
-  model_fields, training = config['model'], config['training']
   config_fields.check(config)
+  model_fields, training = config['model'], config['training']
   _check_training(training)
   if trains:
     _check_mesh(training)
@@ -223,7 +230,10 @@ def assemble(config: dict[str, Any], abstract: bool = False, trains: bool = True
   exp = Experiment(resolved, loaded.model, loaded.params, loaded.fingerprint, loaded.tokenizer, loaded.hf, task, strategy,
                    shown, context)
   if learns and trains and training['epochs']:
-    resolved['training']['steps'] = math.ceil(training['epochs'] * exp.count('train') / training['batch_size'])
+    steps = training['epochs'] * exp.count('train') / training['batch_size']
+    if steps >= config_fields.MOST:
+      raise InputError(f'training.epochs={training["epochs"]:g}: comes to {steps:.3g} steps; must be below 2^31')
+    resolved['training']['steps'] = math.ceil(steps)
   return exp
 
 
@@ -290,9 +300,10 @@ def _check_training(t: dict[str, Any]) -> None:
   require(t['learning_rate'] > 0, f'learning_rate={t["learning_rate"]}: must be above 0')
   require(t['epochs'] >= 0, f'epochs={t["epochs"]}: must be 0 (use steps) or more')
   for field in ('seed', *(f'{part}_seed' for part in SEEDS)):
-    require(t[field] is None or 0 <= t[field] < config_fields.MOST, f'{field}={t[field]}: must be 0 or more, and below 2^31')
+    require(t.get(field) is None or 0 <= t[field] < config_fields.MOST,
+            f'{field}={t.get(field)}: must be 0 or more, and below 2^31')
   for field in ('b1', 'b2'):
-    require(0 <= t[field] < 1, f'{field}={t[field]}: must be at least 0 and below 1')
+    require(0 <= np.float32(t[field]) < 1, f'{field}={t[field]}: must be at least 0 and below 1, as a float32 holds it')
   require(t['eps'] > 0, f'eps={t["eps"]}: must be above 0')
   require(t['batch_size'] >= 1, f'batch_size={t["batch_size"]}: must be 1 or more')
   require(t['microbatches'] >= 1 and t['batch_size'] % t['microbatches'] == 0,
@@ -313,7 +324,7 @@ def begin(experiment: Experiment) -> tuple[TrainState, Tree]:
   """
   t = experiment.config['training']
   trainable, frozen = experiment.variables()
-  if t['init_from']:
+  if t.get('init_from'):
     if experiment.config['strategy']['init_from']:
       raise InputError('strategy.init_from and training.init_from are both given; one says where to begin')
     trainable, frozen = continued(Path(t['init_from']), experiment, trainable, frozen)
@@ -358,12 +369,13 @@ def of_run(workdir: Path, splits: Iterable[str] = (), allow_changed: bool = Fals
     model_fields: fields of `config.model` that shall differ.
   """
   config = run_files.read_config(workdir)
+  run_files.expect(config, dict.fromkeys(('model', 'task', 'strategy', 'training'), dict), str(workdir / run_files.CONFIG))
   config['model'] = {'quantize': 'none', 'remat': 'none', 'attention': 'auto', **config['model'],       # older runs lack some
                      **model_fields}
   config['task'] = {'rows': 0, 'stop': (), **config['task']}      # older ones ended answers at EOS alone
   config['training'] = {'best_metric': 'loss', **{f'{part}_seed': None for part in SEEDS}, **config['training']}
   config['mesh'] = dict(sharding.EVAL_MESH)
-  if config['training']['steps']:      # what it began with is in its own files
+  if config['training'].get('steps'):      # what it began with is in its own files
     config['strategy'] |= {'init_from': None, 'allow_other_base': False}
   found = assemble(config, trains=False)
   provenance.check(workdir, found, {*splits, 'train'} if found.strategy.shots else splits, allow_changed)
@@ -384,13 +396,20 @@ def learned_and_frozen(workdir: Path, experiment: Experiment) -> tuple[Tree, Tre
 
 
 def _restored(workdir: Path, trainable: Tree, frozen: Tree, base: str | None) -> tuple[Tree, Tree]:
-  """The variables with what the run in `workdir` learned up to its best step, and with what its deltas have that is fixed."""
+  """The variables with what the run in `workdir` learned up to its best step, and with what its deltas have that is fixed.
+
+  Raises:
+    InputError: the checkpoint is not of the step that the run's result names.
+  """
   checkpoints = Checkpoints(workdir / run_files.CHECKPOINTS, base)
   try:
-    best = jax.tree.map(jnp.asarray, checkpoints.restore_best(trainable))
+    best, step = jax.tree.map(jnp.asarray, checkpoints.restore_best(trainable)), checkpoints.step('best')
   finally:
     checkpoints.close()
   check_finite(best, str(workdir / run_files.CHECKPOINTS))
+  if (workdir / run_files.RESULT).exists() and (told := run_files.read_result(workdir).get('best_step', step)) != step:
+    raise InputError(f'{workdir / run_files.CHECKPOINTS}: the best checkpoint is of step {step}, but {run_files.RESULT} says '
+                     f'{told}: one of them is of another run; put it back from a copy, or train the run again elsewhere')
   return peft.placed_in(best, frozen, tree.leaves(best) | _fixed(workdir, frozen), str(workdir))
 
 

@@ -139,7 +139,7 @@ def run_peft(workdir: Path, output: Path, base: str | None = None, dtype: str = 
     named = named or source
     config['base_model_name_or_path'] = named
   record = {'strategy': row, 'trained_as': exp.config['strategy'],
-            'base': {'source': source, 'sha256': exp.fingerprint},
+            'base': {'source': source, 'sha256': exp.fingerprint}, 'checksums': peft.checksums(tensors),
             'metrics': result['metrics'], 'intervals': result['intervals'], 'cost': result['cost']}
   texts = {peft.RECORD: json.dumps(record, indent=2, ensure_ascii=False) + '\n',
            'README.md': card.adapter(output.name, exp.config, result, config, load.about(source), exp.tokenizer,

@@ -108,9 +108,17 @@ def main() -> None:
   f = flags.FLAGS
   if (f.prompt is None) == (f.input is None):
     raise InputError('give --prompt=TEXT or --input=FILE.jsonl, one of them')
+  if f.workdir and f.config is not None:
+    raise InputError('--workdir and --config are both given: a run answers with its own config; give one of them')
+  if f.output and not f.input:
+    raise InputError('--output goes with --input=FILE.jsonl; the answer to --prompt is printed')
+  if f.temperature and not 1e-3 <= f.temperature <= 1e3:
+    raise InputError(f'--temperature={f.temperature}: must be 0 (the likeliest token each time), or from 0.001 to 1000')
   if f.input:
     cli.required('output')
     cli.check_output(Path(f.output))
+    if Path(f.output).exists() and Path(f.output).samefile(f.input):
+      raise InputError(f'--output={f.output}: is the --input, of which a stop would leave half; give another file')
   rows = sources.read_jsonl(Path(f.input)) if f.input else []
   with sharding.use(sharding.mesh(sharding.EVAL_MESH)):
     if f.workdir:
@@ -148,5 +156,5 @@ if __name__ == '__main__':
   flags.DEFINE_string('output', None, 'JSON-lines file to write: the input rows with `prediction`')
   flags.DEFINE_integer('max_new_tokens', None, 'longest answer; the task\'s own where not given', lower_bound=1)
   flags.DEFINE_float('temperature', 0.0, '0: the likeliest token each time; else the sampling temperature', lower_bound=0.0)
-  flags.DEFINE_integer('seed', 0, 'of the sampling')
+  flags.DEFINE_integer('seed', 0, 'of the sampling', lower_bound=0, upper_bound=2 ** 31 - 1)
   cli.run(main, __doc__)

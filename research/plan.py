@@ -75,6 +75,8 @@ def of_study(said: str, where: str, compile: bool) -> dict[str, Any]:
 
 def main() -> None:
   f = flags.FLAGS
+  if f.output:
+    cli.check_output(Path(f.output))
   if (f.config is None) == (f.study is None):
     raise InputError('give --config=FILE or --study=FILE, one of them')
   if chips.is_slice(f.topology):
@@ -98,6 +100,7 @@ if __name__ == '__main__':
   flags.DEFINE_string('study', None, 'a study file: its cells are added up')
   flags.DEFINE_string('topology', 'local', 'local, a GPU (H100, H100:8), or a TPU slice (v5e:16x16)')
   flags.DEFINE_string('output', None, 'JSON file to write')
-  flags.DEFINE_integer('tokens', 0, 'of every row, in place of those of the data; 0: as the data has it', lower_bound=0)
+  flags.DEFINE_integer('tokens', 0, 'of every row, in place of those of the data; 0: as the data has it', lower_bound=0,
+                       upper_bound=2 ** 31 - 1)
   flags.DEFINE_bool('compile', True, 'for TPUs: compile the step where libtpu is installed')
   cli.run(main, __doc__)

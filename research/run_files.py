@@ -177,16 +177,20 @@ def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
   write_text(path, ''.join(line + '\n' for line in lines))
 
 
+class Deep(ValueError):
+  """JSON that is nested more deeply than it can be read."""
+
+
 def loads(text: str) -> Any:
   """What a JSON text holds.
 
   Raises:
-    ValueError: it is not JSON, is nested too deeply to be read, or gives a field of one object twice.
+    Deep: it is nested too deeply. It is a `ValueError`, as what is no JSON, or gives a field of one object twice, raises.
   """
   try:
     return json.loads(text, object_pairs_hook=_once)
   except RecursionError:
-    raise ValueError('it is nested too deeply to be read') from None
+    raise Deep('it is nested too deeply to be read') from None
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -197,7 +201,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
   return found
 
 
-def expect(value: Any, fields: Any, where: str) -> None:
+def expect(value: Any, fields: Any, where: str, part: str = 'it') -> None:
   """Refuses what was read from a file of ours where it is not of the form in which it was written.
 
   Args:
@@ -205,28 +209,29 @@ def expect(value: Any, fields: Any, where: str) -> None:
     fields: a type or several; a list of one form, which all entries have; a dict of field -> form, in which a name that ends
       in `?` may be missing or None, and `str` stands for every field.
     where: what is read, for the error.
+    part: of that, the one that the value is.
   Raises:
     InputError: names the first part that is missing or of another form.
   """
   if isinstance(fields, dict):
     if not isinstance(value, dict):
-      raise InputError(f'{where}: is damaged: holds {value!r:.40}, not an object')
+      raise InputError(f'{where}: is damaged: {part} holds {value!r:.40}, not an object')
     for name, form in fields.items():
       if name is str:
         for key, one in value.items():
-          expect(one, form, f'{where}: {key}')
+          expect(one, form, where, key)
       elif name.rstrip('?') in value and not (name.endswith('?') and value[name.rstrip('?')] is None):
-        expect(value[name.rstrip('?')], form, f'{where}: {name.rstrip("?")}')
+        expect(value[name.rstrip('?')], form, where, name.rstrip('?'))
       elif not name.endswith('?'):
-        raise InputError(f'{where}: is damaged, or another program\'s: holds no {name!r}')
+        raise InputError(f'{where}: is damaged, or another program\'s: {part} holds no {name!r}')
   elif isinstance(fields, list):
     if not isinstance(value, list):
-      raise InputError(f'{where}: is damaged: holds {value!r:.40}, not a list')
+      raise InputError(f'{where}: is damaged: {part} holds {value!r:.40}, not a list')
     for number, one in enumerate(value, 1):
-      expect(one, fields[0], f'{where}: entry {number}')
+      expect(one, fields[0], where, f'entry {number} of {part}')
   elif not isinstance(value, fields) or (isinstance(value, bool) and fields in (int, NUMBER)) or (
       isinstance(value, float) and not math.isfinite(value)):
-    raise InputError(f'{where}: is damaged: holds {value!r:.40}')
+    raise InputError(f'{where}: is damaged: {part} holds {value!r:.40}')
 
 
 def read_json(path: Path, fields: dict[Any, Any] | None = None) -> Any:

@@ -114,6 +114,8 @@ def cohorts(text: str, told: train_verb.Told | None = None, allow_changed: bool 
 
 def main() -> None:
   f = flags.FLAGS
+  if f.report_only and f.dry_run:
+    raise InputError('--dry_run writes nothing and --report_only a report; give one of them')
   if f.report_only:
     cli.required('workdir')
     plan = runner.planned(Path(f.workdir))

@@ -56,3 +56,24 @@ def test_what_a_strategy_resolves_its_fields_to_is_a_config_too(name):
   made = config()
   made['strategy'] |= {'name': name, **table.make(name, {}).fields}
   config_fields.check(made)
+
+
+@pytest.mark.parametrize('change, says', [
+    (lambda c: c.pop('mesh'), 'mesh: is missing from the config'),
+    (lambda c: c['training'].pop('clip'), 'training.clip: is missing'),
+    (lambda c: c.update(trainng={}), 'trainng: no config has this group'),
+    (lambda c: c.update(training=[]), 'training: is missing'),
+    (lambda c: c['training'].update(eps=1e-300), 'training.eps=1e-300: is beyond what a float32 holds'),
+    (lambda c: c['strategy'].update(alpha_pattern=[['mlp', float('inf')]]), 'strategy.alpha_pattern=inf: must be a finite'),
+    (lambda c: c['strategy'].update(alpha=1e39), 'strategy.alpha=1e\\+39: is beyond')])
+def test_a_config_that_lacks_something_or_holds_what_no_float32_can_is_named(change, says):
+  made = config()
+  change(made)
+  with pytest.raises(InputError, match=says):
+    config_fields.check(made)
+
+
+def test_a_config_may_leave_out_whether_memory_is_checked():
+  made = config()
+  del made['check_memory']
+  config_fields.check(made)

@@ -160,6 +160,8 @@ def _check(task: Task) -> None:
     raise InputError(f'task.max_new_tokens={task.max_new_tokens}: must be 1 or more')
   if len(set(task.choices)) != len(task.choices) or len(task.choices) == 1:
     raise InputError(f'task.choices={task.choices}: two or more, each once, such as "(\'negative\',\'positive\')"')
+  if not all(map(str.strip, task.choices)):
+    raise InputError(f'task.choices={task.choices}: one of them is empty, and so no answer')
   for split, rows in task.splits.items():
     for number, row in enumerate(rows, 1):
       if 'messages' not in row and not task.prompt:
@@ -178,6 +180,8 @@ def _check_row(task: Task, row: sources.Row, label: str | None) -> None:
   """
   if 'messages' in row:
     check_conversation(row['messages'])
+    if answered(task, row) and len(row['messages']) == 1:
+      raise InputError('messages holds the assistant\'s turn alone, and no turn that it answers')
   else:
     fill(task.prompt, row)
   if label and label in row and str(row[label]) not in task.choices:

@@ -9,6 +9,7 @@ from typing import Any
 from research.errors import InputError
 
 FIELDS = ('prompt', 'target', 'separator')      # of config.task
+WIDEST = 1000      # characters to which a template's format may fill a column up
 
 
 @lru_cache(maxsize=256)
@@ -16,12 +17,16 @@ def fields_of(template: str) -> tuple[str, ...]:
   """The columns that a template names.
 
   Raises:
-    InputError: its braces are not those of a template.
+    InputError: its braces are not those of a template, or a format in them is wider than any text needs.
   """
   try:
-    return tuple(field for _, field, _, _ in string.Formatter().parse(template) if field is not None)
+    parts = [*string.Formatter().parse(template)]
   except ValueError as e:
     raise InputError(f'template {template!r}: {e}; write {{{{ and }}}} for braces') from None
+  for _, field, how, _ in parts:
+    if any(int(digits) > WIDEST for digits in re.findall(r'\d+', how or '')):
+      raise InputError(f'template {template!r:.80}: {{{field}:{how}}} is wider than {WIDEST} characters')
+  return tuple(field for _, field, _, _ in parts if field is not None)
 
 
 def fill(template: str, row: dict[str, Any]) -> str:

@@ -136,7 +136,9 @@ def from_folder(folder: Path) -> Tokenizer:
   try:
     hf = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     first = hf('a')['input_ids'][:1]
-  except Exception as e:  # whatever the libraries raise at a broken file, the person's remedy is the same
+  except BaseException as e:  # whatever the libraries raise at a broken file, the person's remedy is the same
+    if not isinstance(e, Exception) and type(e).__name__ != 'PanicException':      # that of a library in Rust
+      raise
     raise InputError(f'{folder}: no usable tokenizer ({type(e).__name__}: {(str(e).splitlines() or [""])[0]})') from None
   if hf.eos_token_id is None:
     raise InputError(f'{folder}: the tokenizer names no eos_token, without which no answer can end')
@@ -156,12 +158,12 @@ def generation(folder: Path) -> dict[str, Any]:
     InputError: it is no JSON object.
   """
   path = folder / 'generation_config.json'
-  if not path.is_file():
+  if not path.exists():
     return {}
   try:
     found = json.loads(path.read_text(encoding='utf-8'))
-  except ValueError as e:
-    raise InputError(f'{path}: is not JSON ({e})') from None
+  except (OSError, ValueError, RecursionError) as e:
+    raise InputError(f'{path}: cannot be read as JSON ({e})') from None
   if not isinstance(found, dict):
     raise InputError(f'{path}: is not a JSON object')
   return found

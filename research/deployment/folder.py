@@ -26,6 +26,10 @@ def check_output(output: Path) -> None:
   Raises:
     InputError: the folder exists and is not empty, or is a file, or lies in one.
   """
+  try:
+    output.resolve()
+  except (RuntimeError, OSError) as e:      # links that lead to each other
+    raise InputError(f'--output={output}: cannot be found ({e}); give another folder') from None
   if output.exists() and (not output.is_dir() or any(output.iterdir())):
     raise InputError(f'--output={output}: exists and is not empty; give another folder')
   if not next(parent for parent in output.absolute().parents if parent.exists()).is_dir():

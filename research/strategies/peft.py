@@ -10,7 +10,8 @@ our paths and stacked over layers as they stand in the variables.
 
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ import safetensors
 import safetensors.numpy
 
 from research import hosts, tree
+from research.config import LARGEST
 from research.errors import InputError
 from research.models.config import ModelConfig
 from research.models.families import FAMILIES
@@ -171,6 +173,7 @@ def read(folder: Path, config: ModelConfig, shapes: dict[str, tuple[int, ...]]) 
   said = _json(folder / CONFIG)
   record = _json(folder / RECORD) if (folder / RECORD).is_file() else {}
   tensors = _tensors(folder)
+  _check_written(folder, tensors, record.get('checksums'))
   base = record['base'].get('sha256') if isinstance(record.get('base'), dict) else None
   kind = said.get('peft_type')
   if kind == OWN_TYPE:
@@ -198,10 +201,29 @@ def read(folder: Path, config: ModelConfig, shapes: dict[str, tuple[int, ...]]) 
   return Adapter(name, fields, values, base, tuple(notes))
 
 
+def checksums(tensors: Mapping[str, np.ndarray]) -> dict[str, int]:
+  """A number for each tensor that any changed bit of it changes."""
+  return {name: zlib.crc32(np.ascontiguousarray(x, np.float32).tobytes()) for name, x in tensors.items()}
+
+
+def _check_written(folder: Path, tensors: dict[str, np.ndarray], written: Any) -> None:
+  """Refuses tensors that are named as those that we wrote, and are not those.
+
+  Raises:
+    InputError: names the first.
+  """
+  here = checksums(tensors)
+  if isinstance(written, dict) and written.keys() == here.keys():
+    changed = [name for name in here if here[name] != written[name]]
+    if changed:
+      raise InputError(f'{folder}: {changed[0]} is not what was written; put the folder back from a copy, or, where another '
+                       f'program has trained it further, remove {RECORD}')
+
+
 def _json(file: Path) -> dict[str, Any]:
   try:
     found = json.loads(file.read_text(encoding='utf-8'))
-  except (OSError, json.JSONDecodeError, UnicodeDecodeError) as e:
+  except (OSError, ValueError, RecursionError) as e:
     raise InputError(f'{file}: cannot be read ({e})') from None
   if not isinstance(found, dict):
     raise InputError(f'{file}: holds no object')
@@ -346,6 +368,8 @@ def _lora(folder, said, tensors, config, shapes):
       return deltas.LowRankEmbedding
     return deltas.Dora if dora else deltas.PiSSA if pissa else deltas.LowRank
   rank, alpha = said['r'] or 8, float(said['lora_alpha'])
+  if not 0 < alpha <= LARGEST:
+    raise InputError(f'{folder}: lora_alpha={alpha:g}: must be above 0, and what a float32 holds')
   alpha_of = lambda name: _first(said['alpha_pattern'], name, alpha, folder)
   layers: dict[str, dict[str, tuple[int, float]]] = {}      # site -> module -> its rank and scale
 
@@ -372,11 +396,16 @@ def _lora(folder, said, tensors, config, shapes):
       ranks[f'^{site}$'] = its_rank
     if its_alpha != alpha:
       alphas[f'^{site}$'] = its_alpha
+  asked = said.get('target_modules')
+  without = [name for name in asked if not any(f'.{of}'.endswith(f'.{name}') for of_site in layers.values() for of in of_site)
+             and any(f'.{module}'.endswith(f'.{name}') for module in modules)] if isinstance(asked, list) else []
+  told = [f'{folder}: target_modules names {", ".join(map(str, without))}, for which there are no tensors: nothing is added '
+          'there'] if without else []
   note = (f'{folder}: the layers of {", ".join(notes)} differ in rank or scale, or some have no adapter: they are filled up '
           'with zeros, which stay 0, and what their scales differ by stands in B')
   return name, {'rank': rank, 'alpha': alpha, 'dropout': float(said['lora_dropout']), 'targets': _targets(found),
                 'fused': any(site.endswith(FUSED) for site in found), 'rank_pattern': ranks,
-                'alpha_pattern': alphas, 'also': ','.join(also)}, _values(found) | whole, *([note] if notes else [])
+                'alpha_pattern': alphas, 'also': ','.join(also)}, _values(found) | whole, *([note] if notes else []), *told
 
 
 def _whole(folder, said, tensors, config, shapes) -> tuple[list[str], dict[str, np.ndarray]]:

@@ -8,6 +8,7 @@ import re
 import shlex
 from typing import Any, NamedTuple
 
+from research.config import MOST
 from research.data import templates
 from research.errors import InputError
 
@@ -75,18 +76,39 @@ def study(fields: dict[str, Any], where: str) -> Study:
     what = f'unknown field {sorted(unknown)[0]!r}' if unknown else f'no field {sorted(missing)[0]!r}'
     raise InputError(f'{where}: {what} (fields of a study: {", ".join(FIELDS)})')
   s = Study(**{f: fields.get(f, default) for f, default in FIELDS.items()})
-  if s.report_seeds == FRESH:
+  for name in ('question', 'base', 'select', 'report', 'baseline', 'vary', 'diverged'):
+    if not isinstance(getattr(s, name), str):
+      raise InputError(f'{where}: {name}={getattr(s, name)!r:.60}: must be text')
+  for name in ('seeds', *(['report_seeds'] if s.report_seeds != FRESH else [])):
+    seeds = getattr(s, name)
+    if not isinstance(seeds, (list, tuple)) or not all(type(seed) is int and 0 <= seed < MOST for seed in seeds):
+      raise InputError(f'{where}: {name}={seeds!r:.60}: must be a list of seeds, whole numbers from 0 on and below 2^31' +
+                       (f', or {FRESH!r}: as many as seeds' if name == 'report_seeds' else ''))
+  if s.report_seeds == FRESH and s.seeds:
     s = s._replace(report_seeds=tuple(max(s.seeds) + 1 + i for i in range(len(s.seeds))))
   for name in ('arms', 'budget'):
     if not isinstance(getattr(s, name), dict):
       raise InputError(f'{where}: {name} must be a dict')
   for arm, spec in s.arms.items():
-    if not isinstance(spec, dict) or 'strategy' not in spec or spec.keys() - {'strategy', 'grid'}:
+    if not (isinstance(arm, str) and arm and isinstance(spec, dict) and isinstance(spec.get('strategy'), dict)
+            and not spec.keys() - {'strategy', 'grid'} and isinstance(spec.get('grid', {}), dict)
+            and all(isinstance(field, str) for field in spec.get('grid', {}))):
       raise InputError(f'{where}: arm {arm}: must be {{"strategy": {{…}}, "grid": {{field: [values]}}}}')
   grids = {f'grid {f!r} of arm {arm}': v for arm, spec in s.arms.items() for f, v in spec.get('grid', {}).items()}
   for name, values in {'seeds': s.seeds, 'tasks': s.tasks, 'models': s.models, **grids}.items():
     if not isinstance(values, (list, tuple)) or not values:
       raise InputError(f'{where}: {name} must be a list of one or more values')
+  for name, kinds, what in (('tasks', (str, dict), 'a task\'s name, or fields of config.task'), ('models', (str,), 'a source')):
+    for one in getattr(s, name):
+      if one is not None and not isinstance(one, kinds):
+        raise InputError(f'{where}: {name}: {one!r:.60}: must be {what}, or None for that of the base config')
+  of_arms = [(f'the grid of arm {arm}', spec.get('grid', {})) for arm, spec in s.arms.items()]
+  if s.vary not in VARIED:
+    raise InputError(f'{where}: vary={s.vary!r}: must be one of {", ".join(VARIED)}')
+  for place, given in (('budget', s.budget), *of_arms):
+    for field in given:
+      if str(field).removeprefix('training.') == s.vary:
+        raise InputError(f'{where}: {place} sets training.{s.vary}, which is what the seeds of the study vary')
   if s.baseline not in s.arms:
     raise InputError(f'{where}: baseline {s.baseline!r} is no arm (arms: {", ".join(s.arms)})')
   if not s.select.startswith('valid/'):
@@ -96,8 +118,6 @@ def study(fields: dict[str, Any], where: str) -> Study:
     raise InputError(f'{where}: report={s.report!r} must be a test metric, test/…')
   if s.margin is not None and not (isinstance(s.margin, (int, float)) and 0 < s.margin < float('inf')):
     raise InputError(f'{where}: margin={s.margin!r}: must be a number above 0, the smallest difference that matters, or None')
-  if not isinstance(s.report_seeds, (list, tuple)):
-    raise InputError(f'{where}: report_seeds={s.report_seeds!r}: must be a list of seeds, or {FRESH!r}: as many as seeds')
   for name, seeds in (('seeds', s.seeds), ('report_seeds', s.report_seeds)):
     if len(set(seeds)) != len(seeds):
       raise InputError(f'{where}: {name}={seeds}: each once')
@@ -106,8 +126,6 @@ def study(fields: dict[str, Any], where: str) -> Study:
                      'are chosen')
   if type(s.extend) is not int or s.extend < 0:
     raise InputError(f'{where}: extend={s.extend!r}: must be 0 or more: how often a grid is widened whose last value is chosen')
-  if s.vary not in VARIED:
-    raise InputError(f'{where}: vary={s.vary!r}: must be one of {", ".join(VARIED)}')
   if s.diverged not in ('left_out', 'worst'):
     raise InputError(f'{where}: diverged={s.diverged!r}: must be left_out or worst')
   if s.diverged == 'worst' and s.report == 'test/loss':

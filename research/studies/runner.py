@@ -523,12 +523,21 @@ def _read_if_there(path: Path) -> Any:
 
 
 def select(s: Study, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-  """The rows of each arm's chosen setting: the best mean of `select` over seeds; a tie goes to the lower loss."""
+  """The rows of each arm's chosen setting: the best mean of `select` over seeds; a tie goes to the lower loss.
+
+  Raises:
+    InputError: a run's result lacks what is chosen by.
+  """
   groups: dict[tuple, dict[str, list]] = defaultdict(lambda: defaultdict(list))
   for row in rows:
     if row['result'] is not None and not row['diverged']:
       groups[row['model'], row['task'], row['arm']][str(row['setting'])].append(row)
   metric = metrics.measured(s.select)
+
+  for row in (row for of_arm in groups.values() for of_setting in of_arm.values() for row in of_setting):
+    for name in (s.select, 'valid/loss'):
+      if name not in row['result']['metrics']:
+        raise InputError(f'the result of {row["key"]}: is damaged: it holds no {name}')
 
   def worth(of_setting: list[dict]) -> tuple[float, float, float]:
     mean = lambda name: sum(r['result']['metrics'][name] for r in of_setting) / len(of_setting)

@@ -4,6 +4,8 @@ import importlib.util
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ml_collections import ConfigDict
+
 from research import experiment, shipped
 from research.errors import InputError
 from research.studies import grid
@@ -61,8 +63,13 @@ def base_config(study: grid.Study, where: Path) -> dict[str, Any]:
   """
   for path in (Path(study.base), where.parent.parent / study.base):
     if Path(str(path).partition(':')[0]).is_file():
-      return experiment.plain(load(str(path), 'get_config'))
-  try:
-    return experiment.plain(load(shipped.path('config', study.base), 'get_config'))
-  except InputError as e:
-    raise InputError(f'{where}: base={study.base!r}: {e}') from None
+      break
+  else:
+    try:
+      path = Path(shipped.path('config', study.base))
+    except InputError as e:
+      raise InputError(f'{where}: base={study.base!r}: {e}') from None
+  found = load(str(path), 'get_config')
+  if not isinstance(found, ConfigDict):
+    raise InputError(f'{path}: get_config() returns {type(found).__name__}, not a ConfigDict')
+  return experiment.plain(found)

@@ -308,8 +308,9 @@ def train(model: Model, state: TrainState, frozen: Tree | CohortVariables, tx: o
     found = evaluations(m)
     best = min(found)[1] if found else m.steps_done
     if m.checkpoints.step('best') not in (None, best):    # only where a step run twice gives two results
-      raise RuntimeError(f'{m.label}: the best checkpoint is of step {m.checkpoints.step("best")}, but metrics.jsonl says '
-                         f'{best}: this device does not repeat its results; train again in another workdir')
+      raise InputError(f'{m.label}: the best checkpoint is of step {m.checkpoints.step("best")}, but metrics.jsonl says '
+                       f'{best}: either the file was changed, or this device does not repeat its results; train again in '
+                       'another workdir')
     trainable = take_member(number, state.trainable, frozen)
     return TrainResult(best, m.steps_done, trainable if best == step else m.checkpoints.restore_best(trainable), cost)
   return [outcome(number, m) for number, m in enumerate(members)]

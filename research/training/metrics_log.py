@@ -1,6 +1,5 @@
 """What a run writes at its steps: metrics.jsonl, and the same for TensorBoard. Of several processes the first writes it."""
 
-import json
 import os
 import time
 from pathlib import Path
@@ -56,10 +55,11 @@ class MetricsLog:
     lines = []
     for number, line in enumerate(raw + [''] * (step - len(raw) if to_the_end else 0), 1):
       try:
-        row = json.loads(line)
-      except ValueError:
-        row = None
-      if not isinstance(row, dict) or row.get('step') != number or not isinstance(row.get('train/loss'), (int, float)):
+        row = run_files.loads(line)
+        run_files.expect(row, {'step': int, 'train/loss': run_files.NUMBER, str: run_files.NUMBER}, 'the line')
+      except (ValueError, InputError):
+        row = {}
+      if row.get('step') != number:
         raise InputError(f'{self._path}: line {number} is not that of step {number}, and a checkpoint goes on after step '
                          f'{step}: the file is damaged; {REMEDY}')
       lines.append(row)

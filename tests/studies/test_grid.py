@@ -42,6 +42,13 @@ def test_cells_are_arms_times_grids_times_seeds_and_each_holds_its_whole_config(
     ({'diverged': 'ignored'}, 'must be left_out or worst'),
     ({'diverged': 'worst', 'report': 'test/loss'}, 'has no worst score'),
     ({'surprise': 1}, "unknown field 'surprise'"),
+    ({'select': 5}, 'select=5: must be text'), ({'report': None}, 'report=None: must be text'),
+    ({'seeds': ('a', 'b')}, 'must be a list of seeds'), ({'seeds': ([1],)}, 'must be a list of seeds'),
+    ({'baseline': ['a']}, 'baseline=.*: must be text'), ({'tasks': (5,)}, "tasks: 5: must be a task's name"),
+    ({'arms': {'few_shot': {'strategy': None}}}, 'must be {"strategy"'),
+    ({'arms': {'few_shot': {'strategy': {'name': 'few_shot'}, 'grid': [1]}}}, 'must be {"strategy"'),
+    ({'arms': {1: {'strategy': {'name': 'few_shot'}}}}, 'must be {"strategy"'),
+    ({'budget': {'seed': 5}}, 'budget sets training.seed, which is what the seeds of the study vary'),
 ])
 def test_a_study_that_cannot_be_right_is_refused(change, says):
   with pytest.raises(InputError, match=says):

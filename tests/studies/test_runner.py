@@ -308,6 +308,56 @@ def test_without_its_runs_a_study_comes_to_the_same_comparison_and_report(ran, t
     study_verb.write_report(runner.planned(tmp_path), tmp_path, None)
 
 
+def dropped(rows):
+  del rows[1]
+
+
+def doubled(rows):
+  rows[2] = rows[1]
+
+
+def another_answer(rows):
+  rows[0]['prediction'] = next(c for c in rows[0]['choices'] if c != rows[0]['prediction'])
+
+
+def other_rows(rows):
+  rows.reverse()
+
+
+@pytest.mark.parametrize('change, says', [(dropped, 'line 2 is that of row 2'), (doubled, 'line 3 is that of row 1'),
+                                          (another_answer, 'come to test/accuracy'), (other_rows, 'line 1 is that of row')])
+def test_single_examples_that_are_not_those_of_the_result_are_not_compared(ran, tmp_path, change, says):
+  study, cells, workdir, rows, _ = ran
+  key = next(r['key'] for r in rows if r['selected'])
+  shutil.copytree(workdir, tmp_path / 'w')
+  path = tmp_path / 'w' / 'runs' / key / 'predictions' / 'test.jsonl'
+  found = [json.loads(line) for line in path.read_text().splitlines()]
+  change(found)
+  path.write_text(''.join(json.dumps(row) + '\n' for row in found))
+  with pytest.raises(InputError, match=says):
+    study_verb.write_report(runner.planned(tmp_path / 'w'), tmp_path / 'w', None)
+
+
+DAMAGE = {'plan.json': [lambda f: f['cells'].clear(), lambda f: f.update(earlier=5), lambda f: f['cells'].pop(),
+                        lambda f: f['study'].update(select=5), lambda f: f['cells'][0].update(key=3),
+                        lambda f: f['cells'][0].update(config=None), lambda f: f['cells'][0].update(setting=None), lambda f: f.update(made_of=None, cells=None)],
+          'result.json': [lambda f: f.update(metrics={}), lambda f: f.update(cost={}), lambda f: f.pop('intervals'),
+                          lambda f: f.update(steps='2'), lambda f: f['metrics'].update({'test/accuracy': None})]}
+
+
+@pytest.mark.parametrize('name, number', [(name, number) for name, changes in DAMAGE.items() for number in range(len(changes))])
+def test_a_file_of_a_study_of_another_form_is_named_in_one_line(ran, tmp_path, name, number):
+  study, cells, workdir, rows, _ = ran
+  shutil.copytree(workdir, tmp_path / 'w')
+  key = next(r['key'] for r in rows if r['selected'])
+  path = tmp_path / 'w' / (name if name == 'plan.json' else f'runs/{key}/{name}')
+  found = json.loads(path.read_text())
+  DAMAGE[name][number](found)
+  path.write_text(json.dumps(found))
+  with pytest.raises(InputError):
+    study_verb.write_report(runner.planned(tmp_path / 'w'), tmp_path / 'w', None)
+
+
 def flat(value, name=''):
   """{path: leaf} of JSON."""
   inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None

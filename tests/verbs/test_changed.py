@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -317,3 +318,153 @@ def test_json_files_hold_null_where_a_number_is_not_finite(tmp_path):
   run_files.write_json(tmp_path / 'x.json', {'a': float('nan'), 'b': [float('inf'), 1.0], 'c': (2, -float('inf'))})
   found = json.loads((tmp_path / 'x.json').read_text(), parse_constant=pytest.fail)
   assert found == {'a': None, 'b': [None, 1.0], 'c': [2, None]}
+
+
+def without(name):
+  def change(folder):
+    path = folder / 'run' / name
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+  return change
+
+
+def hollow(folder):
+  (folder / 'run' / 'provenance.json').write_text('{"data": {}, "model": {}}')
+
+
+def of_another_step(folder):
+  path = folder / 'run' / 'result.json'
+  path.write_text(json.dumps({**json.loads(path.read_text()), 'best_step': 2}))
+
+
+@pytest.mark.parametrize('change, says', [
+    (without('provenance.json'), r'without its provenance\.json, so nothing says what it was made from'),
+    (hollow, r"provenance\.json: is damaged, .*: model holds no 'sha256'"),
+    (without('checkpoints'), 'holds no best checkpoint'),
+    (of_another_step, r'best checkpoint is of step \d, but result\.json says 2')])
+def test_a_finished_run_that_has_lost_a_file_is_not_used_without_it(here, change, says):
+  _, folder = here
+  finished(folder)
+  change(folder)
+  uses = {'evaluate': '--split=valid', 'generate': '--prompt=amber:', 'export': f'--output={folder}/out'}
+  for verb_, given in uses.items():
+    said = verb(verb_, f'--workdir={folder}/run', given)
+    assert said.returncode == 2 and said.stderr.count('\n') == 1 and re.search(says, said.stderr), said.stderr
+  assert not (folder / 'out').exists()
+
+
+@pytest.mark.parametrize('record', [
+    '{"model": {"sha256": "x"}, "data": {}, "changed": [{}]}', '{"model": {"sha256": 5}, "data": {}}',
+    '{"model": {"sha256": "x"}, "data": {}, "resumed": "x"}'])
+def test_a_provenance_of_another_form_is_named(here, record):
+  made, folder = here
+  (folder / 'run' / 'provenance.json').write_text(record)
+  with pytest.raises(InputError, match=r'provenance\.json: is damaged'):
+    train.run(made, folder / 'run')
+
+
+@pytest.mark.parametrize('field, value', [('valid/loss', 'x'), ('seconds', None), ('train/loss', float('nan')),
+                                          ('train/tokens', [])])
+def test_a_line_of_metrics_holds_numbers_alone(here, field, value):
+  made, folder = here
+  path = folder / 'run' / 'metrics.jsonl'
+  rows = [json.loads(line) for line in lines(path)]
+  path.write_text(''.join(json.dumps({**row, field: value}) + '\n' for row in rows))
+  with pytest.raises(InputError, match=r'metrics\.jsonl: line 1 is not that of step 1'):
+    train.run(made, folder / 'run')
+
+
+def test_metrics_that_say_another_best_step_are_not_blamed_on_the_device_alone(here):
+  made, folder = here
+  path = folder / 'run' / 'metrics.jsonl'
+  rows = [json.loads(line) for line in lines(path)]
+  rows[2]['valid/loss'] = 0.1
+  path.write_text(''.join(json.dumps(row) + '\n' for row in rows))
+  shutil.rmtree(folder / 'run' / 'checkpoints' / 'best' / '3', ignore_errors=True)
+  with pytest.raises(InputError, match=r'metrics\.jsonl says 3: either the file was changed'):
+    train.run(made, folder / 'run')
+
+
+@pytest.fixture(scope='module')
+def adapter(stopped, tmp_path_factory):
+  """The config of a run that begins from a VeRA adapter of another seed, whose random matrices no other draws again."""
+  made, _ = stopped
+  output = tmp_path_factory.mktemp('adapter')
+  empty = dict.fromkeys(made['strategy'])
+  vera = {**made, 'strategy': {**empty, 'name': 'vera', 'rank': 4, 'allow_other_base': False},
+          'training': {**made['training'], 'seed': 7, 'steps': 3}}
+  train.run(vera, output / 'run')
+  export.run_peft(output / 'run', output / 'adapter', base='tiny')
+  return {**vera, 'strategy': {**empty, 'name': 'vera', 'init_from': str(output / 'adapter'), 'allow_other_base': False},
+          'training': {**made['training'], 'steps': 3}}
+
+
+def test_what_a_run_began_with_is_part_of_what_it_was_made_from(adapter, tmp_path):
+  shutil.copytree(adapter['strategy']['init_from'], tmp_path / 'adapter')
+  (tmp_path / 'adapter' / 'flaxtune.json').unlink()      # so that it is nobody's, and may be trained further elsewhere
+  made = {**adapter, 'strategy': {**adapter['strategy'], 'init_from': str(tmp_path / 'adapter')}}
+  train.run(made, tmp_path / 'run')
+  evaluated = {**made, 'training': {**made['training'], 'steps': 0}}
+  evaluate.run(tmp_path / 'measured', 'valid', evaluated)
+  path = tmp_path / 'adapter' / 'adapter_model.safetensors'
+  tensors = safetensors.numpy.load_file(path)
+  safetensors.numpy.save_file({name: x * 1.5 for name, x in tensors.items()}, path)
+  (tmp_path / 'run' / 'result.json').unlink()
+  for use in (lambda: train.run(made, tmp_path / 'run'), lambda: evaluate.run(tmp_path / 'measured', 'valid', evaluated)):
+    with pytest.raises(InputError, match=r'changed since the run began: what strategy\.init_from holds'):
+      use()
+
+
+def test_matrices_that_were_drawn_are_not_drawn_again_where_they_are_lost(adapter, tmp_path):
+  train.run(adapter, tmp_path / 'run')
+  kept = (tmp_path / 'run' / 'fixed.safetensors').read_bytes()
+  (tmp_path / 'run' / 'fixed.safetensors').unlink()
+  with pytest.raises(InputError, match=r'fixed\.safetensors: no such file, and what the run learned fits only what it holds'):
+    evaluate.run(tmp_path / 'run', 'valid')
+  (tmp_path / 'run' / 'fixed.safetensors').write_bytes(kept)
+  evaluate.run(tmp_path / 'run', 'valid')
+
+
+def test_an_adapter_folder_of_ours_of_which_a_number_was_changed_is_refused(adapter, tmp_path):
+  shutil.copytree(adapter['strategy']['init_from'], tmp_path / 'adapter')
+  path = tmp_path / 'adapter' / 'adapter_model.safetensors'
+  tensors = safetensors.numpy.load_file(path)
+  name = sorted(tensors)[0]
+  tensors[name].flat[3] = 1e30
+  safetensors.numpy.save_file(tensors, path)
+  with pytest.raises(InputError, match=f'{re.escape(name)} is not what was written'):
+    train.run({**adapter, 'strategy': {**adapter['strategy'], 'init_from': str(tmp_path / 'adapter')}}, tmp_path / 'run')
+
+
+def test_the_demonstrations_of_a_few_shot_run_are_compared_however_it_is_used(here, tmp_path):
+  made, folder = here
+  shots = {**made, 'strategy': {**dict.fromkeys(made['strategy']), 'name': 'few_shot', 'shots': 2, 'allow_other_base': False}}
+  evaluate.run(tmp_path / 'shots', 'valid', shots)
+  edited(folder)
+  said = [verb('evaluate', f'--workdir={tmp_path}/shots', '--split=valid'),
+          verb('generate', f'--workdir={tmp_path}/shots', '--prompt=amber:')]
+  assert [one.returncode for one in said] == [2, 2] and all('the rows of train' in one.stderr for one in said)
+
+
+def test_numbers_that_are_not_finite_only_once_they_are_computed_are_no_score(here, tmp_path):
+  made, folder = here
+  path = folder / 'model' / 'model.safetensors'
+  tensors = safetensors.numpy.load_file(path)
+  tensors['model.norm.weight'][0] = 3e38
+  safetensors.numpy.save_file(tensors, path, {'format': 'pt'})
+  base = {**made, 'strategy': {**dict.fromkeys(made['strategy']), 'name': 'few_shot', 'shots': 0, 'allow_other_base': False}}
+  with pytest.raises(InputError, match=r'of row 0 is not finite .* so nothing is scored'):
+    evaluate.run(tmp_path / 'shots', 'valid', base)
+  assert not (tmp_path / 'shots' / 'result.json').exists()
+  said = verb('generate', '--config=default', f'--config.model.source={folder}/model', '--prompt=x',
+              '--config.strategy.name=few_shot')
+  assert said.returncode == 2 and 'prompt 1: the logits are not finite' in said.stderr
+
+
+@pytest.mark.parametrize('change', [{'model': None}, {'training': []}, {'strategy': {'rank': 4}}, {'task': 5}])
+def test_a_config_of_a_run_that_is_damaged_is_named(here, change):
+  _, folder = here
+  finished(folder)
+  path = folder / 'run' / 'config.json'
+  path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+  said = verb('evaluate', f'--workdir={folder}/run', '--split=valid')
+  assert said.returncode == 2 and said.stderr.count('\n') == 1 and next(iter(change)) in said.stderr
