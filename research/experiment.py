@@ -145,7 +145,13 @@ def seed(training: dict[str, Any], of: str) -> int:
 
 
 def plain(config: ConfigDict) -> dict[str, Any]:
-  """A config as nested dicts, as JSON gives them back; one that cannot be right is refused (see `config.check`)."""
+  """A config as nested dicts, as JSON gives them back; one that cannot be right is refused (see `config.check`).
+
+  Raises:
+    InputError: it is no config.
+  """
+  if not isinstance(config, ConfigDict):
+    raise InputError(f'get_config() returns {type(config).__name__}, not an ml_collections.ConfigDict')
   found = _plain(config)
   config_fields.check(found)
   return {**dict.fromkeys(config_fields.OF_ALL, True), **found}

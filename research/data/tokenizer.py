@@ -162,8 +162,10 @@ def generation(folder: Path) -> dict[str, Any]:
     return {}
   try:
     found = json.loads(path.read_text(encoding='utf-8'))
-  except (OSError, ValueError, RecursionError) as e:
-    raise InputError(f'{path}: cannot be read as JSON ({e})') from None
+  except OSError as e:
+    raise InputError(f'{path}: cannot be read ({e.strerror})') from None
+  except (ValueError, RecursionError) as e:
+    raise InputError(f'{path}: is not JSON ({e})') from None
   if not isinstance(found, dict):
     raise InputError(f'{path}: is not a JSON object')
   return found

@@ -173,13 +173,14 @@ def read(folder: Path, config: ModelConfig, shapes: dict[str, tuple[int, ...]]) 
   said = _json(folder / CONFIG)
   record = _json(folder / RECORD) if (folder / RECORD).is_file() else {}
   tensors = _tensors(folder)
-  _check_written(folder, tensors, record.get('checksums'))
+  here, written = checksums(tensors), record.get('checksums')
   base = record['base'].get('sha256') if isinstance(record.get('base'), dict) else None
   kind = said.get('peft_type')
   if kind == OWN_TYPE:
     strategy = record.get('strategy')
     if not isinstance(strategy, dict) or not isinstance(strategy.get('name'), str):
       raise InputError(f'{folder}: {RECORD} does not say which strategy it is of')
+    _check_written(folder, here, written)
     return Adapter(strategy['name'], {n: x for n, x in strategy.items() if n != 'name'}, tensors, base)
   if not isinstance(kind, str) or kind not in _READ:
     raise InputError(f'{folder}: peft_type={kind!r:.60} is not supported (known: {", ".join((*_READ, OWN_TYPE))})')
@@ -198,6 +199,7 @@ def read(folder: Path, config: ModelConfig, shapes: dict[str, tuple[int, ...]]) 
     if field not in _READ[kind] and field not in _HARMLESS and value not in _OFF:
       raise InputError(f'{folder}: {field}={value!r:.60} is not supported')
   name, fields, values, *notes = _KINDS[kind](folder, said, tensors, config, shapes)
+  _check_written(folder, here, written)
   return Adapter(name, fields, values, base, tuple(notes))
 
 
@@ -206,13 +208,12 @@ def checksums(tensors: Mapping[str, np.ndarray]) -> dict[str, int]:
   return {name: zlib.crc32(np.ascontiguousarray(x, np.float32).tobytes()) for name, x in tensors.items()}
 
 
-def _check_written(folder: Path, tensors: dict[str, np.ndarray], written: Any) -> None:
+def _check_written(folder: Path, here: dict[str, int], written: Any) -> None:
   """Refuses tensors that are named as those that we wrote, and are not those.
 
   Raises:
     InputError: names the first.
   """
-  here = checksums(tensors)
   if isinstance(written, dict) and written.keys() == here.keys():
     changed = [name for name in here if here[name] != written[name]]
     if changed:
@@ -396,16 +397,27 @@ def _lora(folder, said, tensors, config, shapes):
       ranks[f'^{site}$'] = its_rank
     if its_alpha != alpha:
       alphas[f'^{site}$'] = its_alpha
-  asked = said.get('target_modules')
-  without = [name for name in asked if not any(f'.{of}'.endswith(f'.{name}') for of_site in layers.values() for of in of_site)
-             and any(f'.{module}'.endswith(f'.{name}') for module in modules)] if isinstance(asked, list) else []
-  told = [f'{folder}: target_modules names {", ".join(map(str, without))}, for which there are no tensors: nothing is added '
+  without = {module.site for one, module in modules.items() if _is_target(said, one)} - found.keys()
+  told = [f'{folder}: target_modules names {", ".join(sorted(without))}, for which there are no tensors: nothing is added '
           'there'] if without else []
   note = (f'{folder}: the layers of {", ".join(notes)} differ in rank or scale, or some have no adapter: they are filled up '
           'with zeros, which stay 0, and what their scales differ by stands in B')
   return name, {'rank': rank, 'alpha': alpha, 'dropout': float(said['lora_dropout']), 'targets': _targets(found),
                 'fused': any(site.endswith(FUSED) for site in found), 'rank_pattern': ranks,
                 'alpha_pattern': alphas, 'also': ','.join(also)}, _values(found) | whole, *([note] if notes else []), *told
+
+
+def _is_target(said: dict[str, Any], module: str) -> bool:
+  """Whether PEFT would put an adapter on a module, by what its config names."""
+  asked, excluded = said.get('target_modules'), said.get('exclude_modules')
+  if excluded or not asked or asked == 'all-linear':
+    return False
+  if isinstance(asked, str):
+    try:
+      return re.fullmatch(asked, module) is not None
+    except re.error:
+      return False
+  return any(module == str(name) or module.endswith(f'.{name}') for name in asked)
 
 
 def _whole(folder, said, tensors, config, shapes) -> tuple[list[str], dict[str, np.ndarray]]:

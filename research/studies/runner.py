@@ -374,7 +374,11 @@ def _units(cells: list[Cell], workdir: Path, cohorts: Cohorts | None) -> Iterato
 
 
 def _size(group: list[Cell], workdir: Path, cohorts: Cohorts) -> int:
-  """How many cells of a group make one program; what a trial found stands for all machines that share the folder."""
+  """How many cells of a group make one program; what a trial found stands for all machines that share the folder.
+
+  Raises:
+    InputError: what stands there is no number of cells.
+  """
   if isinstance(cohorts.size, int):
     return cohorts.size
   decided = workdir / COHORTS / f'{_digest(c.key for c in group)}.json'
@@ -389,6 +393,8 @@ def _size(group: list[Cell], workdir: Path, cohorts: Cohorts) -> int:
       return 1
     run_files.write_once(decided, json.dumps({**found, 'cells': [c.key for c in group]}, indent=2) + '\n')
   found = run_files.read_json(decided, {'size': int})
+  if found['size'] < 1:
+    raise InputError(f'{decided}: is damaged: size holds {found["size"]}')
   say(f'study: {found["size"]} at a time' + (f' ({found["because"]})' if 'because' in found else ''))
   return found['size']
 

@@ -4,8 +4,6 @@ import importlib.util
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ml_collections import ConfigDict
-
 from research import experiment, shipped
 from research.errors import InputError
 from research.studies import grid
@@ -69,7 +67,4 @@ def base_config(study: grid.Study, where: Path) -> dict[str, Any]:
       path = Path(shipped.path('config', study.base))
     except InputError as e:
       raise InputError(f'{where}: base={study.base!r}: {e}') from None
-  found = load(str(path), 'get_config')
-  if not isinstance(found, ConfigDict):
-    raise InputError(f'{path}: get_config() returns {type(found).__name__}, not a ConfigDict')
-  return experiment.plain(found)
+  return experiment.plain(load(str(path), 'get_config'))

@@ -245,3 +245,16 @@ def test_a_templates_backslashes_mean_what_they_mean_in_python(written, meant):
 def test_a_template_of_a_config_file_is_taken_as_it_is(tmp_path):
   task = tasks.make('files', {**FIELDS, 'prompt': r'\nabla {text}', 'test': write(tmp_path / 'a.jsonl', ROWS)})
   assert examples(task, task.rows('test'), of_bytes())[0].prompt.startswith(r'\nabla ')
+
+
+def test_an_answer_that_nothing_asks_for_is_refused(tmp_path):
+  """The target would stand in its own prompt."""
+  rows = [{'messages': [{'role': 'assistant', 'content': 'X'}]}]
+  with pytest.raises(InputError, match="holds the assistant's turn alone"):
+    tasks.make('files', {'test': write(tmp_path / 'a.jsonl', rows)})
+
+
+def test_a_column_that_is_given_twice_is_refused(tmp_path):
+  (tmp_path / 'a.jsonl').write_text('{"text": "x", "label": "no", "label": "yes"}\n')
+  with pytest.raises(InputError, match=r"line 1 is not JSON .*'label' is given twice"):
+    tasks.make('files', {'test': str(tmp_path / 'a.jsonl'), 'prompt': '{text}', 'target': '{label}'})

@@ -1,5 +1,7 @@
 """Text and token ids."""
 
+import base64
+import json
 import re
 
 import pytest
@@ -129,3 +131,25 @@ def test_the_byte_tokenizer_reads_bytes_and_gives_back_every_text(shipped):
     assert of_bytes.decode(of_bytes.encode(text)) == text
   assert of_bytes.prompt('hi') == [256, 104, 105]
   assert of_bytes.decode([256, 104, 257, 105, 258]) == 'hi'
+
+
+@pytest.mark.quick
+def test_a_tokenizer_of_which_a_library_in_rust_despairs_is_one_line(tmp_path):
+  rules = json.loads(tokenizer.of_bytes().hf.backend_tokenizer.to_str())
+  rules['normalizer'] = {'type': 'Precompiled', 'precompiled_charsmap': base64.b64encode(bytes(8)).decode()}
+  tokenizer.of_bytes().hf.save_pretrained(tmp_path)
+  (tmp_path / 'tokenizer.json').write_text(json.dumps(rules))
+  with pytest.raises(InputError, match='no usable tokenizer'):
+    tokenizer.from_folder(tmp_path)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize('text', ['[' * 100_000, '5', '{"eos_token_id": "x"}', None])
+def test_a_generation_config_that_cannot_be_read_is_one_line(tmp_path, text):
+  tokenizer.of_bytes().hf.save_pretrained(tmp_path)
+  if text is None:
+    (tmp_path / 'generation_config.json').mkdir()
+  else:
+    (tmp_path / 'generation_config.json').write_text(text)
+  with pytest.raises(InputError, match=r'generation_config\.json'):
+    tokenizer.from_folder(tmp_path)

@@ -340,7 +340,8 @@ def test_single_examples_that_are_not_those_of_the_result_are_not_compared(ran, 
 
 DAMAGE = {'plan.json': [lambda f: f['cells'].clear(), lambda f: f.update(earlier=5), lambda f: f['cells'].pop(),
                         lambda f: f['study'].update(select=5), lambda f: f['cells'][0].update(key=3),
-                        lambda f: f['cells'][0].update(config=None), lambda f: f['cells'][0].update(setting=None), lambda f: f.update(made_of=None, cells=None)],
+                        lambda f: f['cells'][0].update(config=None), lambda f: f['cells'][0].update(setting=None),
+                        lambda f: f.update(cells=None)],
           'result.json': [lambda f: f.update(metrics={}), lambda f: f.update(cost={}), lambda f: f.pop('intervals'),
                           lambda f: f.update(steps='2'), lambda f: f['metrics'].update({'test/accuracy': None})]}
 

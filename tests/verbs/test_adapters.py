@@ -180,6 +180,8 @@ def change(folder, **said):
     ({'layer_replication': [[0, 2]]}, 'layer_replication'),
     ({'eva_config': {'rho': 2}}, 'eva_config'),
     ({'r': '4'}, "r='4' is of the wrong type"), ({'lora_alpha': 'x'}, "lora_alpha='x'"),
+    ({'lora_alpha': 0}, 'lora_alpha=0: must be above 0'),
+    ({'lora_alpha': 1e39}, 'lora_alpha=1e\\+39: must be above 0, and what a float32 holds'),
     ({'alpha_pattern': []}, 'alpha_pattern'), ({'alpha_pattern': {'(': 3}}, 'alpha_pattern'),
     ({'peft_type': ['LORA']}, 'peft_type'),
     ({'init_lora_weights': 'pissa', 'use_dora': True}, 'at a time'),
@@ -299,3 +301,26 @@ def test_what_learns_beside_a_delta_is_trained_resumed_and_exported_with_it(tmp_
   for path, x in tree.leaves(starting(tmp_path / 'adapter')[0]).items():
     np.testing.assert_array_equal(x, learned[path], err_msg=path)
   assert result['cost']['trainable_params'] == sum(x.size for x in learned.values())
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize('text', ['{"r": ' + '1' * 5000 + '}', '[' * 100_000, '{"peft_type": "LORA", '])
+def test_an_adapter_config_that_cannot_be_read_is_one_line(tmp_path, text):
+  (tmp_path / peft.CONFIG).write_text(text)
+  with pytest.raises(InputError, match=r'adapter_config\.json: cannot be read'):
+    peft.read(tmp_path, None, {})
+
+
+def test_modules_that_an_adapter_names_and_holds_no_tensors_of_are_told(folder, tmp_path, capsys):
+  shutil.copytree(folder, tmp_path / 'some')
+  tensors = safetensors.numpy.load_file(tmp_path / 'some' / peft.TENSORS)
+  some = {name: x for name, x in tensors.items() if 'mlp.c_fc' not in name}
+  safetensors.numpy.save_file(some, tmp_path / 'some' / peft.TENSORS)
+  capsys.readouterr()
+  starting(folder)
+  assert 'target_modules' not in capsys.readouterr().err
+  pattern = json.loads((folder / peft.CONFIG).read_text())['target_modules']
+  for named in (pattern, ['c_attn', 'c_fc']):
+    change(tmp_path / 'some', target_modules=named)
+    starting(tmp_path / 'some')
+    assert 'target_modules names layers/mlp/up/kernel, for which there are no tensors' in capsys.readouterr().err

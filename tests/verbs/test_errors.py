@@ -92,12 +92,14 @@ def test_a_checkpoint_of_another_model_or_shape_is_not_loaded(run, tmp_path, fie
   shutil.copytree(run, other)
   made = config(**ROWS, **fields)
   (other / 'config.json').write_text(json.dumps(made))
-  (other / 'provenance.json').unlink()      # or that the config was changed would be said first
   before = everything(other)
-  line = refused(verb('evaluate', f'--workdir={other}', '--split=valid'))
-  for part in says:
-    assert part in line
+  refused(verb('evaluate', f'--workdir={other}', '--split=valid'))                           # it is the run of another config
   assert everything(other) == before
+  said = verb('evaluate', f'--workdir={other}', '--split=valid', '--allow_changed')
+  for part in says:
+    assert said.returncode == 2 and part in said.stderr.splitlines()[-1]
+  del before['provenance.json']                                                              # where the change is recorded
+  assert {name: data for name, data in everything(other).items() if name in before} == before
 
 
 @pytest.mark.quick
@@ -106,10 +108,42 @@ def test_a_checkpoint_of_another_model_or_shape_is_not_loaded(run, tmp_path, fie
     ('train', ['--config=configs/default.py'], '--workdir is missing'),
     ('train', ['--config=configs/default.py', '--workdir=nowhere', '--confg=x'], "Unknown command line flag 'confg'"),
     ('evaluate', ['--workdir=nowhere'], 'is nowhere the workdir of a run?'),
-    ('generate', ['--workdir=nowhere'], '--prompt')])
+    ('generate', ['--workdir=nowhere'], '--prompt'),
+    ('generate', ['--workdir=nowhere', '--config=default', '--prompt=x'], '--workdir and --config are both given'),
+    ('generate', ['--workdir=nowhere', '--prompt=x', '--output=y'], '--output goes with --input'),
+    ('generate', ['--workdir=nowhere', '--prompt=x', '--temperature=nan'], '--temperature=nan: must be 0'),
+    ('generate', ['--workdir=nowhere', '--prompt=x', '--temperature=1e-45'], 'must be 0 (the likeliest token'),
+    ('generate', ['--workdir=nowhere', '--prompt=x', f'--seed={2 ** 70}'], 'seed'),
+    ('generate', ['--workdir=nowhere', '--prompt=x', '--seed=-5'], 'seed'),
+    ('plan', ['--config=default', f'--tokens={10 ** 16}'], 'tokens'),
+    ('plan', ['--config=default', '--output=tests'], '--output=tests: is a folder'),
+    ('train', ['--config=default', '--workdir=nowhere', '--config.training.epochs=1e308'], 'epochs=1e+308: is beyond'),
+    ('train', ['--config=default', '--workdir=nowhere', '--config.training.eps=1e-300'], 'training.eps=1e-300: is beyond'),
+    ('train', ['--config=default', '--workdir=nowhere', '--config.task.prompt={text:>2000000000}'], 'is wider than 1000'),
+    ('study', ['--study=quickstart', '--dry_run', '--report_only', '--workdir=nowhere'], 'give one of them')])
 def test_a_wrong_flag_is_named(name, flags, says):
   assert says in refused(verb(name, *flags))
   assert not (ROOT / 'nowhere').exists()
+
+
+IMPORT = 'from configs.default import get_config as get'
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize('code', ['assert False, "why"', 'return 1 / 0', 'return [][1]', 'c = get(); del c.mesh; return c',
+                                  'c = get(); del c.training.clip; return c', 'c = get(); c.trainng = {}; return c',
+                                  'return 5'])
+def test_a_config_file_of_a_persons_own_that_is_wrong_is_one_line(tmp_path, code):
+  (tmp_path / 'mine.py').write_text(f'{IMPORT}\n\ndef get_config():\n  {code}\n')
+  assert 'error: ' in refused(verb('train', f'--config={tmp_path}/mine.py', f'--workdir={tmp_path}/run'))
+  assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.quick
+def test_more_steps_than_can_be_counted_are_refused(tmp_path):
+  line = refused(verb('train', '--config=default', '--config.model.source=random:llama-tiny', '--config.training.epochs=1e12',
+                      '--config.check_memory=False', f'--workdir={tmp_path}/run'))
+  assert 'training.epochs=1e+12: comes to' in line and not (tmp_path / 'run').exists()
 
 
 @pytest.mark.quick

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 
 import pytest
 from helpers import config, verb
@@ -38,6 +39,16 @@ def test_all_rows_are_checked_before_the_first_is_answered(tmp_path, row, says, 
   said = verb('generate', *SHOTS, f'--input={asked}', f'--output={tmp_path}/out.jsonl')
   assert said.returncode == 2 and f'error: --input {says}' in said.stderr and said.stderr.count('\n') == 1
   assert not (tmp_path / 'out.jsonl').exists()
+
+
+@pytest.mark.quick
+def test_answers_go_into_no_pipe_that_nobody_reads_nor_into_the_prompts_themselves(tmp_path):
+  asked = written(tmp_path / 'in.jsonl', [{'prompt': 'a'}])
+  os.mkfifo(tmp_path / 'pipe')
+  for output, says in (('pipe', 'cannot be written'), ('in.jsonl', 'is the --input')):
+    said = verb('generate', *SHOTS, f'--input={asked}', f'--output={tmp_path / output}')
+    assert said.returncode == 2 and says in said.stderr and said.stderr.count('\n') == 1
+  assert answered(asked) == [{'prompt': 'a'}]
 
 
 def test_answers_come_in_parts_and_are_those_of_all_at_once(monkeypatch):
