@@ -14,8 +14,9 @@ from absl import flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
-from research import hosts, machine, run_files, shipped
+from research import run_files, shipped
 from research.data import templates
+from research.distributed import device, processes
 from research.errors import InputError
 
 flags.disclaim_key_flags()      # what is defined here belongs to the verb that asks for it
@@ -49,14 +50,14 @@ def _join(saves: bool) -> None:
   f = flags.FLAGS
   if 'coordinator' not in f:
     return
-  hosts.begin(f.coordinator, f.processes, f.process, saves)
+  processes.begin(f.coordinator, f.processes, f.process, saves)
 
   def given() -> dict[str, Any]:
     from research import experiment, provenance
     config = {} if f.config is None else run_files.flat({'config': experiment.plain(f.config)})
     said = {flag.name: flag.value for flag in f.get_key_flags_for_module('__main__') if flag.name not in ('config', *OWN)}
     return {**config, **said, 'the code': provenance.code(), 'jax': jax.__version__}
-  hosts.assert_equal_across_processes(given)
+  processes.assert_equal_across_processes(given)
 
 
 def run(main: Callable[[], None], doc: str, saves: bool = False) -> None:
@@ -67,7 +68,7 @@ def run(main: Callable[[], None], doc: str, saves: bool = False) -> None:
   Args:
     main: the verb, called once its flags are parsed.
     doc: what --help prints before the flags.
-    saves: whether, of several processes that were asked to end, all go on to the same step and save (see `hosts.begin`).
+    saves: whether, of several processes that were asked to end, all go on to the same step and save (see `processes.begin`).
   Raises:
     JaxRuntimeError: in a process that is alone: then it is no other process that died.
   """
@@ -84,7 +85,7 @@ def run(main: Callable[[], None], doc: str, saves: bool = False) -> None:
   signal.signal(signal.SIGTERM, stop)
   try:
     _parse()
-    machine.configure_jax()
+    device.configure_jax()
     _join(saves)
     main()
     sys.stdout.flush()
@@ -103,7 +104,7 @@ def run(main: Callable[[], None], doc: str, saves: bool = False) -> None:
   except KeyboardInterrupt:
     _end(130, 'stopped; the same command goes on from here')
   except jax.errors.JaxRuntimeError as e:
-    if not hosts.is_multiprocess():
+    if not processes.is_multiprocess():
       raise
     why = str(e).strip().partition('\n')[0]
     print(f'error: process {jax.process_index()} cannot go on, as when another died ({why:.300}); the same command, in all '

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Column
 from rich.text import Text
 
-from research import hosts
+from research.distributed import processes
 
 T = TypeVar('T')
 
@@ -41,7 +41,7 @@ class ProgressLine:
     self._bar: Progress | None = None
     self._task: Any = None                             # its row there
     console = Console(stderr=True)
-    if console.is_terminal and hosts.is_primary():
+    if console.is_terminal and processes.is_primary():
       outer = ProgressLine._open[0]._bar if self._within else None
       self._bar = outer or Progress(TextColumn('{task.description}', table_column=Column(no_wrap=True)), BarColumn(),
                                     MofNCompleteColumn(), TextColumn('{task.fields[facts]}', table_column=Column(no_wrap=True)),
@@ -141,5 +141,5 @@ def tracked(items: Sequence[T], label: str | None, size: Callable[[T], int] = la
 
 def say(text: str) -> None:
   """One line for the person who watches."""
-  if hosts.is_primary():
+  if processes.is_primary():
     print(text, file=sys.stderr, flush=True)

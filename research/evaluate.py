@@ -13,10 +13,11 @@ from typing import Any
 
 from absl import flags
 
-from research import cli, experiment, hosts, provenance, run_files, sharding, tree
+from research import cli, experiment, provenance, run_files, tree
 from research import train as train_verb
 from research.console import say
 from research.data.sources import SPLITS
+from research.distributed import mesh, partition, processes
 from research.errors import InputError
 from research.evaluation import harness
 from research.programs import members
@@ -41,13 +42,13 @@ def run(workdir: Path, split: str, config: dict[str, Any] | None = None, allow_c
   run_files.check_name(workdir)
   if config is None:
     return evaluate_runs([workdir], split, allow_changed)[0]
-  with sharding.use(sharding.mesh(config['mesh'])):
+  with mesh.use(mesh.make(config['mesh'])):
     exp = experiment.assemble(config, trains=False)
     if exp.strategy.learns and not exp.config['strategy']['init_from']:
       raise InputError(f'strategy {exp.strategy.name} has to learn first: run research.train, then evaluate its workdir; '
                        'a base model is evaluated with --config.strategy.name=few_shot')
     exp.config['training'] |= {'steps': 0, 'epochs': 0.0}       # a workdir that holds no training
-    hosts.assert_equal_across_processes(lambda: provenance.content(exp))
+    processes.assert_equal_across_processes(lambda: provenance.content(exp))
     run_files.check(workdir, exp.config)
     provenance.check(workdir, exp, {split, 'train'} if exp.strategy.shots else {split}, allow_changed)
     variables = tree.join(*exp.variables())
@@ -74,7 +75,7 @@ def evaluate_runs(workdirs: Sequence[Path], split: str, allow_changed: bool = Fa
   Returns:
     Of each run its result.json, with the split's scores.
   """
-  with sharding.use(sharding.mesh(sharding.EVAL_MESH)):
+  with mesh.use(mesh.make(partition.EVAL_MESH)):
     for workdir in workdirs:
       run_files.read_config(workdir)                 # says what is not the workdir of a run
       run_files.read_result(workdir)

@@ -14,7 +14,7 @@ import safetensors.numpy
 from ml_collections import ConfigDict
 
 from research import config as config_fields
-from research import hosts, provenance, run_files, sharding, tree
+from research import provenance, run_files, tree
 from research.console import say
 from research.data import batches, demonstrations, prompts, tasks, texts
 from research.data import tokenizer as tokenizers
@@ -22,6 +22,7 @@ from research.data.demonstrations import DemonstrationFn
 from research.data.prompts import Example
 from research.data.tasks import Task
 from research.data.tokenizer import Tokenizer
+from research.distributed import mesh, partition, placement, processes
 from research.errors import InputError
 from research.evaluation import metrics
 from research.models import load, names
@@ -97,7 +98,7 @@ class Experiment(NamedTuple):
     else:
       redraw, documents = None, [batches.prompt_with_answer(e, start) for e in self.examples('train')]
     return batches.TrainingBatches(documents, t['batch_size'], t['microbatches'], seed(t, 'order'),
-                                   min(t['steps'], looked_at), redraw, sharding.batch_shards(), sharding.local_rows)
+                                   min(t['steps'], looked_at), redraw, mesh.batch_shards(), placement.local_rows)
 
   @property
   def called(self) -> str:
@@ -200,7 +201,7 @@ def assemble(config: dict[str, Any], abstract: bool = False, trains: bool = True
   shown = demonstrations.choose(task, strategy.shots, strategy.selection, seed(training, 'shots'))
   loaded = base(strategy.last_layers)
   model = loaded.model.config
-  sharding.check_heads(model.heads, model.kv_heads)
+  mesh.check_heads(model.heads, model.kv_heads)
   context = model_fields['context'] or model.context
   if context < 1 or (context > model.context and model.has_max_length):
     raise InputError(f'model.context={context}: must be between 1 and the model\'s own {model.context}')
@@ -344,8 +345,8 @@ def _check_mesh(t: dict[str, Any]) -> None:
   Raises:
     InputError: the rows of a microbatch cannot be dealt out evenly.
   """
-  rows, sizes = t['batch_size'] // t['microbatches'], sharding.sizes()
-  if rows % sharding.batch_shards():
+  rows, sizes = t['batch_size'] // t['microbatches'], mesh.sizes()
+  if rows % mesh.batch_shards():
     raise InputError(f'training.batch_size={t["batch_size"]}: the {rows} rows of each of its {t["microbatches"]} microbatches '
                      f'cannot be dealt out evenly to mesh.data={sizes["data"]} x mesh.fsdp={sizes["fsdp"]} devices')
 
@@ -380,7 +381,7 @@ def of_run(workdir: Path, splits: Iterable[str] = (), allow_changed: bool = Fals
                      **model_fields}
   config['task'] = {'rows': 0, 'stop': (), **config['task']}      # older ones ended answers at EOS alone
   config['training'] = {'best_metric': 'loss', **{f'{part}_seed': None for part in SEEDS}, **config['training']}
-  config['mesh'] = dict(sharding.EVAL_MESH)
+  config['mesh'] = dict(partition.EVAL_MESH)
   if config['training'].get('steps'):      # what it began with is in its own files
     config['strategy'] |= {'init_from': None, 'allow_other_base': False}
   found = assemble(config, trains=False)
@@ -453,11 +454,11 @@ def keep_fixed(workdir: Path, trainable: Tree, frozen: Tree) -> Tree:
   Returns:
     What is frozen, with what an earlier start of the run has saved.
   """
-  if hosts.all_gather_object((workdir / run_files.FIXED).exists())[0]:
+  if processes.all_gather_object((workdir / run_files.FIXED).exists())[0]:
     values = tree.leaves(trainable) | _fixed(workdir, frozen)
-    return sharding.shard(peft.placed_in(trainable, frozen, values, str(workdir))[1])
+    return placement.shard(peft.placed_in(trainable, frozen, values, str(workdir))[1])
   fixed = peft.fixed(frozen)
-  if fixed and hosts.is_primary():
+  if fixed and processes.is_primary():
     checksums = json.dumps({name: checksum(x) for name, x in fixed.items()})
     run_files.write_bytes(workdir / run_files.FIXED, safetensors.numpy.save(fixed, {'checksums': checksums}))
   return frozen

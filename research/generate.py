@@ -17,8 +17,9 @@ from typing import Any
 
 from absl import flags
 
-from research import cli, experiment, hosts, run_files, sharding, tree
+from research import cli, experiment, run_files, tree
 from research.data import prompts, sources, tasks, templates
+from research.distributed import mesh, partition, processes
 from research.errors import InputError
 from research.evaluation import decode, harness, shared_prefix
 
@@ -120,7 +121,7 @@ def main() -> None:
     if Path(f.output).exists() and Path(f.output).samefile(f.input):
       raise InputError(f'--output={f.output}: is the --input, of which a stop would leave half; give another file')
   rows = sources.read_jsonl(Path(f.input)) if f.input else []
-  with sharding.use(sharding.mesh(sharding.EVAL_MESH)):
+  with mesh.use(mesh.make(partition.EVAL_MESH)):
     if f.workdir:
       exp = experiment.of_run(Path(f.workdir), allow_changed=f.allow_changed)
       variables = experiment.learned(Path(f.workdir), exp)
@@ -134,12 +135,12 @@ def main() -> None:
     limit = f.max_new_tokens or exp.task.max_new_tokens
     if f.prompt is not None:
       [answer] = run(exp, variables, [asked(exp, f.prompt)], limit, f.temperature, f.seed, in_chat(exp))
-      if hosts.is_primary():
+      if processes.is_primary():
         print(answer)
       return
     turns = in_chat(exp) or any('messages' in row for row in rows)
     answers = run(exp, variables, rendered(exp, rows), limit, f.temperature, f.seed, turns)
-    with open(f.output if hosts.is_primary() else os.devnull, 'w', encoding='utf-8') as out:
+    with open(f.output if processes.is_primary() else os.devnull, 'w', encoding='utf-8') as out:
       for row, answer in zip(rows, answers):
         answer = answer if has_own(exp, row) else harness.cut(answer, exp.task.stop)
         out.write(run_files.dumps({**row, 'prediction': answer}, default=str) + '\n')

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
-from research import hosts, machine, run_files
+from research import run_files
 from research.console import say
 from research.data import sources
+from research.distributed import device, processes
 from research.errors import InputError
 from research.strategies import peft
 
@@ -39,7 +40,7 @@ def of(experiment: 'Experiment') -> dict[str, Any]:
       **made_of(experiment),
       'versions': {'python': platform.python_version(), **{p: importlib.metadata.version(p) for p in PACKAGES}},
       'devices': [f'{d.platform}: {d.device_kind}' for d in jax.devices()],
-      'machine': {'system': platform.platform(), **machine.settings()},
+      'machine': {'system': platform.platform(), **device.settings()},
       'seed': experiment.config['training']['seed'],
       'seeds': experiment.seeds,
   }
@@ -125,7 +126,7 @@ def check(workdir: Path, experiment: 'Experiment', splits: Iterable[str] = (), a
   say(f'{workdir}: goes on although changed since the run began: {told}')
   record['changed'] = [*record.get('changed', ()), {'command': command(), 'what': what}]
   run_files.write_json(path, record)
-  hosts.barrier('change recorded')
+  processes.barrier('change recorded')
 
 
 def check_tokenizer(workdir: Path, experiment: 'Experiment') -> None:

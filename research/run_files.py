@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
-from research import hosts
+from research.distributed import processes
 from research.errors import InputError, InUse
 
 CONFIG, PROVENANCE, RESULT, METRICS = 'config.json', 'provenance.json', 'result.json', 'metrics.jsonl'
@@ -38,19 +38,19 @@ FAILED_FIELDS = {'error': str}
 
 def write_text(path: Path, text: str) -> None:
   """Writes a whole file or nothing."""
-  if hosts.is_primary():
+  if processes.is_primary():
     os.replace(_apart(path, text.encode()), path)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
   """Writes a whole file or nothing."""
-  if hosts.is_primary():
+  if processes.is_primary():
     os.replace(_apart(path, data), path)
 
 
 def write_once(path: Path, text: str) -> None:
   """Writes a whole file unless somebody has written it already."""
-  if not hosts.is_primary():
+  if not processes.is_primary():
     return
   temporary = _apart(path, text.encode())
   try:
@@ -100,11 +100,11 @@ def held(folder: Path, name: str = LOCK, wait: bool = False) -> Iterator[None]:
     InUse: another process is at work there.
   """
   path, lock, holder = folder / name, None, ''
-  if hosts.is_primary():
+  if processes.is_primary():
     folder.mkdir(parents=True, exist_ok=True)
     lock, holder = _locked(path, wait)
   try:
-    if holder := hosts.all_gather_object(holder)[0]:
+    if holder := processes.all_gather_object(holder)[0]:
       raise InUse(f'{folder}: {holder} is at work there; wait for it, or give another --workdir')
     if lock:
       lock.truncate(0)
@@ -331,11 +331,11 @@ def claim(workdir: Path, config: dict[str, Any]) -> None:
   Raises:
     InputError: the processes do not share the folder.
   """
-  if hosts.is_primary():
+  if processes.is_primary():
     check(workdir, config)
     if not (workdir / CONFIG).exists():
       write_json(workdir / CONFIG, config)
-  hosts.barrier('workdir claimed')
+  processes.barrier('workdir claimed')
   until = time.monotonic() + VISIBLE
   while not (workdir / CONFIG).exists():
     if time.monotonic() > until:

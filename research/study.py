@@ -15,10 +15,11 @@ from typing import Any
 import jax
 from absl import flags
 
-from research import cli, experiment, hosts, provenance, run_files
+from research import cli, experiment, provenance, run_files
 from research import evaluate as evaluate_verb
 from research import train as train_verb
 from research.console import say
+from research.distributed import processes
 from research.errors import InputError
 from research.evaluation import metrics
 from research.planning import plans
@@ -131,7 +132,7 @@ def main() -> None:
   told: train_verb.Told = set()
   workdir, part = Path(f.workdir), runner.shard(f.shard) if f.shard else runner.Shard()
   side_by_side = cohorts(f.cohorts, told, f.allow_changed)
-  if f.shard is None and hosts.told_of_others():
+  if f.shard is None and processes.told_of_others():
     raise InputError('--shard: a cluster started several processes, and each would run the whole study; give each its part, '
                      '--shard=1/2 and so on, or one of them 1/1 and start no other')
   made_of = check(study, cells)

@@ -14,9 +14,10 @@ from typing import Any
 import jax
 from absl import flags
 
-from research import cli, experiment, hosts, machine, provenance, run_files, sharding, tree
+from research import cli, experiment, provenance, run_files, tree
 from research.console import say
 from research.data.prompts import Example
+from research.distributed import device, mesh, placement, processes
 from research.errors import InputError, InUse
 from research.evaluation import harness, metrics
 from research.planning import plans
@@ -48,12 +49,12 @@ def run(config: dict[str, Any], workdir: Path, label: str = 'train', profile: bo
       diverged.
   """
   run_files.check_name(workdir)
-  finished = hosts.all_gather_object((workdir / run_files.RESULT).exists())[0]
+  finished = processes.all_gather_object((workdir / run_files.RESULT).exists())[0]
   if config['check_memory'] and not finished:
     plans.check(config)
-  with sharding.use(sharding.mesh(config['mesh'])):
+  with mesh.use(mesh.make(config['mesh'])):
     exp = experiment.assemble(config)
-    hosts.assert_equal_across_processes(lambda: provenance.content(exp))
+    processes.assert_equal_across_processes(lambda: provenance.content(exp))
     run_files.check(workdir, exp.config)
     provenance.check(workdir, exp, LEARNED_FROM, allow_changed)
     if finished:
@@ -84,7 +85,7 @@ def train_cohort(jobs: Sequence[tuple[dict[str, Any], Path, str]], latest: Path,
   """
   if jobs[0][0]['check_memory']:
     plans.check(jobs[0][0], len(jobs))
-  with sharding.use(sharding.mesh(jobs[0][0]['mesh'], members=len(jobs))):
+  with mesh.use(mesh.make(jobs[0][0]['mesh'], members=len(jobs))):
     runs = [_run_or_error(*job, told, allow_changed) for job in jobs]
     whole = [run for run in runs if isinstance(run, Run)]
     if len(whole) == len(jobs):
@@ -113,13 +114,13 @@ def _run_or_error(config: dict[str, Any], workdir: Path, label: str, told: Told 
 def cohort_size(configs: Sequence[dict[str, Any]]) -> dict[str, Any]:
   """How many of these runs, which differ in nothing but arrays, to train as one program: `size`, and what was found."""
   def side(count: int) -> trial.TimedStep:
-    with sharding.use(sharding.mesh(configs[0]['mesh'], members=count)):
+    with mesh.use(mesh.make(configs[0]['mesh'], members=count)):
       exps = [experiment.assemble(config) for config in configs[:count]]
       return trial.timed_step([_initial_state(exp) for exp in exps], [exp.training_batches()(0) for exp in exps],
                                 model=exps[0].model, tx=experiment.optimizer(exps[0]),
                                 label_smoothing=exps[0].config['training']['label_smoothing'])
 
-  with sharding.use(sharding.mesh(configs[0]['mesh'])):
+  with mesh.use(mesh.make(configs[0]['mesh'])):
     exps = [experiment.assemble(config) for config in configs]
   _check_same_program(exps)
   steps = exps[0].config['training']['steps']
@@ -127,7 +128,7 @@ def cohort_size(configs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {'size': 1, 'because': 'nothing learns'}
   if not trial.trial_pays(len(exps), steps):
     return {'size': 1, 'because': f'{steps} steps are too few for a trial to be worth its time'}
-  return trial.tune_cohort_size(side, len(exps), machine.memory())._asdict()
+  return trial.tune_cohort_size(side, len(exps), device.memory())._asdict()
 
 
 def _check_same_program(exps: Sequence[experiment.Experiment]) -> None:
@@ -144,7 +145,7 @@ def _check_same_program(exps: Sequence[experiment.Experiment]) -> None:
 
 def _initial_state(exp: experiment.Experiment) -> tuple[TrainState, Tree]:
   """(state, frozen) at step 0, where they shall lie."""
-  return sharding.shard(experiment.begin(exp))
+  return placement.shard(experiment.begin(exp))
 
 
 class Run:
@@ -304,7 +305,7 @@ def _trained_here(runs: Sequence['Run'], latest: Path, label: str, profile: bool
   frozen = [one for _, one in begun]
   state, frozen_of_all = cohort.stack_states([state for state, _ in begun], frozen)
   del begun                                    # each member's own copy of what is stacked now
-  say(f'{label}: on ' + ', '.join(f'{what} {value}' for what, value in machine.settings().items()))
+  say(f'{label}: on ' + ', '.join(f'{what} {value}' for what, value in device.settings().items()))
   tx = experiment.optimizer(exp)
   members = [run.member() for run in runs]
   kept = members[0].checkpoints if len(runs) == 1 else Checkpoints(latest, exp.fingerprint)

@@ -25,12 +25,12 @@ import pytest
 import tiers
 from helpers import scaled_up
 
-from research import machine
+from research.distributed import device
 from research.models import load
 from research.models.config import Execution
 from research.programs import compile as compilation
 
-machine.configure_jax()
+device.configure_jax()
 jax.config.update('jax_enable_compilation_cache', False)      # here few programs are met twice, and to keep one takes time
 tiers.watch()
 NEEDS = {   # marker -> packages, what to say, the remedy

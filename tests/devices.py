@@ -23,8 +23,9 @@ import jax
 import numpy as np
 from strategies import rows
 
-from research import sharding, train, tree
+from research import train, tree
 from research.data.batches import TrainingBatches
+from research.distributed import mesh, partition, placement
 from research.errors import InputError
 from research.models import fused, load
 from research.models.config import Execution
@@ -40,19 +41,19 @@ MESHES = {'data': (8, 1, 1), 'fsdp': (1, 8, 1), 'tensor': (4, 1, 2), 'mixed': (2
 STEPS = 5
 
 
-def mesh(name):
+def mesh_of(name):
   devices = jax.devices()
   if name == 'permuted':
     devices = [devices[i] for i in np.random.default_rng(0).permutation(8)]
-  return sharding.mesh(dict(zip(sharding.AXES, MESHES[name])), devices)
+  return mesh.make(dict(zip(partition.AXES, MESHES[name])), devices)
 
 
 def begun(model, strategy):
   """(loaded, state, frozen, tx, batches) of a run on the mesh in use, at a rate where the loss falls smoothly."""
   loaded = helpers.scaled_up(model)
   state, frozen, tx = helpers.start(loaded, table.make(strategy, STRATEGIES[strategy]), learning_rate=3e-4, clip=1.0)
-  batches = TrainingBatches(helpers.documents(loaded, 30, longest=130), 8, 1, 0, STEPS, multiple=sharding.batch_shards())
-  return loaded, *sharding.shard((state, frozen)), tx, [sharding.shard_batch(batches(step), axis=1) for step in range(STEPS)]
+  batches = TrainingBatches(helpers.documents(loaded, 30, longest=130), 8, 1, 0, STEPS, multiple=mesh.batch_shards())
+  return loaded, *placement.shard((state, frozen)), tx, [placement.shard_batch(batches(step), axis=1) for step in range(STEPS)]
 
 
 def losses(model, wanted, same_flops=False):
@@ -65,7 +66,7 @@ def losses(model, wanted, same_flops=False):
   for strategy, name in [one.split('/') for one in wanted]:
     multiplied = set()
     for where in ('one', name):
-      with sharding.use(None if where == 'one' else mesh(where)):
+      with mesh.use(None if where == 'one' else mesh_of(where)):
         loaded, state, frozen, tx, batches = begun(model, strategy)
         _, found[f'{strategy}/{where}'] = helpers.take(loaded, state, frozen, tx, batches)
         multiplied.add(compiled(train_step, state, frozen, batches[0], model=loaded.model, tx=tx, label_smoothing=0.0).flops)
@@ -76,7 +77,7 @@ def losses(model, wanted, same_flops=False):
 def collectives(model, strategy, name):
   """What the compiled step sends between devices: [operation, dtype, shape, how often], and the shapes of all leaves."""
   helpers.scaled_up(model)
-  with sharding.use(mesh(name)):
+  with mesh.use(mesh_of(name)):
     loaded, state, frozen, tx, batches = begun(model, strategy)
     step = compiled(train_step, state, frozen, batches[0], donate=(0,), model=loaded.model, tx=tx)
     sent = Counter()
@@ -93,7 +94,7 @@ def collectives(model, strategy, name):
 
 def members(model):
   """What a step of eight members sends between eight devices, and how many members a leaf has on each."""
-  with sharding.use(sharding.mesh({'data': 8, 'fsdp': 1, 'tensor': 1}, members=8)):
+  with mesh.use(mesh.make({'data': 8, 'fsdp': 1, 'tensor': 1}, members=8)):
     loaded = helpers.scaled_up(model)
     begun = [helpers.start(loaded, table.make('lora', STRATEGIES['lora']), seed=seed) for seed in range(8)]
     batches = TrainingBatches(helpers.documents(loaded, 30, longest=130), 2, 1, 0, STEPS)
@@ -108,7 +109,7 @@ def read(folder, quantize):
   execution, found = Execution('float32', 'float32', True, quantize), {}
   one = tree.leaves(load.load(folder, execution).params)
   for name in MESHES:
-    with sharding.use(mesh(name)):
+    with mesh.use(mesh_of(name)):
       params = tree.leaves(load.load(folder, execution).params)
       other = [path for path, x in params.items() if not np.array_equal(x, one[path])]
       found[name] = {'other': other, 'in parts': [path for path, x in params.items() if not x.is_fully_replicated]}
@@ -125,7 +126,7 @@ def runs(folder):
             'peak_bytes': result['cost']['peak_bytes']}
 
   def made(sizes, **fields):
-    return {**helpers.steady(folder, **fields), 'mesh': dict(zip(sharding.AXES, sizes))}
+    return {**helpers.steady(folder, **fields), 'mesh': dict(zip(partition.AXES, sizes))}
 
   found['mixed'] = told('mixed', train.run(made((2, 2, 2)), folder / 'mixed'))
   write = MetricsLog.write
@@ -169,7 +170,7 @@ def chain(folder, model, strategy, where, with_study=False):
   task = helpers.reviews(longest=60, train=8, valid=4, test=4)
   fields = {'model.source': f'random:{model}', 'model.context': 512, 'strategy.name': row.name,
             **{f'strategy.{name}': value for name, value in row.fields.items()},
-            **{f'mesh.{axis}': n for axis, n in zip(sharding.AXES, MESHES[where])},
+            **{f'mesh.{axis}': n for axis, n in zip(partition.AXES, MESHES[where])},
             **{name.replace('__', '.'): value for name, value in task.items()},
             'training.steps': 2, 'training.batch_size': 8, 'training.eval_every': 2}
   config = ['--config=configs/default.py', *(f'--config.{name}={value}' for name, value in fields.items())]

@@ -14,7 +14,7 @@ import jax
 from absl import app, flags
 
 from experiments.benchmarks import measure, sides
-from research import machine
+from research.distributed import device
 from research.programs.compile import compiled
 from research.training import trial
 from research.training.steps import train_step
@@ -29,7 +29,7 @@ flags.DEFINE_integer('rounds', 8, 'timed calls of each side')
 
 
 def main(_) -> None:
-  machine.configure_jax()
+  device.configure_jax()
   measure.tell(benchmark='cohort', model=FLAGS.model, precision=FLAGS.precision, layout=FLAGS.layout, **measure.setting())
   for strategy in FLAGS.strategies:
     loaded = sides.model(FLAGS.model, strategy, FLAGS.precision, FLAGS.layout)
@@ -44,7 +44,7 @@ def one(loaded, strategy: str, members: int, lines: int, length: int) -> dict:
   given = [sides.tokens(loaded, lines, length, seed=number) for number in range(members)]
   static = {'model': loaded.model, 'tx': tx}
   first = lambda count: trial.timed_step([begin(number)[:2] for number in range(count)], given[:count], **static)
-  found = trial.tune_cohort_size(first, members, machine.memory())
+  found = trial.tune_cohort_size(first, members, device.memory())
   runs = [begin(number)[:2] for number in range(members)]
   step = compiled(train_step, *runs[0], given[0], donate=(0,), **static)
 

@@ -16,7 +16,7 @@ import numpy as np
 from absl import app, flags
 
 from experiments.benchmarks import measure, sides
-from research import machine
+from research.distributed import device
 from research.evaluation import decode
 from research.models import load
 from research.models.config import Execution
@@ -55,7 +55,7 @@ def theirs(model, prompts: list[list[int]]):
 
 
 def main(_) -> None:
-  machine.configure_jax()
+  device.configure_jax()
   measure.tell(benchmark='decode', model=FLAGS.model, prompt=FLAGS.prompt, new=FLAGS.new, **measure.setting())
   for precision in FLAGS.precisions:
     loaded = load.load(FLAGS.model, Execution(precision, precision, FLAGS.scan))

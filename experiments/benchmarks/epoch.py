@@ -18,9 +18,10 @@ import numpy as np
 from absl import app, flags
 
 from experiments.benchmarks import measure, sides
-from research import machine, tree
+from research import tree
 from research.data import batches, prompts, tasks
 from research.data.prompts import Example
+from research.distributed import device
 from research.evaluation.score import document_losses
 from research.programs.compile import compiled, seconds_spent
 from research.training.steps import train_step
@@ -90,7 +91,7 @@ def theirs(rows: Sequence[Example], held_out: Sequence[Example]) -> dict:
 
 
 def main(_) -> None:
-  machine.configure_jax()
+  device.configure_jax()
   jax.config.update('jax_enable_compilation_cache', False)
   measure.tell(benchmark='epoch', model=FLAGS.model, task=FLAGS.task, rows=FLAGS.rows, batch=FLAGS.batch,
                precision=FLAGS.precision, layout=FLAGS.layout, **measure.setting())

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from research import machine
+from research.distributed import device
 
 PACKAGES = ('jax', 'jaxlib', 'flax', 'torch', 'transformers', 'peft')
 
@@ -26,7 +26,7 @@ def setting() -> dict[str, Any]:
       versions[package] = importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
       versions[package] = None
-  return {**machine.settings(), 'python': platform.python_version(), **versions}
+  return {**device.settings(), 'python': platform.python_version(), **versions}
 
 
 def take_turns(sides: dict[str, Callable[[], Any]], rounds: int) -> tuple[dict[str, list[float]], dict[str, Any]]:

@@ -35,8 +35,8 @@ def resident() -> int:
 def one(side: str, strategy: str, precision: str) -> None:
   """Two steps in this process."""
   from experiments.benchmarks import measure, sides
-  from research import machine
-  machine.configure_jax()
+  from research.distributed import device
+  device.configure_jax()
   if side == 'peft':
     import peft  # noqa: F401  (before the level is taken)
   before = resident()

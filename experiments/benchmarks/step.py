@@ -17,7 +17,7 @@ import statistics
 from absl import app, flags
 
 from experiments.benchmarks import measure, sides
-from research import machine
+from research.distributed import device
 from research.models.config import REMAT
 from research.programs import flops
 
@@ -35,7 +35,7 @@ flags.DEFINE_enum('against', None, ['peft'], 'whose step takes turns with ours')
 
 
 def main(_) -> None:
-  machine.configure_jax()
+  device.configure_jax()
   measure.tell(benchmark='step', model=FLAGS.model, batch=FLAGS.batch, length=FLAGS.length, documents=FLAGS.documents,
                remat=FLAGS.remat, **measure.setting())
   for precision in FLAGS.precisions:

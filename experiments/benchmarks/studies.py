@@ -16,7 +16,8 @@ import numpy as np
 from absl import app, flags
 
 from experiments.benchmarks import measure
-from research import evaluate, experiment, machine, study, train
+from research import evaluate, experiment, study, train
+from research.distributed import device
 from research.studies import grid, runner, study_file
 
 FLAGS = flags.FLAGS
@@ -28,7 +29,7 @@ flags.DEFINE_integer('rounds', 2, 'timed studies of each side')
 
 
 def main(_) -> None:
-  machine.configure_jax()
+  device.configure_jax()
   measure.tell(benchmark='studies', model=FLAGS.model, steps=FLAGS.steps, **measure.setting())
   for strategy in FLAGS.strategies:
     for row in FLAGS.rows:

@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from research import hosts, sharding
 from research.console import tracked
 from research.data.batches import round_up
+from research.distributed import mesh, placement, processes
 from research.errors import InputError
 from research.models import transformer
 from research.models.transformer import Batch, Cache, Model
@@ -120,12 +120,12 @@ def generate_all(model: Model, variables: Tree | CohortVariables, prompts: Seque
   by_length = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
   for start in tracked(range(0, len(prompts), batch_size), label, size=lambda start: min(batch_size, len(prompts) - start)):
     chosen = by_length[start:start + batch_size]
-    rows = round_up(batch_size, sharding.batch_shards())
-    batch = sharding.shard_batch(_side_by_side([prompts[i] for i in chosen], rows, model.config.decoder_start_id))
+    rows = round_up(batch_size, mesh.batch_shards())
+    batch = placement.shard_batch(_side_by_side([prompts[i] for i in chosen], rows, model.config.decoder_start_id))
     limits = np.where(np.arange(rows) < len(chosen), max_new_tokens, 0)      # empty rows are done at once
     numbers = first + jnp.array([*chosen, *[0] * (rows - len(chosen))])
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), numbers)
-    tokens = hosts.to_host(_generate(variables, batch, limits, keys, jnp.float32(temperature), model=model,
+    tokens = processes.to_host(_generate(variables, batch, limits, keys, jnp.float32(temperature), model=model,
                                      new=max_new_tokens, ends=tuple(ends), greedy=temperature == 0))
     for of_member, rows in zip(found, tokens.reshape(len(found), *tokens.shape[-2:])):
       for row, i in enumerate(chosen):

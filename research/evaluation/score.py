@@ -5,11 +5,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from research import hosts, sharding
 from research.console import tracked
 from research.data import batches
 from research.data.batches import Document
 from research.data.prompts import Example
+from research.distributed import mesh, placement, processes
 from research.models.transformer import Model
 from research.programs import members
 from research.programs.compile import compiled
@@ -45,10 +45,10 @@ def document_losses(model: Model, variables: Tree | CohortVariables, documents: 
     An array for each document, of shape [targets], or of several members [members, targets].
   """
   found: dict[int, np.ndarray] = {}
-  several = list(batches.evaluation_batches(documents, batch_size, sharding.batch_shards()))
+  several = list(batches.evaluation_batches(documents, batch_size, mesh.batch_shards()))
   for batch, layout in tracked(several, label, size=lambda one: len(one[1])):
-    placed = sharding.shard_batch(batch)
-    losses = hosts.to_host(compiled(cohort.eval_step, variables, placed, model=model)(variables, placed)).astype(np.float64)
+    placed = placement.shard_batch(batch)
+    losses = processes.to_host(compiled(cohort.eval_step, variables, placed, model=model)(variables, placed)).astype(np.float64)
     for place in layout:
       found[place.document] = losses[..., place.line, place.start:place.start + place.count]
   return [found[number] for number in range(len(documents))]

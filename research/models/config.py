@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from research import machine
+from research.distributed import device
 from research.errors import InputError
 from research.models.positions import Rope
 from research.models.quantized import KINDS
@@ -101,7 +101,7 @@ class Execution(NamedTuple):
 
 def native_dtype() -> str:
   """`bfloat16` on accelerators; `float32` on processors, where bfloat16 is not reliably faster."""
-  return 'float32' if machine.platform_kind() == 'cpu' else 'bfloat16'
+  return 'float32' if device.platform_kind() == 'cpu' else 'bfloat16'
 
 
 def execution(dtype: str, param_dtype: str, scan: bool, quantize: str, remat: str = 'none',
@@ -124,7 +124,7 @@ def execution(dtype: str, param_dtype: str, scan: bool, quantize: str, remat: st
     raise InputError(f'model.remat={remat!r}: must be one of {", ".join(REMAT)}')
   if attention not in ATTENTION:
     raise InputError(f'model.attention={attention!r}: must be one of {", ".join(ATTENTION)}')
-  if remat != 'none' and not scan and machine.platform_kind() == 'cpu':
+  if remat != 'none' and not scan and device.platform_kind() == 'cpu':
     raise InputError(f'model.remat={remat}: on a processor XLA keeps everything where the layers are laid out; needs '
                      'model.scan=True')
   for field, value in (('dtype', dtype), ('param_dtype', param_dtype)):

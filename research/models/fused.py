@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 
-from research import machine, sharding
+from research.distributed import device, mesh
 
 Array = jax.Array
 
@@ -34,7 +34,7 @@ def is_supported(dtype: str, head_dim: int, queries: int, keys: int) -> bool:
     keys: S, those that they attend to.
   """
   return (dtype == 'bfloat16' and head_dim % 8 == 0 and head_dim <= 128 and queries == keys <= LONGEST and queries % BLOCK == 0
-          and CAPABILITIES[0] <= machine.compute_capability() <= CAPABILITIES[1])
+          and CAPABILITIES[0] <= device.compute_capability() <= CAPABILITIES[1])
 
 
 def kernel(eqn: Any) -> str | None:
@@ -78,9 +78,9 @@ attend.defvjp(_forward, _backward)
 
 def _on_the_mesh(function, results: int, q, k, v, mask, *g):
   """Each device attends on its rows and its heads."""
-  if not sharding.sizes():
+  if not mesh.sizes():
     return function(q, k, v, mask, *g)
-  heads = sharding.head_spec(len(q))
+  heads = mesh.head_spec(len(q))
   given = (heads, heads, heads, jax.P(heads[0]), *[heads] * len(g))
   return jax.shard_map(function, in_specs=given, out_specs=heads if results == 1 else (heads,) * results,
                        check_vma=False)(q, k, v, mask, *g)

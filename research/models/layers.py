@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from research import sharding, tree
+from research import tree
+from research.distributed import mesh
 from research.models import fused
 from research.models.config import ModelConfig
 from research.models.products import affine, contract
@@ -75,7 +76,7 @@ class Embedding(nn.Module):
 
   def __call__(self, tokens: Array) -> Array:                        # [B, L] -> [B, L, D]
     words = jnp.maximum(tokens, 0)
-    x = sharding.constrain_lookup(jnp.take(self.embedding, words, axis=0).astype(self.dtype))
+    x = mesh.constrain_lookup(jnp.take(self.embedding, words, axis=0).astype(self.dtype))
     delta, prompt = delta_at(self, 'embedding'), delta_at(self, 'prompt')
     if delta is not None:
       x = x + delta(words, dropout_key(self)).astype(x.dtype)

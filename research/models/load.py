@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh
 
-from research import hosts, sharding, tree
+from research import tree
 from research.data import gguf_tokenizer
 from research.data import tokenizer as tokenizers
 from research.data.tokenizer import Tokenizer
+from research.distributed import mesh, placement, processes
 from research.errors import InputError
 from research.models import gguf, huggingface, names, quantized, transformer
 from research.models.config import DTYPES, Execution, ModelConfig
@@ -47,7 +48,7 @@ def load(source: str, execution: Execution, tokenizer: Tokenizer | None = None, 
     tokenizer: in place of the byte tokenizer of `random:NAME`.
     abstract: shapes in place of the weights, of which none are read; models of `presets.HUB` are not fetched either.
   """
-  return (_planned if abstract else _load)(source, execution, tokenizer, sharding.current())
+  return (_planned if abstract else _load)(source, execution, tokenizer, mesh.current())
 
 
 class Opened(NamedTuple):
@@ -60,17 +61,17 @@ class Opened(NamedTuple):
 
 
 @lru_cache(maxsize=2)
-def _load(source: str, execution: Execution, tokenizer: Tokenizer | None, mesh: Mesh | None) -> Loaded:
-  of_run = sharding.without_member_axis(mesh)
-  if of_run is mesh:
+def _load(source: str, execution: Execution, tokenizer: Tokenizer | None, on: Mesh | None) -> Loaded:
+  of_run = mesh.without_member_axis(on)
+  if of_run is on:
     return _made(source, execution, tokenizer, abstract=False)
-  with sharding.use(of_run):
+  with mesh.use(of_run):
     loaded = load(source, execution, tokenizer)
-  return loaded._replace(params=sharding.shard(loaded.params, 'params'))
+  return loaded._replace(params=placement.shard(loaded.params, 'params'))
 
 
 @lru_cache(maxsize=2)
-def _planned(source: str, execution: Execution, tokenizer: Tokenizer | None, mesh: Mesh | None) -> Loaded:
+def _planned(source: str, execution: Execution, tokenizer: Tokenizer | None, on: Mesh | None) -> Loaded:
   return _made(source, execution, tokenizer, abstract=True)
 
 
@@ -118,11 +119,11 @@ def load_with_last_layers(source: str, execution: Execution, tokenizer: Tokenize
     layers: how many of the last ones, at most all.
     abstract: as for `load`.
   """
-  return _load_with_last_layers(source, execution, tokenizer, layers, sharding.current(), abstract)
+  return _load_with_last_layers(source, execution, tokenizer, layers, mesh.current(), abstract)
 
 
 @lru_cache(maxsize=2)
-def _load_with_last_layers(source: str, execution: Execution, tokenizer: Tokenizer | None, layers: int, mesh: Mesh | None,
+def _load_with_last_layers(source: str, execution: Execution, tokenizer: Tokenizer | None, layers: int, on: Mesh | None,
                            abstract: bool) -> Loaded:
   loaded = load(source, execution, tokenizer, abstract)
   config = loaded.model.config
@@ -151,12 +152,12 @@ def _read(family, config, tensors, execution, where) -> Tree:
   expected, whole = names.shapes(config), keep(execution)
 
   def boxes(path, shape):
-    return [names.everything(shape)] if _quantised(path, execution) else sharding.local_slices(f'params/{path}', shape)
+    return [names.everything(shape)] if _quantised(path, execution) else placement.local_slices(f'params/{path}', shape)
 
   def kept(path, parts):
     if _quantised(path, execution):
       return whole(path, parts[0])
-    return sharding.from_local_slices(f'params/{path}', expected[path], parts)
+    return placement.from_local_slices(f'params/{path}', expected[path], parts)
   return names.import_params(family, config, tensors, where, DTYPES[execution.param_dtype], kept, boxes)
 
 
@@ -177,7 +178,7 @@ def keep(execution: Execution):
   quantise = KINDS[execution.quantize]
 
   def kept(path: str, x: Any) -> Any:
-    return sharding.shard(quantise(x) if quantise and _quantised(path, execution) else x, f'params/{path}')
+    return placement.shard(quantise(x) if quantise and _quantised(path, execution) else x, f'params/{path}')
   return kept
 
 
@@ -232,7 +233,7 @@ def _random(name: str, tokenizer: Tokenizer | None) -> Opened:
 def _drawn(model: Model, execution: Execution) -> Tree:
   """Random weights, each where it shall lie."""
   init = lambda key: jax.tree.map(lambda x: x.astype(DTYPES[execution.param_dtype]), model.init(key))
-  return tree.map_named(keep(execution), sharding.init_sharded(init, jax.random.key(0), prefix='params'))
+  return tree.map_named(keep(execution), placement.init_sharded(init, jax.random.key(0), prefix='params'))
 
 
 def _package(name: str) -> Path:
@@ -316,12 +317,12 @@ def _hub(name: str) -> Path:
 
 def _hash(files: list[Path]) -> str:
   """Of all bytes, which only the first of several processes reads; the others' files must be as long."""
-  hosts.assert_equal_across_processes(lambda: {file.name: file.stat().st_size for file in files})
+  processes.assert_equal_across_processes(lambda: {file.name: file.stat().st_size for file in files})
   digest = hashlib.sha256()
-  for file in files if hosts.is_primary() else ():
+  for file in files if processes.is_primary() else ():
     with open(file, 'rb') as f:
       while block := f.read(1 << 20):
         digest.update(block)
-  return hosts.all_gather_object(digest.hexdigest()[:16])[0]
+  return processes.all_gather_object(digest.hexdigest()[:16])[0]
 
 

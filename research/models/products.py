@@ -14,17 +14,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from research import machine, sharding
+from research.distributed import device, mesh
 from research.models.quantized import dense
 
 Array = jax.Array
 
 
 def _multiply(spec: str, a: Array, b: Array, dtype: Any) -> Array:
-  if not machine.multiplies_bfloat16():
+  if not device.multiplies_bfloat16():
     a, b = a.astype(jnp.float32), b.astype(jnp.float32)
-  on_gpu = machine.platform_kind() == 'gpu'      # whose products sum in float32 whatever they give: it need not be written out
-  exact = a.dtype == jnp.float32 and machine.platform_kind() != 'cpu'         # accelerators would round float32 operands
+  on_gpu = device.platform_kind() == 'gpu'      # whose products sum in float32 whatever they give: it need not be written out
+  exact = a.dtype == jnp.float32 and device.platform_kind() != 'cpu'         # accelerators would round float32 operands
   return jnp.einsum(spec, a, b, preferred_element_type=dtype if on_gpu else jnp.float32,
                     precision=jax.lax.Precision.HIGHEST if exact else None).astype(dtype)
 
@@ -67,7 +67,7 @@ def _backward(spec, dtype, residuals, g):
   if b is not None:
     grad_a = _multiply(f'{out},{letters_b}->{letters_a}', g, dense(b, like_a.dtype), like_a.dtype)
   if a is not None:
-    if machine.platform_kind() == 'cpu':
+    if device.platform_kind() == 'cpu':
       # XLA's CPU backend has no bfloat16 product with a transposed left operand (UNIMPLEMENTED as of jax 0.10).
       a, g = a.astype(jnp.float32), g.astype(jnp.float32)
     grad_b = _multiply(f'{letters_a},{out}->{letters_b}', a, g, like_b.dtype)
@@ -82,7 +82,7 @@ def dot(x: Array, kernel) -> Array:
   batch = 'abc'[:x.ndim - 1]
   if x.ndim < 3:                                 # no activations of lines
     return contract(f'{batch}i,io->{batch}o', x, kernel, x.dtype)
-  return sharding.constrain_batch(contract(f'{batch}i,io->{batch}o', sharding.constrain_batch(x), kernel, x.dtype))
+  return mesh.constrain_batch(contract(f'{batch}i,io->{batch}o', mesh.constrain_batch(x), kernel, x.dtype))
 
 
 def affine(x: Array, kernel, bias: Array | None) -> Array:

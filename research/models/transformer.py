@@ -15,7 +15,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from research import sharding, tree
+from research import tree
+from research.distributed import mesh
 from research.errors import InputError
 from research.models import fused
 from research.models.config import DTYPES, Kind, ModelConfig
@@ -273,7 +274,7 @@ class Transformer(nn.Module):
     x = self.embed(tokens)
     if not self.config.learned_positions:
       return x
-    return x + sharding.constrain_lookup(self.positions(positions).astype(x.dtype))
+    return x + mesh.constrain_lookup(self.positions(positions).astype(x.dtype))
 
   def encode(self, tokens, positions, context: Context):
     """What the encoder makes of the prompt, [B, S', D].

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from research import experiment, sharding, tree
+from research import experiment, tree
 from research.data.batches import round_up
+from research.distributed import mesh, partition
 from research.experiment import Experiment
 from research.models import load, transformer
 from research.models.config import DTYPES, Execution, ModelConfig
@@ -84,7 +85,7 @@ def batch_shapes(exp: Experiment, sizes: Mapping[str, int], tokens: int = 0) -> 
   """
   t = exp.config['training']
   if not tokens:
-    with sharding.use_abstract(sizes):
+    with mesh.use_abstract(sizes):
       return {n: jax.ShapeDtypeStruct(x.shape, x.dtype) for n, x in exp.training_batches(looked_at=4)(0).items()}
   lead, encoder = (t['microbatches'], t['batch_size'] // t['microbatches']), exp.model.config.has_encoder
   read = dict.fromkeys(('tokens', 'positions', 'segments', 'index', 'targets', 'weights'), tokens // 4 if encoder else tokens)
@@ -93,7 +94,7 @@ def batch_shapes(exp: Experiment, sizes: Mapping[str, int], tokens: int = 0) -> 
 
 
 def _parts(x: Tree, sizes: Mapping[str, int]) -> Tree:
-  return tree.map_named(lambda n, leaf: jax.ShapeDtypeStruct(sharding.shard_shape(n, leaf.shape, sizes), leaf.dtype), x)
+  return tree.map_named(lambda n, leaf: jax.ShapeDtypeStruct(partition.shard_shape(n, leaf.shape, sizes), leaf.dtype), x)
 
 
 def _bytes(x: Tree) -> float:
@@ -152,7 +153,7 @@ def _sent(exp: Experiment, sizes: Mapping[str, int], given: tuple, learning: Tre
   """Bytes that a device sends for one microbatch, by rings: gathers of weights, sums of gradients, sums of activations."""
   config, (state, frozen, batch) = exp.model.config, given
   ring = lambda n: (n - 1) / n
-  data, fsdp, tensor = (sizes[axis] for axis in sharding.AXES)
+  data, fsdp, tensor = (sizes[axis] for axis in partition.AXES)
   sent = passes * ring(fsdp) * (_bytes(frozen) + _bytes(state.trainable))      # each weight is gathered once a pass
   sent += ring(fsdp) * _bytes(state.trainable) + 2 * ring(data) * _bytes(learning)
   width = config.width * _itemsize(config)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from research import machine
+from research.distributed import device
 from research.errors import InputError
 from research.models.config import DTYPES
 from research.programs import flops
@@ -29,7 +29,7 @@ class Chip(NamedTuple):
   rates: dict[str, float]      # dtype -> FLOP/s of products with float32 sums
   bandwidth: float        # bytes/s of its memory
   interconnect: float     # bytes/s that it can send to others
-  capability: float = 0.0      # see `machine.compute_capability`
+  capability: float = 0.0      # see `device.compute_capability`
 
 
 class Topology(NamedTuple):
@@ -69,10 +69,10 @@ def topology(said: str) -> Topology:
     InputError: there is no such device, or slice.
   """
   if said == 'local':
-    name = machine.processor() if jax.default_backend() == 'cpu' else jax.devices()[0].device_kind
-    here = Chip(said, name, machine.memory(), {}, math.nan, math.inf,      # rates are measured when asked for
-                machine.compute_capability())
-    return Topology(said, here, jax.device_count(), machine.platform_kind())
+    name = device.processor() if jax.default_backend() == 'cpu' else jax.devices()[0].device_kind
+    here = Chip(said, name, device.memory(), {}, math.nan, math.inf,      # rates are measured when asked for
+                device.compute_capability())
+    return Topology(said, here, jax.device_count(), device.platform_kind())
   key, _, rest = said.partition(':')
   gpus = [name for name in table() if name not in TPU_SLICES]
   known = f'known: local; GPUs {", ".join(gpus)}, with :N for N of them; ' + '; '.join(
@@ -91,7 +91,7 @@ def _copies() -> float:
   """Bytes/s read and written by copies of a large array."""
   x = jnp.zeros(1 << 26, jnp.float32)
   step = jax.jit(lambda x: x + 1)
-  return 2 * x.nbytes / machine.fastest(lambda: step(x))
+  return 2 * x.nbytes / device.fastest(lambda: step(x))
 
 
 def costs(topology: Topology, hours: float) -> list[dict[str, Any]]:

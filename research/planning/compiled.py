@@ -10,7 +10,8 @@ import jax
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from research import experiment, machine, sharding
+from research import experiment
+from research.distributed import device, mesh, partition, placement
 from research.errors import InputError
 from research.experiment import Experiment
 from research.planning import account
@@ -63,13 +64,13 @@ def step(exp: Experiment, said: str, tokens: int = 0) -> dict[str, Any]:
   """
   state, frozen = account.begun(exp)
   batch = account.batch_shapes(exp, exp.config['mesh'], tokens)
-  mesh = sharding.mesh(exp.config['mesh'], devices(said))
-  assert mesh is not None      # a single chip has none: its step cannot be compiled so
+  of_plan = mesh.make(exp.config['mesh'], devices(said))
+  assert of_plan is not None      # a single chip has none: its step cannot be compiled so
   tx, smoothing = experiment.optimizer(exp), exp.config['training']['label_smoothing']
-  with machine.compiling_for('tpu'), sharding.use(mesh):
+  with device.compiling_for('tpu'), mesh.use(of_plan):
     lying = lambda x, on: jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), x, on)
-    state, frozen = (lying(x, sharding.shardings(x, mesh)) for x in (state, frozen))
-    batch = lying(batch, jax.tree.map(lambda x: NamedSharding(mesh, P(None, sharding.ROWS)), batch))
+    state, frozen = (lying(x, placement.shardings(x, of_plan)) for x in (state, frozen))
+    batch = lying(batch, jax.tree.map(lambda x: NamedSharding(of_plan, P(None, partition.ROWS)), batch))
     began = time.perf_counter()
     lowered = jax.jit(lambda *args: train_step(*args, model=exp.model, tx=tx, label_smoothing=smoothing), donate_argnums=(0,),
                       out_shardings=(jax.tree.map(lambda x: x.sharding, state), None)).lower(state, frozen, batch)

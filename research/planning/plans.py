@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from research import experiment, hosts, machine, sharding, tree
+from research import experiment, tree
+from research.distributed import device, mesh, processes
 from research.errors import InputError
 from research.experiment import Experiment
 from research.planning import account, chips, compiled
@@ -25,7 +26,7 @@ def plan(config: dict[str, Any], said: str, compile: bool = True, tokens: int = 
     tokens: of every row; 0: as the data has it.
   """
   topology = chips.topology(said)
-  with machine.compiling_for(topology.kind, topology.chip.capability):
+  with device.compiling_for(topology.kind, topology.chip.capability):
     exp, sizes = assembled(config, topology)
     state, frozen = account.begun(exp)
     trainable = tree.size(state.trainable)
@@ -48,8 +49,8 @@ def plan(config: dict[str, Any], said: str, compile: bool = True, tokens: int = 
 
 def assembled(config: dict[str, Any], topology: Topology) -> tuple[Experiment, dict[str, int]]:
   """The experiment as shapes, and the sizes of its mesh on this topology."""
-  sizes = sharding.infer_axis_sizes(config['mesh'], topology.count)
-  with sharding.use_abstract(sizes):
+  sizes = mesh.infer_axis_sizes(config['mesh'], topology.count)
+  with mesh.use_abstract(sizes):
     return experiment.assemble({**config, 'mesh': sizes}, abstract=True), sizes
 
 
@@ -166,7 +167,7 @@ def check(config: dict[str, Any], members: int = 1) -> None:
     InputError: it does not fit; it says what would.
   """
   found, topology = here(config), chips.topology('local')
-  memory = min(hosts.all_gather_object(topology.chip.memory))      # where processes have different machines, the smallest
+  memory = min(processes.all_gather_object(topology.chip.memory))      # where processes have different machines, the smallest
   if found is None or found.bytes(members) <= memory:
     return
   kinds = ', '.join(f'{kind} {n / GIB:.2f}' for kind, n in found.of_step.kinds.items() if n)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import NamedSharding
 
-from research import machine, sharding
+from research.distributed import device, mesh
 from research.programs import flops
 
 
@@ -75,11 +75,11 @@ def compiled(function: Callable, *args, donate: tuple[int, ...] = (), **static) 
   key = (function, structure, signature, donate, tuple(sorted(static.items())))
   if key not in _kept:
     start = time.perf_counter()
-    results = (jax.tree.map(_place, args[donate[0]]), None) if donate and sharding.sizes() else None
+    results = (jax.tree.map(_place, args[donate[0]]), None) if donate and mesh.sizes() else None
     traced = jax.jit(lambda *args: function(*args, **static), donate_argnums=donate, out_shardings=results).trace(*args)
     executable = traced.lower().compile()
     _kept[key] = Executable(executable, time.perf_counter() - start, flops.count(traced.jaxpr),
-                            peak_bytes(executable.memory_analysis(), machine.platform_kind()))
+                            peak_bytes(executable.memory_analysis(), device.platform_kind()))
     _seconds.append(_kept[key].seconds)
     if len(_kept) > KEPT:
       del _kept[next(iter(_kept))]

@@ -5,7 +5,7 @@ from functools import lru_cache
 
 import jax
 
-from research import machine, sharding
+from research.distributed import device, partition
 from research.models import fused
 from research.models.products import contract
 
@@ -25,7 +25,7 @@ def equations(jaxpr, times: float = 1):
     elif eqn.primitive.name == 'cond':
       inner = times / len(eqn.params['branches'])
     elif eqn.primitive.name == 'shard_map' and eqn.outvars:      # its body is one device's part
-      inner = times * sharding.num_shards(eqn.params['out_specs'][0], eqn.params['mesh'].shape)
+      inner = times * partition.num_shards(eqn.params['out_specs'][0], eqn.params['mesh'].shape)
     for value in eqn.params.values():
       for sub in value if isinstance(value, (tuple, list)) else (value,):
         if isinstance(sub, jax.extend.core.ClosedJaxpr):
@@ -53,4 +53,4 @@ def matrix_peak(dtype: str = 'float32') -> float:
   n = 1024 if jax.default_backend() == 'cpu' else 8192
   x = jax.random.normal(jax.random.key(0), (n, n), dtype)      # some devices multiply equal numbers faster
   product = jax.jit(lambda x: contract('ij,jk->ik', x, x, x.dtype))
-  return 2.0 * n ** 3 / machine.fastest(lambda: product(x))
+  return 2.0 * n ** 3 / device.fastest(lambda: product(x))

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from research import sharding, tree
+from research import tree
+from research.distributed import mesh
 from research.tree import Tree
 
 
@@ -66,7 +67,7 @@ def vmap_members(variables: Tree | CohortVariables, function: Callable[..., Any]
     return function(variables, *mapped)
   of_mapped = axes if isinstance(axes, tuple) else (axes,) * len(mapped)
   return jax.vmap(lambda own, *mapped: function(tree.join(variables.shared, own), *mapped), (0, *of_mapped[:len(mapped)]), axes,
-                  spmd_axis_name=sharding.member_axis(num_members(variables)))(variables.own, *mapped)
+                  spmd_axis_name=mesh.member_axis(num_members(variables)))(variables.own, *mapped)
 
 
 def take_member(number: int, x: Tree, frozen: Tree | CohortVariables) -> Tree:

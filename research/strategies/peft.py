@@ -21,8 +21,9 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from research import hosts, tree
+from research import tree
 from research.config import LARGEST
+from research.distributed import processes
 from research.errors import InputError
 from research.models.config import ModelConfig
 from research.models.families import FAMILIES
@@ -204,7 +205,7 @@ def read(folder: Path, config: ModelConfig, shapes: dict[str, tuple[int, ...]]) 
 
 
 def checksums(tensors: Mapping[str, np.ndarray]) -> dict[str, int]:
-  """A number for each tensor that any changed bit of it changes."""
+  """A number for each tensor, of any shape, that any changed bit of it changes."""
   return {name: zlib.crc32(np.ascontiguousarray(x, np.float32).tobytes()) for name, x in tensors.items()}
 
 
@@ -614,7 +615,7 @@ def fixed_names(frozen: Tree) -> list[str]:
 def fixed(frozen: Tree) -> dict[str, np.ndarray]:
   """The same by name, each array of its own shape."""
   leaves = tree.leaves(frozen)
-  return {name: hosts.to_host(leaves[name]) for name in fixed_names(frozen)}
+  return {name: processes.to_host(leaves[name]) for name in fixed_names(frozen)}
 
 
 def placed_in(trainable: Tree, frozen: Tree, values: dict[str, np.ndarray], where: str) -> tuple[Tree, Tree]:

@@ -18,8 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from research import hosts, run_files, sharding, tree
+from research import run_files, tree
 from research.console import say
+from research.distributed import placement, processes
 from research.errors import InputError
 from research.training.steps import TrainState
 from research.tree import Tree
@@ -41,7 +42,7 @@ def checksum(x: Any) -> int:
     x: with elements of one, two or four bytes; of an array that lies on several processes' devices they all call this.
   """
   if isinstance(x, jax.Array) and not x.is_fully_addressable:
-    return int(hosts.to_host(_checksum_of_all(x)))
+    return int(processes.to_host(_checksum_of_all(x)))
   flat = np.ascontiguousarray(np.asarray(x)).reshape(-1)
   bits, total = flat.view(WORDS[flat.dtype.itemsize]), 0
   for begin in range(0, bits.size, CHUNK):
@@ -171,7 +172,7 @@ class Checkpoints:
     if self._base not in (None, record['base']):
       raise InputError(f'{where}: was trained on another base model ({record["base"]}, not {self._base})')
     check_shapes(record['arrays'], _describe(like), str(where))
-    here = sharding.replicated()
+    here = placement.replicated()
     abstract = {n: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, 'sharding', here)) for n, x in like.items()}
     restored = _or_damaged(lambda: tree.leaves(manager.restore(
         step, args=ocp.args.Composite(arrays=ocp.args.StandardRestore(tree.nested(abstract))))['arrays']))
@@ -221,7 +222,7 @@ def _or_damaged(read: Callable[[], Any]) -> Any:
     found = read()
   except Exception as e:  # Orbax and what it reads by raise whatever a damaged file leads them to
     why = f'{type(e).__name__}: {(str(e).strip().splitlines() or [""])[0]:.80}'
-  told = [one for one in hosts.all_gather_object(why) if one]
+  told = [one for one in processes.all_gather_object(why) if one]
   if told:
     raise Damaged(told[0])
   return found

@@ -12,7 +12,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from research import sharding, tree
+from research import tree
+from research.distributed import mesh, placement
 from research.models.transformer import Batch, Model
 from research.programs.members import CohortVariables, split_shared, stack_trees, vmap_members
 from research.training import steps
@@ -24,9 +25,9 @@ def stack_states(states: Sequence[TrainState], frozen: Sequence[Tree]) -> tuple[
   """The members' states on a leading axis, and what does not learn in any of them, where they shall lie on the mesh in use."""
   state, stays, members = stack_trees(states), split_shared(frozen), len(states)
   if members == 1:
-    return sharding.shard((state, stays))
-  own = sharding.shard(stays.own, members=members)
-  return sharding.shard(state, members=members), CohortVariables(sharding.shard(stays.shared), own)
+    return placement.shard((state, stays))
+  own = placement.shard(stays.own, members=members)
+  return placement.shard(state, members=members), CohortVariables(placement.shard(stays.shared), own)
 
 
 def train_step(state: TrainState, frozen: CohortVariables, batch: Batch, **static: Any) -> tuple[TrainState, Metrics]:
@@ -42,7 +43,7 @@ def train_step(state: TrainState, frozen: CohortVariables, batch: Batch, **stati
   """
   def one(state, own, batch):
     return steps.train_step(state, tree.join(frozen.shared, own), batch, **static)
-  return jax.vmap(one, spmd_axis_name=sharding.member_axis(len(state.step)))(state, frozen.own, batch)
+  return jax.vmap(one, spmd_axis_name=mesh.member_axis(len(state.step)))(state, frozen.own, batch)
 
 
 def eval_step(variables: Tree | CohortVariables, batch: Batch, *, model: Model) -> jax.Array:
@@ -76,4 +77,4 @@ def stack_batches(members: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndar
 
 def shard_batches(members: Sequence[dict[str, np.ndarray]]) -> dict[str, jax.Array]:
   """The batch of a run, every array [M, B, …], or of all members [members, M, B, …], on its devices."""
-  return sharding.shard_batch(stack_batches(members), axis=1 if len(members) == 1 else 2, members=len(members))
+  return placement.shard_batch(stack_batches(members), axis=1 if len(members) == 1 else 2, members=len(members))

@@ -14,8 +14,9 @@ import jax
 import numpy as np
 import optax
 
-from research import hosts, sharding, tree
+from research import tree
 from research.console import ProgressLine, say
+from research.distributed import mesh, partition, placement, processes
 from research.errors import Diverged, InputError
 from research.models.transformer import Model
 from research.programs import compile as compilation
@@ -43,12 +44,12 @@ class Interrupts:
 
   def __enter__(self):
     self._asked: int | None = None
-    heard = (signal.SIGINT,) if hosts.is_multiprocess() else (signal.SIGINT, signal.SIGTERM)
+    heard = (signal.SIGINT,) if processes.is_multiprocess() else (signal.SIGINT, signal.SIGTERM)
     self._before = {s: signal.signal(s, self._ask) for s in heard}
     return self
 
   def _ask(self, signum, frame):
-    if hosts.is_multiprocess():
+    if processes.is_multiprocess():
       signal.raise_signal(signal.SIGTERM)
       return
     if self._asked:                                 # asked twice: a compilation can take long
@@ -57,14 +58,14 @@ class Interrupts:
 
   def asked(self, step: int | None = None) -> int | None:
     """The signal that came, if any; of several processes, after this step, which all must ask about."""
-    if hosts.is_multiprocess():
-      return signal.SIGTERM if step is not None and hosts.preemption_requested(step) else None
+    if processes.is_multiprocess():
+      return signal.SIGTERM if step is not None and processes.preemption_requested(step) else None
     return self._asked
 
   def __exit__(self, *exception):
     for signum, handler in self._before.items():
       signal.signal(signum, handler)
-    if hosts.is_multiprocess():
+    if processes.is_multiprocess():
       signal.signal(signal.SIGTERM, _end)           # there are no more steps after which all could end
 
 
@@ -174,7 +175,7 @@ def train(model: Model, state: TrainState, frozen: Tree | CohortVariables, tx: o
   restored = latest.restore_latest(state)
   state = state if restored is None else restored
   step = int(np.max(state.step))                    # all members have taken as many
-  mesh = sharding.current()
+  in_use = mesh.current()
   for m in members:
     m.log.start(None if restored is None else step, to_the_end=len(members) == 1)
   if restored is not None:
@@ -192,7 +193,7 @@ def train(model: Model, state: TrainState, frozen: Tree | CohortVariables, tx: o
 
   def flush(found: dict[Member, dict[str, float]]) -> None:
     """Writes the lines of the waiting steps, which share what they took; what was `found` goes to the last one's."""
-    fetched = [(s, {name: hosts.to_host(x).reshape(-1) for name, x in metrics.items()}) for s, metrics in waiting]
+    fetched = [(s, {name: processes.to_host(x).reshape(-1) for name, x in metrics.items()}) for s, metrics in waiting]
     seconds = spent.pop('step_seconds') / len(waiting)
     waiting.clear()
     for number, m in enumerate(members):
@@ -220,7 +221,7 @@ def train(model: Model, state: TrainState, frozen: Tree | CohortVariables, tx: o
                                 label_smoothing=label_smoothing)
 
   def batch_of(step: int) -> dict[str, jax.Array]:
-    with sharding.use(mesh):                        # also where another thread asks
+    with mesh.use(in_use):                        # also where another thread asks
       return cohort.shard_batches([m.batch_of(step) for m in members if m.batch_of])
 
   def save_latest() -> None:
@@ -301,8 +302,8 @@ def train(model: Model, state: TrainState, frozen: Tree | CohortVariables, tx: o
                 evaluation_seconds=total('evaluation_seconds'), checkpoint_seconds=total('checkpoint_seconds'),
                 compile_seconds=compile_seconds / len(members), cohort_size=len(members))
     if program:
-      shared = sharding.bytes_per_device(frozen.shared) if isinstance(frozen, CohortVariables) else 0
-      here = len(members) // (sharding.sizes()[sharding.MEMBERS] if sharding.member_axis(len(members)) else 1)
+      shared = placement.bytes_per_device(frozen.shared) if isinstance(frozen, CohortVariables) else 0
+      here = len(members) // (mesh.sizes()[partition.MEMBERS] if mesh.member_axis(len(members)) else 1)
       cost = cost._replace(train_flops=program.flops / len(members) * m.steps_done,
                            peak_bytes=shared + (program.peak_bytes - shared) // here)
     found = evaluations(m)
@@ -320,7 +321,7 @@ class Trace:
   """A trace of the five steps after step `after` (or fewer, where the run ends) in JAX's format; none without a folder."""
 
   def __init__(self, folder: Path | None, after: int):
-    self._folder, self._after, self._on = folder if hosts.is_primary() else None, after, False
+    self._folder, self._after, self._on = folder if processes.is_primary() else None, after, False
 
   def borders(self, step: int) -> bool:
     """Whether the trace begins or ends after this step, which must have come to its end before `after` is told."""

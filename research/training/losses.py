@@ -9,7 +9,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from research import machine, sharding
+from research.distributed import device, mesh
 from research.models.products import is_primal
 from research.models.transformer import Batch, Model
 from research.tree import Tree
@@ -33,8 +33,8 @@ def _head(model: Model, variables: Tree) -> Tree:
 def _chunks(x: Array) -> Array:
   """[B, T, …] -> [chunks, B, C, …], the last one filled up with 0; of each line some, wherever the lines are."""
   B, T = x.shape[:2]
-  each = CHUNK_ON_GPU if machine.platform_kind() == 'gpu' else CHUNK
-  chunks = min(T, -(-B * T // (each * sharding.batch_shards())))
+  each = CHUNK_ON_GPU if device.platform_kind() == 'gpu' else CHUNK
+  chunks = min(T, -(-B * T // (each * mesh.batch_shards())))
   x = jnp.pad(x, ((0, 0), (0, -T % chunks), *[(0, 0)] * (x.ndim - 2)))
   return jnp.moveaxis(x.reshape(B, chunks, -1, *x.shape[2:]), 1, 0)
 

@@ -5,7 +5,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from research import hosts, run_files
+from research import run_files
+from research.distributed import processes
 from research.errors import InputError
 
 REMEDY = 'put it back from a copy, or train the run again in another workdir'
@@ -31,9 +32,9 @@ class MetricsLog:
     """
     lines = [] if step is None else self._written(step, to_the_end)
     self.history = lines
-    hosts.barrier('metrics read')
+    processes.barrier('metrics read')
     run_files.write_jsonl(self._path, lines)
-    if not hosts.is_primary():
+    if not processes.is_primary():
       return
     from tensorboard.compat.proto import event_pb2
     from tensorboard.summary.writer.event_file_writer import EventFileWriter
@@ -68,7 +69,7 @@ class MetricsLog:
   def write(self, rows: list[dict[str, Any]]) -> None:
     """Appends lines, on disk before it returns; each has `step`."""
     self.history += rows
-    if not hosts.is_primary():
+    if not processes.is_primary():
       return
     from tensorboard.compat.proto import event_pb2, summary_pb2
     with open(self._path, 'a', encoding='utf-8') as f:

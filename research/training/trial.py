@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from research import sharding
+from research.distributed import placement
 from research.programs.compile import Executable, compiled
 from research.programs.members import CohortVariables
 from research.training.cohort import shard_batches, stack_states, step_for
@@ -75,8 +75,8 @@ def tune_cohort_size(side: Callable[[int], TimedStep], most: int, memory: int) -
 
   alone = side(1)
   state = alone.state.step, alone.state.trainable, alone.state.opt_state
-  of_each = max(alone.step.peak_bytes - sharding.bytes_per_device(alone.frozen),   # the base is there once
-                2 * sharding.bytes_per_device(state))                              # each state, and its place in the stack
+  of_each = max(alone.step.peak_bytes - placement.bytes_per_device(alone.frozen),   # the base is there once
+                2 * placement.bytes_per_device(state))                              # each state, and its place in the stack
   count = min(most, 1 + max(0, memory - alone.step.peak_bytes) // max(1, of_each))
   if count == 1:
     return Trial(1)

@@ -133,7 +133,6 @@ def test_the_byte_tokenizer_reads_bytes_and_gives_back_every_text(shipped):
   assert of_bytes.decode([256, 104, 257, 105, 258]) == 'hi'
 
 
-@pytest.mark.quick
 def test_a_tokenizer_of_which_a_library_in_rust_despairs_is_one_line(tmp_path):
   rules = json.loads(tokenizer.of_bytes().hf.backend_tokenizer.to_str())
   rules['normalizer'] = {'type': 'Precompiled', 'precompiled_charsmap': base64.b64encode(bytes(8)).decode()}
@@ -143,7 +142,6 @@ def test_a_tokenizer_of_which_a_library_in_rust_despairs_is_one_line(tmp_path):
     tokenizer.from_folder(tmp_path)
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize('text', ['[' * 100_000, '5', '{"eos_token_id": "x"}', None])
 def test_a_generation_config_that_cannot_be_read_is_one_line(tmp_path, text):
   tokenizer.of_bytes().hf.save_pretrained(tmp_path)

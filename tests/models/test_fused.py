@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from helpers import scaled_up
 
-from research import machine, tree
+from research import tree
+from research.distributed import device
 from research.models import fused, layers
 from research.models.config import Kind
 from research.models.transformer import build
@@ -40,7 +41,7 @@ def model(name, windows=(0,), **fields):
 def kernels(model, variables, lines):
   """Those that the gradient of a line calls, and how often."""
   found = {}
-  with machine.compiling_for('gpu', 9.0):
+  with device.compiling_for('gpu', 9.0):
     total = lambda v: jnp.sum(model.hidden(v, lines).astype(jnp.float32))
     for eqn, times in flops.equations(jax.make_jaxpr(jax.grad(total))(variables).jaxpr):
       if fused.kernel(eqn):
@@ -54,7 +55,7 @@ def of_a_line(model, variables, lines, kind):
   def total(v):
     x = model.hidden(v, lines).astype(jnp.float32)
     return jnp.sum(x * g), x
-  with machine.compiling_for(kind, 9.0 if kind == 'gpu' else 0.0):
+  with device.compiling_for(kind, 9.0 if kind == 'gpu' else 0.0):
     (_, x), gradient = jax.jit(lambda v: jax.value_and_grad(total, has_aux=True)(v))(variables)
   return [x, *jax.tree.leaves(gradient)]
 
@@ -86,7 +87,7 @@ def test_behind_a_prefix_and_in_front_of_a_cache_a_line_attends_plainly():
   trainable, frozen = bind(jax.random.key(0), table.make('prefix', {'slots': 128}), loaded.model, loaded.params)
   made = model('llama-tiny')
   assert kernels(made, tree.join(trainable, frozen), lines) == {}
-  with machine.compiling_for('gpu', 9.0):
+  with device.compiling_for('gpu', 9.0):
     read = jax.make_jaxpr(made.prefill, static_argnums=2)({'params': loaded.params}, lines, 256)
   assert not any(fused.kernel(eqn) for eqn, _ in flops.equations(read.jaxpr))
 
@@ -135,18 +136,18 @@ def test_its_account_counts_half_of_all_pairs_and_keeps_no_scores():
 @pytest.mark.quick
 @pytest.mark.parametrize('capability, expected', [('9.0', 9.0), ('7.5', 7.5), ('gfx942', 0.0), (None, 0.0)])
 def test_only_nvidias_cards_have_a_capability(monkeypatch, capability, expected):
-  device = type('Device', (), {} if capability is None else {'compute_capability': capability})
-  monkeypatch.setattr(jax, 'devices', lambda: [device])
-  assert machine.compute_capability() == expected
-  with machine.compiling_for('tpu'):
-    assert machine.compute_capability() == 0
+  card = type('Device', (), {} if capability is None else {'compute_capability': capability})
+  monkeypatch.setattr(jax, 'devices', lambda: [card])
+  assert device.compute_capability() == expected
+  with device.compiling_for('tpu'):
+    assert device.compute_capability() == 0
 
 
 @pytest.mark.parametrize('chip', chips.table())
 def test_a_plan_counts_the_kernel_on_the_cards_that_have_it(chip):
   made, lines, variables = model('llama-tiny'), batch(), {'params': scaled_up('llama-tiny').params}
   kind = 'tpu' if chip in chips.TPU_SLICES else 'gpu'
-  with machine.compiling_for(kind, chips.table()[chip].capability):
+  with device.compiling_for(kind, chips.table()[chip].capability):
     jaxpr = jax.make_jaxpr(lambda v: made.hidden(v, lines))(variables).jaxpr
   has_it = any(fused.kernel(eqn) for eqn, _ in flops.equations(jaxpr))
   assert has_it == (chip in ('L4', 'A10G', 'L40S', 'A100-40', 'A100-80', 'H100', 'H200'))

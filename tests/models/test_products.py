@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from research import machine
+from research.distributed import device
 from research.models.products import contract
 
 SPECS = {      # every product of the models: a kernel, the tied head, attention's scores, its sums
@@ -24,7 +24,7 @@ def operands(spec, dtype=jnp.float32):
 @pytest.fixture(params=[True, False], ids=['bfloat16 arithmetic', 'float32 arithmetic'])
 def arithmetic(request, monkeypatch):
   """Processors with bfloat16 arithmetic and without."""
-  monkeypatch.setattr(machine, 'multiplies_bfloat16', lambda: request.param)
+  monkeypatch.setattr(device, 'multiplies_bfloat16', lambda: request.param)
   jax.clear_caches()
   yield request.param
   jax.clear_caches()

@@ -10,7 +10,8 @@ from models.zoo import CONFIGS
 from strategies.rows import LEARNS, ROWS
 
 from experiments.benchmarks import sides
-from research import experiment, sharding, train, tree
+from research import experiment, train, tree
+from research.distributed import mesh, partition
 from research.errors import InputError
 from research.models import load, presets
 from research.models.config import Execution
@@ -66,8 +67,8 @@ def test_parts_of_a_mesh_add_up():
                 training__batch_size=64, model__dtype='bfloat16', model__remat='layer')
   found = {}
   for name, sizes in {'one': (1, 1, 1), 'fsdp': (1, 16, 1), 'more': (1, 64, 1), 'mixed': (2, 4, 8)}.items():
-    sizes = dict(zip(sharding.AXES, sizes))
-    with sharding.use_abstract(sizes):
+    sizes = dict(zip(partition.AXES, sizes))
+    with mesh.use_abstract(sizes):
       exp = experiment.assemble({**made, 'mesh': sizes}, abstract=True)
     found[name] = account.account(exp, sizes, tokens=2048)
   of = lambda name, *kinds: sum(found[name].kinds[kind] for kind in kinds)
@@ -100,12 +101,12 @@ def accounted_for(family, row, quantize, monkeypatch):
   made = config(model__source=f'random:zoo-{family}', model__quantize=quantize, **reviews(train=8, valid=2))
   made['strategy'] = dict.fromkeys(made['strategy']) | {'name': row.name, 'allow_other_base': False} | row.fields
   sizes = {'data': 2, 'fsdp': 2, 'tensor': 2}
-  with sharding.use_abstract(sizes):
+  with mesh.use_abstract(sizes):
     exp = experiment.assemble({**made, 'mesh': sizes}, abstract=True)
   found = account.account(exp, sizes)
   learning = tree.leaves(account.begun(exp)[0].trainable)
   assert found.kinds['trainables'] == sum(
-      4 * math.prod(sharding.shard_shape(name, x.shape, sizes)) for name, x in learning.items())
+      4 * math.prod(partition.shard_shape(name, x.shape, sizes)) for name, x in learning.items())
   assert found.kinds['activations'] > 0 < found.bytes_sent
 
 
@@ -113,7 +114,7 @@ def test_a_rank_above_a_devices_part_of_a_kernel_is_accounted_for():
   """The whole kernel of llama-tiny's keys is 64 x 32, a device's part 64 x 16."""
   sizes = {'data': 4, 'fsdp': 1, 'tensor': 2}
   made = config(strategy__rank=24, strategy__targets='attention', training__batch_size=8, **reviews(train=8, valid=2))
-  with sharding.use_abstract(sizes):
+  with mesh.use_abstract(sizes):
     exp = experiment.assemble({**made, 'mesh': sizes}, abstract=True)
   assert account.account(exp, sizes).total > 0
   exp = experiment.assemble({**made, 'strategy': {**made['strategy'], 'rank': 33}}, abstract=True)

@@ -7,7 +7,8 @@ import sys
 import pytest
 from helpers import ROOT, config, process, reviews, verb
 
-from research import machine, plan, train
+from research import plan, train
+from research.distributed import device
 from research.errors import InputError
 from research.planning import chips, compiled, plans
 from research.programs import compile
@@ -98,7 +99,7 @@ def test_training_refuses_what_finds_no_room_before_it_loads_or_compiles(tmp_pat
   """With what would fit; and tries it where that is asked for."""
   made = config(check_memory=True, training__steps=1, training__microbatches=1, training__batch_size=64)
   needs = plans.here(made).bytes()
-  monkeypatch.setattr(machine, 'memory', lambda: int(0.8 * needs))
+  monkeypatch.setattr(device, 'memory', lambda: int(0.8 * needs))
   monkeypatch.setattr(compile, 'compiled', lambda *_, **__: pytest.fail('compiled'))
   with pytest.raises(InputError, match=r'needs about .* GiB on each device \(weights .*would fit: --config.training.mic'):
     train.run(made, tmp_path / 'run')
@@ -106,7 +107,7 @@ def test_training_refuses_what_finds_no_room_before_it_loads_or_compiles(tmp_pat
     train.train_cohort([(made, tmp_path / 'a', 'a'), (made, tmp_path / 'b', 'b')], tmp_path / 'latest')
   assert not (tmp_path / 'run').exists()
   monkeypatch.undo()
-  monkeypatch.setattr(machine, 'memory', lambda: int(0.8 * needs))
+  monkeypatch.setattr(device, 'memory', lambda: int(0.8 * needs))
   assert train.run({**made, 'check_memory': False}, tmp_path / 'run')['cost']['planned_peak_bytes'] is None
 
 

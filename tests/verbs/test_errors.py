@@ -139,7 +139,6 @@ def test_a_config_file_of_a_persons_own_that_is_wrong_is_one_line(tmp_path, code
   assert not (tmp_path / 'run').exists()
 
 
-@pytest.mark.quick
 def test_more_steps_than_can_be_counted_are_refused(tmp_path):
   line = refused(verb('train', '--config=default', '--config.model.source=random:llama-tiny', '--config.training.epochs=1e12',
                       '--config.check_memory=False', f'--workdir={tmp_path}/run'))

@@ -6,7 +6,8 @@ import helpers
 import pytest
 from helpers import as_flags, config, reviews
 
-from research import experiment, sharding, train
+from research import experiment, train
+from research.distributed import mesh
 
 BASE = ['--config=configs/default.py', '--config.model.source=random:llama-tiny', '--config.strategy.name=few_shot']
 COUNTS = {'train': 8, 'valid': 6, 'test': 9}
@@ -93,5 +94,5 @@ def test_what_was_learned_elsewhere_is_evaluated_and_asked_without_training_rows
 
 
 def test_a_run_is_used_on_devices_that_do_not_divide_its_batch(run):
-  with sharding.use_abstract({'data': 1, 'fsdp': 8, 'tensor': 1}):
+  with mesh.use_abstract({'data': 1, 'fsdp': 8, 'tensor': 1}):
     assert experiment.of_run(run).config['training']['batch_size'] == 4

@@ -10,8 +10,9 @@ import pytest
 import safetensors.numpy
 from helpers import ROOT, scaled_up, steady
 
-from research import sharding, train
+from research import train
 from research.data import tokenizer as tokenizers
+from research.distributed import mesh, partition
 from research.errors import InputError
 from research.models import load, names, presets
 from research.models.families import FAMILIES
@@ -67,7 +68,7 @@ def test_each_verb_works_on_each_mesh(chain, tmp_path):
   verbs = {'plan', 'evaluate', 'generate', *(('train', 'export') if learns else ())} | {*chain[3:]}
   assert {*found['verbs']} == verbs
   assert {'test/accuracy', 'test/loss'} <= found['metrics'].keys()
-  assert found['planned'] == dict(zip(sharding.AXES, {'data': (8, 1, 1), 'fsdp': (1, 8, 1), 'tensor': (4, 1, 2),
+  assert found['planned'] == dict(zip(partition.AXES, {'data': (8, 1, 1), 'fsdp': (1, 8, 1), 'tensor': (4, 1, 2),
                                                       'mixed': (2, 2, 2)}[chain[2]]))
 
 
@@ -98,9 +99,9 @@ def test_weights_are_read_onto_a_mesh(preset, quantize, tmp_path):
   safetensors.numpy.save_file(names.export_params(family, config, loaded.params), tmp_path / 'model.safetensors')
   (tmp_path / 'config.json').write_text(json.dumps(presets.PRESETS[preset]), encoding='utf-8')
   tokenizers.of_bytes(load.sentinels(preset)).hf.save_pretrained(tmp_path)
-  for mesh, found in on_devices('read', str(tmp_path), quantize).items():
-    assert not found['other'], mesh
-    assert bool(found['in parts']) == (mesh != 'data'), mesh
+  for name, found in on_devices('read', str(tmp_path), quantize).items():
+    assert not found['other'], name
+    assert bool(found['in parts']) == (name != 'data'), name
 
 
 def test_members_on_devices_of_their_own_send_each_other_nothing():
@@ -109,10 +110,10 @@ def test_members_on_devices_of_their_own_send_each_other_nothing():
 
 def test_a_mesh_must_be_the_devices_that_are_here():
   with pytest.raises(InputError, match=r'mesh: data=2 x fsdp=1 x tensor=1: that is not 1 device; the product must be 1'):
-    sharding.mesh({'data': 2, 'fsdp': 1, 'tensor': 1})
+    mesh.make({'data': 2, 'fsdp': 1, 'tensor': 1})
   with pytest.raises(InputError, match='every axis is 1 or more'):
-    sharding.mesh({'data': -1, 'fsdp': -1, 'tensor': 1})
-  assert sharding.mesh({'data': 1, 'fsdp': -1, 'tensor': 1}) is None
+    mesh.make({'data': -1, 'fsdp': -1, 'tensor': 1})
+  assert mesh.make({'data': 1, 'fsdp': -1, 'tensor': 1}) is None
 
 
 @pytest.mark.parametrize('name, shape, expected', [
@@ -132,7 +133,7 @@ def test_a_mesh_must_be_the_devices_that_are_here():
     ('delta/layers/attn/prefix/keys', (3, 10, 32), (None, None, ('tensor', 'fsdp'))),
 ])
 def test_a_delta_lies_where_the_sides_of_its_kernel_lie(name, shape, expected):
-  assert tuple(sharding.spec(name, shape, {'data': 2, 'fsdp': 2, 'tensor': 2})) == expected
+  assert tuple(partition.spec(name, shape, {'data': 2, 'fsdp': 2, 'tensor': 2})) == expected
 
 
 def test_runs_on_meshes(tmp_path):

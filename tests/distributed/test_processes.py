@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from helpers import ROOT, WORDS, verb, write_pairs
 
-from research import hosts
+from research.distributed import processes
 from research.errors import InputError
 
 STEPS, EVERY = 24, 4
@@ -167,7 +167,7 @@ def test_processes_of_different_configs_are_refused(folder):
      'nobody said there, within 30 s, that all processes have come'),
 ], ids=['incomplete', 'no port', 'no such port', 'no such process', 'unreachable'])
 def test_processes_that_cannot_begin_say_so_within_a_minute(flags, says, folder):
-  assert hosts.JOIN_TIMEOUT < 45                 # to which Python's own start comes
+  assert processes.JOIN_TIMEOUT < 45                 # to which Python's own start comes
   [(status, said)] = Command(folder, 'never', 1, 1, *flags).ends(within=120)
   assert status == 2 and says in said and said.splitlines()[-1].startswith('error: ')
 
@@ -178,12 +178,12 @@ def meet(processes, coming, monkeypatch, others=()):
   Args:
     others: what else happens at the port meanwhile, one after the other: functions of it.
   """
-  monkeypatch.setattr(hosts, 'JOIN_TIMEOUT', 4)
+  monkeypatch.setattr(processes, 'JOIN_TIMEOUT', 4)
   port = unused_port()
 
   def one(number):
     try:
-      hosts._come('localhost', port, number) if number else hosts._gather(port, processes)
+      processes._come('localhost', port, number) if number else processes._gather(port, processes)
     except InputError as e:
       return str(e)
   with ThreadPoolExecutor(len(coming) + 1) as threads:
@@ -240,11 +240,11 @@ def test_surroundings_that_tell_of_other_processes_are_joined(environment, joins
   for name, value in environment.items():
     monkeypatch.setenv(name, value)
   joined = []
-  monkeypatch.setattr(hosts.jax.distributed, 'initialize', lambda **given: joined.append(given))
-  hosts.begin()
+  monkeypatch.setattr(processes.jax.distributed, 'initialize', lambda **given: joined.append(given))
+  processes.begin()
   assert [one['coordinator_address'] for one in joined] == ([None] if joins else [])
-  assert hosts.told_of_others() == joins
-  hosts.begin(processes=1)                  # alone, whatever they tell
+  assert processes.told_of_others() == joins
+  processes.begin(processes=1)                  # alone, whatever they tell
   assert len(joined) == joins
 
 
@@ -254,6 +254,6 @@ def test_surroundings_that_tell_too_little_are_an_error(monkeypatch):
 
   def refuse(**_):
     raise ValueError('coordinator_address should be defined.')
-  monkeypatch.setattr(hosts.jax.distributed, 'initialize', refuse)
+  monkeypatch.setattr(processes.jax.distributed, 'initialize', refuse)
   with pytest.raises(InputError, match=r'the processes cannot begin .*--processes=1 to run alone'):
-    hosts.begin()
+    processes.begin()
