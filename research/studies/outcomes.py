@@ -38,7 +38,9 @@ def predictions(workdir: Path, key: str, split: str) -> list[dict[str, Any]]:
   kept = _kept(workdir, key)
   if split not in kept:
     raise InputError(f'{workdir / FILE}: holds no {split} examples of {key}')
-  return _lines(kept[split])
+  same = dict(_kept(workdir, kept['like'])[split]) if 'like' in kept else {}
+  same.pop('prompt', None)
+  return _lines({**same, **kept[split]})
 
 
 def curve(workdir: Path, key: str) -> list[dict[str, Any]]:
@@ -63,17 +65,20 @@ def write(rows: Iterable[dict[str, Any]], workdir: Path) -> None:
   """
   if not (workdir / RUNS).exists():
     return
-  out, prompts = [], set()
+  out, firsts = [], dict[tuple[str, str], tuple[str, dict[str, list]]]()
   for row in rows:
     if row['result'] is None:
       continue
     kept: dict[str, Any] = {'key': row['key'], 'curve': _columns(curve(workdir, row['key']), CURVE)}
     if row['selected']:
       examples = predictions(workdir, row['key'], 'test')
-      kept['test'] = _columns(examples, EXAMPLE)
-      if (of := (row['model'], row['task'])) not in prompts:      # all arms read the same rows
+      columns = _columns(examples, EXAMPLE)
+      first, same = firsts.setdefault((row['model'], row['task']), (row['key'], columns))
+      kept['test'] = {name: column for name, column in columns.items() if first == row['key'] or column != same[name]}
+      if first == row['key']:
         kept['test']['prompt'] = [e['prompt'].strip()[-PROMPT:] for e in examples]
-        prompts.add(of)
+      else:
+        kept['like'] = first                                      # all arms read the same rows
     out.append(json.dumps(kept, ensure_ascii=False, separators=(',', ':')) + '\n')
   run_files.write_bytes(workdir / FILE, gzip.compress(''.join(out).encode(), mtime=0))
 
