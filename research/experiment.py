@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from research import config as config_fields
 from research import provenance, run_files, tree
+from research.adapters import modules, reading
 from research.console import say
 from research.data import batches, demonstrations, prompts, tasks, texts
 from research.data import tokenizer as tokenizers
@@ -28,7 +29,7 @@ from research.evaluation import metrics
 from research.models import load, names
 from research.models.config import execution
 from research.models.transformer import Model
-from research.strategies import peft, table
+from research.strategies import restore, table
 from research.strategies.bind import bind
 from research.strategies.table import Strategy
 from research.training import optim
@@ -264,10 +265,10 @@ def _strategy(fields: dict[str, Any], base: Callable[[], load.Loaded] | None) ->
   if not own['init_from']:
     return table.make(name, given), own
   folder = Path(own['init_from'])
-  if peft.is_folder(folder):
+  if modules.is_folder(folder):
     assert base is not None      # as the fields say `init_from`
     model = base().model.config
-    found = peft.read(folder, model, names.shapes(model))
+    found = reading.read(folder, model, names.shapes(model))
     there, settings = found.name, found.fields
   else:
     settings = {k: v for k, v in run_files.read_config(folder)['strategy'].items() if k not in OWN}
@@ -417,7 +418,7 @@ def _restored(workdir: Path, trainable: Tree, frozen: Tree, base: str | None) ->
   if (workdir / run_files.RESULT).exists() and (told := run_files.read_result(workdir).get('best_step', step)) != step:
     raise InputError(f'{workdir / run_files.CHECKPOINTS}: the best checkpoint is of step {step}, but {run_files.RESULT} says '
                      f'{told}: one of them is of another run; put it back from a copy, or train the run again elsewhere')
-  return peft.placed_in(best, frozen, tree.leaves(best) | _fixed(workdir, frozen), str(workdir))
+  return restore.placed_in(best, frozen, tree.leaves(best) | _fixed(workdir, frozen), str(workdir))
 
 
 def _fixed(workdir: Path, frozen: Tree) -> dict[str, Any]:
@@ -427,7 +428,7 @@ def _fixed(workdir: Path, frozen: Tree) -> dict[str, Any]:
     InputError: the file is not what was written.
   """
   path = workdir / run_files.FIXED
-  if not peft.fixed_names(frozen):
+  if not restore.fixed_names(frozen):
     return {}
   if not path.exists():
     raise InputError(f'{path}: no such file, and what the run learned fits only what it holds; put it back from a copy, or '
@@ -456,8 +457,8 @@ def keep_fixed(workdir: Path, trainable: Tree, frozen: Tree) -> Tree:
   """
   if processes.all_gather_object((workdir / run_files.FIXED).exists())[0]:
     values = tree.leaves(trainable) | _fixed(workdir, frozen)
-    return placement.shard(peft.placed_in(trainable, frozen, values, str(workdir))[1])
-  fixed = peft.fixed(frozen)
+    return placement.shard(restore.placed_in(trainable, frozen, values, str(workdir))[1])
+  fixed = restore.fixed(frozen)
   if fixed and processes.is_primary():
     checksums = json.dumps({name: checksum(x) for name, x in fixed.items()})
     run_files.write_bytes(workdir / run_files.FIXED, safetensors.numpy.save(fixed, {'checksums': checksums}))
@@ -472,10 +473,10 @@ def _start_from(experiment: Experiment, trainable: Tree, frozen: Tree) -> tuple[
   """
   own = experiment.config['strategy']
   folder, any_base = Path(own['init_from']), own['allow_other_base']
-  if not peft.is_folder(folder):
+  if not modules.is_folder(folder):
     return continued(folder, experiment, trainable, frozen, any_base)
   model = experiment.model.config
-  found = peft.read(folder, model, names.shapes(model))
+  found = reading.read(folder, model, names.shapes(model))
   if found.base is None:
     say(f'warning: {folder} does not say which base model it belongs to; its shapes fit this one')
   elif found.base != experiment.fingerprint and not any_base:
@@ -483,7 +484,7 @@ def _start_from(experiment: Experiment, trainable: Tree, frozen: Tree) -> tuple[
                      f'{experiment.fingerprint}); --config.strategy.allow_other_base=True takes it all the same')
   for note in found.notes:
     say(note)
-  return peft.placed_in(trainable, frozen, found.values, f'strategy.init_from={folder}')
+  return restore.placed_in(trainable, frozen, found.values, f'strategy.init_from={folder}')
 
 
 def continued(workdir: Path, experiment: Experiment, trainable: Tree, frozen: Tree,

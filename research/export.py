@@ -21,6 +21,7 @@ import numpy as np
 from absl import flags
 
 from research import cli, experiment, run_files, tree
+from research.adapters import modules, writing
 from research.console import say
 from research.data import batches
 from research.data import tokenizer as tokenizers
@@ -32,7 +33,7 @@ from research.models import load, names, transformer
 from research.models.config import DTYPES
 from research.models.families import FAMILIES
 from research.models.transformer import Model
-from research.strategies import peft
+from research.strategies import restore
 from research.strategies.bind import merge
 from research.training.losses import target_logits
 from research.tree import Tree
@@ -130,18 +131,18 @@ def run_peft(workdir: Path, output: Path, base: str | None = None, dtype: str = 
   exp = experiment.of_run(workdir, allow_changed=allow_changed)
   trainable, frozen = experiment.learned_and_frozen(workdir, exp)
   learned = {n: np.asarray(x) for n, x in tree.leaves(trainable).items()}
-  learned |= peft.fixed(frozen) if learned else {}
+  learned |= restore.fixed(frozen) if learned else {}
   source = exp.config['model']['source']
   named, inside = base or load.name_for_others(source), load.inside(source)
-  config, tensors, row = peft.write(tree.join(trainable, frozen), exp.strategy, exp.model.config,
+  config, tensors, row = writing.write(tree.join(trainable, frozen), exp.strategy, exp.model.config,
                                     named or str(output.resolve() / BASE), learned, inside)
-  if config['peft_type'] == peft.OWN_TYPE:      # which no library loads onto anything
+  if config['peft_type'] == modules.OWN_TYPE:      # which no library loads onto anything
     named = named or source
     config['base_model_name_or_path'] = named
   record = {'strategy': row, 'trained_as': exp.config['strategy'],
-            'base': {'source': source, 'sha256': exp.fingerprint}, 'checksums': peft.checksums(tensors),
+            'base': {'source': source, 'sha256': exp.fingerprint}, 'checksums': modules.checksums(tensors),
             'metrics': result['metrics'], 'intervals': result['intervals'], 'cost': result['cost']}
-  texts = {peft.RECORD: json.dumps(record, indent=2, ensure_ascii=False) + '\n',
+  texts = {modules.RECORD: json.dumps(record, indent=2, ensure_ascii=False) + '\n',
            'README.md': card.adapter(output.name, exp.config, result, config, load.about(source), exp.tokenizer,
                                      written=named is None, inside=inside)}
 

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import jax
 
 from research import run_files
+from research.adapters import modules
 from research.console import say
 from research.data import sources
 from research.distributed import device, processes
 from research.errors import InputError
-from research.strategies import peft
 
 if TYPE_CHECKING:
   from research.experiment import Experiment
@@ -75,8 +75,8 @@ def config_fingerprint(config: dict[str, Any]) -> str:
 def begin_fingerprint(folder: Path) -> str:
   """Hash of what an adapter folder, or a run at its best step, gives to begin with; of a run by its checkpoint's record."""
   digest = hashlib.sha256()
-  if peft.is_folder(folder):
-    files = [folder / peft.CONFIG, folder / peft.TENSORS]
+  if modules.is_folder(folder):
+    files = [folder / modules.CONFIG, folder / modules.TENSORS]
   else:
     best = folder / run_files.CHECKPOINTS / 'best'
     files = [folder / run_files.CONFIG, folder / run_files.FIXED, *sorted(best.glob('*/record/*'))]

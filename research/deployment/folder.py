@@ -14,10 +14,10 @@ import numpy as np
 import safetensors.numpy
 import transformers
 
+from research.adapters import modules
 from research.data.tokenizer import Tokenizer
 from research.errors import InputError
 from research.models.families import FAMILIES
-from research.strategies import peft
 
 
 def check_output(output: Path) -> None:
@@ -174,9 +174,10 @@ def adapter(folder: Path, config: dict[str, Any], tensors: Mapping[str, np.ndarr
     tensors: under PEFT's names and of PEFT's shapes.
     texts: further files, name -> content.
   """
-  _text(folder / peft.CONFIG, json.dumps(config, indent=2, sort_keys=True) + '\n')
-  safetensors.numpy.save_file({n: np.ascontiguousarray(x) for n, x in tensors.items()}, folder / peft.TENSORS, {'format': 'pt'})
-  shutil.copymode(folder / peft.CONFIG, folder / peft.TENSORS)
+  _text(folder / modules.CONFIG, json.dumps(config, indent=2, sort_keys=True) + '\n')
+  arrays = {n: np.ascontiguousarray(x) for n, x in tensors.items()}
+  safetensors.numpy.save_file(arrays, folder / modules.TENSORS, {'format': 'pt'})
+  shutil.copymode(folder / modules.CONFIG, folder / modules.TENSORS)
   for file, text in texts.items():
     _text(folder / file, text)
 

@@ -8,11 +8,12 @@ import pytest
 import zoo
 
 from research import tree
+from research.adapters import reading, writing
 from research.data import tokenizer as tokenizers
 from research.errors import InputError
 from research.models import huggingface, load, names, wholes
 from research.models.config import Execution
-from research.strategies import peft, table
+from research.strategies import table
 from research.strategies.bind import bind
 
 FLOAT32 = Execution('float32', 'float32', True)
@@ -100,8 +101,9 @@ def test_an_adapter_of_the_text_part_is_one_of_the_whole_to_peft_and_back(kind, 
   draw = iter(jax.random.split(jax.random.key(1), 1000))
   trainable = jax.tree.map(lambda x: x + 0.1 * jax.random.normal(next(draw), x.shape), trainable)
   learned = {n: np.asarray(x) for n, x in tree.leaves(trainable).items()}
-  config, tensors, _ = peft.write(tree.join(trainable, frozen), strategy, loaded.model.config, str(tmp_path / 'base'), learned,
-                                  load.inside(str(tmp_path / 'base')))
+  base = str(tmp_path / 'base')
+  config, tensors, _ = writing.write(tree.join(trainable, frozen), strategy, loaded.model.config, base, learned,
+                                     load.inside(base))
   (tmp_path / 'adapter').mkdir()
   folders.adapter(tmp_path / 'adapter', config, tensors, {})
   base = AutoModelForImageTextToText.from_pretrained(tmp_path / 'base', attn_implementation='eager')
@@ -110,7 +112,7 @@ def test_an_adapter_of_the_text_part_is_one_of_the_whole_to_peft_and_back(kind, 
   ours = our_logits(loaded.model, tree.join(trainable, frozen), IDS)
   np.testing.assert_allclose(ours, their_logits(model, IDS), rtol=0, atol=2e-4)
   assert np.abs(ours - our_logits(loaded.model, {'params': loaded.params}, IDS)).max() > 1e-2
-  found = peft.read(tmp_path / 'adapter', loaded.model.config, names.shapes(loaded.model.config))
+  found = reading.read(tmp_path / 'adapter', loaded.model.config, names.shapes(loaded.model.config))
   assert found.values.keys() == learned.keys()
   for name, x in learned.items():
     np.testing.assert_array_equal(found.values[name], x, err_msg=name)

@@ -11,10 +11,11 @@ from helpers import batch, documents, logits, moved, scaled_up, start, take, tor
 from strategies.rows import METHODS, ROWS
 
 from research import tree
+from research.adapters import modules, reading, writing
 from research.deployment import folder as folders
 from research.errors import InputError
 from research.models import names, presets
-from research.strategies import deltas, peft, table
+from research.strategies import deltas, restore, table
 from research.strategies.bind import bind
 
 pytestmark = pytest.mark.parity
@@ -49,11 +50,11 @@ def shaken(model, seed=1):
 
 def ours_from(loaded, folder):
   """(strategy, trainable, frozen) of an adapter folder; one of PiSSA has not learned yet."""
-  found = peft.read(folder, loaded.model.config, names.shapes(loaded.model.config))
+  found = reading.read(folder, loaded.model.config, names.shapes(loaded.model.config))
   strategy, values = table.make(found.name, found.fields), found.values
   if found.name == 'pissa':      # begins where it is: singular vectors as PEFT found them, not as they are found again here
     values = values | {f'{n[:-1]}fixed_{n[-1]}': x for n, x in values.items()}
-  return strategy, *peft.placed_in(*bind(jax.random.key(0), strategy, loaded.model, loaded.params), values, str(folder))
+  return strategy, *restore.placed_in(*bind(jax.random.key(0), strategy, loaded.model, loaded.params), values, str(folder))
 
 
 def their_logits(model, b, slots=0):
@@ -101,9 +102,9 @@ def batches_for(loaded, per_line, slots=0):
 def written(loaded, strategy, trainable, frozen, folder):
   """The folder as the export writes it."""
   learned = {n: np.asarray(x) for n, x in tree.leaves(trainable).items()}
-  config, tensors, row = peft.write(tree.join(trainable, frozen), strategy, loaded.model.config, 'base', learned)
+  config, tensors, row = writing.write(tree.join(trainable, frozen), strategy, loaded.model.config, 'base', learned)
   folder.mkdir()
-  folders.adapter(folder, config, tensors, {peft.RECORD: '{"strategy": {}, "base": {"sha256": "1"}}'})
+  folders.adapter(folder, config, tensors, {modules.RECORD: '{"strategy": {}, "base": {"sha256": "1"}}'})
   return row
 
 
@@ -156,7 +157,7 @@ def test_logits_losses_and_files_are_pefts(method, name, tmp_path):
   assert record['name'] == {'pissa': 'lora'}.get(strategy.name, strategy.name)
   again = theirs.PeftModel.from_pretrained(torch_twin(loaded), str(tmp_path / 'ours')).eval()
   expected = {n for n in theirs.get_peft_model_state_dict(again) if 'vera_A' not in n and 'vera_B' not in n}
-  stored = safetensors.numpy.load_file(tmp_path / 'ours' / peft.TENSORS)
+  stored = safetensors.numpy.load_file(tmp_path / 'ours' / modules.TENSORS)
   assert expected == {n for n in stored if 'vera_A' not in n and 'vera_B' not in n}
   largest, _ = differences(loaded, again, variables, of_steps[0], slots)
   assert largest < 1e-4
@@ -206,7 +207,7 @@ def test_gpt2s_own_q_k_and_v_become_one_module_of_pefts(strategy, tmp_path):
 
 
 def test_pefts_prefix_of_a_t5_with_an_even_number_of_layers(tmp_path):
-  """Two of its layers share one (see `peft._prefix_entries`): read so, and refused where ours have learned apart."""
+  """Two of its layers share one (see `soft.prefix_entries`): read so, and refused where ours have learned apart."""
   loaded = scaled_up('t5-tiny')
   model = shaken(with_peft(loaded, 'PrefixTuningConfig', num_virtual_tokens=SLOTS))
   model.save_pretrained(tmp_path / 'theirs')
@@ -297,7 +298,7 @@ def test_adapters_that_differ_between_layers_compute_what_pefts_do(what, tmp_pat
   [one, _] = batches_for(loaded, 1)
   largest, spread = differences(loaded, model, tree.join(trainable, frozen), one, 0)
   assert spread > 0.5 and largest < 1e-4
-  assert len(peft.read(tmp_path / 'theirs', loaded.model.config, names.shapes(loaded.model.config)).notes) == (
+  assert len(reading.read(tmp_path / 'theirs', loaded.model.config, names.shapes(loaded.model.config)).notes) == (
       what != 'DoRA with rsLoRA')
 
 

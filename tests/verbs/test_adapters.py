@@ -12,11 +12,12 @@ from strategies import rows
 from strategies.rows import ROWS
 
 from research import evaluate, experiment, export, train, tree
+from research.adapters import modules, reading, writing
 from research.deployment import folder as deployed
 from research.errors import InputError
 from research.evaluation import decode
 from research.models import names
-from research.strategies import peft, table
+from research.strategies import restore, table
 from research.strategies.bind import bind
 
 
@@ -26,14 +27,14 @@ def test_an_adapter_folder_gives_back_what_was_learned(name, tmp_path):
   loaded, strategy = scaled_up('llama-tiny'), ROWS[name].make()
   trainable, frozen = bind(jax.random.key(0), strategy, loaded.model, loaded.params)
   trainable = moved(trainable, seed=0, by=ROWS[name].moved)
-  learned = {n: np.asarray(x) for n, x in tree.leaves(trainable).items()} | peft.fixed(frozen)
-  said, tensors, row = peft.write(tree.join(trainable, frozen), strategy, loaded.model.config, 'base', learned)
+  learned = {n: np.asarray(x) for n, x in tree.leaves(trainable).items()} | restore.fixed(frozen)
+  said, tensors, row = writing.write(tree.join(trainable, frozen), strategy, loaded.model.config, 'base', learned)
   record = json.dumps({'strategy': row, 'base': {'sha256': '1'}})
   (tmp_path / 'adapter').mkdir()
-  deployed.adapter(tmp_path / 'adapter', said, tensors, {peft.RECORD: record})
-  found = peft.read(tmp_path / 'adapter', loaded.model.config, names.shapes(loaded.model.config))
+  deployed.adapter(tmp_path / 'adapter', said, tensors, {modules.RECORD: record})
+  found = reading.read(tmp_path / 'adapter', loaded.model.config, names.shapes(loaded.model.config))
   again = table.make(found.name, found.fields)
-  here = peft.placed_in(*bind(jax.random.key(1), again, loaded.model, loaded.params), found.values, 'here')
+  here = restore.placed_in(*bind(jax.random.key(1), again, loaded.model, loaded.params), found.values, 'here')
   if again.name == strategy.name and again.fields == strategy.fields:
     ours = tree.leaves(tree.join(*here))
     for path, x in tree.leaves(tree.join(trainable, frozen)).items():
@@ -73,7 +74,7 @@ def test_an_adapters_snippet_loads_the_base_that_was_written_and_says_what_the_r
   from test_export import said_by
   run, folder = folders(name)
   base = folder.resolve() / 'base'
-  assert json.loads((folder / peft.CONFIG).read_text())['base_model_name_or_path'] == str(base)
+  assert json.loads((folder / modules.CONFIG).read_text())['base_model_name_or_path'] == str(base)
   text = (folder / 'README.md').read_text()
   assert 'lies in the folder `base`' in text and 'library_name: peft' in text and 'license: unknown' in text
   exp = experiment.of_run(run)
@@ -87,7 +88,7 @@ def test_an_adapters_snippet_loads_the_base_that_was_written_and_says_what_the_r
 def test_an_adapter_names_its_base_as_it_is_told_and_then_writes_none(folders, tmp_path):
   run, _ = folders('lora')
   export.run_peft(run, tmp_path / 'adapter', base='someone/gpt2-tiny')
-  assert json.loads((tmp_path / 'adapter' / peft.CONFIG).read_text())['base_model_name_or_path'] == 'someone/gpt2-tiny'
+  assert json.loads((tmp_path / 'adapter' / modules.CONFIG).read_text())['base_model_name_or_path'] == 'someone/gpt2-tiny'
   assert not (tmp_path / 'adapter' / 'base').exists()
   assert "from_pretrained('someone/gpt2-tiny')" in (tmp_path / 'adapter' / 'README.md').read_text()
 
@@ -96,7 +97,7 @@ def test_an_adapter_names_its_base_as_it_is_told_and_then_writes_none(folders, t
 @pytest.mark.parametrize('name', rows.ADDS)
 def test_a_run_goes_on_from_an_exported_adapter_and_from_a_run(folders, name, tmp_path):
   run, folder = folders(name, 'llama-tiny')
-  record = json.loads((folder / peft.RECORD).read_text())
+  record = json.loads((folder / modules.RECORD).read_text())
   assert record['base']['sha256'] == 'random:llama-tiny' and record['trained_as']['name'] == ROWS[name].name
   there = experiment.learned(run, experiment.of_run(run))
   sites = json.loads((run / 'sites.json').read_text())
@@ -168,7 +169,7 @@ def folder(folders, tmp_path):
 
 
 def change(folder, **said):
-  file = folder / peft.CONFIG
+  file = folder / modules.CONFIG
   file.write_text(json.dumps(json.loads(file.read_text()) | said))
 
 
@@ -195,12 +196,12 @@ def test_a_setting_that_is_not_implemented_is_refused_by_name(folder, said, says
 
 
 def test_another_base_is_refused_until_it_is_allowed_and_none_is_a_warning(folder, capsys):
-  record = json.loads((folder / peft.RECORD).read_text())
-  (folder / peft.RECORD).write_text(json.dumps(record | {'base': {'sha256': 'another'}}))
+  record = json.loads((folder / modules.RECORD).read_text())
+  (folder / modules.RECORD).write_text(json.dumps(record | {'base': {'sha256': 'another'}}))
   with pytest.raises(InputError, match=r'another base model \(another, not random:gpt2-tiny\).*allow_other_base=True'):
     starting(folder)
   starting(folder, strategy__allow_other_base=True)
-  (folder / peft.RECORD).unlink()
+  (folder / modules.RECORD).unlink()
   starting(folder)
   assert 'does not say which base model' in ''.join(capsys.readouterr())
 
@@ -216,19 +217,19 @@ def test_a_run_of_another_base_is_refused_until_it_is_allowed(folders):
 def test_an_adapter_of_other_shapes_or_modules_is_refused(folder, tmp_path):
   with pytest.raises(InputError, match='belongs to no module of this model'):
     starting(folder, model__source='random:llama-tiny')
-  tensors = safetensors.numpy.load_file(folder / peft.TENSORS)
+  tensors = safetensors.numpy.load_file(folder / modules.TENSORS)
   name = next(n for n in tensors if 'mlp.c_fc.lora_B' in n)
   for changed, says in (({name: tensors[name][:-1]}, 'is for 255 outputs; this model has 256'),
                         ({name.replace('h.0', 'h.7'): tensors[name]}, 'belongs to no module')):
-    safetensors.numpy.save_file(tensors | changed, folder / peft.TENSORS)
+    safetensors.numpy.save_file(tensors | changed, folder / modules.TENSORS)
     with pytest.raises(InputError, match=says):
       starting(folder)
-  safetensors.numpy.save_file({n: x for n, x in tensors.items() if '.h.2.' not in n}, folder / peft.TENSORS)
+  safetensors.numpy.save_file({n: x for n, x in tensors.items() if '.h.2.' not in n}, folder / modules.TENSORS)
   assert not np.any(starting(folder)[0]['delta']['layers']['mlp']['up']['kernel'].a[2])
-  (folder / peft.TENSORS).write_bytes(b'nonsense')
+  (folder / modules.TENSORS).write_bytes(b'nonsense')
   with pytest.raises(InputError, match='cannot be read'):
     starting(folder)
-  (folder / peft.TENSORS).unlink()
+  (folder / modules.TENSORS).unlink()
   (folder / 'adapter_model.bin').write_bytes(b'')
   with pytest.raises(InputError, match='a pickle, which is not opened'):
     starting(folder)
@@ -293,7 +294,7 @@ def test_what_learns_beside_a_delta_is_trained_resumed_and_exported_with_it(tmp_
   assert {'embed/embedding', 'layers/mlp/up/bias', 'norm/bias'} <= lines and not any('kernel' in site for site in lines)
   assert export.run(tmp_path / 'run', tmp_path / 'model', 'float32', '5GB')['merged']
   export.run_peft(tmp_path / 'run', tmp_path / 'adapter')
-  said = json.loads((tmp_path / 'adapter' / peft.CONFIG).read_text())
+  said = json.loads((tmp_path / 'adapter' / modules.CONFIG).read_text())
   assert said['modules_to_save'] == ['transformer.wte'] and said['bias'] == 'all' and said['ensure_weight_tying']
   of_run = experiment.of_run(tmp_path / 'run')
   learned = tree.leaves(experiment.learned_and_frozen(tmp_path / 'run', of_run)[0])
@@ -306,20 +307,20 @@ def test_what_learns_beside_a_delta_is_trained_resumed_and_exported_with_it(tmp_
 @pytest.mark.quick
 @pytest.mark.parametrize('text', ['{"r": ' + '1' * 5000 + '}', '[' * 100_000, '{"peft_type": "LORA", '])
 def test_an_adapter_config_that_cannot_be_read_is_one_line(tmp_path, text):
-  (tmp_path / peft.CONFIG).write_text(text)
+  (tmp_path / modules.CONFIG).write_text(text)
   with pytest.raises(InputError, match=r'adapter_config\.json: cannot be read'):
-    peft.read(tmp_path, None, {})
+    reading.read(tmp_path, None, {})
 
 
 def test_modules_that_an_adapter_names_and_holds_no_tensors_of_are_told(folder, tmp_path, capsys):
   shutil.copytree(folder, tmp_path / 'some')
-  tensors = safetensors.numpy.load_file(tmp_path / 'some' / peft.TENSORS)
+  tensors = safetensors.numpy.load_file(tmp_path / 'some' / modules.TENSORS)
   some = {name: x for name, x in tensors.items() if 'mlp.c_fc' not in name}
-  safetensors.numpy.save_file(some, tmp_path / 'some' / peft.TENSORS)
+  safetensors.numpy.save_file(some, tmp_path / 'some' / modules.TENSORS)
   capsys.readouterr()
   starting(folder)
   assert 'target_modules' not in capsys.readouterr().err
-  pattern = json.loads((folder / peft.CONFIG).read_text())['target_modules']
+  pattern = json.loads((folder / modules.CONFIG).read_text())['target_modules']
   for named in (pattern, ['c_attn', 'c_fc']):
     change(tmp_path / 'some', target_modules=named)
     starting(tmp_path / 'some')
