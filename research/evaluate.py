@@ -13,13 +13,15 @@ from typing import Any
 
 from absl import flags
 
-from research import cli, experiment, provenance, run_files, tree
+from research import cli, run_files, tree
 from research import train as train_verb
 from research.console import say
 from research.data.sources import SPLITS
 from research.distributed import mesh, partition, processes
 from research.errors import InputError
 from research.evaluation import harness
+from research.experiment import provenance, restore, settings
+from research.experiment.assemble import assemble
 from research.programs import members
 from research.training.loop import Cost, TrainResult
 
@@ -43,7 +45,7 @@ def run(workdir: Path, split: str, config: dict[str, Any] | None = None, allow_c
   if config is None:
     return evaluate_runs([workdir], split, allow_changed)[0]
   with mesh.use(mesh.make(config['mesh'])):
-    exp = experiment.assemble(config, trains=False)
+    exp = assemble(config, trains=False)
     if exp.strategy.learns and not exp.config['strategy']['init_from']:
       raise InputError(f'strategy {exp.strategy.name} has to learn first: run research.train, then evaluate its workdir; '
                        'a base model is evaluated with --config.strategy.name=few_shot')
@@ -51,7 +53,7 @@ def run(workdir: Path, split: str, config: dict[str, Any] | None = None, allow_c
     processes.assert_equal_across_processes(lambda: provenance.content(exp))
     run_files.check(workdir, exp.config)
     provenance.check(workdir, exp, {split, 'train'} if exp.strategy.shots else {split}, allow_changed)
-    variables = tree.join(*exp.variables())
+    variables = tree.join(*restore.variables(exp))
     examples = exp.examples(split)
     if (workdir / run_files.RESULT).exists():
       run_files.read_result(workdir)                 # says what is damaged, before anything is computed
@@ -79,10 +81,10 @@ def evaluate_runs(workdirs: Sequence[Path], split: str, allow_changed: bool = Fa
     for workdir in workdirs:
       run_files.read_config(workdir)                 # says what is not the workdir of a run
       run_files.read_result(workdir)
-    exps = [experiment.of_run(workdir, {split}, allow_changed) for workdir in workdirs]
+    exps = [restore.of_run(workdir, {split}, allow_changed) for workdir in workdirs]
     if len(workdirs) > 1 and not all(exp.model is exps[0].model and exp.strategy.learns for exp in exps):
       return [result for workdir in workdirs for result in evaluate_runs([workdir], split, allow_changed)]
-    learned = [experiment.learned_and_frozen(workdir, exp) for workdir, exp in zip(workdirs, exps)]
+    learned = [restore.learned_and_frozen(workdir, exp) for workdir, exp in zip(workdirs, exps)]
     variables = members.stack_variables([trainable for trainable, _ in learned], [frozen for _, frozen in learned])
     examples = [exp.examples(split) for exp in exps]
     found = train_verb.evaluate_runs(exps, variables, examples, generate=True, label=f'evaluate {split}')
@@ -104,7 +106,7 @@ def _recorded(evaluation: harness.Evaluation, workdir: Path, split: str, new: di
 def main() -> None:
   cli.required('workdir')
   config = flags.FLAGS.config
-  run(Path(flags.FLAGS.workdir), flags.FLAGS.split, None if config is None else experiment.plain(config),
+  run(Path(flags.FLAGS.workdir), flags.FLAGS.split, None if config is None else settings.plain(config),
       flags.FLAGS.allow_changed)
 
 

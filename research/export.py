@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from research import cli, experiment, run_files, tree
+from research import cli, run_files, tree
 from research.adapters import modules, writing
 from research.console import say
 from research.data import batches
@@ -29,11 +29,13 @@ from research.data.prompts import Example
 from research.deployment import card, folder
 from research.errors import InputError
 from research.evaluation import harness
+from research.experiment import restore
+from research.experiment.assemble import Experiment
 from research.models import load, names, transformer
 from research.models.config import DTYPES
 from research.models.families import FAMILIES
 from research.models.transformer import Model
-from research.strategies import restore
+from research.strategies import values
 from research.strategies.bind import merge
 from research.training.losses import target_logits
 from research.tree import Tree
@@ -63,8 +65,8 @@ def run(workdir: Path, output: Path, dtype: str, shard_size: str, allow_changed:
   most = folder.size_of(shard_size)
   run_files.read_config(workdir)
   result = run_files.read_result(workdir)
-  exp = experiment.of_run(workdir, MEASURED, allow_changed, param_dtype='float32')      # the merged weights alone are rounded
-  variables = experiment.learned(workdir, exp)
+  exp = restore.of_run(workdir, MEASURED, allow_changed, param_dtype='float32')      # the merged weights alone are rounded
+  variables = restore.learned(workdir, exp)
   merged = merge(variables)
   provenance = run_files.read_json(workdir / run_files.PROVENANCE)
 
@@ -128,10 +130,10 @@ def run_peft(workdir: Path, output: Path, base: str | None = None, dtype: str = 
   most = folder.size_of(shard_size)
   run_files.read_config(workdir)
   result = run_files.read_result(workdir)
-  exp = experiment.of_run(workdir, allow_changed=allow_changed)
-  trainable, frozen = experiment.learned_and_frozen(workdir, exp)
+  exp = restore.of_run(workdir, allow_changed=allow_changed)
+  trainable, frozen = restore.learned_and_frozen(workdir, exp)
   learned = {n: np.asarray(x) for n, x in tree.leaves(trainable).items()}
-  learned |= restore.fixed(frozen) if learned else {}
+  learned |= values.fixed(frozen) if learned else {}
   source = exp.config['model']['source']
   named, inside = base or load.name_for_others(source), load.inside(source)
   config, tensors, row = writing.write(tree.join(trainable, frozen), exp.strategy, exp.model.config,
@@ -161,14 +163,14 @@ BASE = 'base'      # the folder in an adapter's where its base is written
 
 def _write_base(workdir: Path, into: Path, dtype: str, most: int) -> None:
   """The base model of a run, as a folder that transformers loads."""
-  exp = experiment.of_run(workdir, param_dtype='float32', quantize='none')
+  exp = restore.of_run(workdir, param_dtype='float32', quantize='none')
   family, source = FAMILIES[exp.model.config.family], exp.config['model']['source']
   tensors = names.export_params(family, *transformer.split_last_layers(exp.model.config, exp.params, 0))
   text = f'# Base\n\n`{source}` (weights {exp.fingerprint}) in the layout of transformers, in {dtype}.\n'
   folder.model(into, exp.hf, tensors, exp.tokenizer, np.dtype(DTYPES[dtype]), most, {'README.md': text})
 
 
-def measure(exp: experiment.Experiment, split: str, examples: list[Example], before: Tree, after: Tree) -> dict[str, Any]:
+def measure(exp: Experiment, split: str, examples: list[Example], before: Tree, after: Tree) -> dict[str, Any]:
   """What the export changes: logits at the targets of some examples, and every metric over all of them.
 
   Args:

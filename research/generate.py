@@ -17,16 +17,18 @@ from typing import Any
 
 from absl import flags
 
-from research import cli, experiment, run_files, tree
+from research import cli, run_files, tree
 from research.data import prompts, sources, tasks, templates
 from research.distributed import mesh, partition, processes
 from research.errors import InputError
 from research.evaluation import decode, harness, shared_prefix
+from research.experiment import restore, settings
+from research.experiment.assemble import Experiment, assemble
 
 AT_ONCE = 128      # prompts whose answers are written together
 
 
-def run(exp: experiment.Experiment, variables, texts: list[str], max_new_tokens: int, temperature: float,
+def run(exp: Experiment, variables, texts: list[str], max_new_tokens: int, temperature: float,
         seed: int, chat: bool = False) -> Iterator[str]:
   """The model's continuation of every prompt, one after the other; all prompts are looked at before the first.
 
@@ -53,7 +55,7 @@ def run(exp: experiment.Experiment, variables, texts: list[str], max_new_tokens:
   return _answers(exp, variables, ids, max_new_tokens, temperature, seed, chat)
 
 
-def _answers(exp: experiment.Experiment, variables, ids: list[list[int]], max_new_tokens: int, temperature: float, seed: int,
+def _answers(exp: Experiment, variables, ids: list[list[int]], max_new_tokens: int, temperature: float, seed: int,
              chat: bool) -> Iterator[str]:
   """The same of prompts that fit."""
   variables, cut = shared_prefix.read(exp.model, variables, ids)
@@ -65,22 +67,22 @@ def _answers(exp: experiment.Experiment, variables, ids: list[list[int]], max_ne
     yield from map(exp.tokenizer.decode, found)
 
 
-def in_chat(exp: experiment.Experiment) -> bool:
+def in_chat(exp: Experiment) -> bool:
   """Whether a run answers in a chat: its task says so, or it has learned from messages."""
   return exp.task.chat or any('messages' in rows[0] for rows in exp.task.splits.values())
 
 
-def has_own(exp: experiment.Experiment, row: dict[str, Any]) -> bool:
+def has_own(exp: Experiment, row: dict[str, Any]) -> bool:
   """Whether a row brings its whole prompt, in a column that the task's template does not name."""
   return 'prompt' in row and 'prompt' not in templates.fields_of(exp.task.prompt)
 
 
-def asked(exp: experiment.Experiment, prompt: str) -> str:
+def asked(exp: Experiment, prompt: str) -> str:
   """A person's own prompt as the model reads it."""
   return exp.tokenizer.chat([{'role': 'user', 'content': prompt}]) if in_chat(exp) else prompt
 
 
-def rendered(exp: experiment.Experiment, rows: list[dict[str, Any]]) -> list[str]:
+def rendered(exp: Experiment, rows: list[dict[str, Any]]) -> list[str]:
   """The prompts of input rows: their own, or the task's, demonstrations included.
 
   Raises:
@@ -123,15 +125,15 @@ def main() -> None:
   rows = sources.read_jsonl(Path(f.input)) if f.input else []
   with mesh.use(mesh.make(partition.EVAL_MESH)):
     if f.workdir:
-      exp = experiment.of_run(Path(f.workdir), allow_changed=f.allow_changed)
-      variables = experiment.learned(Path(f.workdir), exp)
+      exp = restore.of_run(Path(f.workdir), allow_changed=f.allow_changed)
+      variables = restore.learned(Path(f.workdir), exp)
     else:
       cli.required('config')
-      exp = experiment.assemble(experiment.plain(f.config), trains=False)
+      exp = assemble(settings.plain(f.config), trains=False)
       if exp.strategy.learns and not exp.config['strategy']['init_from']:
         raise InputError(f'strategy {exp.strategy.name} has to learn first: give --workdir of a run, '
                          '--config.strategy.init_from=FOLDER, or --config.strategy.name=few_shot for the base model')
-      variables = tree.join(*exp.variables())
+      variables = tree.join(*restore.variables(exp))
     limit = f.max_new_tokens or exp.task.max_new_tokens
     if f.prompt is not None:
       [answer] = run(exp, variables, [asked(exp, f.prompt)], limit, f.temperature, f.seed, in_chat(exp))

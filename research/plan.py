@@ -18,8 +18,9 @@ from typing import Any
 
 from absl import flags
 
-from research import cli, experiment, run_files
+from research import cli, run_files
 from research.errors import InputError
+from research.experiment import settings
 from research.planning import account, chips, compiled, plans
 from research.planning.chips import GIB
 from research.planning.plans import plan
@@ -89,7 +90,7 @@ def main() -> None:
             f'{one.get("hours", 0.0) * 3600:.3g} s or more')
     print(f'in all {found["hours"]:.3g} hours or more, evaluation not counted')
   else:
-    found = plan(experiment.plain(f.config), f.topology, f.compile, f.tokens)
+    found = plan(settings.plain(f.config), f.topology, f.compile, f.tokens)
     print(format_plan(found))
   if f.output:
     run_files.write_json(Path(f.output), found)

@@ -15,13 +15,15 @@ from typing import Any
 import jax
 from absl import flags
 
-from research import cli, experiment, provenance, run_files
+from research import cli, run_files
 from research import evaluate as evaluate_verb
 from research import train as train_verb
 from research.console import say
 from research.distributed import processes
 from research.errors import InputError
 from research.evaluation import metrics
+from research.experiment import provenance
+from research.experiment.assemble import assemble
 from research.planning import plans
 from research.planning.chips import GIB
 from research.studies import compare, grid, outcomes, report, runner, study_file
@@ -39,7 +41,7 @@ def check(study: grid.Study, cells: list[grid.Cell]) -> dict[str, dict[str, Any]
   for cell in {(c.model, c.task, c.arm, str(c.setting)): c for c in cells}.values():
     if cell.config['check_memory']:
       plans.check(cell.config)
-    exp = experiment.assemble(cell.config)
+    exp = assemble(cell.config)
     examples = len(exp.task.rows('test'))
     if study.margin is not None and metrics.measured(study.report).is_share and study.margin * examples < 1:
       raise InputError(f'margin={study.margin:g}: is less than one of the {examples} test examples of task {exp.task.name}; '

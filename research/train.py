@@ -14,12 +14,14 @@ from typing import Any
 import jax
 from absl import flags
 
-from research import cli, experiment, provenance, run_files, tree
+from research import cli, run_files, tree
 from research.console import say
 from research.data.prompts import Example
 from research.distributed import device, mesh, placement, processes
 from research.errors import InputError, InUse
 from research.evaluation import harness, metrics
+from research.experiment import provenance, restore, settings
+from research.experiment.assemble import Experiment, assemble
 from research.planning import plans
 from research.programs import flops, members
 from research.strategies import bind
@@ -53,7 +55,7 @@ def run(config: dict[str, Any], workdir: Path, label: str = 'train', profile: bo
   if config['check_memory'] and not finished:
     plans.check(config)
   with mesh.use(mesh.make(config['mesh'])):
-    exp = experiment.assemble(config)
+    exp = assemble(config)
     processes.assert_equal_across_processes(lambda: provenance.content(exp))
     run_files.check(workdir, exp.config)
     provenance.check(workdir, exp, LEARNED_FROM, allow_changed)
@@ -103,7 +105,7 @@ def _planned(config: dict[str, Any]) -> plans.LocalPlan | None:
 def _run_or_error(config: dict[str, Any], workdir: Path, label: str, told: Told | None,
                   allow_changed: bool) -> 'Run | InputError':
   try:
-    exp = experiment.assemble(config)
+    exp = assemble(config)
     run_files.check(workdir, exp.config)
     provenance.check(workdir, exp, LEARNED_FROM, allow_changed)
     return Run(exp, workdir, label, _planned(config), told)
@@ -115,13 +117,13 @@ def cohort_size(configs: Sequence[dict[str, Any]]) -> dict[str, Any]:
   """How many of these runs, which differ in nothing but arrays, to train as one program: `size`, and what was found."""
   def side(count: int) -> trial.TimedStep:
     with mesh.use(mesh.make(configs[0]['mesh'], members=count)):
-      exps = [experiment.assemble(config) for config in configs[:count]]
+      exps = [assemble(config) for config in configs[:count]]
       return trial.timed_step([_initial_state(exp) for exp in exps], [exp.training_batches()(0) for exp in exps],
-                                model=exps[0].model, tx=experiment.optimizer(exps[0]),
+                                model=exps[0].model, tx=restore.optimizer(exps[0]),
                                 label_smoothing=exps[0].config['training']['label_smoothing'])
 
   with mesh.use(mesh.make(configs[0]['mesh'])):
-    exps = [experiment.assemble(config) for config in configs]
+    exps = [assemble(config) for config in configs]
   _check_same_program(exps)
   steps = exps[0].config['training']['steps']
   if not steps:
@@ -131,7 +133,7 @@ def cohort_size(configs: Sequence[dict[str, Any]]) -> dict[str, Any]:
   return trial.tune_cohort_size(side, len(exps), device.memory())._asdict()
 
 
-def _check_same_program(exps: Sequence[experiment.Experiment]) -> None:
+def _check_same_program(exps: Sequence[Experiment]) -> None:
   """Refuses experiments of which one step cannot be made: the seed can draw rows, and they can decide more than arrays.
 
   Raises:
@@ -143,15 +145,15 @@ def _check_same_program(exps: Sequence[experiment.Experiment]) -> None:
       raise InputError('the rows that the seeds draw give other vocabularies or numbers of steps')
 
 
-def _initial_state(exp: experiment.Experiment) -> tuple[TrainState, Tree]:
+def _initial_state(exp: Experiment) -> tuple[TrainState, Tree]:
   """(state, frozen) at step 0, where they shall lie."""
-  return placement.shard(experiment.begin(exp))
+  return placement.shard(restore.begin(exp))
 
 
 class Run:
   """One run on its way: what its config names, where it is kept, and what validation found on the way."""
 
-  def __init__(self, exp: experiment.Experiment, workdir: Path, label: str, planned: plans.LocalPlan | None = None,
+  def __init__(self, exp: Experiment, workdir: Path, label: str, planned: plans.LocalPlan | None = None,
                told: Told | None = None):
     """Rows that do not fit the model are refused (`InputError`).
 
@@ -181,7 +183,7 @@ class Run:
     exp = self.exp
     state, frozen = _initial_state(exp)
     run_files.claim(self.workdir, exp.config)
-    frozen = experiment.keep_fixed(self.workdir, state.trainable, frozen)
+    frozen = restore.keep_fixed(self.workdir, state.trainable, frozen)
     lines = bind.table(state.trainable, frozen)
     run_files.write_json(self.workdir / run_files.SITES, [line._asdict() for line in lines])
     if not self.held_out:
@@ -199,7 +201,7 @@ class Run:
 
   def member(self) -> loop.Member:
     """This run as the loop knows it."""
-    t, warmup = self.exp.config['training'], experiment.warmup(self.exp)
+    t, warmup = self.exp.config['training'], restore.warmup(self.exp)
     share = lambda step: float(optim.shape(t['schedule'], t['steps'], step, warmup))
     return loop.Member(self.label, self.batch_of, t['learning_rate'], share,
                        Checkpoints(self.workdir / run_files.CHECKPOINTS, self.exp.fingerprint), MetricsLog(self.workdir))
@@ -230,7 +232,7 @@ class Run:
     return result
 
 
-def evaluate_runs(exps: Sequence[experiment.Experiment], variables: Tree | members.CohortVariables,
+def evaluate_runs(exps: Sequence[Experiment], variables: Tree | members.CohortVariables,
                   examples: Sequence[Sequence[Example]], generate: bool, label: str | None = None) -> list[harness.Evaluation]:
   """The evaluation of every run: of all as one program where they read the same rows.
 
@@ -306,7 +308,7 @@ def _trained_here(runs: Sequence['Run'], latest: Path, label: str, profile: bool
   state, frozen_of_all = cohort.stack_states([state for state, _ in begun], frozen)
   del begun                                    # each member's own copy of what is stacked now
   say(f'{label}: on ' + ', '.join(f'{what} {value}' for what, value in device.settings().items()))
-  tx = experiment.optimizer(exp)
+  tx = restore.optimizer(exp)
   members = [run.member() for run in runs]
   kept = members[0].checkpoints if len(runs) == 1 else Checkpoints(latest, exp.fingerprint)
   trace = runs[0].workdir / run_files.TENSORBOARD if profile else None
@@ -333,7 +335,7 @@ def _trained_here(runs: Sequence['Run'], latest: Path, label: str, profile: bool
   return results
 
 
-def describe(exp: experiment.Experiment, outcome: loop.TrainResult, trainable: int, total: int,
+def describe(exp: Experiment, outcome: loop.TrainResult, trainable: int, total: int,
              planned: plans.LocalPlan | None = None) -> dict[str, Any]:
   """A run's result before anything was evaluated, as result.json holds it.
 
@@ -390,7 +392,7 @@ def record(result: dict[str, Any], evaluation: harness.Evaluation, workdir: Path
 
 def main() -> None:
   cli.required('config', 'workdir')
-  run(experiment.plain(flags.FLAGS.config), Path(flags.FLAGS.workdir), profile=flags.FLAGS.profile,
+  run(settings.plain(flags.FLAGS.config), Path(flags.FLAGS.workdir), profile=flags.FLAGS.profile,
       allow_changed=flags.FLAGS.allow_changed)
 
 

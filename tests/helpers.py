@@ -22,9 +22,10 @@ import numpy as np
 from absl import flags
 
 from experiments.benchmarks import sides
-from research import experiment, run_files, tree
+from research import run_files, tree
 from research.data import batches, prompts, sources, tasks
 from research.data.batches import LineCapacity
+from research.experiment import settings
 from research.models import load, presets
 from research.models.config import Execution
 from research.programs.compile import compiled
@@ -180,7 +181,7 @@ def config(**fields):
       'model.source': 'random:llama-tiny', 'training.steps': 4, 'training.batch_size': 4, 'training.eval_every': 2,
       'training.checkpoint_every': 2, 'training.learning_rate': 3e-3, 'check_memory': False})
   made.update_from_flattened_dict({name.replace('__', '.'): value for name, value in fields.items()})
-  return experiment.plain(made)
+  return settings.plain(made)
 
 
 def as_flags(fields):

@@ -5,17 +5,19 @@ import numpy as np
 import pytest
 from helpers import config, reviews
 
-from research import experiment, tree
+from research import tree
 from research.errors import InputError
+from research.experiment import restore, settings
+from research.experiment.assemble import assemble
 from research.studies import grid
 
 
 def drawn(**training):
   """What a run draws, by what it is of."""
   fields = {'task__rows': 12, **reviews(train=40, valid=4), **{f'training__{name}': seed for name, seed in training.items()}}
-  exp = experiment.assemble(config(strategy__name='lora', strategy__dropout=0.1, **fields))
-  shots = experiment.assemble(config(strategy__name='few_shot', strategy__shots=4, **fields))
-  state, _ = experiment.begin(exp)
+  exp = assemble(config(strategy__name='lora', strategy__dropout=0.1, **fields))
+  shots = assemble(config(strategy__name='few_shot', strategy__shots=4, **fields))
+  state, _ = restore.begin(exp)
   return {'rows': [row['text'] for row in exp.task.rows('train')],
           'order': exp.training_batches()(0)['tokens'].tolist(),
           'init': [np.asarray(x).tolist() for name, x in tree.leaves(state.trainable).items() if name.endswith('/a')],
@@ -23,7 +25,7 @@ def drawn(**training):
           'shots': [row['text'] for row in shots.demonstrations({'text': 'new'})]}
 
 
-@pytest.mark.parametrize('part', experiment.SEEDS)
+@pytest.mark.parametrize('part', settings.SEEDS)
 def test_a_seed_of_its_own_moves_that_alone(part):
   usual, moved = drawn(seed=3), drawn(seed=3, **{f'{part}_seed': 4})
   differ = {name for name in usual if usual[name] != moved[name]}
@@ -39,7 +41,7 @@ def test_one_seed_moves_all_of_them():
 
 @pytest.mark.quick
 def test_a_study_can_vary_each_of_them():
-  parts = tuple(f'{part}_seed' for part in experiment.SEEDS)
+  parts = tuple(f'{part}_seed' for part in settings.SEEDS)
   assert grid.VARIED[0] == 'seed' and grid.VARIED[1:] == parts
 
 
@@ -48,4 +50,4 @@ def test_a_study_can_vary_each_of_them():
 @pytest.mark.parametrize('value', [-1, 2 ** 31])
 def test_seeds_out_of_range_are_refused(field, value):
   with pytest.raises(InputError, match=rf'training\.{field}={value}: must be 0 or more'):
-    experiment.assemble(config(**{f'training__{field}': value}))
+    assemble(config(**{f'training__{field}': value}))

@@ -16,8 +16,9 @@ import numpy as np
 from absl import app, flags
 
 from experiments.benchmarks import measure
-from research import evaluate, experiment, study, train
+from research import evaluate, study, train
 from research.distributed import device
+from research.experiment import settings
 from research.studies import grid, runner, study_file
 
 FLAGS = flags.FLAGS
@@ -48,7 +49,7 @@ def one(folder: Path, strategy: str, members: int, lines: int, length: int) -> d
       'arms': {strategy: {'strategy': {'name': strategy}}}, 'seeds': tuple(range(members)), 'baseline': strategy,
       'budget': {'steps': FLAGS.steps, 'batch_size': lines, 'eval_every': FLAGS.steps, 'checkpoint_every': 0},
       'select': 'valid/accuracy', 'report': 'test/accuracy'}, 'benchmark')
-  cells = grid.cells(made, experiment.plain(study_file.load('configs/default.py', 'get_config')))
+  cells = grid.cells(made, settings.plain(study_file.load('configs/default.py', 'get_config')))
   chosen, number = [], iter(range(1_000))
 
   def whole(cohorts: runner.Cohorts | None) -> None:

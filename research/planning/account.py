@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from research import experiment, tree
+from research import tree
 from research.data.batches import round_up
 from research.distributed import mesh, partition
-from research.experiment import Experiment
+from research.experiment import restore
+from research.experiment.assemble import Experiment
 from research.models import load, transformer
 from research.models.config import DTYPES, Execution, ModelConfig
 from research.programs import flops, memory
@@ -48,7 +49,7 @@ class Account(NamedTuple):
 
 def begun(exp: Experiment) -> tuple[TrainState, Tree]:
   """(state, frozen) at step 0, as shapes."""
-  return jax.eval_shape(lambda params: experiment.begin(exp._replace(params=params)), exp.params)
+  return jax.eval_shape(lambda params: restore.begin(exp._replace(params=params)), exp.params)
 
 
 def of_a_device(exp: Experiment, tensor: int) -> Experiment:
@@ -116,7 +117,7 @@ def account(exp: Experiment, sizes: Mapping[str, int], tokens: int = 0) -> Accou
   batch = {n: jax.ShapeDtypeStruct((x.shape[0], x.shape[1] // spread, *x.shape[2:]), x.dtype)
            for n, x in batch_shapes(exp, sizes, tokens).items()}
   given = (*(begun(there) if tensor > 1 else (state, frozen)), batch)      # what a layer reads: gathered
-  traced = jax.jit(lambda *args: train_step(*args, model=there.model, tx=experiment.optimizer(exp),
+  traced = jax.jit(lambda *args: train_step(*args, model=there.model, tx=restore.optimizer(exp),
                                             label_smoothing=t['label_smoothing'])).trace(*given)
   here, learning = _parts(frozen, sizes), _parts(state.trainable, sizes)
   parts = {x.shape: memory.nbytes(p) / memory.nbytes(x) for x, p in

@@ -10,10 +10,10 @@ import jax
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from research import experiment
 from research.distributed import device, mesh, partition, placement
 from research.errors import InputError
-from research.experiment import Experiment
+from research.experiment import restore
+from research.experiment.assemble import Experiment
 from research.planning import account
 from research.programs import compile as compilation
 from research.training.steps import train_step
@@ -66,7 +66,7 @@ def step(exp: Experiment, said: str, tokens: int = 0) -> dict[str, Any]:
   batch = account.batch_shapes(exp, exp.config['mesh'], tokens)
   of_plan = mesh.make(exp.config['mesh'], devices(said))
   assert of_plan is not None      # a single chip has none: its step cannot be compiled so
-  tx, smoothing = experiment.optimizer(exp), exp.config['training']['label_smoothing']
+  tx, smoothing = restore.optimizer(exp), exp.config['training']['label_smoothing']
   with device.compiling_for('tpu'), mesh.use(of_plan):
     lying = lambda x, on: jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), x, on)
     state, frozen = (lying(x, placement.shardings(x, of_plan)) for x in (state, frozen))

@@ -5,10 +5,11 @@ from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from research import experiment, tree
+from research import tree
 from research.distributed import device, mesh, processes
 from research.errors import InputError
-from research.experiment import Experiment
+from research.experiment import settings
+from research.experiment.assemble import Experiment, assemble
 from research.planning import account, chips, compiled
 from research.planning.account import Account
 from research.planning.chips import GIB, Topology
@@ -51,7 +52,7 @@ def assembled(config: dict[str, Any], topology: Topology) -> tuple[Experiment, d
   """The experiment as shapes, and the sizes of its mesh on this topology."""
   sizes = mesh.infer_axis_sizes(config['mesh'], topology.count)
   with mesh.use_abstract(sizes):
-    return experiment.assemble({**config, 'mesh': sizes}, abstract=True), sizes
+    return assemble({**config, 'mesh': sizes}, abstract=True), sizes
 
 
 def timed(exp: Experiment, of_step: Account, topology: Topology) -> dict[str, Any]:
@@ -140,7 +141,7 @@ class LocalPlan(NamedTuple):
 def here(config: dict[str, Any]) -> LocalPlan | None:
   """The account of a config on this machine; None where nothing learns. Settings that only change arrays share one."""
   arrays = {**config['training'], 'learning_rate': 1.0, 'weight_decay': 0.0, 'warmup': 0.0,
-            **{f'{part}_seed': None for part in experiment.SEEDS if part not in ('rows', 'shots')}}
+            **{f'{part}_seed': None for part in settings.SEEDS if part not in ('rows', 'shots')}}
   if not config['task']['rows']:                # otherwise the seed draws them
     arrays |= {'seed': 0, 'rows_seed': None}
   dropout = config['strategy'].get('dropout') and 0.1

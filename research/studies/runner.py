@@ -21,7 +21,7 @@ from research.console import say
 from research.data.sources import read_jsonl
 from research.errors import Diverged, InputError, InUse
 from research.evaluation import metrics
-from research.provenance import FLAG
+from research.experiment.provenance import FLAG
 from research.studies import grid
 from research.studies.grid import Cell, Study
 from research.studies.outcomes import RUNS

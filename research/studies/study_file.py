@@ -4,8 +4,9 @@ import importlib.util
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from research import experiment, shipped
+from research import shipped
 from research.errors import InputError
+from research.experiment import settings
 from research.studies import grid
 
 
@@ -67,4 +68,4 @@ def base_config(study: grid.Study, where: Path) -> dict[str, Any]:
       path = Path(shipped.path('config', study.base))
     except InputError as e:
       raise InputError(f'{where}: base={study.base!r}: {e}') from None
-  return experiment.plain(load(str(path), 'get_config'))
+  return settings.plain(load(str(path), 'get_config'))

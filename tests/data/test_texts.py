@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from helpers import ROOT, config
 
-from research import experiment
 from research.data import sources, tasks, texts, tokenizer
 from research.data.texts import Corrupted
 from research.errors import InputError
+from research.experiment.assemble import assemble
 
 SENTINELS = tokenizer.of_bytes(100)
 BYTES = tokenizer.of_bytes()
@@ -279,7 +279,7 @@ def assembled(tmp_path_factory):
   """From a config's fields to its experiment, on nine short texts and a long one."""
   folder = tmp_path_factory.mktemp('texts')
   file = write(folder / 'a.txt', '\n\n'.join([*(f'{i} {text_of(60)}' for i in range(9)), text_of(1300)]))
-  return lambda model, **fields: experiment.assemble(
+  return lambda model, **fields: assemble(
       config(model__source=f'random:{model}-tiny', task__name='text', **{'task__train': file, **fields}))
 
 

@@ -10,8 +10,9 @@ import scipy.stats
 from helpers import batch, config, documents, logits, scaled_up, start, take
 from strategies import rows
 
-from research import experiment, tree
+from research import tree
 from research.errors import InputError
+from research.experiment.assemble import assemble
 from research.models import load, quantized
 from research.models.config import Execution
 from research.models.products import contract
@@ -141,7 +142,7 @@ def test_scanned_equals_unrolled_and_no_stack_of_written_out_kernels_is_kept(kin
 @pytest.mark.parametrize('name', [name for name in rows.LEARNS if name not in rows.ADDS])
 def test_a_strategy_that_changes_kernels_takes_no_quantised_base(name):
   with pytest.raises(InputError, match=f'model.quantize=nf4: strategy {name}'):
-    experiment.assemble(config(model__quantize='nf4', strategy__name=name))
+    assemble(config(model__quantize='nf4', strategy__name=name))
 
 
 @pytest.mark.smollm2

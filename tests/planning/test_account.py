@@ -10,9 +10,10 @@ from models.zoo import CONFIGS
 from strategies.rows import LEARNS, ROWS
 
 from experiments.benchmarks import sides
-from research import experiment, train, tree
+from research import train, tree
 from research.distributed import mesh, partition
 from research.errors import InputError
+from research.experiment.assemble import assemble
 from research.models import load, presets
 from research.models.config import Execution
 from research.planning import account
@@ -55,8 +56,8 @@ def test_predicted_bytes_are_within_a_quarter_of_the_compilers(step, size):
 def test_shapes_are_those_of_a_run(source, strategy, quantize):
   """What is planned without weights has the leaves, shapes and bytes of what is trained."""
   made = config(model__source=source, strategy__name=strategy, model__quantize=quantize)
-  state, frozen = train._initial_state(experiment.assemble(made))
-  shapes = account.begun(experiment.assemble(made, abstract=True))
+  state, frozen = train._initial_state(assemble(made))
+  shapes = account.begun(assemble(made, abstract=True))
   describe = lambda x: {name: (leaf.shape, str(leaf.dtype)) for name, leaf in tree.leaves(x).items()}
   assert describe(shapes) == describe((state, frozen))
 
@@ -69,7 +70,7 @@ def test_parts_of_a_mesh_add_up():
   for name, sizes in {'one': (1, 1, 1), 'fsdp': (1, 16, 1), 'more': (1, 64, 1), 'mixed': (2, 4, 8)}.items():
     sizes = dict(zip(partition.AXES, sizes))
     with mesh.use_abstract(sizes):
-      exp = experiment.assemble({**made, 'mesh': sizes}, abstract=True)
+      exp = assemble({**made, 'mesh': sizes}, abstract=True)
     found[name] = account.account(exp, sizes, tokens=2048)
   of = lambda name, *kinds: sum(found[name].kinds[kind] for kind in kinds)
   for name, parts in (('fsdp', 16), ('more', 64), ('mixed', 32)):
@@ -102,7 +103,7 @@ def accounted_for(family, row, quantize, monkeypatch):
   made['strategy'] = dict.fromkeys(made['strategy']) | {'name': row.name, 'allow_other_base': False} | row.fields
   sizes = {'data': 2, 'fsdp': 2, 'tensor': 2}
   with mesh.use_abstract(sizes):
-    exp = experiment.assemble({**made, 'mesh': sizes}, abstract=True)
+    exp = assemble({**made, 'mesh': sizes}, abstract=True)
   found = account.account(exp, sizes)
   learning = tree.leaves(account.begun(exp)[0].trainable)
   assert found.kinds['trainables'] == sum(
@@ -115,9 +116,9 @@ def test_a_rank_above_a_devices_part_of_a_kernel_is_accounted_for():
   sizes = {'data': 4, 'fsdp': 1, 'tensor': 2}
   made = config(strategy__rank=24, strategy__targets='attention', training__batch_size=8, **reviews(train=8, valid=2))
   with mesh.use_abstract(sizes):
-    exp = experiment.assemble({**made, 'mesh': sizes}, abstract=True)
+    exp = assemble({**made, 'mesh': sizes}, abstract=True)
   assert account.account(exp, sizes).total > 0
-  exp = experiment.assemble({**made, 'strategy': {**made['strategy'], 'rank': 33}}, abstract=True)
+  exp = assemble({**made, 'strategy': {**made['strategy'], 'rank': 33}}, abstract=True)
   with pytest.raises(InputError, match=r'strategy.rank=33: above the smaller side of a 64 x 32 matrix'):
     account.begun(exp)
 

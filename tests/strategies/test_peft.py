@@ -15,7 +15,7 @@ from research.adapters import modules, reading, writing
 from research.deployment import folder as folders
 from research.errors import InputError
 from research.models import names, presets
-from research.strategies import deltas, restore, table
+from research.strategies import deltas, table
 from research.strategies.bind import bind
 
 pytestmark = pytest.mark.parity
@@ -54,7 +54,7 @@ def ours_from(loaded, folder):
   strategy, values = table.make(found.name, found.fields), found.values
   if found.name == 'pissa':      # begins where it is: singular vectors as PEFT found them, not as they are found again here
     values = values | {f'{n[:-1]}fixed_{n[-1]}': x for n, x in values.items()}
-  return strategy, *restore.placed_in(*bind(jax.random.key(0), strategy, loaded.model, loaded.params), values, str(folder))
+  return strategy, *values.placed_in(*bind(jax.random.key(0), strategy, loaded.model, loaded.params), values, str(folder))
 
 
 def their_logits(model, b, slots=0):

@@ -11,8 +11,10 @@ import pytest
 from helpers import by_heart, config, reviews, start, without_times
 
 from experiments.benchmarks import sides
-from research import experiment, study, train, tree
+from research import study, train, tree
 from research.errors import InputError
+from research.experiment import restore
+from research.experiment.assemble import assemble
 from research.programs import members
 from research.strategies import table
 from research.training import cohort, trial
@@ -40,7 +42,7 @@ ROWS = {**reviews(longest=90, train=60, valid=12), 'training__batch_size': 2}
 
 
 def learned(made, workdir):
-  return tree.leaves(experiment.learned(workdir, experiment.assemble(made)))
+  return tree.leaves(restore.learned(workdir, assemble(made)))
 
 
 @pytest.mark.parametrize('members, fields', [

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from helpers import WORDS, by_heart, config, write_pairs
 
-from research import experiment, train, tree
+from research import train, tree
 from research.errors import InputError
+from research.experiment import restore
+from research.experiment.assemble import assemble
 from research.training.metrics_log import MetricsLog
 
 
@@ -27,7 +29,7 @@ def lines(workdir):
 
 
 def learned(made, workdir):
-  return tree.leaves(experiment.learned(workdir, experiment.assemble(made))['delta'])
+  return tree.leaves(restore.learned(workdir, assemble(made))['delta'])
 
 
 def test_a_run_ends_once_validation_stops_to_improve(overfit):
@@ -113,7 +115,7 @@ def test_a_best_metric_that_is_not_measured_is_refused(overfit, valid, metric, m
   made, _, _ = overfit
   task = made['task'] if valid else {**made['task'], 'valid': None}
   with pytest.raises(InputError, match=message):
-    experiment.assemble({**made, 'task': task, 'training': {**made['training'], 'best_metric': metric}})
+    assemble({**made, 'task': task, 'training': {**made['training'], 'best_metric': metric}})
 
 
 def test_a_run_goes_on_from_what_an_earlier_one_learned(overfit, tmp_path):
@@ -135,8 +137,8 @@ def test_a_run_of_before_a_field_was_there_is_read(overfit, tmp_path):
   provenance = json.loads((workdir / 'provenance.json').read_text())
   del provenance['config'], provenance['model']['template']
   (tmp_path / 'old' / 'provenance.json').write_text(json.dumps(provenance))
-  old = experiment.of_run(tmp_path / 'old')
-  assert tree.leaves(experiment.learned(tmp_path / 'old', old)['delta']).keys() == learned(made, workdir).keys()
+  old = restore.of_run(tmp_path / 'old')
+  assert tree.leaves(restore.learned(tmp_path / 'old', old)['delta']).keys() == learned(made, workdir).keys()
 
 
 @pytest.mark.parametrize('group, field, value, message', [

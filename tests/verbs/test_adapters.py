@@ -11,13 +11,15 @@ from helpers import batch, config, documents, logits, moved, reviews, scaled_up
 from strategies import rows
 from strategies.rows import ROWS
 
-from research import evaluate, experiment, export, train, tree
+from research import evaluate, export, train, tree
 from research.adapters import modules, reading, writing
 from research.deployment import folder as deployed
 from research.errors import InputError
 from research.evaluation import decode
+from research.experiment import restore
+from research.experiment.assemble import assemble
 from research.models import names
-from research.strategies import restore, table
+from research.strategies import table, values
 from research.strategies.bind import bind
 
 
@@ -27,14 +29,14 @@ def test_an_adapter_folder_gives_back_what_was_learned(name, tmp_path):
   loaded, strategy = scaled_up('llama-tiny'), ROWS[name].make()
   trainable, frozen = bind(jax.random.key(0), strategy, loaded.model, loaded.params)
   trainable = moved(trainable, seed=0, by=ROWS[name].moved)
-  learned = {n: np.asarray(x) for n, x in tree.leaves(trainable).items()} | restore.fixed(frozen)
+  learned = {n: np.asarray(x) for n, x in tree.leaves(trainable).items()} | values.fixed(frozen)
   said, tensors, row = writing.write(tree.join(trainable, frozen), strategy, loaded.model.config, 'base', learned)
   record = json.dumps({'strategy': row, 'base': {'sha256': '1'}})
   (tmp_path / 'adapter').mkdir()
   deployed.adapter(tmp_path / 'adapter', said, tensors, {modules.RECORD: record})
   found = reading.read(tmp_path / 'adapter', loaded.model.config, names.shapes(loaded.model.config))
   again = table.make(found.name, found.fields)
-  here = restore.placed_in(*bind(jax.random.key(1), again, loaded.model, loaded.params), found.values, 'here')
+  here = values.placed_in(*bind(jax.random.key(1), again, loaded.model, loaded.params), found.values, 'here')
   if again.name == strategy.name and again.fields == strategy.fields:
     ours = tree.leaves(tree.join(*here))
     for path, x in tree.leaves(tree.join(trainable, frozen)).items():
@@ -77,9 +79,9 @@ def test_an_adapters_snippet_loads_the_base_that_was_written_and_says_what_the_r
   assert json.loads((folder / modules.CONFIG).read_text())['base_model_name_or_path'] == str(base)
   text = (folder / 'README.md').read_text()
   assert 'lies in the folder `base`' in text and 'library_name: peft' in text and 'license: unknown' in text
-  exp = experiment.of_run(run)
+  exp = restore.of_run(run)
   ids = exp.tokenizer.prompt('Review: ...\nSentiment:')
-  [expected] = decode.generate(exp.model, experiment.learned(run, exp), [ids], exp.task.max_new_tokens, exp.tokenizer.ends,
+  [expected] = decode.generate(exp.model, restore.learned(run, exp), [ids], exp.task.max_new_tokens, exp.tokenizer.ends,
                                batch_size=1)
   assert said_by(text, folder) == exp.tokenizer.decode(expected) + '\n'
   assert theirs.AutoPeftModelForCausalLM.from_pretrained(str(folder)) is not None
@@ -99,7 +101,7 @@ def test_a_run_goes_on_from_an_exported_adapter_and_from_a_run(folders, name, tm
   run, folder = folders(name, 'llama-tiny')
   record = json.loads((folder / modules.RECORD).read_text())
   assert record['base']['sha256'] == 'random:llama-tiny' and record['trained_as']['name'] == ROWS[name].name
-  there = experiment.learned(run, experiment.of_run(run))
+  there = restore.learned(run, restore.of_run(run))
   sites = json.loads((run / 'sites.json').read_text())
   result = json.loads((run / 'result.json').read_text())
   assert sum(line['trainable'] for line in sites) == result['cost']['trainable_params'] > 0
@@ -113,7 +115,7 @@ def test_a_run_goes_on_from_an_exported_adapter_and_from_a_run(folders, name, tm
   same = record['strategy'] == {'name': ROWS[name].name, **ROWS[name].make().fields}      # PEFT has no other form of it
   for source in [folder, run] if same else [folder]:
     made['strategy']['init_from'] = str(source)
-    first = experiment.assemble(made).variables()[0]
+    first = restore.variables(assemble(made))[0]
     for path, x in tree.leaves(first).items():
       if same:
         np.testing.assert_allclose(x, tree.leaves(there)[path], atol=1e-6)
@@ -134,8 +136,8 @@ def test_what_is_drawn_or_decomposed_goes_along_whatever_the_seed(folders, name,
     found = train.run(made, tmp_path / f'on-{source.name}')
     assert found['metrics']['valid/loss'] == pytest.approx(result['metrics']['valid/loss'], abs=1e-4)
   made = config(**of, training__init_from=str(run), training__seed=7)
-  begun = experiment.assemble(made)
-  there, here = experiment.learned(run, experiment.of_run(run)), experiment.continued(run, begun, *begun.variables())
+  begun = assemble(made)
+  there, here = restore.learned(run, restore.of_run(run)), restore.continued(run, begun, *restore.variables(begun))
   for path, x in tree.leaves(tree.join(*here)).items():
     np.testing.assert_array_equal(x, tree.leaves(there)[path])
 
@@ -160,7 +162,7 @@ def test_lora_plus_goes_on_from_a_run_of_lora_and_a_setting_said_again_is_no_oth
 def starting(folder, name='lora', **more):
   given = {k: v for k, v in fields('lora').items() if not k.startswith('strategy')}
   made = config(**{**given, 'strategy__name': name, 'strategy__init_from': str(folder), **more})
-  return experiment.assemble(made).variables()
+  return restore.variables(assemble(made))
 
 
 @pytest.fixture
@@ -281,8 +283,8 @@ def test_what_adds_nothing_to_the_model_has_no_adapter(tmp_path):
     ({'strategy__name': 'lora', 'model__quantize': 'int3'}, "model.quantize='int3': must be one of none, int8, nf4")])
 def test_a_strategy_that_cannot_be_is_refused(given, says):
   with pytest.raises(InputError, match=says):
-    made = experiment.assemble(config(**given))
-    made.variables()
+    made = assemble(config(**given))
+    restore.variables(made)
     made.examples('train')
 
 
@@ -296,8 +298,8 @@ def test_what_learns_beside_a_delta_is_trained_resumed_and_exported_with_it(tmp_
   export.run_peft(tmp_path / 'run', tmp_path / 'adapter')
   said = json.loads((tmp_path / 'adapter' / modules.CONFIG).read_text())
   assert said['modules_to_save'] == ['transformer.wte'] and said['bias'] == 'all' and said['ensure_weight_tying']
-  of_run = experiment.of_run(tmp_path / 'run')
-  learned = tree.leaves(experiment.learned_and_frozen(tmp_path / 'run', of_run)[0])
+  of_run = restore.of_run(tmp_path / 'run')
+  learned = tree.leaves(restore.learned_and_frozen(tmp_path / 'run', of_run)[0])
   assert np.abs(learned['params/embed/embedding'] - of_run.params['embed']['embedding']).max() > 1e-4
   for path, x in tree.leaves(starting(tmp_path / 'adapter')[0]).items():
     np.testing.assert_array_equal(x, learned[path], err_msg=path)

@@ -14,9 +14,10 @@ import pytest
 import safetensors.numpy
 from helpers import ROOT, WORDS, steady, verb, write_pairs
 
-from research import evaluate, experiment, export, provenance, run_files, train
+from research import evaluate, export, run_files, train
 from research.deployment import folder as folders
 from research.errors import InputError, InUse
+from research.experiment import provenance, restore
 from research.models import families, load, names, transformer
 from research.models.config import Execution
 
@@ -160,7 +161,7 @@ def test_what_a_run_learned_is_not_used_with_another_tokenizer_config_or_rows(he
   change(folder)
   uses = {'evaluate': lambda: evaluate.run(folder / 'run', 'valid'),
           'export': lambda: export.run(folder / 'run', tmp_path / 'out', 'float32', '5GB'),
-          'generate': lambda: experiment.of_run(folder / 'run'),
+          'generate': lambda: restore.of_run(folder / 'run'),
           'peft': lambda: export.run_peft(folder / 'run', tmp_path / 'out')}
   for name, use in uses.items():
     if change is edited_validation and name in ('generate', 'peft'):

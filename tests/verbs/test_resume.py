@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 from helpers import ROOT, as_flags, reviews, without_times
 
-from research import experiment, tree
+from research import tree
+from research.experiment import restore
+from research.experiment.assemble import assemble
 from research.training.checkpoint import Checkpoints
 
 ROWS = [*as_flags(reviews(train=100, valid=8)), '--config.training.eval_batch_size=2', '--config.check_memory=False']
@@ -61,8 +63,8 @@ def being_written(folder):
 
 def left_behind(workdir):
   """All that a run ended with, apart from times."""
-  exp = experiment.assemble(json.loads((workdir / 'config.json').read_text()))
-  trainable, _ = exp.variables()
+  exp = assemble(json.loads((workdir / 'config.json').read_text()))
+  trainable, _ = restore.variables(exp)
   checkpoints = Checkpoints(workdir / 'checkpoints', exp.fingerprint)
   best = tree.leaves(checkpoints.restore_best(trainable))
   saved = checkpoints.step('best'), checkpoints.step('latest')

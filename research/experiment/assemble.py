@@ -1,20 +1,14 @@
-"""From a config to the things it names. Only this module and the verbs read a config."""
+"""From a config to the things it names: model, task, strategy, rows; all of it checked before anything is computed."""
 
-import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
-import safetensors.numpy
-from ml_collections import ConfigDict
 
 from research import config as config_fields
-from research import provenance, run_files, tree
+from research import run_files, tree
 from research.adapters import modules, reading
 from research.console import say
 from research.data import batches, demonstrations, prompts, tasks, texts
@@ -23,18 +17,15 @@ from research.data.demonstrations import DemonstrationFn
 from research.data.prompts import Example
 from research.data.tasks import Task
 from research.data.tokenizer import Tokenizer
-from research.distributed import mesh, partition, placement, processes
+from research.distributed import mesh, placement
 from research.errors import InputError
 from research.evaluation import metrics
+from research.experiment.settings import SEEDS, seed
 from research.models import load, names
 from research.models.config import execution
 from research.models.transformer import Model
-from research.strategies import restore, table
-from research.strategies.bind import bind
+from research.strategies import table
 from research.strategies.table import Strategy
-from research.training import optim
-from research.training.checkpoint import Checkpoints, checksum
-from research.training.steps import TrainState
 from research.tree import Tree
 
 
@@ -111,20 +102,6 @@ class Experiment(NamedTuple):
     """Each of `SEEDS`."""
     return {part: seed(self.config['training'], part) for part in SEEDS}
 
-  def variables(self) -> tuple[Tree, Tree]:
-    """(trainable, frozen), at step 0: new deltas, or those of `strategy.init_from`.
-
-    An adapter or run to start from that does not fit, and numbers that are not finite, are refused (`InputError`).
-    """
-    check_finite(self.params, f'model.source={self.config["model"]["source"]}')
-    key = jax.random.fold_in(jax.random.key(seed(self.config['training'], 'init')), 1)
-    trainable, frozen = bind(key, self.strategy, self.model, self.params, self.tokenizer.encode)
-    if self.config['strategy']['init_from']:
-      trainable, frozen = _start_from(self, trainable, frozen)
-      check_finite(tree.split(frozen, '^delta')[0], f'strategy.init_from={self.config["strategy"]["init_from"]}')
-      check_finite(trainable, f'strategy.init_from={self.config["strategy"]["init_from"]}')
-    return trainable, frozen
-
 
 def check_finite(variables: Tree, where: str) -> None:
   """Refuses variables of which nothing can be measured.
@@ -135,33 +112,6 @@ def check_finite(variables: Tree, where: str) -> None:
   name = tree.first_not_finite(variables)
   if name:
     raise InputError(f'{where}: {name} holds numbers that are not finite (NaN or infinite), from which no score can come')
-
-
-SEEDS = ('order', 'init', 'dropout', 'rows', 'shots')      # what a seed is of: fields training.{order,init,…}_seed
-
-
-def seed(training: dict[str, Any], of: str) -> int:
-  """The seed of one of `SEEDS`: its own where it has one, else `training.seed`."""
-  own = training.get(f'{of}_seed')
-  return training['seed'] if own is None else own
-
-
-def plain(config: ConfigDict) -> dict[str, Any]:
-  """A config as nested dicts, as JSON gives them back; one that cannot be right is refused (see `config.check`).
-
-  Raises:
-    InputError: it is no config.
-  """
-  if not isinstance(config, ConfigDict):
-    raise InputError(f'get_config() returns {type(config).__name__}, not an ml_collections.ConfigDict')
-  found = _plain(config)
-  config_fields.check(found)
-  return {**dict.fromkeys(config_fields.OF_ALL, True), **found}
-
-
-def _plain(config: ConfigDict) -> dict[str, Any]:
-  return {k: _plain(v) if isinstance(v, ConfigDict) else list(v) if isinstance(v, tuple) else v
-          for k, v in config.items()}
 
 
 def assemble(config: dict[str, Any], abstract: bool = False, trains: bool = True) -> Experiment:
@@ -324,22 +274,6 @@ def _check_training(t: dict[str, Any]) -> None:
     require(t[field] >= 1, f'{field}={t[field]}: must be 1 or more')
 
 
-def begin(experiment: Experiment) -> tuple[TrainState, Tree]:
-  """(state, frozen) at step 0.
-
-  Raises:
-    InputError: the strategy and the training are both to start from something.
-  """
-  t = experiment.config['training']
-  trainable, frozen = experiment.variables()
-  if t.get('init_from'):
-    if experiment.config['strategy']['init_from']:
-      raise InputError('strategy.init_from and training.init_from are both given; one says where to begin')
-    trainable, frozen = continued(Path(t['init_from']), experiment, trainable, frozen)
-  opt_state = optim.init(optimizer(experiment), trainable, t['learning_rate'], t['weight_decay'], warmup(experiment))
-  return TrainState(jnp.int32(0), jax.random.key(seed(t, 'dropout')), trainable, opt_state), frozen
-
-
 def _check_mesh(t: dict[str, Any]) -> None:
   """Refuses a batch that the mesh in use does not divide.
 
@@ -350,167 +284,3 @@ def _check_mesh(t: dict[str, Any]) -> None:
   if rows % mesh.batch_shards():
     raise InputError(f'training.batch_size={t["batch_size"]}: the {rows} rows of each of its {t["microbatches"]} microbatches '
                      f'cannot be dealt out evenly to mesh.data={sizes["data"]} x mesh.fsdp={sizes["fsdp"]} devices')
-
-
-def optimizer(experiment: Experiment) -> optax.GradientTransformation:
-  """The optimiser that an experiment names."""
-  t = experiment.config['training']
-  return optim.make(t['optimizer'], t['schedule'], t['steps'], t['clip'], t['b1'], t['b2'], t['eps'],
-                    experiment.strategy.lr_multipliers)
-
-
-def warmup(experiment: Experiment) -> int:
-  """Steps in which the rate rises."""
-  t = experiment.config['training']
-  return math.ceil(t['warmup'] * t['steps'])
-
-
-def of_run(workdir: Path, splits: Iterable[str] = (), allow_changed: bool = False, **model_fields: Any) -> Experiment:
-  """The experiment of the run in `workdir`, to use what it learned (see `learned_and_frozen`).
-
-  A folder that holds no run, or one that was made from something else than is there now, is refused (`InputError`).
-
-  Args:
-    workdir: the run's.
-    splits: those whose rows are used, and so must be what they were.
-    allow_changed: use it all the same, and record that (see `provenance.check`).
-    model_fields: fields of `config.model` that shall differ.
-  """
-  config = run_files.read_config(workdir)
-  run_files.expect(config, dict.fromkeys(('model', 'task', 'strategy', 'training'), dict), str(workdir / run_files.CONFIG))
-  config['model'] = {'quantize': 'none', 'remat': 'none', 'attention': 'auto', **config['model'],       # older runs lack some
-                     **model_fields}
-  config['task'] = {'rows': 0, 'stop': (), **config['task']}      # older ones ended answers at EOS alone
-  config['training'] = {'best_metric': 'loss', **{f'{part}_seed': None for part in SEEDS}, **config['training']}
-  config['mesh'] = dict(partition.EVAL_MESH)
-  if config['training'].get('steps'):      # what it began with is in its own files
-    config['strategy'] |= {'init_from': None, 'allow_other_base': False}
-  found = assemble(config, trains=False)
-  provenance.check(workdir, found, {*splits, 'train'} if found.strategy.shots else splits, allow_changed)
-  return found
-
-
-def learned(workdir: Path, experiment: Experiment) -> Tree:
-  """The variables of a run at its best step."""
-  return tree.join(*learned_and_frozen(workdir, experiment))
-
-
-def learned_and_frozen(workdir: Path, experiment: Experiment) -> tuple[Tree, Tree]:
-  """(trainable, frozen) of a run at its best step."""
-  trainable, frozen = experiment.variables()
-  if not jax.tree.leaves(trainable) or experiment.config['strategy']['init_from']:      # nothing has learned here
-    return trainable, frozen
-  return _restored(workdir, trainable, frozen, experiment.fingerprint)
-
-
-def _restored(workdir: Path, trainable: Tree, frozen: Tree, base: str | None) -> tuple[Tree, Tree]:
-  """The variables with what the run in `workdir` learned up to its best step, and with what its deltas have that is fixed.
-
-  Raises:
-    InputError: the checkpoint is not of the step that the run's result names.
-  """
-  checkpoints = Checkpoints(workdir / run_files.CHECKPOINTS, base)
-  try:
-    best, step = jax.tree.map(jnp.asarray, checkpoints.restore_best(trainable)), checkpoints.step('best')
-  finally:
-    checkpoints.close()
-  check_finite(best, str(workdir / run_files.CHECKPOINTS))
-  if (workdir / run_files.RESULT).exists() and (told := run_files.read_result(workdir).get('best_step', step)) != step:
-    raise InputError(f'{workdir / run_files.CHECKPOINTS}: the best checkpoint is of step {step}, but {run_files.RESULT} says '
-                     f'{told}: one of them is of another run; put it back from a copy, or train the run again elsewhere')
-  return restore.placed_in(best, frozen, tree.leaves(best) | _fixed(workdir, frozen), str(workdir))
-
-
-def _fixed(workdir: Path, frozen: Tree) -> dict[str, Any]:
-  """What `keep_fixed` saved of such a tree.
-
-  Raises:
-    InputError: the file is not what was written.
-  """
-  path = workdir / run_files.FIXED
-  if not restore.fixed_names(frozen):
-    return {}
-  if not path.exists():
-    raise InputError(f'{path}: no such file, and what the run learned fits only what it holds; put it back from a copy, or '
-                     'train the run again in another workdir')
-  try:
-    fixed = safetensors.numpy.load_file(path)
-    with safetensors.safe_open(path, 'numpy') as f:
-      written = json.loads((f.metadata() or {}).get('checksums', '{}'))
-  except (safetensors.SafetensorError, OSError, ValueError) as e:
-    raise InputError(f'{path}: is damaged ({e}); train the run again in another workdir') from None
-  for name in written:
-    if name not in fixed or checksum(fixed[name]) != written[name]:
-      raise InputError(f'{path}: is damaged ({name} is not what was written); train the run again in another workdir')
-  return fixed
-
-
-def keep_fixed(workdir: Path, trainable: Tree, frozen: Tree) -> Tree:
-  """Saves what of the deltas is frozen and is part of them: what was drawn, or decomposed from the base as it then was.
-
-  Args:
-    workdir: the run directory.
-    trainable: of the run at step 0.
-    frozen: what is frozen of it.
-  Returns:
-    What is frozen, with what an earlier start of the run has saved.
-  """
-  if processes.all_gather_object((workdir / run_files.FIXED).exists())[0]:
-    values = tree.leaves(trainable) | _fixed(workdir, frozen)
-    return placement.shard(restore.placed_in(trainable, frozen, values, str(workdir))[1])
-  fixed = restore.fixed(frozen)
-  if fixed and processes.is_primary():
-    checksums = json.dumps({name: checksum(x) for name, x in fixed.items()})
-    run_files.write_bytes(workdir / run_files.FIXED, safetensors.numpy.save(fixed, {'checksums': checksums}))
-  return frozen
-
-
-def _start_from(experiment: Experiment, trainable: Tree, frozen: Tree) -> tuple[Tree, Tree]:
-  """The variables with what `strategy.init_from` holds: an adapter folder, or a run at its best step.
-
-  Raises:
-    InputError: it belongs to another base model, and that is not allowed.
-  """
-  own = experiment.config['strategy']
-  folder, any_base = Path(own['init_from']), own['allow_other_base']
-  if not modules.is_folder(folder):
-    return continued(folder, experiment, trainable, frozen, any_base)
-  model = experiment.model.config
-  found = reading.read(folder, model, names.shapes(model))
-  if found.base is None:
-    say(f'warning: {folder} does not say which base model it belongs to; its shapes fit this one')
-  elif found.base != experiment.fingerprint and not any_base:
-    raise InputError(f'strategy.init_from={folder}: belongs to another base model ({found.base}, not '
-                     f'{experiment.fingerprint}); --config.strategy.allow_other_base=True takes it all the same')
-  for note in found.notes:
-    say(note)
-  return restore.placed_in(trainable, frozen, found.values, f'strategy.init_from={folder}')
-
-
-def continued(workdir: Path, experiment: Experiment, trainable: Tree, frozen: Tree,
-              any_base: bool = False) -> tuple[Tree, Tree]:
-  """What an earlier run had learned at its best step, to go on from with a new optimiser and new data.
-
-  Args:
-    workdir: the earlier run's.
-    experiment: the one that is to begin there.
-    trainable: what is trainable of it at step 0, for names, shapes and types.
-    frozen: what is frozen of it.
-    any_base: whether the earlier run may be of another base model.
-  Returns:
-    (trainable, frozen), with the earlier run's values.
-  Raises:
-    InputError: the run is of another strategy, or of another base model where that is not allowed.
-  """
-  earlier, _ = _strategy(run_files.read_config(workdir)['strategy'] | dict.fromkeys(OWN), None)
-  here = experiment.strategy
-  of_lora = {earlier.name, here.name} <= {'lora', 'lora_plus'}      # which differ in how they learn, not in what
-  different = [] if earlier.name == here.name or of_lora else [f'name={earlier.name!r} there, {here.name!r} here']
-  different += [f'{n}={v!r} there, {here.fields.get(n)!r} here' for n, v in earlier.fields.items()
-                if here.fields.get(n) != v and not (of_lora and n == 'ratio')]
-  if different:
-    raise InputError(f'{workdir}: was trained with another strategy ({"; ".join(different)})')
-  found = _restored(workdir, trainable, frozen, None if any_base else experiment.fingerprint)
-  if not any_base:
-    provenance.check_tokenizer(workdir, experiment)
-  return found

@@ -20,7 +20,7 @@ from research.distributed import device, processes
 from research.errors import InputError
 
 if TYPE_CHECKING:
-  from research.experiment import Experiment
+  from research.experiment.assemble import Experiment
 
 PACKAGES = ('flaxtune', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'transformers', 'tokenizers', 'datasets', 'numpy',
             'scipy', 'statsmodels', 'scikit-learn', 'sacrebleu', 'rouge-score')
