@@ -10,109 +10,17 @@ runs themselves were not kept; before all of them have ended it writes an interi
 
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import jax
 from absl import flags
 
 from research import cli, run_files
-from research import evaluate as evaluate_verb
-from research import train as train_verb
-from research.console import say
 from research.distributed import processes
 from research.errors import InputError
-from research.evaluation import metrics
-from research.experiment import provenance
-from research.experiment.assemble import assemble
-from research.planning import plans
-from research.planning.chips import GIB
-from research.studies import compare, grid, outcomes, report, runner, study_file
-
-
-def check(study: grid.Study, cells: list[grid.Cell]) -> dict[str, dict[str, Any]]:
-  """Assembles every arm's settings, so that what is wrong is said before anything is trained or written.
-
-  Returns:
-    Key of a cell of each setting -> the fingerprints of what it is made from.
-  Raises:
-    InputError: a task does not measure what the study selects by or reports, or has fewer test examples than the margin needs.
-  """
-  made_of = {}
-  for cell in {(c.model, c.task, c.arm, str(c.setting)): c for c in cells}.values():
-    if cell.config['check_memory']:
-      plans.check(cell.config)
-    exp = assemble(cell.config)
-    examples = len(exp.task.rows('test'))
-    if study.margin is not None and metrics.measured(study.report).is_share and study.margin * examples < 1:
-      raise InputError(f'margin={study.margin:g}: is less than one of the {examples} test examples of task {exp.task.name}; '
-                       f'give {1 / examples:.2g} or more')
-    for wanted in (study.select, study.report, 'valid/loss'):
-      split, name = wanted.split('/', 1)
-      exp.task.rows(split)
-      if name not in ('loss', *exp.task.metrics):
-        raise InputError(f'{wanted}: task {exp.task.name} measures {", ".join(("loss", *exp.task.metrics))}')
-    made_of[cell.key] = run_files.flat({name: value for name, value in provenance.made_of(exp).items() if name != 'config'})
-  return made_of
-
-
-def dry_run(study: grid.Study, cells: list[grid.Cell]) -> None:
-  """Prints every cell with its FLOPs, its time at this machine's rates and its memory; nothing is compiled or trained.
-
-  Args:
-    study: says how often the chosen settings are trained again.
-    cells: those by which they are chosen.
-  """
-  print(f'{len(cells)} cells')
-  in_all = seconds = 0.0
-  costliest: dict[tuple, tuple[float, float]] = {}      # of each arm's settings, which may be chosen: FLOPs and seconds
-  for cell in cells:
-    found = plans.here(cell.config)
-    if found is None:
-      print(f'{cell.key}  nothing learns')
-      continue
-    steps = found.exp.config['training']['steps']
-    of_cell = operations(cell.config)
-    in_all += of_cell
-    seconds += steps * found.step_seconds
-    arm = cell.model, cell.task, cell.arm
-    costliest[arm] = max(costliest.get(arm, (0.0, 0.0)), (of_cell, steps * found.step_seconds))
-    print(f'{cell.key}  {found.trainable:,} learn  {of_cell / 1e12:.2f} TFLOP  '
-          f'{steps * found.step_seconds:.0f} s or more  {found.bytes() / GIB:.2f} GiB in a step')
-  if study.extend:
-    print(f'where the lowest or highest value of a grid is chosen, it is widened, up to {study.extend} times: more cells')
-  if study.report_seeds:
-    times = len(study.report_seeds)
-    more = [times * sum(of_arm[i] for of_arm in costliest.values()) for i in range(2)]
-    print(f'the chosen settings again, with {times} seeds of the report: at most {more[0] / 1e12:.1f} TFLOP, '
-          f'{more[1] / 60:.1f} minutes')
-    in_all, seconds = in_all + more[0], seconds + more[1]
-  print(f'training in all: {in_all / 1e12:.1f} TFLOP, {seconds / 60:.1f} minutes or more, evaluation not counted')
-
-
-def operations(config: dict[str, Any]) -> float:
-  """FLOPs that a cell's training is planned to take, on all devices; 0 where nothing learns."""
-  found = plans.here(config)
-  return found.exp.config['training']['steps'] * found.of_step.flops * jax.device_count() if found else 0.0
-
-
-def cohorts(text: str, told: train_verb.Told | None = None, allow_changed: bool = False) -> runner.Cohorts | None:
-  """What `--cohorts` says.
-
-  Args:
-    text: of the flag.
-    told: as for `train.run`.
-    allow_changed: as for `train.run`.
-  Raises:
-    InputError: it is neither auto, off nor a number above 0.
-  """
-  together = partial(train_verb.train_cohort, told=told, allow_changed=allow_changed)
-  if text == 'off':
-    return None
-  if text == 'auto':
-    return runner.Cohorts(train_verb.cohort_size, together)
-  if not (text.isdecimal() and int(text)):
-    raise InputError(f'--cohorts={text}: must be auto, off, or how many runs to train as one program')
-  return runner.Cohorts(int(text), together)
+from research.runs import run
+from research.runs.evaluate import evaluate_finished
+from research.runs.train import train_one
+from research.studies import runner, study_file
+from research.studies.carry_out import check_study, cohorts, dry_run, operations, write_report
 
 
 def main() -> None:
@@ -131,54 +39,20 @@ def main() -> None:
   if f.dry_run:
     return dry_run(study, cells)
   cli.required('workdir')
-  told: train_verb.Told = set()
+  told: run.Told = set()
   workdir, part = Path(f.workdir), runner.shard(f.shard) if f.shard else runner.Shard()
   side_by_side = cohorts(f.cohorts, told, f.allow_changed)
   if f.shard is None and processes.told_of_others():
     raise InputError('--shard: a cluster started several processes, and each would run the whole study; give each its part, '
                      '--shard=1/2 and so on, or one of them 1/1 and start no other')
-  made_of = check(study, cells)
+  made_of = check_study(study, cells)
   runner.refuse(workdir)
   with run_files.held(workdir, f'{run_files.LOCK}-{part.number}'):      # shards work in one folder
     runner.claim(study, cells, workdir, part, side_by_side, made_of, f.allow_changed)
-    train = partial(train_verb.run, allow_changed=f.allow_changed, told=told)
-    test = lambda runs: evaluate_verb.evaluate_runs(runs, 'test', f.allow_changed)
+    train = partial(train_one, allow_changed=f.allow_changed, told=told)
+    test = lambda runs: evaluate_finished(runs, 'test', f.allow_changed)
     if runner.run(study, cells, workdir, train, test, part, side_by_side, operations) is not None:
       write_report(runner.planned(workdir), workdir, f.study)
-
-
-def write_report(plan: runner.Plan, workdir: Path, name: str | None) -> None:
-  """Writes comparison and report from what is there: of a study that has not ended an interim one, which tests nothing.
-
-  Args:
-    plan: of the study.
-    workdir: where it is kept, with its runs or with what was kept of them.
-    name: of the study file, for the commands that make it again; None: it is not known, and neither are they.
-  Raises:
-    InputError: no run has ended.
-  """
-  study, looks = plan.study, plan.looks
-  cells = runner.known(study, plan.cells, workdir)
-  rows = runner.results(study, cells, workdir)
-  interim = None
-  if len(rows) < len(cells) or any(r['selected'] and study.report not in r['result']['metrics'] for r in rows):
-    if not any(r['result'] for r in rows):
-      raise InputError(f'{workdir}: no run of the study has ended, so there is nothing to report')
-    interim, looks = {'ended': len(rows), 'planned': len(cells)}, 0
-    study, rows = runner.interim(study, rows)
-  comparison = {'plan': runner.plan_hash(plan.study, plan.cells), **({'interim': interim} if interim else {}),
-                **compare.compare(study, rows, workdir, looks)}
-  run_files.write_json(workdir / runner.COMPARISON, comparison)
-  base = study_file.read(name).base if name else None
-  report.write(plan._replace(study=study), comparison, rows, workdir,
-               f'python -m research.study --study={name or "FILE"} --workdir={workdir}',
-               {cell.key: grid.command(cell, study.base, base) if base else None for cell in cells})
-  if not interim:
-    outcomes.write(rows, workdir)
-  else:
-    say(f'an interim report: {interim["ended"]} of {interim["planned"]} runs have ended')
-  print(report.table_text(comparison))
-  say(f'report: {workdir / "report.html"}')
 
 
 if __name__ == '__main__':

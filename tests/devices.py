@@ -23,13 +23,14 @@ import jax
 import numpy as np
 from strategies import rows
 
-from research import train, tree
+from research import tree
 from research.data.batches import TrainingBatches
 from research.distributed import mesh, partition, placement
 from research.errors import InputError
 from research.models import fused, load
 from research.models.config import Execution
 from research.programs.compile import compiled
+from research.runs.train import train_cohort, train_one
 from research.strategies import table
 from research.training import trial
 from research.training.loop import Stopped
@@ -99,7 +100,7 @@ def members(model):
     begun = [helpers.start(loaded, table.make('lora', STRATEGIES['lora']), seed=seed) for seed in range(8)]
     batches = TrainingBatches(helpers.documents(loaded, 30, longest=130), 2, 1, 0, STEPS)
     side = trial.timed_step([(state, frozen) for state, frozen, _ in begun], [batches(step % STEPS) for step in range(8)],
-                             model=loaded.model, tx=begun[0][2])
+                            model=loaded.model, tx=begun[0][2])
     sent = re.findall(r'all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute', side.step.call.as_text())
     return {'sent': sent, 'members': sorted({x.addressable_shards[0].data.shape[0] for x in jax.tree.leaves(side.state)})}
 
@@ -128,7 +129,7 @@ def runs(folder):
   def made(sizes, **fields):
     return {**helpers.steady(folder, **fields), 'mesh': dict(zip(partition.AXES, sizes))}
 
-  found['mixed'] = told('mixed', train.run(made((2, 2, 2)), folder / 'mixed'))
+  found['mixed'] = told('mixed', train_one(made((2, 2, 2)), folder / 'mixed'))
   write = MetricsLog.write
 
   def stopping(self, lines):
@@ -137,23 +138,23 @@ def runs(folder):
       signal.raise_signal(signal.SIGTERM)
   MetricsLog.write = stopping
   with contextlib.suppress(Stopped):
-    train.run(made((2, 2, 2), training__log_every=1), folder / 'again')
+    train_one(made((2, 2, 2), training__log_every=1), folder / 'again')
   MetricsLog.write = write
   shutil.copytree(folder / 'again', folder / 'elsewhere')
-  found['again'] = told('again', train.run(made((2, 2, 2), training__log_every=1), folder / 'again'))
-  found['elsewhere'] = told('elsewhere', train.run(made((8, 1, 1), training__log_every=1), folder / 'elsewhere'))
+  found['again'] = told('again', train_one(made((2, 2, 2), training__log_every=1), folder / 'again'))
+  found['elsewhere'] = told('elsewhere', train_one(made((8, 1, 1), training__log_every=1), folder / 'elsewhere'))
   jobs = [(made((2, 4, 1), training__learning_rate=rate), folder / f'cohort-{rate}', str(rate)) for rate in (1e-3, 3e-4)]
-  found['cohort'] = told('cohort-0.001', train.train_cohort(jobs, folder / 'latest')[0])
+  found['cohort'] = told('cohort-0.001', train_cohort(jobs, folder / 'latest')[0])
   broken = ({**jobs[1][0], 'strategy': {**jobs[1][0]['strategy'], 'rank': -1}}, folder / 'broken', 'broken')
   jobs = [(config, folder / f'of-two-{number}', '') for number, (config, _, _) in enumerate((*jobs, jobs[0]))]
-  results = train.train_cohort([*jobs[:2], broken, jobs[2]], folder / 'latest-of-three')
+  results = train_cohort([*jobs[:2], broken, jobs[2]], folder / 'latest-of-three')
   assert isinstance(results.pop(2), InputError)
   found['cohort of three'] = told('of-two-2', results[2])
   found['refused'] = {}
   for said, sizes, fields in (('these do: 1, 2', (2, 1, 4), {}), ('must be 8', (2, 2, 1), {}),
                               ('the 6 rows', (4, 1, 2), {'training__batch_size': 6})):
     try:
-      train.run(made(sizes, **fields), folder / 'refused')
+      train_one(made(sizes, **fields), folder / 'refused')
     except InputError as e:
       found['refused'][said] = str(e)
   assert len(found['refused']) == 3 and not (folder / 'refused').exists()

@@ -120,11 +120,11 @@ def inputs(count: int, seed: int) -> Counter:
   """Runs cases in this process: each is trained with what was spoiled, or refused in one line."""
   import numpy as np
 
-  from research import train
   from research.deployment import folder as folders
   from research.errors import InputError
   from research.models import families, load, names, transformer
   from research.models.config import Execution
+  from research.runs.train import train_one
   found: Counter = Counter()
   with tempfile.TemporaryDirectory() as root:
     loaded = load.load('random:llama-tiny', Execution('float32', 'float32', True))
@@ -144,7 +144,7 @@ def inputs(count: int, seed: int) -> Counter:
       signal.alarm(LIMIT)
       try:
         with contextlib.redirect_stderr(said):
-          result = train.run(case.config, folder / 'run')
+          result = train_one(case.config, folder / 'run')
         json.dumps(result, allow_nan=False)
         outcome = 'ran'
       except InputError as e:

@@ -12,8 +12,9 @@ import termios
 import pytest
 from helpers import ROOT, config, reviews
 
-from research import console, train
+from research import console
 from research.console import ProgressLine, shortened, tracked
+from research.runs.train import train_one
 
 LABEL = '[6/13] domain-full-learning_rate=0.0003-seed=0'      # the quick start's
 CODE = f"""
@@ -107,5 +108,5 @@ def test_a_label_keeps_its_beginning_and_its_end(room, said):
 
 
 def test_a_run_without_validation_says_at_its_end_that_its_last_step_was_kept(tmp_path, capsys):
-  train.run(config(training__steps=2, **reviews(train=8)), tmp_path / 'run')
+  train_one(config(training__steps=2, **reviews(train=8)), tmp_path / 'run')
   assert capsys.readouterr().err.splitlines()[-1] == 'train: no validation split, so the last step was kept: 2 of 2'

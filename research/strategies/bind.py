@@ -165,9 +165,9 @@ def table(trainable: Tree, frozen: Tree) -> list[SiteRow]:
     leaves = {name: x for of in (learning, staying) for name, x in of.items()
               if name.startswith((f'delta/{path}/', f'shared/{path}/'))}
     changed = [params[p] for p in _kernels(path, params) if p in params]
-    lines.append(SiteRow(path, type(delta).__name__, ' + '.join(map(described, changed)),
-                      {name.rpartition('/')[2]: [list(x.shape), str(x.dtype), name in learning] for name, x in leaves.items()},
-                      sum(x.size for name, x in leaves.items() if name in learning)))
+    shapes = {name.rpartition('/')[2]: [list(x.shape), str(x.dtype), name in learning] for name, x in leaves.items()}
+    lines.append(SiteRow(path, type(delta).__name__, ' + '.join(map(described, changed)), shapes,
+                         sum(x.size for name, x in leaves.items() if name in learning)))
   for name, x in learning.items():
     if name.startswith('params/'):
       shapes = {'': [list(x.shape), str(x.dtype), True]}

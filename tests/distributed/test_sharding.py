@@ -10,12 +10,12 @@ import pytest
 import safetensors.numpy
 from helpers import ROOT, scaled_up, steady
 
-from research import train
 from research.data import tokenizer as tokenizers
 from research.distributed import mesh, partition
 from research.errors import InputError
 from research.models import load, names, presets
 from research.models.families import FAMILIES
+from research.runs.train import train_one
 
 # attention, family, and strategies on meshes; `permuted` has the devices in another order. Every strategy and every mesh stands
 # in some line, and in the matrix every strategy in every family.
@@ -69,7 +69,7 @@ def test_each_verb_works_on_each_mesh(chain, tmp_path):
   assert {*found['verbs']} == verbs
   assert {'test/accuracy', 'test/loss'} <= found['metrics'].keys()
   assert found['planned'] == dict(zip(partition.AXES, {'data': (8, 1, 1), 'fsdp': (1, 8, 1), 'tensor': (4, 1, 2),
-                                                      'mixed': (2, 2, 2)}[chain[2]]))
+                                                       'mixed': (2, 2, 2)}[chain[2]]))
 
 
 @pytest.mark.parametrize('strategy, mesh', [
@@ -139,7 +139,7 @@ def test_a_delta_lies_where_the_sides_of_its_kernel_lie(name, shape, expected):
 def test_runs_on_meshes(tmp_path):
   """A run goes on on another mesh, and bit for bit on its own; members and evaluations are what they are on one device."""
   found = on_devices('runs', str(tmp_path))
-  alone = train.run(steady(tmp_path), tmp_path / 'one')
+  alone = train_one(steady(tmp_path), tmp_path / 'one')
   lines = [json.loads(line) for line in (tmp_path / 'one' / 'metrics.jsonl').read_text().splitlines()]
   for name in ('mixed', 'elsewhere', 'cohort', 'cohort of three'):
     assert found[name]['losses'] == pytest.approx([line['train/loss'] for line in lines], rel=1e-5), name

@@ -10,7 +10,7 @@ from models.zoo import CONFIGS
 from strategies.rows import LEARNS, ROWS
 
 from experiments.benchmarks import sides
-from research import train, tree
+from research import tree
 from research.distributed import mesh, partition
 from research.errors import InputError
 from research.experiment.assemble import assemble
@@ -19,6 +19,7 @@ from research.models.config import Execution
 from research.planning import account
 from research.programs import compile as compilation
 from research.programs import memory
+from research.runs import run
 from research.strategies import table
 from research.training.steps import train_step
 
@@ -56,7 +57,7 @@ def test_predicted_bytes_are_within_a_quarter_of_the_compilers(step, size):
 def test_shapes_are_those_of_a_run(source, strategy, quantize):
   """What is planned without weights has the leaves, shapes and bytes of what is trained."""
   made = config(model__source=source, strategy__name=strategy, model__quantize=quantize)
-  state, frozen = train._initial_state(assemble(made))
+  state, frozen = run._initial_state(assemble(made))
   shapes = account.begun(assemble(made, abstract=True))
   describe = lambda x: {name: (leaf.shape, str(leaf.dtype)) for name, leaf in tree.leaves(x).items()}
   assert describe(shapes) == describe((state, frozen))

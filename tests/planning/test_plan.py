@@ -7,11 +7,12 @@ import sys
 import pytest
 from helpers import ROOT, config, process, reviews, verb
 
-from research import plan, train
+from research import plan
 from research.distributed import device
 from research.errors import InputError
-from research.planning import chips, compiled, plans
+from research.planning import chips, compiled, plans, spoken
 from research.programs import compile
+from research.runs.train import train_cohort, train_one
 
 
 def test_a_plan_names_what_binds_and_what_it_costs():
@@ -21,7 +22,7 @@ def test_a_plan_names_what_binds_and_what_it_costs():
   assert found['bytes_per_device']['total'] >= sum(found['bytes_per_device'][k] for k in ('weights', 'trainables', 'optimizer'))
   assert {row['provider'] for row in found['cost']} == {'AWS', 'GCP', 'Azure'}
   assert found['cost'][0]['usd'] == pytest.approx(found['hours'] * found['cost'][0]['usd_per_hour'])
-  assert 'H100' in plan.format_plan(found) and f'{found["parameters"]["trainable"]:,}' in plan.format_plan(found)
+  assert 'H100' in spoken.format_plan(found) and f'{found["parameters"]["trainable"]:,}' in spoken.format_plan(found)
 
 
 def test_what_does_not_fit_is_told_what_would():
@@ -31,7 +32,7 @@ def test_what_does_not_fit_is_told_what_would():
   assert not found['fits'] and found['bytes_per_device']['total'] > found['memory_per_device']
   assert {'strategy.name': 'lora'} in [one['changes'] for one in found['changes']]
   assert all(one['bytes'] <= found['memory_per_device'] for one in found['changes'])
-  assert '--config.strategy.name=lora' in plan.format_plan(found)
+  assert '--config.strategy.name=lora' in spoken.format_plan(found)
 
 
 def compiled_on_an_h100():
@@ -102,17 +103,17 @@ def test_training_refuses_what_finds_no_room_before_it_loads_or_compiles(tmp_pat
   monkeypatch.setattr(device, 'memory', lambda: int(0.8 * needs))
   monkeypatch.setattr(compile, 'compiled', lambda *_, **__: pytest.fail('compiled'))
   with pytest.raises(InputError, match=r'needs about .* GiB on each device \(weights .*would fit: --config.training.mic'):
-    train.run(made, tmp_path / 'run')
+    train_one(made, tmp_path / 'run')
   with pytest.raises(InputError, match='needs about'):
-    train.train_cohort([(made, tmp_path / 'a', 'a'), (made, tmp_path / 'b', 'b')], tmp_path / 'latest')
+    train_cohort([(made, tmp_path / 'a', 'a'), (made, tmp_path / 'b', 'b')], tmp_path / 'latest')
   assert not (tmp_path / 'run').exists()
   monkeypatch.undo()
   monkeypatch.setattr(device, 'memory', lambda: int(0.8 * needs))
-  assert train.run({**made, 'check_memory': False}, tmp_path / 'run')['cost']['planned_peak_bytes'] is None
+  assert train_one({**made, 'check_memory': False}, tmp_path / 'run')['cost']['planned_peak_bytes'] is None
 
 
 def test_a_result_sets_the_plan_beside_what_was_measured(tmp_path):
-  cost = train.run(config(check_memory=True, **reviews(train=8, valid=2)), tmp_path / 'run')['cost']
+  cost = train_one(config(check_memory=True, **reviews(train=8, valid=2)), tmp_path / 'run')['cost']
   assert 0.75 < cost['planned_peak_bytes'] / cost['peak_bytes'] < 1.25
   assert 0 < cost['planned_train_seconds'] < cost['train_seconds']      # the least that it can take
 

@@ -12,13 +12,14 @@ from helpers import batch, config, documents, reviews, start
 from strategies import rows
 from strategies.rows import ROWS
 
-from research import train, tree
+from research import tree
 from research.models import load, names
 from research.models.config import Execution
 from research.models.families import FAMILIES
 from research.models.presets import PRESETS
 from research.models.transformer import build, split_last_layers
 from research.programs import flops
+from research.runs.train import train_one
 from research.strategies import table
 from research.strategies.bind import bind
 from research.training.steps import TrainState, train_step
@@ -121,7 +122,7 @@ def test_flops_of_a_step_on_smollm2s_shape(name, most):
 
 
 def test_a_checkpoint_of_lora_holds_no_weight_of_the_base(tmp_path):
-  train.run(config(strategy__rank=2, training__steps=2, **reviews(train=8, valid=2)), tmp_path / 'run')
+  train_one(config(strategy__rank=2, training__steps=2, **reviews(train=8, valid=2)), tmp_path / 'run')
   state, frozen, _ = start(load.load('random:llama-tiny', Execution('float32', 'float32', True)), table.lora(rank=2))
   for kind, copies in (('best', 1), ('latest', 3)):
     [folder] = (tmp_path / 'run' / 'checkpoints' / kind).iterdir()

@@ -7,8 +7,7 @@ import pytest
 from helpers import ROOT
 from test_runner import flat
 
-from research import study
-from research.studies import outcomes, runner
+from research.studies import carry_out, outcomes, runner
 
 KEPT = [folder.parent for folder in sorted((ROOT / 'experiments').glob(f'*/{outcomes.FILE}'))]
 
@@ -17,7 +16,7 @@ KEPT = [folder.parent for folder in sorted((ROOT / 'experiments').glob(f'*/{outc
 def test_a_committed_study_comes_to_its_comparison_and_report_again(folder, tmp_path):
   for name in (runner.PLAN, runner.RESULTS, outcomes.FILE, 'provenance.json'):
     shutil.copy(folder / name, tmp_path / name)
-  study.write_report(runner.planned(tmp_path), tmp_path, None)
+  carry_out.write_report(runner.planned(tmp_path), tmp_path, None)
   there, here = (json.loads((of / runner.COMPARISON).read_text()) for of in (folder, tmp_path))
   number = lambda x: pytest.approx(x, rel=1e-4, abs=1e-6) if isinstance(x, float) else x
   assert flat(here) == {name: number(value) for name, value in flat(there).items()}

@@ -11,12 +11,11 @@ from pathlib import Path
 import pytest
 from helpers import ROOT, reviews, verb
 
-from research import evaluate as evaluate_verb
 from research import run_files
-from research import study as study_verb
-from research import train as train_verb
 from research.errors import InputError
-from research.studies import compare, grid, outcomes, report, runner, study_file
+from research.runs.evaluate import evaluate_finished
+from research.runs.train import train_one
+from research.studies import carry_out, compare, grid, outcomes, report, runner, study_file
 
 RATE = 'training.learning_rate'
 TASK = {name.removeprefix('task__'): value for name, value in reviews(train=24, valid=12, test=16).items()}
@@ -40,11 +39,11 @@ def ran(tmp_path_factory):
   workdir = tmp_path_factory.mktemp('study') / 'w'
   runner.claim(study, cells, workdir)
   # Two machines share the folder: the first leaves its part, the second ends the study.
-  test = lambda runs: evaluate_verb.evaluate_runs(runs, 'test')
-  assert runner.run(study, cells, workdir, train_verb.run, test, runner.shard('1/2')) is None
+  test = lambda runs: evaluate_finished(runs, 'test')
+  assert runner.run(study, cells, workdir, train_one, test, runner.shard('1/2')) is None
   trained = {p.name for p in (workdir / 'runs').iterdir()}
   assert trained == {c.key for c in cells[::2]}
-  rows = runner.run(study, cells, workdir, train_verb.run, test, runner.shard('2/2'))
+  rows = runner.run(study, cells, workdir, train_one, test, runner.shard('2/2'))
   comparison = compare.compare(study, rows, workdir)
   report.write(runner.planned(workdir), comparison, rows, workdir, 'the command',
                {c.key: grid.command(c, study.base, base) for c in cells})
@@ -291,10 +290,10 @@ def test_a_cells_command_makes_its_run_again(ran, tmp_path):
 def test_without_its_runs_a_study_comes_to_the_same_comparison_and_report(ran, tmp_path):
   """From plan.json, results.jsonl, provenance.json and outcomes.jsonl.gz alone, as they are committed."""
   workdir = ran[2]
-  study_verb.write_report(runner.planned(workdir), workdir, None)
+  carry_out.write_report(runner.planned(workdir), workdir, None)
   for name in (runner.PLAN, runner.RESULTS, outcomes.FILE, 'provenance.json'):
     shutil.copy(workdir / name, tmp_path / name)
-  study_verb.write_report(runner.planned(tmp_path), tmp_path, None)
+  carry_out.write_report(runner.planned(tmp_path), tmp_path, None)
   before, after = (json.loads((folder / 'comparison.json').read_text()) for folder in (workdir, tmp_path))
   number = lambda x: pytest.approx(x, rel=1e-5, abs=1e-6) if isinstance(x, float) else x
   assert flat(after) == {name: number(value) for name, value in flat(before).items()}
@@ -305,7 +304,7 @@ def test_without_its_runs_a_study_comes_to_the_same_comparison_and_report(ran, t
   assert (workdir / outcomes.FILE).stat().st_size < 20_000
   (tmp_path / outcomes.FILE).write_bytes((workdir / outcomes.FILE).read_bytes()[:-100])
   with pytest.raises(InputError, match=r'outcomes\.jsonl\.gz: is damaged'):
-    study_verb.write_report(runner.planned(tmp_path), tmp_path, None)
+    carry_out.write_report(runner.planned(tmp_path), tmp_path, None)
 
 
 def dropped(rows):
@@ -335,7 +334,7 @@ def test_single_examples_that_are_not_those_of_the_result_are_not_compared(ran, 
   change(found)
   path.write_text(''.join(json.dumps(row) + '\n' for row in found))
   with pytest.raises(InputError, match=says):
-    study_verb.write_report(runner.planned(tmp_path / 'w'), tmp_path / 'w', None)
+    carry_out.write_report(runner.planned(tmp_path / 'w'), tmp_path / 'w', None)
 
 
 DAMAGE = {'plan.json': [lambda f: f['cells'].clear(), lambda f: f.update(earlier=5), lambda f: f['cells'].pop(),
@@ -356,7 +355,7 @@ def test_a_file_of_a_study_of_another_form_is_named_in_one_line(ran, tmp_path, n
   DAMAGE[name][number](found)
   path.write_text(json.dumps(found))
   with pytest.raises(InputError):
-    study_verb.write_report(runner.planned(tmp_path / 'w'), tmp_path / 'w', None)
+    carry_out.write_report(runner.planned(tmp_path / 'w'), tmp_path / 'w', None)
 
 
 def flat(value, name=''):
@@ -369,11 +368,11 @@ def test_a_report_before_the_end_says_so_tests_nothing_and_reads_no_test_split(r
   study, cells, workdir, _, _ = ran
   runner.claim(study, cells, tmp_path / 'w')
   with pytest.raises(InputError, match='no run of the study has ended'):
-    study_verb.write_report(runner.planned(tmp_path / 'w'), tmp_path / 'w', None)
+    carry_out.write_report(runner.planned(tmp_path / 'w'), tmp_path / 'w', None)
   for cell in [c for c in cells if c.seed == 0 or c.arm == 'few_shot']:      # LoRA's and full's second seeds have not ended
     shutil.copytree(workdir / 'runs' / cell.key, tmp_path / 'w' / 'runs' / cell.key)
     (tmp_path / 'w' / 'runs' / cell.key / 'predictions' / 'test.jsonl').unlink(missing_ok=True)
-  study_verb.write_report(runner.planned(tmp_path / 'w'), tmp_path / 'w', None)
+  carry_out.write_report(runner.planned(tmp_path / 'w'), tmp_path / 'w', None)
   found = json.loads((tmp_path / 'w' / 'comparison.json').read_text())
   assert found['interim'] == {'ended': 7, 'planned': 10} and found['tests'] == 0
   [c] = found['comparisons']

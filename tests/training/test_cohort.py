@@ -11,12 +11,15 @@ import pytest
 from helpers import by_heart, config, reviews, start, without_times
 
 from experiments.benchmarks import sides
-from research import study, train, tree
+from research import tree
 from research.errors import InputError
 from research.experiment import restore
 from research.experiment.assemble import assemble
 from research.programs import members
+from research.runs import run, train
+from research.runs.train import train_cohort, train_one
 from research.strategies import table
+from research.studies import carry_out
 from research.training import cohort, trial
 from research.training.loop import Stopped
 from research.training.metrics_log import MetricsLog
@@ -55,9 +58,9 @@ def test_a_cohort_equals_runs_alone(members, fields, tmp_path):
   configs = four(**fields, **ROWS)[:members]
   for number, made in enumerate(configs):
     made['strategy']['dropout'] = fields.get('strategy__dropout') and (0.1, 0.3)[number % 2]
-  together = train.train_cohort(jobs(configs, tmp_path / 'cohort'), tmp_path / 'latest')
+  together = train_cohort(jobs(configs, tmp_path / 'cohort'), tmp_path / 'latest')
   for number, (made, found) in enumerate(zip(configs, together)):
-    alone = train.run(made, tmp_path / 'alone' / str(number))
+    alone = train_one(made, tmp_path / 'alone' / str(number))
     here, there = tmp_path / 'cohort' / str(number), tmp_path / 'alone' / str(number)
     for a, b in zip(read(here), read(there), strict=True):
       assert a.keys() == b.keys()
@@ -97,9 +100,9 @@ def test_batches_of_different_shapes_are_filled_up_with_padding():
 def test_a_member_that_diverges_stops_no_other(tmp_path):
   rates = (1e-3, 1e30)
   configs = [config(training__learning_rate=rate, training__clip=0.0, training__steps=6, **ROWS) for rate in rates]
-  whole, broken = train.train_cohort(jobs(configs, tmp_path), tmp_path / 'latest')
+  whole, broken = train_cohort(jobs(configs, tmp_path), tmp_path / 'latest')
   assert isinstance(broken, InputError) and 'training diverged' in str(broken) and '1e+30' in str(broken)
-  alone = train.run(configs[0], tmp_path / 'alone')
+  alone = train_one(configs[0], tmp_path / 'alone')
   assert whole['metrics'] == pytest.approx(alone['metrics'], rel=1e-5) and whole['steps'] == 6
   assert not (tmp_path / '1' / 'result.json').exists()
 
@@ -107,8 +110,8 @@ def test_a_member_that_diverges_stops_no_other(tmp_path):
 def test_a_member_that_stops_early_keeps_what_it_had(tmp_path):
   """At the high rate validation gets worse soon, at the low one it improves to the end."""
   configs = [by_heart(tmp_path, training__learning_rate=rate, training__steps=40) for rate in (1e-4, 1e-2)]
-  found = train.train_cohort(jobs(configs, tmp_path), tmp_path / 'latest')
-  alone = [train.run(made, tmp_path / f'alone-{number}') for number, made in enumerate(configs)]
+  found = train_cohort(jobs(configs, tmp_path), tmp_path / 'latest')
+  alone = [train_one(made, tmp_path / f'alone-{number}') for number, made in enumerate(configs)]
   assert [r['steps'] for r in found] == [r['steps'] for r in alone] and found[1]['steps'] < found[0]['steps'] == 40
   for number, made in enumerate(configs):
     expected = learned(made, tmp_path / f'alone-{number}')
@@ -118,7 +121,7 @@ def test_a_member_that_stops_early_keeps_what_it_had(tmp_path):
 
 def test_a_cohort_that_was_stopped_goes_on_bit_for_bit(tmp_path, monkeypatch):
   configs = [{**c, 'training': {**c['training'], 'log_every': 1}} for c in four(**ROWS)[:3]]
-  undisturbed = train.train_cohort(jobs(configs, tmp_path / 'a'), tmp_path / 'latest-a')
+  undisturbed = train_cohort(jobs(configs, tmp_path / 'a'), tmp_path / 'latest-a')
   write = MetricsLog.write
 
   asked = []
@@ -130,10 +133,10 @@ def test_a_cohort_that_was_stopped_goes_on_bit_for_bit(tmp_path, monkeypatch):
       signal.raise_signal(signal.SIGTERM)
   monkeypatch.setattr(MetricsLog, 'write', writing)
   with pytest.raises(Stopped):
-    train.train_cohort(jobs(configs, tmp_path / 'b'), tmp_path / 'latest-b')
+    train_cohort(jobs(configs, tmp_path / 'b'), tmp_path / 'latest-b')
   monkeypatch.undo()
   assert [read(folder)[-1]['step'] for _, folder, _ in jobs(configs, tmp_path / 'b')] == [8, 8, 8]
-  again = train.train_cohort(jobs(configs, tmp_path / 'b'), tmp_path / 'latest-b')
+  again = train_cohort(jobs(configs, tmp_path / 'b'), tmp_path / 'latest-b')
   assert without_times(again) == without_times(undisturbed)
   for number, made in enumerate(configs):
     expected = learned(made, tmp_path / 'a' / str(number))
@@ -185,29 +188,29 @@ def test_how_many_is_not_tried_where_a_trial_takes_longer_than_it_can_win():
 def test_a_cohort_with_a_member_that_diverged_goes_on_from_its_last_step(tmp_path, monkeypatch):
   """Killed after the last step and before any result was written: the same results, the same words."""
   configs = [config(training__learning_rate=rate, training__clip=0.0, training__steps=6, **ROWS) for rate in (1e-3, 1e30)]
-  expected = train.train_cohort(jobs(configs, tmp_path / 'a'), tmp_path / 'latest-a')
+  expected = train_cohort(jobs(configs, tmp_path / 'a'), tmp_path / 'latest-a')
 
   def killed(*args):
     raise KeyboardInterrupt
-  monkeypatch.setattr(train.Run, 'end', killed)
+  monkeypatch.setattr(run.Run, 'end', killed)
   with pytest.raises(KeyboardInterrupt):
-    train.train_cohort(jobs(configs, tmp_path / 'b'), tmp_path / 'latest-b')
+    train_cohort(jobs(configs, tmp_path / 'b'), tmp_path / 'latest-b')
   monkeypatch.undo()
-  again = train.train_cohort(jobs(configs, tmp_path / 'b'), tmp_path / 'latest-b')
+  again = train_cohort(jobs(configs, tmp_path / 'b'), tmp_path / 'latest-b')
   assert without_times(again[0]) == without_times(expected[0]) and str(again[1]) == str(expected[1])
 
 
 def test_runs_of_which_no_one_step_can_be_made_are_refused(tmp_path):
   configs = [config(training__steps=steps, **ROWS) for steps in (2, 3)]
   with pytest.raises(InputError, match='other vocabularies or numbers of steps'):
-    train.train_cohort(jobs(configs, tmp_path), tmp_path / 'latest')
+    train_cohort(jobs(configs, tmp_path), tmp_path / 'latest')
 
 
 @pytest.mark.quick
 @pytest.mark.parametrize('text', ['0', '-2', 'many', '1.5'])
 def test_a_number_of_members_that_is_none_is_refused(text):
   with pytest.raises(InputError, match='must be auto, off, or how many'):
-    study.cohorts(text)
+    carry_out.cohorts(text)
 
 
 def test_members_draw_dropout_by_their_own_keys():

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from helpers import WORDS, by_heart, config, write_pairs
 
-from research import train, tree
+from research import tree
 from research.errors import InputError
 from research.experiment import restore
 from research.experiment.assemble import assemble
+from research.runs.train import train_one
 from research.training.metrics_log import MetricsLog
 
 
@@ -21,7 +22,7 @@ def overfit(tmp_path_factory):
   """A run that learns six rows by heart while validation asks for their opposite, with patience 1."""
   folder = tmp_path_factory.mktemp('overfit')
   made = by_heart(folder)
-  return made, folder / 'run', train.run(made, folder / 'run')
+  return made, folder / 'run', train_one(made, folder / 'run')
 
 
 def lines(workdir):
@@ -46,7 +47,7 @@ def test_what_a_run_keeps_is_what_it_had_learned_at_its_best_step(overfit, tmp_p
   shorter = {**made, 'training': {**made['training'], 'steps': best}}
   longer = {**made, 'training': {**made['training'], 'steps': best + 10, 'patience': 0, 'eval_every': best + 10}}
   for other in (shorter, longer):
-    train.run(other, tmp_path / str(other['training']['steps']))
+    train_one(other, tmp_path / str(other['training']['steps']))
   kept, at_best, later = (learned(made, w) for w in (workdir, tmp_path / str(best), tmp_path / str(best + 10)))
   for name, x in kept.items():
     np.testing.assert_allclose(x, at_best[name], atol=1e-4, err_msg=name)
@@ -60,13 +61,13 @@ def test_the_best_step_is_where_best_metric_is_best(overfit, tmp_path):
   made = {**made, 'task': {**made['task'], 'valid': valid, 'metrics': ('chrf',)},
           'strategy': {**made['strategy'], 'name': 'full'},
           'training': {**made['training'], 'best_metric': 'chrf', 'patience': 0, 'steps': 60, 'learning_rate': 5e-3}}
-  result = train.run(made, tmp_path / 'run')
+  result = train_one(made, tmp_path / 'run')
   found = [line for line in lines(tmp_path / 'run') if 'valid/chrf' in line]
   assert [line['step'] for line in found] == [10, 20, 30, 40, 50, 60]
   best = max(found, key=lambda line: line['valid/chrf'])
   assert result['best_step'] == best['step'] > min(found, key=lambda line: line['valid/loss'])['step']
   assert result['metrics'] == pytest.approx({name: best[name] for name in ('valid/loss', 'valid/chrf')})
-  again = train.run({**made, 'training': {**made['training'], 'patience': 1}}, tmp_path / 'patient')
+  again = train_one({**made, 'training': {**made['training'], 'patience': 1}}, tmp_path / 'patient')
   worse = [b['step'] for a, b in itertools.pairwise(found) if b['valid/chrf'] <= a['valid/chrf']]
   assert again['steps'] == [*worse, 60][0]
 
@@ -95,17 +96,17 @@ def test_a_run_compiles_nothing_after_its_first_evaluation(overfit, tmp_path, mo
   monkeypatch.setattr(MetricsLog, 'write', noted)
   jax.monitoring.register_event_duration_secs_listener(
       lambda event, *_, **__: compiled.append(event) if event == '/jax/core/compile/backend_compile_duration' else None)
-  train.run(made, tmp_path / 'run')
+  train_one(made, tmp_path / 'run')
   assert of_lines[10] > 0 and of_lines[40] == of_lines[20] <= of_lines[10] + 2      # a first best and latest were saved at 10
 
 
 def test_profile_leaves_a_trace_where_tensorboard_looks_for_it(overfit, tmp_path):
   made, _, _ = overfit
   made = {**made, 'training': {**made['training'], 'steps': 3, 'eval_every': 3, 'patience': 0}}
-  train.run(made, tmp_path / 'run', profile=True)
+  train_one(made, tmp_path / 'run', profile=True)
   assert list((tmp_path / 'run' / 'tensorboard' / 'plugins' / 'profile').rglob('*.xplane.pb'))
   with pytest.raises(InputError, match=r'--profile: training.steps=1'):
-    train.run({**made, 'training': {**made['training'], 'steps': 1}}, tmp_path / 'short', profile=True)
+    train_one({**made, 'training': {**made['training'], 'steps': 1}}, tmp_path / 'short', profile=True)
 
 
 @pytest.mark.parametrize('valid, metric, message', [
@@ -122,7 +123,7 @@ def test_a_run_goes_on_from_what_an_earlier_one_learned(overfit, tmp_path):
   made, workdir, result = overfit
   again = {**made, 'training': {**made['training'], 'init_from': str(workdir), 'steps': 1},
            'task': {**made['task'], 'train': write_pairs(tmp_path / 'new.jsonl', list(zip(WORDS[:6], WORDS[5:11])))}}
-  train.run(again, tmp_path / 'again')
+  train_one(again, tmp_path / 'again')
   began, ended = lines(workdir)[0]['train/loss'], lines(workdir)[result['best_step'] - 1]['train/loss']
   first = lines(tmp_path / 'again')[0]['train/loss']
   assert ended < 0.9 * began and abs(first - ended) < 0.5 * abs(first - began)
@@ -149,7 +150,7 @@ def test_a_run_goes_on_from_no_other_model_or_strategy(overfit, tmp_path, group,
   made, workdir, _ = overfit
   made = {**made, 'training': {**made['training'], 'init_from': str(workdir)}}
   with pytest.raises(InputError, match=message):
-    train.run({**made, group: {**made[group], field: value}}, tmp_path / 'again')
+    train_one({**made, group: {**made[group], field: value}}, tmp_path / 'again')
   assert not (tmp_path / 'again').exists()
 
 
@@ -169,13 +170,13 @@ def test_the_event_file_holds_the_scalars_of_metrics_jsonl(overfit):
 
 def test_a_loss_that_is_not_finite_ends_the_run_in_one_line(tmp_path):
   with pytest.raises(InputError, match=r'training diverged: the loss of step .* lower training\.learning_rate'):
-    train.run(by_heart(tmp_path, training__learning_rate=1e30, training__clip=0.0, training__steps=6), tmp_path / 'run')
+    train_one(by_heart(tmp_path, training__learning_rate=1e30, training__clip=0.0, training__steps=6), tmp_path / 'run')
 
 
 def test_epochs_are_passes_over_the_training_rows(tmp_path):
   rows = write_pairs(tmp_path / 'rows.jsonl', list(zip(WORDS, WORDS[::-1])))
   made = config(task__name='files', task__train=rows, task__prompt='{a}:', task__target=' {b}', training__epochs=1.5,
                 training__batch_size=8, strategy__rank=1)
-  result = train.run(made, tmp_path / 'run')
+  result = train_one(made, tmp_path / 'run')
   assert result['steps'] == result['best_step'] == 3     # 18 of 8 at a time
   assert result['metrics'] == {} and jax.tree.leaves(learned(made, tmp_path / 'run'))

@@ -11,14 +11,17 @@ from helpers import batch, config, documents, logits, moved, reviews, scaled_up
 from strategies import rows
 from strategies.rows import ROWS
 
-from research import evaluate, export, train, tree
+from research import tree
 from research.adapters import modules, reading, writing
 from research.deployment import folder as deployed
+from research.deployment.export import export_adapter, export_model
 from research.errors import InputError
 from research.evaluation import decode
 from research.experiment import restore
 from research.experiment.assemble import assemble
 from research.models import names
+from research.runs.evaluate import evaluate_one
+from research.runs.train import train_one
 from research.strategies import table, values
 from research.strategies.bind import bind
 
@@ -62,8 +65,8 @@ def folders(tmp_path_factory):
   def of(name, model='gpt2-tiny'):
     if (name, model) not in found:
       run, folder = root / f'{model}-{name}-run', root / f'{model}-{name}'
-      train.run(config(**fields(name, model)), run)
-      export.run_peft(run, folder)
+      train_one(config(**fields(name, model)), run)
+      export_adapter(run, folder)
       found[name, model] = run, folder
     return found[name, model]
   return of
@@ -89,7 +92,7 @@ def test_an_adapters_snippet_loads_the_base_that_was_written_and_says_what_the_r
 
 def test_an_adapter_names_its_base_as_it_is_told_and_then_writes_none(folders, tmp_path):
   run, _ = folders('lora')
-  export.run_peft(run, tmp_path / 'adapter', base='someone/gpt2-tiny')
+  export_adapter(run, tmp_path / 'adapter', base='someone/gpt2-tiny')
   assert json.loads((tmp_path / 'adapter' / modules.CONFIG).read_text())['base_model_name_or_path'] == 'someone/gpt2-tiny'
   assert not (tmp_path / 'adapter' / 'base').exists()
   assert "from_pretrained('someone/gpt2-tiny')" in (tmp_path / 'adapter' / 'README.md').read_text()
@@ -109,7 +112,7 @@ def test_a_run_goes_on_from_an_exported_adapter_and_from_a_run(folders, name, tm
   made = config(**{k: v for k, v in fields(name, 'llama-tiny').items() if not k.startswith('strategy')}, strategy__name=row,
                 strategy__init_from=str(folder))
   # The same predictions from the folder alone, without a step.
-  found = evaluate.run(tmp_path / 'evaluated', 'valid', made)
+  found = evaluate_one(tmp_path / 'evaluated', 'valid', made)
   assert found['metrics']['valid/loss'] == pytest.approx(result['metrics']['valid/loss'], abs=1e-4)
   # Learning goes on from either, and what it came to is found again.
   same = record['strategy'] == {'name': ROWS[name].name, **ROWS[name].make().fields}      # PEFT has no other form of it
@@ -119,8 +122,8 @@ def test_a_run_goes_on_from_an_exported_adapter_and_from_a_run(folders, name, tm
     for path, x in tree.leaves(first).items():
       if same:
         np.testing.assert_allclose(x, tree.leaves(there)[path], atol=1e-6)
-    on = train.run(made, tmp_path / f'on-{source.name}')
-    again = evaluate.run(tmp_path / f'on-{source.name}', 'valid')
+    on = train_one(made, tmp_path / f'on-{source.name}')
+    again = evaluate_one(tmp_path / f'on-{source.name}', 'valid')
     assert again['metrics']['valid/loss'] == pytest.approx(on['metrics']['valid/loss'], abs=1e-6)
 
 
@@ -133,7 +136,7 @@ def test_what_is_drawn_or_decomposed_goes_along_whatever_the_seed(folders, name,
   for source in sources:
     made = config(**of, strategy__init_from=str(source), training__seed=7)
     made['training'] |= {'steps': 0}
-    found = train.run(made, tmp_path / f'on-{source.name}')
+    found = train_one(made, tmp_path / f'on-{source.name}')
     assert found['metrics']['valid/loss'] == pytest.approx(result['metrics']['valid/loss'], abs=1e-4)
   made = config(**of, training__init_from=str(run), training__seed=7)
   begun = assemble(made)
@@ -144,10 +147,10 @@ def test_what_is_drawn_or_decomposed_goes_along_whatever_the_seed(folders, name,
 
 def test_an_evaluation_is_no_training(folders, tmp_path):
   made = config(**fields('lora') | {'strategy__rank': None, 'strategy__init_from': str(folders('lora')[1])})
-  first = evaluate.run(tmp_path / 'here', 'valid', made)
+  first = evaluate_one(tmp_path / 'here', 'valid', made)
   with pytest.raises(InputError, match=r'training.steps=0 there, 2 here'):
-    train.run(made, tmp_path / 'here')
-  assert evaluate.run(tmp_path / 'here', 'valid')['metrics'] == pytest.approx(first['metrics'])
+    train_one(made, tmp_path / 'here')
+  assert evaluate_one(tmp_path / 'here', 'valid')['metrics'] == pytest.approx(first['metrics'])
 
 
 def test_lora_plus_goes_on_from_a_run_of_lora_and_a_setting_said_again_is_no_other(folders):
@@ -156,7 +159,7 @@ def test_lora_plus_goes_on_from_a_run_of_lora_and_a_setting_said_again_is_no_oth
     starting(source, 'lora_plus', strategy__ratio=4.0)
   starting(run, strategy__rank=ROWS['lora'].fields['rank'], strategy__rank_pattern=())
   with pytest.raises(InputError, match='are both given'):
-    train.run(config(**fields('lora'), strategy__init_from=str(run), training__init_from=str(run)), run.parent / 'both')
+    train_one(config(**fields('lora'), strategy__init_from=str(run), training__init_from=str(run)), run.parent / 'both')
 
 
 def starting(folder, name='lora', **more):
@@ -243,9 +246,9 @@ def test_a_setting_that_contradicts_the_folder_is_refused(folder):
 
 
 def test_what_adds_nothing_to_the_model_has_no_adapter(tmp_path):
-  train.run(config(**fields('full')), tmp_path / 'run')
+  train_one(config(**fields('full')), tmp_path / 'run')
   with pytest.raises(InputError, match='strategy full adds nothing to the model; use --format=hf'):
-    export.run_peft(tmp_path / 'run', tmp_path / 'adapter')
+    export_adapter(tmp_path / 'run', tmp_path / 'adapter')
   assert not (tmp_path / 'adapter').exists()
 
 
@@ -291,11 +294,11 @@ def test_a_strategy_that_cannot_be_is_refused(given, says):
 @pytest.mark.parametrize('quantize', ['none', 'int8'])
 def test_what_learns_beside_a_delta_is_trained_resumed_and_exported_with_it(tmp_path, quantize):
   made = config(**fields('lora'), strategy__also='embed,bias', strategy__fused=True, model__quantize=quantize)
-  result = train.run(made, tmp_path / 'run')
+  result = train_one(made, tmp_path / 'run')
   lines = {line['site'] for line in json.loads((tmp_path / 'run' / 'sites.json').read_text()) if line['kind'] == 'params'}
   assert {'embed/embedding', 'layers/mlp/up/bias', 'norm/bias'} <= lines and not any('kernel' in site for site in lines)
-  assert export.run(tmp_path / 'run', tmp_path / 'model', 'float32', '5GB')['merged']
-  export.run_peft(tmp_path / 'run', tmp_path / 'adapter')
+  assert export_model(tmp_path / 'run', tmp_path / 'model', 'float32', '5GB')['merged']
+  export_adapter(tmp_path / 'run', tmp_path / 'adapter')
   said = json.loads((tmp_path / 'adapter' / modules.CONFIG).read_text())
   assert said['modules_to_save'] == ['transformer.wte'] and said['bias'] == 'all' and said['ensure_weight_tying']
   of_run = restore.of_run(tmp_path / 'run')

@@ -14,12 +14,15 @@ import pytest
 import safetensors.numpy
 from helpers import ROOT, WORDS, steady, verb, write_pairs
 
-from research import evaluate, export, run_files, train
+from research import run_files
 from research.deployment import folder as folders
+from research.deployment.export import export_adapter, export_model
 from research.errors import InputError, InUse
 from research.experiment import provenance, restore
 from research.models import families, load, names, transformer
 from research.models.config import Execution
+from research.runs.evaluate import evaluate_one
+from research.runs.train import train_cohort, train_one
 
 
 @pytest.fixture(scope='module')
@@ -40,7 +43,7 @@ def stopped(model, tmp_path_factory):
   folder = tmp_path_factory.mktemp('stopped')
   shutil.copytree(model, folder / 'model')
   made = steady(folder, model__source=str(folder / 'model'))
-  train.run(made, folder / 'run')
+  train_one(made, folder / 'run')
   (folder / 'run' / 'result.json').rename(folder / 'result.json')      # with it the run is finished
   shutil.rmtree(folder / 'run' / 'checkpoints' / 'latest' / '6')
   return made, folder
@@ -130,26 +133,26 @@ def test_a_run_does_not_go_on_with_other_rows_tokenizer_or_base_unless_allowed_a
   before = (folder / 'run' / 'provenance.json').read_text()
   change(folder)
   with pytest.raises(InputError, match=f'changed since the run began: {says}.*--allow_changed'):
-    train.run(made, folder / 'run')
+    train_one(made, folder / 'run')
   assert (folder / 'run' / 'provenance.json').read_text() == before
   if change in (edited, two_tokens_swapped):
-    train.run(made, folder / 'run', allow_changed=True)
+    train_one(made, folder / 'run', allow_changed=True)
     record, there = json.loads((folder / 'run' / 'provenance.json').read_text()), json.loads(before)
     assert record['data'] == there['data'] and record['model'] == there['model']      # what it began with
     [change] = record['changed']
     [(name, what)] = change['what'].items()
     assert what['before'] != what['after'] and name in ('data.train.sha256', 'model.tokenizer')
-    train.run(made, folder / 'run')                                                    # and from then on it is made of that
-    evaluate.run(folder / 'run', 'valid')
+    train_one(made, folder / 'run')                                                    # and from then on it is made of that
+    evaluate_one(folder / 'run', 'valid')
 
 
 def test_a_run_that_is_trained_beside_others_is_asked_the_same(here):
   made, folder = here
   edited(folder)
   jobs = [(made, folder / 'run', 'run')]
-  [refused] = train.train_cohort(jobs, folder / 'latest')
+  [refused] = train_cohort(jobs, folder / 'latest')
   assert isinstance(refused, InputError) and 'the rows of train' in str(refused)
-  [result] = train.train_cohort(jobs, folder / 'latest', allow_changed=True)
+  [result] = train_cohort(jobs, folder / 'latest', allow_changed=True)
   assert result['steps'] == 6
 
 
@@ -159,10 +162,10 @@ def test_what_a_run_learned_is_not_used_with_another_tokenizer_config_or_rows(he
   _, folder = here
   finished(folder)
   change(folder)
-  uses = {'evaluate': lambda: evaluate.run(folder / 'run', 'valid'),
-          'export': lambda: export.run(folder / 'run', tmp_path / 'out', 'float32', '5GB'),
+  uses = {'evaluate': lambda: evaluate_one(folder / 'run', 'valid'),
+          'export': lambda: export_model(folder / 'run', tmp_path / 'out', 'float32', '5GB'),
           'generate': lambda: restore.of_run(folder / 'run'),
-          'peft': lambda: export.run_peft(folder / 'run', tmp_path / 'out')}
+          'peft': lambda: export_adapter(folder / 'run', tmp_path / 'out')}
   for name, use in uses.items():
     if change is edited_validation and name in ('generate', 'peft'):
       use()                                      # which read no rows
@@ -174,12 +177,12 @@ def test_what_a_run_learned_is_not_used_with_another_tokenizer_config_or_rows(he
 def test_a_few_shot_run_is_compared_with_its_base(here, tmp_path):
   made, folder = here
   made = {**made, 'strategy': {**dict.fromkeys(made['strategy']), 'name': 'few_shot', 'shots': 2, 'allow_other_base': False}}
-  evaluate.run(tmp_path / 'shots', 'valid', made)
+  evaluate_one(tmp_path / 'shots', 'valid', made)
   other_weights(folder)
   forget()
   for config in (None, made):
     with pytest.raises(InputError, match="changed since the run began: the base model's weights"):
-      evaluate.run(tmp_path / 'shots', 'valid', config)
+      evaluate_one(tmp_path / 'shots', 'valid', config)
 
 
 def test_the_flag_of_the_verbs_allows_a_change(here):
@@ -222,7 +225,7 @@ def test_metrics_that_are_not_those_of_every_step_once_are_not_gone_on_with(here
   path = folder / 'run' / 'metrics.jsonl'
   path.write_text(''.join(change(lines(path)[:3])))
   with pytest.raises(InputError, match=r'metrics\.jsonl: line \d is not that of step \d, and a checkpoint goes on after'):
-    train.run(made, folder / 'run')
+    train_one(made, folder / 'run')
 
 
 def test_what_was_learned_with_another_tokenizer_is_not_gone_on_from(here, tmp_path):
@@ -231,15 +234,15 @@ def test_what_was_learned_with_another_tokenizer_is_not_gone_on_from(here, tmp_p
   two_tokens_swapped(folder)
   for group in ('training', 'strategy'):
     with pytest.raises(InputError, match='what it learned is of another tokenizer'):
-      train.run({**made, group: {**made[group], 'init_from': str(folder / 'run')}}, tmp_path / 'new')
+      train_one({**made, group: {**made[group], 'init_from': str(folder / 'run')}}, tmp_path / 'new')
 
 
 @pytest.mark.parametrize('text', ['{}', 'null', '[]', '{"model": "x", "met', '{"steps": 6, "metrics": [], "cost": {}}', ''])
 def test_a_damaged_result_is_named(here, text):
   made, folder = here
   (folder / 'run' / 'result.json').write_text(text)
-  for use in (lambda: train.run(made, folder / 'run'), lambda: evaluate.run(folder / 'run', 'valid'),
-              lambda: export.run(folder / 'run', folder / 'out', 'float32', '5GB')):
+  for use in (lambda: train_one(made, folder / 'run'), lambda: evaluate_one(folder / 'run', 'valid'),
+              lambda: export_model(folder / 'run', folder / 'out', 'float32', '5GB')):
     with pytest.raises(InputError, match=r'result\.json: is damaged'):
       use()
 
@@ -267,14 +270,14 @@ with run_files.held(Path({str(folder / 'run')!r})):
   assert holder.stdout.readline() == 'held\n'
   before = (folder / 'run' / 'metrics.jsonl').read_text()
   with pytest.raises(InUse, match=f'process {holder.pid} on .* is at work there'):
-    train.run(made, folder / 'run')
+    train_one(made, folder / 'run')
   assert (folder / 'run' / 'metrics.jsonl').read_text() == before
   (folder / 'run' / '.config.json.0123.tmp').write_text('{"mod')      # what a killed process had begun to write
   os.utime(folder / 'run' / '.config.json.0123.tmp', (0, 0))
   (folder / 'run' / '.config.json.4567.tmp').write_text('{"mod')      # what another may be writing now
   holder.kill()
   holder.wait()
-  train.run(made, folder / 'run')
+  train_one(made, folder / 'run')
   assert not (folder / 'run' / '.config.json.0123.tmp').exists() and (folder / 'run' / '.config.json.4567.tmp').exists()
 
 
@@ -305,7 +308,7 @@ def test_a_base_with_a_number_that_is_not_finite_is_refused_by_its_leaf(here, tm
   made, folder = here
   bad_number(folder, value)
   shots = {**made, 'strategy': {**dict.fromkeys(made['strategy']), 'name': 'few_shot', 'shots': 0, 'allow_other_base': False}}
-  for use in (lambda: train.run(made, tmp_path / 'new'), lambda: evaluate.run(tmp_path / 'shots', 'valid', shots)):
+  for use in (lambda: train_one(made, tmp_path / 'new'), lambda: evaluate_one(tmp_path / 'shots', 'valid', shots)):
     with pytest.raises(InputError, match='layers/mlp/up/kernel holds numbers that are not finite'):
       use()
   said = verb('generate', '--config=configs/default.py', f'--config.model.source={folder}/model', '--prompt=x',
@@ -360,7 +363,7 @@ def test_a_provenance_of_another_form_is_named(here, record):
   made, folder = here
   (folder / 'run' / 'provenance.json').write_text(record)
   with pytest.raises(InputError, match=r'provenance\.json: is damaged'):
-    train.run(made, folder / 'run')
+    train_one(made, folder / 'run')
 
 
 @pytest.mark.parametrize('field, value', [('valid/loss', 'x'), ('seconds', None), ('train/loss', float('nan')),
@@ -371,7 +374,7 @@ def test_a_line_of_metrics_holds_numbers_alone(here, field, value):
   rows = [json.loads(line) for line in lines(path)]
   path.write_text(''.join(json.dumps({**row, field: value}) + '\n' for row in rows))
   with pytest.raises(InputError, match=r'metrics\.jsonl: line 1 is not that of step 1'):
-    train.run(made, folder / 'run')
+    train_one(made, folder / 'run')
 
 
 def test_metrics_that_say_another_best_step_are_not_blamed_on_the_device_alone(here):
@@ -382,7 +385,7 @@ def test_metrics_that_say_another_best_step_are_not_blamed_on_the_device_alone(h
   path.write_text(''.join(json.dumps(row) + '\n' for row in rows))
   shutil.rmtree(folder / 'run' / 'checkpoints' / 'best' / '3', ignore_errors=True)
   with pytest.raises(InputError, match=r'metrics\.jsonl says 3: either the file was changed'):
-    train.run(made, folder / 'run')
+    train_one(made, folder / 'run')
 
 
 @pytest.fixture(scope='module')
@@ -393,8 +396,8 @@ def adapter(stopped, tmp_path_factory):
   empty = dict.fromkeys(made['strategy'])
   vera = {**made, 'strategy': {**empty, 'name': 'vera', 'rank': 4, 'allow_other_base': False},
           'training': {**made['training'], 'seed': 7, 'steps': 3}}
-  train.run(vera, output / 'run')
-  export.run_peft(output / 'run', output / 'adapter', base='tiny')
+  train_one(vera, output / 'run')
+  export_adapter(output / 'run', output / 'adapter', base='tiny')
   return {**vera, 'strategy': {**empty, 'name': 'vera', 'init_from': str(output / 'adapter'), 'allow_other_base': False},
           'training': {**made['training'], 'steps': 3}}
 
@@ -403,26 +406,26 @@ def test_what_a_run_began_with_is_part_of_what_it_was_made_from(adapter, tmp_pat
   shutil.copytree(adapter['strategy']['init_from'], tmp_path / 'adapter')
   (tmp_path / 'adapter' / 'flaxtune.json').unlink()      # so that it is nobody's, and may be trained further elsewhere
   made = {**adapter, 'strategy': {**adapter['strategy'], 'init_from': str(tmp_path / 'adapter')}}
-  train.run(made, tmp_path / 'run')
+  train_one(made, tmp_path / 'run')
   evaluated = {**made, 'training': {**made['training'], 'steps': 0}}
-  evaluate.run(tmp_path / 'measured', 'valid', evaluated)
+  evaluate_one(tmp_path / 'measured', 'valid', evaluated)
   path = tmp_path / 'adapter' / 'adapter_model.safetensors'
   tensors = safetensors.numpy.load_file(path)
   safetensors.numpy.save_file({name: x * 1.5 for name, x in tensors.items()}, path)
   (tmp_path / 'run' / 'result.json').unlink()
-  for use in (lambda: train.run(made, tmp_path / 'run'), lambda: evaluate.run(tmp_path / 'measured', 'valid', evaluated)):
+  for use in (lambda: train_one(made, tmp_path / 'run'), lambda: evaluate_one(tmp_path / 'measured', 'valid', evaluated)):
     with pytest.raises(InputError, match=r'changed since the run began: what strategy\.init_from holds'):
       use()
 
 
 def test_matrices_that_were_drawn_are_not_drawn_again_where_they_are_lost(adapter, tmp_path):
-  train.run(adapter, tmp_path / 'run')
+  train_one(adapter, tmp_path / 'run')
   kept = (tmp_path / 'run' / 'fixed.safetensors').read_bytes()
   (tmp_path / 'run' / 'fixed.safetensors').unlink()
   with pytest.raises(InputError, match=r'fixed\.safetensors: no such file, and what the run learned fits only what it holds'):
-    evaluate.run(tmp_path / 'run', 'valid')
+    evaluate_one(tmp_path / 'run', 'valid')
   (tmp_path / 'run' / 'fixed.safetensors').write_bytes(kept)
-  evaluate.run(tmp_path / 'run', 'valid')
+  evaluate_one(tmp_path / 'run', 'valid')
 
 
 def test_an_adapter_folder_of_ours_of_which_a_number_was_changed_is_refused(adapter, tmp_path):
@@ -433,13 +436,13 @@ def test_an_adapter_folder_of_ours_of_which_a_number_was_changed_is_refused(adap
   tensors[name].flat[3] = 1e30
   safetensors.numpy.save_file(tensors, path)
   with pytest.raises(InputError, match=f'{re.escape(name)} is not what was written'):
-    train.run({**adapter, 'strategy': {**adapter['strategy'], 'init_from': str(tmp_path / 'adapter')}}, tmp_path / 'run')
+    train_one({**adapter, 'strategy': {**adapter['strategy'], 'init_from': str(tmp_path / 'adapter')}}, tmp_path / 'run')
 
 
 def test_the_demonstrations_of_a_few_shot_run_are_compared_however_it_is_used(here, tmp_path):
   made, folder = here
   shots = {**made, 'strategy': {**dict.fromkeys(made['strategy']), 'name': 'few_shot', 'shots': 2, 'allow_other_base': False}}
-  evaluate.run(tmp_path / 'shots', 'valid', shots)
+  evaluate_one(tmp_path / 'shots', 'valid', shots)
   edited(folder)
   said = [verb('evaluate', f'--workdir={tmp_path}/shots', '--split=valid'),
           verb('generate', f'--workdir={tmp_path}/shots', '--prompt=amber:')]
@@ -454,7 +457,7 @@ def test_numbers_that_are_not_finite_only_once_they_are_computed_are_no_score(he
   safetensors.numpy.save_file(tensors, path, {'format': 'pt'})
   base = {**made, 'strategy': {**dict.fromkeys(made['strategy']), 'name': 'few_shot', 'shots': 0, 'allow_other_base': False}}
   with pytest.raises(InputError, match=r'of row 0 is not finite .* so nothing is scored'):
-    evaluate.run(tmp_path / 'shots', 'valid', base)
+    evaluate_one(tmp_path / 'shots', 'valid', base)
   assert not (tmp_path / 'shots' / 'result.json').exists()
   said = verb('generate', '--config=default', f'--config.model.source={folder}/model', '--prompt=x',
               '--config.strategy.name=few_shot')

@@ -6,7 +6,7 @@ import shutil
 import pytest
 from helpers import ROOT, as_flags, config, process, reviews, verb
 
-from research import train
+from research.runs.train import train_one
 
 TINY = ['--config=configs/default.py', '--config.model.source=random:llama-tiny']
 
@@ -72,7 +72,7 @@ ROWS = reviews(train=8, valid=4)
 @pytest.fixture(scope='module')
 def run(tmp_path_factory):
   workdir = tmp_path_factory.mktemp('runs') / 'run'
-  train.run(config(**ROWS), workdir)
+  train_one(config(**ROWS), workdir)
   return workdir
 
 

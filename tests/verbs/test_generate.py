@@ -7,12 +7,13 @@ import os
 import pytest
 from helpers import config, verb
 
-from research import generate, tree
+from research import tree
 from research.data import prompts
 from research.errors import InputError
 from research.evaluation import decode
 from research.experiment import restore
 from research.experiment.assemble import assemble
+from research.runs import generate
 
 SHOTS = ['--config=configs/default.py', '--config.model.source=random:llama-tiny', '--config.strategy.name=few_shot']
 CHAT = ("{% for m in messages %}{{ '[' + m['role'] + ']' + m['content'] }}{% if m['role'] == 'system' %}"
@@ -57,7 +58,7 @@ def test_answers_come_in_parts_and_are_those_of_all_at_once(monkeypatch):
   """Also where tokens are drawn."""
   exp = assemble(config(strategy__name='few_shot', strategy__shots=0))
   variables, texts = tree.join(*restore.variables(exp)), [f'{"word " * (i % 3)}{i}' for i in range(5)]
-  whole = [*generate.run(exp, variables, texts, 4, 1.0, 3)]
+  whole = [*generate.answer_all(exp, variables, texts, 4, 1.0, 3)]
   monkeypatch.setattr(generate, 'AT_ONCE', 2)
   asked, before = [], decode.generate
 
@@ -65,7 +66,7 @@ def test_answers_come_in_parts_and_are_those_of_all_at_once(monkeypatch):
     asked.append(len(ids))
     return before(model, variables, ids, *args, **more)
   monkeypatch.setattr(decode, 'generate', watched)
-  answers = generate.run(exp, variables, texts, 4, 1.0, 3)
+  answers = generate.answer_all(exp, variables, texts, 4, 1.0, 3)
   assert [next(answers), asked[:]] == [whole[0], [2]]      # the others are not computed yet
   assert [*answers] == whole[1:] and asked == [2, 2, 1]
 

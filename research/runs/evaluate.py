@@ -1,0 +1,96 @@
+"""Runs, or a base model, evaluated on one split."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from research import run_files, tree
+from research.console import say
+from research.data.sources import SPLITS
+from research.distributed import mesh, partition, processes
+from research.errors import InputError
+from research.evaluation import harness
+from research.experiment import provenance, restore
+from research.experiment.assemble import assemble
+from research.programs import members
+from research.runs import run
+from research.runs.result import describe, record
+from research.training.loop import Cost, TrainResult
+
+
+def evaluate_one(workdir: Path, split: str, config: dict[str, Any] | None = None,
+                 allow_changed: bool = False) -> dict[str, Any]:
+  """Evaluates the run in `workdir` at its best step; with a config, a model that needs no training.
+
+  Args:
+    workdir: the run directory; with a config, the place for the result.
+    split: train, valid or test.
+    config: as nested dicts; None: the run's own.
+    allow_changed: although the run was made from something else than is there now (see `provenance.check`).
+  Returns:
+    result.json, with the split's scores.
+  Raises:
+    InputError: there is no such split, no run, it is not finished, or the config's strategy has to learn first.
+  """
+  if split not in SPLITS:
+    raise InputError(f'--split={split}: must be one of {", ".join(SPLITS)}')
+  run_files.check_name(workdir)
+  if config is None:
+    return evaluate_finished([workdir], split, allow_changed)[0]
+  with mesh.use(mesh.make(config['mesh'])):
+    exp = assemble(config, trains=False)
+    if exp.strategy.learns and not exp.config['strategy']['init_from']:
+      raise InputError(f'strategy {exp.strategy.name} has to learn first: run research.train, then evaluate its workdir; '
+                       'a base model is evaluated with --config.strategy.name=few_shot')
+    exp.config['training'] |= {'steps': 0, 'epochs': 0.0}       # a workdir that holds no training
+    processes.assert_equal_across_processes(lambda: provenance.content(exp))
+    run_files.check(workdir, exp.config)
+    provenance.check(workdir, exp, {split, 'train'} if exp.strategy.shots else {split}, allow_changed)
+    variables = tree.join(*restore.variables(exp))
+    examples = exp.examples(split)
+    if (workdir / run_files.RESULT).exists():
+      run_files.read_result(workdir)                 # says what is damaged, before anything is computed
+    else:
+      run_files.claim(workdir, exp.config)
+      provenance.begin(workdir, exp)
+    [evaluation] = run.evaluate_runs([exp], variables, [examples], generate=True, label=f'evaluate {split}')
+    new = describe(exp, TrainResult(0, 0, {}, Cost()), 0, tree.size(variables))
+    return _recorded(evaluation, workdir, split, new)
+
+
+def evaluate_finished(workdirs: Sequence[Path], split: str, allow_changed: bool = False) -> list[dict[str, Any]]:
+  """Evaluates runs at their best steps: as one program where they are of one model and read the same rows.
+
+  A folder without a finished run, or whose run was made from something else than is there now, is refused (`InputError`).
+
+  Args:
+    workdirs: the runs'.
+    split: train, valid or test.
+    allow_changed: although they were made from something else (see `provenance.check`).
+  Returns:
+    Of each run its result.json, with the split's scores.
+  """
+  with mesh.use(mesh.make(partition.EVAL_MESH)):
+    for workdir in workdirs:
+      run_files.read_config(workdir)                 # says what is not the workdir of a run
+      run_files.read_result(workdir)
+    exps = [restore.of_run(workdir, {split}, allow_changed) for workdir in workdirs]
+    if len(workdirs) > 1 and not all(exp.model is exps[0].model and exp.strategy.learns for exp in exps):
+      return [result for workdir in workdirs for result in evaluate_finished([workdir], split, allow_changed)]
+    learned = [restore.learned_and_frozen(workdir, exp) for workdir, exp in zip(workdirs, exps)]
+    variables = members.stack_variables([trainable for trainable, _ in learned], [frozen for _, frozen in learned])
+    examples = [exp.examples(split) for exp in exps]
+    found = run.evaluate_runs(exps, variables, examples, generate=True, label=f'evaluate {split}')
+    return [_recorded(*one, split) for one in zip(found, workdirs)]
+
+
+def _recorded(evaluation: harness.Evaluation, workdir: Path, split: str, new: dict[str, Any] | None = None) -> dict[str, Any]:
+  """The result with a split's scores, as it then stands in the workdir; `new`: what it is where there is none yet."""
+  with run_files.held(workdir, wait=True):           # another split can have been evaluated meanwhile
+    result = new if new and not (workdir / run_files.RESULT).exists() else run_files.read_result(workdir)
+    record(result, evaluation, workdir, split)
+    run_files.write_json(workdir / run_files.RESULT, result)
+  say('evaluate: ' + ', '.join(
+      f'{split}/{name} {value:.4f} [{evaluation.intervals[name][0]:.4f}, {evaluation.intervals[name][1]:.4f}]'
+      for name, value in evaluation.scores.items()))
+  return result

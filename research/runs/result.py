@@ -1,0 +1,68 @@
+"""What result.json says of a run: its scores, their intervals and its cost."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from research import run_files
+from research.evaluation import harness
+from research.experiment.assemble import Experiment
+from research.planning import plans
+from research.programs import flops
+from research.training import loop
+
+
+def describe(exp: Experiment, outcome: loop.TrainResult, trainable: int, total: int,
+             planned: plans.LocalPlan | None = None) -> dict[str, Any]:
+  """A run's result before anything was evaluated, as result.json holds it.
+
+  Args:
+    exp: what the run's config names.
+    outcome: what its training came to.
+    trainable: number of trainable parameters.
+    total: number of all parameters.
+    planned: what it was to take, alone; None where that was not looked at.
+  """
+  c = outcome.cost
+  per_second = lambda x: x / c.train_seconds if c.train_seconds else 0.0
+  memory = _memory(c.peak_bytes, c.cohort_size)      # before the product below, which takes some too
+  peak = jax.device_count() * flops.matrix_peak(exp.model.config.dtype) if c.train_flops else 0.0
+  return {
+      'model': exp.config['model']['source'], 'task': exp.called,
+      'strategy': exp.strategy.name,
+      'seed': exp.config['training']['seed'], 'best_step': outcome.best_step, 'steps': outcome.steps,
+      'metrics': {}, 'intervals': {},
+      'cost': {'total_params': total, 'trainable_params': trainable, **c._asdict(),
+               'tokens_per_second': per_second(c.train_tokens), 'matrix_peak': peak,
+               'utilisation': per_second(c.train_flops) / peak if peak else 0.0, **memory,
+               'planned_peak_bytes': planned.bytes() if planned else None,
+               'planned_train_seconds': planned.step_seconds * outcome.steps if planned else None},
+  }
+
+
+def _memory(compiled_bytes: int, members: int) -> dict[str, Any]:
+  """The most memory that was in use: of a run alone the device's own count where it keeps one, else the compiler's."""
+  if members > 1:
+    return {'peak_bytes': compiled_bytes, 'memory_source': 'compiled: what the cohort shares, and its share of the rest of the '
+                                                           'training step\'s arguments, results and temporaries'}
+  counted = jax.local_devices()[0].memory_stats()
+  if counted and 'peak_bytes_in_use' in counted:
+    return {'peak_bytes': counted['peak_bytes_in_use'], 'memory_source': 'device: peak of this process'}
+  return {'peak_bytes': compiled_bytes,
+          'memory_source': 'compiled: arguments, results and temporaries of the training step'}
+
+
+def record(result: dict[str, Any], evaluation: harness.Evaluation, workdir: Path, split: str) -> None:
+  """Writes a split's predictions and adds its scores to a result; numbers that are not finite are refused (`InputError`).
+
+  Args:
+    result: gets the scores, in place.
+    evaluation: of the split.
+    workdir: the run directory, which gets the predictions.
+    split: train, valid or test.
+  """
+  harness.check_finite(evaluation, str(workdir))
+  run_files.write_jsonl(workdir / run_files.PREDICTIONS / f'{split}.jsonl', evaluation.predictions)
+  result['metrics'] |= {f'{split}/{name}': value for name, value in evaluation.scores.items()}
+  result['intervals'] |= {f'{split}/{name}': ends for name, ends in evaluation.intervals.items()}

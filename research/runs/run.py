@@ -1,0 +1,170 @@
+"""One run on its way, alone or in a cohort: what its config names, where it is kept, and what validation finds."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from research import run_files, tree
+from research.console import say
+from research.data.prompts import Example
+from research.distributed import placement
+from research.errors import InputError
+from research.evaluation import harness, metrics
+from research.experiment import provenance, restore
+from research.experiment.assemble import Experiment
+from research.planning import plans
+from research.programs import members
+from research.runs.result import describe, record
+from research.strategies import bind
+from research.training import loop, optim
+from research.training.checkpoint import Checkpoints
+from research.training.metrics_log import MetricsLog
+from research.training.steps import TrainState
+from research.tree import Tree
+
+LEARNED_FROM = ('train', 'valid')      # splits that make a run what it is
+Told = set[tuple[str, ...]]      # tables of what was added where that a person has seen
+
+
+def _check_same_program(exps: Sequence[Experiment]) -> None:
+  """Refuses experiments of which one step cannot be made: the seed can draw rows, and they can decide more than arrays.
+
+  Raises:
+    InputError: they differ in their model, or in their number of steps.
+  """
+  first = exps[0].config['training']['steps']
+  for exp in exps[1:]:
+    if exp.model is not exps[0].model or exp.config['training']['steps'] != first:
+      raise InputError('the rows that the seeds draw give other vocabularies or numbers of steps')
+
+
+def _initial_state(exp: Experiment) -> tuple[TrainState, Tree]:
+  """(state, frozen) at step 0, where they shall lie."""
+  return placement.shard(restore.begin(exp))
+
+
+class Run:
+  """One run on its way: what its config names, where it is kept, and what validation found on the way."""
+
+  def __init__(self, exp: Experiment, workdir: Path, label: str, planned: plans.LocalPlan | None = None,
+               told: Told | None = None):
+    """Rows that do not fit the model are refused (`InputError`).
+
+    Args:
+      exp: what its config names.
+      workdir: the run directory.
+      label: what the run is called where something is said of it.
+      planned: what it is to take, to be told beside what it took.
+      told: as for `run`.
+    """
+    t = exp.config['training']
+    self.exp, self.workdir, self.label, self.planned = exp, workdir, label, planned
+    self.told: Told = set() if told is None else told
+    self.by = metrics.get(t['best_metric'])
+    self.batch_of = exp.training_batches() if t['steps'] else None
+    self.held_out = exp.examples('valid') if 'valid' in exp.task.splits else []
+    self.seen: dict[int, harness.Evaluation] = {}      # this process's best step -> what validation found, where that is all
+
+  def begin(self, tells: bool = True) -> tuple[TrainState, Tree]:
+    """(state, frozen) at step 0; from here on the workdir is this run's.
+
+    An earlier run or adapter to start from that does not fit, and a workdir that holds another run, are refused (`InputError`).
+
+    Args:
+      tells: whether it says what was added where.
+    """
+    exp = self.exp
+    state, frozen = _initial_state(exp)
+    run_files.claim(self.workdir, exp.config)
+    frozen = restore.keep_fixed(self.workdir, state.trainable, frozen)
+    lines = bind.table(state.trainable, frozen)
+    run_files.write_json(self.workdir / run_files.SITES, [line._asdict() for line in lines])
+    if not self.held_out:
+      say(f'{self.label}: no validation split: the last step is kept')
+    provenance.begin(self.workdir, exp)
+    self.trainable_params = tree.size(state.trainable)
+    self.total_params = self.trainable_params + tree.size(frozen)
+    say(f'{self.label}: {exp.strategy.name} on {exp.called}, {self.trainable_params:,} of {self.total_params:,} '
+        'parameters learn')
+    table = tuple(map(str, lines))
+    for line in table if tells and table not in self.told else ():
+      say(f'  {line}')
+    self.told.add(table)
+    return state, frozen
+
+  def member(self) -> loop.Member:
+    """This run as the loop knows it."""
+    t, warmup = self.exp.config['training'], restore.warmup(self.exp)
+    share = lambda step: float(optim.shape(t['schedule'], t['steps'], step, warmup))
+    return loop.Member(self.label, self.batch_of, t['learning_rate'], share,
+                       Checkpoints(self.workdir / run_files.CHECKPOINTS, self.exp.fingerprint), MetricsLog(self.workdir))
+
+  @property
+  def generates(self) -> bool:
+    """Whether free text is written at every validation: where its metric chooses the best step."""
+    return self.by.name != 'loss'
+
+  def validated(self, step: int, evaluation: harness.Evaluation) -> dict[str, float]:
+    """The metrics of validation after `step`; what its best step found is kept for the end."""
+    cost = lambda e: -e.scores[self.by.name] if self.by.higher_is_better else e.scores[self.by.name]
+    if (self.exp.task.choices or self.generates) and all(cost(evaluation) < cost(e) for e in self.seen.values()):
+      self.seen.clear()
+      self.seen[step] = evaluation
+    return {f'valid/{name}': value for name, value in evaluation.scores.items()}
+
+  def end(self, outcome: loop.TrainResult, evaluation: harness.Evaluation | None) -> dict[str, Any]:
+    """Writes what came out but for result.json, which it gives; evaluation: of the best step, where there is validation."""
+    result = describe(self.exp, outcome, self.trainable_params, self.total_params, self.planned)
+    if evaluation:
+      record(result, evaluation, self.workdir, 'valid')
+    if self.held_out:
+      said = ', '.join(f'{k} {v:.4f}' for k, v in result['metrics'].items())
+      say(f'{self.label}: best step {outcome.best_step} of {outcome.steps}; {said}')
+    else:
+      say(f'{self.label}: no validation split, so the last step was kept: {outcome.steps} of {outcome.steps}')
+    return result
+
+
+def evaluate_runs(exps: Sequence[Experiment], variables: Tree | members.CohortVariables,
+                  examples: Sequence[Sequence[Example]], generate: bool, label: str | None = None) -> list[harness.Evaluation]:
+  """The evaluation of every run: of all as one program where they read the same rows.
+
+  Args:
+    exps: of one model and one task.
+    variables: of one run, or of all side by side.
+    examples: of each run.
+    generate: free text too, where that is the task.
+    label: of the progress line; None for silence.
+  """
+  exp, size = exps[0], exps[0].config['training']['eval_batch_size']
+  if all(one == examples[0] for one in examples[1:]):
+    return harness.evaluate_all(exp.model, variables, exp.tokenizer, exp.task, examples[0], size, generate, label)
+  return [harness.evaluate(exp.model, members.select_member(number, variables), exp.tokenizer, exp.task, its, size, generate,
+                           label) for number, its in enumerate(examples)]
+
+
+def _validation(runs: Sequence[Run], label: str) -> loop.Evaluate:
+  """What the loop asks after some of its steps."""
+  def evaluate(step, going, variables):
+    if not sys.stderr.isatty():
+      say(f'{label}  {step}/{runs[0].exp.config["training"]["steps"]}  validating')
+    found = evaluate_runs([run.exp for run in runs], variables, [run.held_out for run in runs], runs[0].generates,
+                          f'{label}: valid')
+    return [runs[number].validated(step, found[number]) for number in going]
+  return evaluate
+
+
+def _at_best(runs: Sequence[Run], outcomes: Sequence[loop.TrainResult], frozen: Sequence[Tree],
+             label: str) -> list[harness.Evaluation | None]:
+  """What validation finds at each run's best step, free text with it; None without a validation split."""
+  found = [run.seen.get(outcome.best_step) for run, outcome in zip(runs, outcomes)]
+  missing = [number for number, run in enumerate(runs) if run.held_out and not found[number]]
+  if missing:
+    variables = members.stack_variables([outcomes[number].trainable for number in missing],
+                                        [frozen[number] for number in missing])
+    looked = evaluate_runs([runs[number].exp for number in missing], variables,
+                           [runs[number].held_out for number in missing], True, f'{label}: valid')
+    for number, evaluation in zip(missing, looked):
+      found[number] = evaluation
+  return found
