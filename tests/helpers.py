@@ -194,13 +194,13 @@ def process(name, *given, **how):
   return subprocess.run([sys.executable, '-m', f'research.{name}', *given], cwd=ROOT, capture_output=True, text=True, **how)
 
 
-def verb(name, *given):
+def verb(name, *given, cwd=ROOT):
   """The same in this process, through the verb's own entry: what it printed, and its exit status."""
   out, err, status = io.StringIO(), io.StringIO(), 0
   known, handlers = {*flags.FLAGS}, {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)}
   hook = sys.unraisablehook
   try:
-    with (contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), contextlib.chdir(ROOT), warnings.catch_warnings(),
+    with (contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), contextlib.chdir(cwd), warnings.catch_warnings(),
           mock.patch.object(sys, 'argv', [f'research/{name}.py', *given])):
       warnings.filterwarnings('ignore', message='.*found in sys.modules.*', category=RuntimeWarning)      # it is imported, too
       runpy.run_module(f'research.{name}', run_name='__main__', alter_sys=True)
