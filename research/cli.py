@@ -79,7 +79,7 @@ def run(main: Callable[[], None], doc: str, saves: bool = False) -> None:
   absl_logging.set_verbosity(absl_logging.FATAL)         # Orbax narrates every save, and what it raises it also logs
   sys.unraisablehook = _unless_closed
   warnings.filterwarnings('ignore', message='.*(Sharding info not provided|donated buffers).*')
-  from research.training.loop import Stopped
+  from research.training.signals import Stopped
   def stop(signum, frame):
     raise Stopped(signum)
   signal.signal(signal.SIGTERM, stop)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from absl import flags
 
-from research import cli, run_files, tree
+from research import cli, json_text, tree
 from research.data import sources
 from research.distributed import mesh, partition, processes
 from research.errors import InputError
@@ -63,7 +63,7 @@ def main() -> None:
     with open(f.output if processes.is_primary() else os.devnull, 'w', encoding='utf-8') as out:
       for row, answer in zip(rows, found):
         answer = answer if has_own(exp, row) else harness.cut(answer, exp.task.stop)
-        out.write(run_files.dumps({**row, 'prediction': answer}, default=str) + '\n')
+        out.write(json_text.dumps({**row, 'prediction': answer}, default=str) + '\n')
         out.flush()
 
 

@@ -4,8 +4,6 @@ Of several processes the first writes, and the others' calls do nothing.
 """
 
 import fcntl
-import json
-import math
 import os
 import socket
 import sys
@@ -18,16 +16,15 @@ from typing import Any, TextIO
 
 from research.distributed import processes
 from research.errors import InputError, InUse
+from research.json_text import NUMBER, dumps, expect, loads
 
 CONFIG, PROVENANCE, RESULT, METRICS = 'config.json', 'provenance.json', 'result.json', 'metrics.jsonl'
-_ESCAPED = {code: f'\\u{code:04x}' for code in (0x85, 0x2028, 0x2029, *range(0xd800, 0xe000))}      # see `dumps`
 CHECKPOINTS, PREDICTIONS, TENSORBOARD = 'checkpoints', 'predictions', 'tensorboard'
 VISIBLE = 60             # seconds after which a network file system shows to all what one process wrote
 UNFINISHED = '.tmp'      # how the name of a file ends as long as it is not whole
 SITES, FIXED = 'sites.json', 'fixed.safetensors'
 PATTERNS = ('*', '?', '[', ']', '\\')
 LOCK = '.lock'           # held by the process that is at work in a folder
-NUMBER = (int, float)
 # What the files that a run leaves must hold to be read (see `expect`).
 COST_FIELDS = {**dict.fromkeys(('trainable_params', 'train_flops', 'train_seconds', 'peak_bytes'), NUMBER), 'cohort_size?': int,
                **dict.fromkeys(('total_params?', 'train_tokens?', 'compile_seconds?', 'tokens_per_second?'), NUMBER)}
@@ -143,30 +140,6 @@ def _locked(path: Path, wait: bool) -> tuple[TextIO, str]:
     path.parent.mkdir(parents=True, exist_ok=True)
 
 
-def dumps(value: Any, **how: Any) -> str:
-  """JSON as its standard has it: a number that is not finite is null.
-
-  What some readers take for the end of a line (U+0085, U+2028, …), and halves of surrogate pairs, are escaped.
-
-  Args:
-    value: what `json.dumps` takes.
-    how: its options.
-  """
-  try:
-    text = json.dumps(value, allow_nan=False, ensure_ascii=False, **how)
-  except ValueError:
-    text = json.dumps(_finite(value), allow_nan=False, ensure_ascii=False, **how)
-  return text if text.isascii() else text.translate(_ESCAPED)
-
-
-def _finite(value: Any) -> Any:
-  if isinstance(value, dict):
-    return {key: _finite(one) for key, one in value.items()}
-  if isinstance(value, (list, tuple)):
-    return [_finite(one) for one in value]
-  return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def write_json(path: Path, value: Any) -> None:
   write_text(path, dumps(value, indent=2) + '\n')
 
@@ -175,63 +148,6 @@ def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
   """One object a line, UTF-8."""
   lines = (dumps(row, default=str) for row in rows)
   write_text(path, ''.join(line + '\n' for line in lines))
-
-
-class Deep(ValueError):
-  """JSON that is nested more deeply than it can be read."""
-
-
-def loads(text: str) -> Any:
-  """What a JSON text holds.
-
-  Raises:
-    Deep: it is nested too deeply. It is a `ValueError`, as what is no JSON, or gives a field of one object twice, raises.
-  """
-  try:
-    return json.loads(text, object_pairs_hook=_once)
-  except RecursionError:
-    raise Deep('it is nested too deeply to be read') from None
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-  found = dict(pairs)
-  if len(found) < len(pairs):
-    names = [name for name, _ in pairs]
-    raise ValueError(f'{next(name for name in names if names.count(name) > 1)!r} is given twice')
-  return found
-
-
-def expect(value: Any, fields: Any, where: str, part: str = 'it') -> None:
-  """Refuses what was read from a file of ours where it is not of the form in which it was written.
-
-  Args:
-    value: what was read.
-    fields: a type or several; a list of one form, which all entries have; a dict of field -> form, in which a name that ends
-      in `?` may be missing or None, and `str` stands for every field.
-    where: what is read, for the error.
-    part: of that, the one that the value is.
-  Raises:
-    InputError: names the first part that is missing or of another form.
-  """
-  if isinstance(fields, dict):
-    if not isinstance(value, dict):
-      raise InputError(f'{where}: is damaged: {part} holds {value!r:.40}, not an object')
-    for name, form in fields.items():
-      if name is str:
-        for key, one in value.items():
-          expect(one, form, where, key)
-      elif name.rstrip('?') in value and not (name.endswith('?') and value[name.rstrip('?')] is None):
-        expect(value[name.rstrip('?')], form, where, name.rstrip('?'))
-      elif not name.endswith('?'):
-        raise InputError(f'{where}: is damaged, or another program\'s: {part} holds no {name!r}')
-  elif isinstance(fields, list):
-    if not isinstance(value, list):
-      raise InputError(f'{where}: is damaged: {part} holds {value!r:.40}, not a list')
-    for number, one in enumerate(value, 1):
-      expect(one, fields[0], where, f'entry {number} of {part}')
-  elif not isinstance(value, fields) or (isinstance(value, bool) and fields in (int, NUMBER)) or (
-      isinstance(value, float) and not math.isfinite(value)):
-    raise InputError(f'{where}: is damaged: {part} holds {value!r:.40}')
 
 
 def read_json(path: Path, fields: dict[Any, Any] | None = None) -> Any:

@@ -19,7 +19,7 @@ from research.errors import InputError
 from research.runs import run
 from research.runs.evaluate import evaluate_finished
 from research.runs.train import train_one
-from research.studies import runner, study_file
+from research.studies import registration, runner, study_file
 from research.studies.carry_out import check_study, cohorts, dry_run, operations, write_report
 
 
@@ -29,10 +29,10 @@ def main() -> None:
     raise InputError('--dry_run writes nothing and --report_only a report; give one of them')
   if f.report_only:
     cli.required('workdir')
-    plan = runner.planned(Path(f.workdir))
+    plan = registration.planned(Path(f.workdir))
     if f.study:
       said = study_file.read(f.study)
-      plan = runner.check(said.study, said.cells, Path(f.workdir))
+      plan = registration.check(said.study, said.cells, Path(f.workdir))
     return write_report(plan, Path(f.workdir), f.study)
   cli.required('study')
   study, _, cells = study_file.read(f.study)
@@ -40,19 +40,19 @@ def main() -> None:
     return dry_run(study, cells)
   cli.required('workdir')
   told: run.Told = set()
-  workdir, part = Path(f.workdir), runner.shard(f.shard) if f.shard else runner.Shard()
+  workdir, part = Path(f.workdir), registration.shard(f.shard) if f.shard else registration.Shard()
   side_by_side = cohorts(f.cohorts, told, f.allow_changed)
   if f.shard is None and processes.told_of_others():
     raise InputError('--shard: a cluster started several processes, and each would run the whole study; give each its part, '
                      '--shard=1/2 and so on, or one of them 1/1 and start no other')
   made_of = check_study(study, cells)
-  runner.refuse(workdir)
+  registration.refuse(workdir)
   with run_files.held(workdir, f'{run_files.LOCK}-{part.number}'):      # shards work in one folder
-    runner.claim(study, cells, workdir, part, side_by_side, made_of, f.allow_changed)
+    registration.claim(study, cells, workdir, part, side_by_side, made_of, f.allow_changed)
     train = partial(train_one, allow_changed=f.allow_changed, told=told)
     test = lambda runs: evaluate_finished(runs, 'test', f.allow_changed)
     if runner.run(study, cells, workdir, train, test, part, side_by_side, operations) is not None:
-      write_report(runner.planned(workdir), workdir, f.study)
+      write_report(registration.planned(workdir), workdir, f.study)
 
 
 if __name__ == '__main__':

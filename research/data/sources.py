@@ -8,7 +8,7 @@ from collections.abc import Set
 from pathlib import Path
 from typing import Any
 
-from research import run_files
+from research import json_text
 from research.errors import InputError
 
 Row = dict[str, Any]
@@ -37,8 +37,8 @@ def read_jsonl(path: Path) -> list[Row]:
       if not line.strip():
         continue
       try:
-        row = run_files.loads(line)
-      except run_files.Deep:
+        row = json_text.loads(line)
+      except json_text.Deep:
         raise InputError(f'{path}: line {number} is nested too deeply for JSON to be read') from None
       except ValueError as e:      # also numbers of thousands of digits
         raise InputError(f'{path}: line {number} is not JSON ({getattr(e, "msg", e)})'

@@ -8,7 +8,7 @@ import huggingface_hub
 import jinja2
 
 from research.data.tokenizer import Tokenizer
-from research.models.load import About
+from research.models.about import About
 
 GENERATED = 64      # tokens that the snippet asks for where the task says nothing
 

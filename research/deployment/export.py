@@ -19,10 +19,10 @@ from research.errors import InputError
 from research.evaluation import harness
 from research.experiment import restore
 from research.experiment.assemble import Experiment
-from research.models import load, names, transformer
+from research.models import about, functions, names
 from research.models.config import DTYPES
 from research.models.families import FAMILIES
-from research.models.transformer import Model
+from research.models.functions import Model
 from research.strategies import values
 from research.strategies.bind import merge
 from research.training.losses import target_logits
@@ -61,16 +61,16 @@ def export_model(workdir: Path, output: Path, dtype: str, shard_size: str, allow
   stored = jax.tree.map(lambda x: x.astype(DTYPES[dtype]).astype(jnp.float32), merged)
   record = {'format': 'hf', 'dtype': dtype, 'merged': bool(jax.tree.leaves(variables['delta'])), 'split': None, 'examples': 0}
   split = next((s for s in MEASURED if s in exp.task.splits), None)
-  family, (config, stored) = FAMILIES[exp.model.config.family], transformer.split_last_layers(exp.model.config, stored, 0)
+  family, (config, stored) = FAMILIES[exp.model.config.family], functions.split_last_layers(exp.model.config, stored, 0)
   tensors = names.export_params(family, config, stored)
   if split:
     written = names.import_params(family, config, tensors, str(output))
-    _, written = transformer.split_last_layers(config, written, exp.model.config.last_layers)
+    _, written = functions.split_last_layers(config, written, exp.model.config.last_layers)
     record |= measure(exp, split, exp.examples(split), variables, {'params': written, 'delta': {}})
     check_difference(record, dtype, exp.model.config.dtype)
   source = exp.config['model']['source']
   texts = {'export.json': json.dumps(record, indent=2) + '\n',
-           'README.md': card.card(output.name, exp.config, result, provenance, record, FEWER, load.about(source),
+           'README.md': card.card(output.name, exp.config, result, provenance, record, FEWER, about.about(source),
                                   exp.tokenizer)}
   generation = tokenizers.generation(Path(source).expanduser()) if Path(source).expanduser().is_dir() else {}
   folder.write(output, lambda into: folder.model(into, exp.hf, tensors, exp.tokenizer, np.dtype(DTYPES[dtype]), most, texts,
@@ -123,7 +123,7 @@ def export_adapter(workdir: Path, output: Path, base: str | None = None, dtype: 
   learned = {n: np.asarray(x) for n, x in tree.leaves(trainable).items()}
   learned |= values.fixed(frozen) if learned else {}
   source = exp.config['model']['source']
-  named, inside = base or load.name_for_others(source), load.inside(source)
+  named, inside = base or about.name_for_others(source), about.inside(source)
   config, tensors, row = writing.write(tree.join(trainable, frozen), exp.strategy, exp.model.config,
                                        named or str(output.resolve() / BASE), learned, inside)
   if config['peft_type'] == modules.OWN_TYPE:      # which no library loads onto anything
@@ -133,7 +133,7 @@ def export_adapter(workdir: Path, output: Path, base: str | None = None, dtype: 
             'base': {'source': source, 'sha256': exp.fingerprint}, 'checksums': modules.checksums(tensors),
             'metrics': result['metrics'], 'intervals': result['intervals'], 'cost': result['cost']}
   texts = {modules.RECORD: json.dumps(record, indent=2, ensure_ascii=False) + '\n',
-           'README.md': card.adapter(output.name, exp.config, result, config, load.about(source), exp.tokenizer,
+           'README.md': card.adapter(output.name, exp.config, result, config, about.about(source), exp.tokenizer,
                                      written=named is None, inside=inside)}
 
   def fill(into: Path) -> None:
@@ -153,7 +153,7 @@ def _write_base(workdir: Path, into: Path, dtype: str, most: int) -> None:
   """The base model of a run, as a folder that transformers loads."""
   exp = restore.of_run(workdir, param_dtype='float32', quantize='none')
   family, source = FAMILIES[exp.model.config.family], exp.config['model']['source']
-  tensors = names.export_params(family, *transformer.split_last_layers(exp.model.config, exp.params, 0))
+  tensors = names.export_params(family, *functions.split_last_layers(exp.model.config, exp.params, 0))
   text = f'# Base\n\n`{source}` (weights {exp.fingerprint}) in the layout of transformers, in {dtype}.\n'
   folder.model(into, exp.hf, tensors, exp.tokenizer, np.dtype(DTYPES[dtype]), most, {'README.md': text})
 

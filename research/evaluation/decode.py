@@ -16,8 +16,9 @@ from research.console import tracked
 from research.data.batches import round_up
 from research.distributed import mesh, placement, processes
 from research.errors import InputError
-from research.models import transformer
-from research.models.transformer import Batch, Cache, Model
+from research.models import functions
+from research.models.functions import Model
+from research.models.transformer import Batch, Cache
 from research.programs import members
 from research.programs.members import CohortVariables
 from research.tree import Tree
@@ -115,7 +116,7 @@ def generate_all(model: Model, variables: Tree | CohortVariables, prompts: Seque
   """
   if jax.default_backend() == 'cpu':
     # Laid out one after the other, SmolLM2's layers took twice as long a token there (batch 1) and 1.4 times (batch 8).
-    model = transformer.build(dataclasses.replace(model.config, scan=True))
+    model = functions.build(dataclasses.replace(model.config, scan=True))
   found: list[list[list[int]]] = [[[] for _ in prompts] for _ in range(members.num_members(variables))]
   by_length = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
   for start in tracked(range(0, len(prompts), batch_size), label, size=lambda start: min(batch_size, len(prompts) - start)):

@@ -14,7 +14,7 @@ from research.errors import InputError
 from research.evaluation import decode, intervals, metrics, shared_prefix
 from research.evaluation.metrics import Scored
 from research.evaluation.score import Scores, score_all
-from research.models.transformer import Model
+from research.models.functions import Model
 from research.programs.members import CohortVariables
 from research.tree import Tree
 

@@ -10,7 +10,7 @@ from research.data import batches
 from research.data.batches import Document
 from research.data.prompts import Example
 from research.distributed import mesh, placement, processes
-from research.models.transformer import Model
+from research.models.functions import Model
 from research.programs import members
 from research.programs.compile import compiled
 from research.programs.members import CohortVariables

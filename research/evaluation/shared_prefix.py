@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from research.models.transformer import LAST_LAYERS, Model
+from research.models.functions import Model
+from research.models.transformer import LAST_LAYERS
 from research.programs import members
 from research.programs.members import CohortVariables
 from research.strategies.bind import from_collections, to_collections

@@ -23,7 +23,7 @@ from research.evaluation import metrics
 from research.experiment.settings import SEEDS, seed
 from research.models import load, names
 from research.models.config import execution
-from research.models.transformer import Model
+from research.models.functions import Model
 from research.strategies import table
 from research.strategies.table import Strategy
 from research.tree import Tree

@@ -29,7 +29,7 @@ WORDS = {'config': 'config.json', 'model.sha256': 'the base model\'s weights', '
          'init_from.strategy': 'what strategy.init_from holds', 'init_from.training': 'what training.init_from holds'}
 FLAG = 'allow_changed'      # of the verbs that use a run directory
 FIELDS = {'model': {'sha256': str, 'tokenizer?': str, 'template?': str}, 'data': {str: {'sha256': str}}, 'config?': str,
-          'changed?': [{'what': {str: {'before': str, 'after': str}}}], 'resumed?': [dict]}      # see `run_files.expect`
+          'changed?': [{'what': {str: {'before': str, 'after': str}}}], 'resumed?': [dict]}      # see `json_text.expect`
 
 
 def of(experiment: 'Experiment') -> dict[str, Any]:

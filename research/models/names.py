@@ -14,7 +14,7 @@ import numpy as np
 
 from research import tree
 from research.errors import InputError
-from research.models import transformer
+from research.models import functions
 from research.models.config import ModelConfig
 from research.models.fields import Fields
 from research.models.header import Header
@@ -119,7 +119,7 @@ def theirs(row: Row, shapes: dict[str, tuple[int, ...]]) -> list[str]:
 def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
   """Path -> shape of every parameter, without making any."""
   return {path: x.shape for path, x in
-          tree.leaves(jax.eval_shape(transformer.build(config).init, jax.random.key(0))).items()}
+          tree.leaves(jax.eval_shape(functions.build(config).init, jax.random.key(0))).items()}
 
 
 def alike(x: Any, y: Any) -> bool:

@@ -18,7 +18,7 @@ from research.data.batches import round_up
 from research.distributed import mesh, partition
 from research.experiment import restore
 from research.experiment.assemble import Experiment
-from research.models import load, transformer
+from research.models import functions, load
 from research.models.config import DTYPES, Execution, ModelConfig
 from research.programs import flops, memory
 from research.training.steps import TrainState, train_step
@@ -71,8 +71,8 @@ def of_a_device(exp: Experiment, tensor: int) -> Experiment:
   whole = dataclasses.replace(config, last_layers=0)
   params = load.shapes(whole, run_as)
   if config.last_layers:
-    params = jax.eval_shape(lambda params: transformer.split_last_layers(whole, params, config.last_layers)[1], params)
-  return exp._replace(config=begins, model=transformer.build(config), params=params)
+    params = jax.eval_shape(lambda params: functions.split_last_layers(whole, params, config.last_layers)[1], params)
+  return exp._replace(config=begins, model=functions.build(config), params=params)
 
 
 def batch_shapes(exp: Experiment, sizes: Mapping[str, int], tokens: int = 0) -> dict[str, jax.ShapeDtypeStruct]:

@@ -15,7 +15,7 @@ from research.experiment.assemble import assemble
 from research.programs import members
 from research.runs import run
 from research.runs.result import describe, record
-from research.training.loop import Cost, TrainResult
+from research.training.ledger import Cost, TrainResult
 
 
 def evaluate_one(workdir: Path, split: str, config: dict[str, Any] | None = None,

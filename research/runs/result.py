@@ -10,10 +10,10 @@ from research.evaluation import harness
 from research.experiment.assemble import Experiment
 from research.planning import plans
 from research.programs import flops
-from research.training import loop
+from research.training import ledger
 
 
-def describe(exp: Experiment, outcome: loop.TrainResult, trainable: int, total: int,
+def describe(exp: Experiment, outcome: ledger.TrainResult, trainable: int, total: int,
              planned: plans.LocalPlan | None = None) -> dict[str, Any]:
   """A run's result before anything was evaluated, as result.json holds it.
 

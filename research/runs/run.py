@@ -17,7 +17,7 @@ from research.planning import plans
 from research.programs import members
 from research.runs.result import describe, record
 from research.strategies import bind
-from research.training import loop, optim
+from research.training import ledger, loop, optim
 from research.training.checkpoint import Checkpoints
 from research.training.metrics_log import MetricsLog
 from research.training.steps import TrainState
@@ -93,11 +93,11 @@ class Run:
     self.told.add(table)
     return state, frozen
 
-  def member(self) -> loop.Member:
+  def member(self) -> ledger.Member:
     """This run as the loop knows it."""
     t, warmup = self.exp.config['training'], restore.warmup(self.exp)
     share = lambda step: float(optim.shape(t['schedule'], t['steps'], step, warmup))
-    return loop.Member(self.label, self.batch_of, t['learning_rate'], share,
+    return ledger.Member(self.label, self.batch_of, t['learning_rate'], share,
                        Checkpoints(self.workdir / run_files.CHECKPOINTS, self.exp.fingerprint), MetricsLog(self.workdir))
 
   @property
@@ -113,7 +113,7 @@ class Run:
       self.seen[step] = evaluation
     return {f'valid/{name}': value for name, value in evaluation.scores.items()}
 
-  def end(self, outcome: loop.TrainResult, evaluation: harness.Evaluation | None) -> dict[str, Any]:
+  def end(self, outcome: ledger.TrainResult, evaluation: harness.Evaluation | None) -> dict[str, Any]:
     """Writes what came out but for result.json, which it gives; evaluation: of the best step, where there is validation."""
     result = describe(self.exp, outcome, self.trainable_params, self.total_params, self.planned)
     if evaluation:
@@ -155,7 +155,7 @@ def _validation(runs: Sequence[Run], label: str) -> loop.Evaluate:
   return evaluate
 
 
-def _at_best(runs: Sequence[Run], outcomes: Sequence[loop.TrainResult], frozen: Sequence[Tree],
+def _at_best(runs: Sequence[Run], outcomes: Sequence[ledger.TrainResult], frozen: Sequence[Tree],
              label: str) -> list[harness.Evaluation | None]:
   """What validation finds at each run's best step, free text with it; None without a validation split."""
   found = [run.seen.get(outcome.best_step) for run, outcome in zip(runs, outcomes)]

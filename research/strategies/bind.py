@@ -9,8 +9,9 @@ import jax.numpy as jnp
 
 from research import tree
 from research.errors import InputError
+from research.models.functions import Model
 from research.models.quantized import dense, is_quantized
-from research.models.transformer import Model, sites
+from research.models.sites import sites
 from research.strategies import targets
 from research.strategies.deltas import Delta
 from research.strategies.initializers import Base

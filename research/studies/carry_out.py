@@ -16,7 +16,7 @@ from research.planning import plans
 from research.planning.chips import GIB
 from research.runs import run, train
 from research.runs.train import train_cohort
-from research.studies import compare, grid, outcomes, report, runner, study_file
+from research.studies import commands, compare, grid, outcomes, registration, report, results, runner, study_file
 
 
 def check_study(study: grid.Study, cells: list[grid.Cell]) -> dict[str, dict[str, Any]]:
@@ -85,7 +85,7 @@ def operations(config: dict[str, Any]) -> float:
   return found.exp.config['training']['steps'] * found.of_step.flops * jax.device_count() if found else 0.0
 
 
-def cohorts(text: str, told: run.Told | None = None, allow_changed: bool = False) -> runner.Cohorts | None:
+def cohorts(text: str, told: run.Told | None = None, allow_changed: bool = False) -> registration.Cohorts | None:
   """What `--cohorts` says.
 
   Args:
@@ -99,13 +99,13 @@ def cohorts(text: str, told: run.Told | None = None, allow_changed: bool = False
   if text == 'off':
     return None
   if text == 'auto':
-    return runner.Cohorts(train.cohort_size, together)
+    return registration.Cohorts(train.cohort_size, together)
   if not (text.isdecimal() and int(text)):
     raise InputError(f'--cohorts={text}: must be auto, off, or how many runs to train as one program')
-  return runner.Cohorts(int(text), together)
+  return registration.Cohorts(int(text), together)
 
 
-def write_report(plan: runner.Plan, workdir: Path, name: str | None) -> None:
+def write_report(plan: registration.Plan, workdir: Path, name: str | None) -> None:
   """Writes comparison and report from what is there: of a study that has not ended an interim one, which tests nothing.
 
   Args:
@@ -117,20 +117,20 @@ def write_report(plan: runner.Plan, workdir: Path, name: str | None) -> None:
   """
   study, looks = plan.study, plan.looks
   cells = runner.known(study, plan.cells, workdir)
-  rows = runner.results(study, cells, workdir)
+  rows = results.collect(study, cells, workdir)
   interim = None
   if len(rows) < len(cells) or any(r['selected'] and study.report not in r['result']['metrics'] for r in rows):
     if not any(r['result'] for r in rows):
       raise InputError(f'{workdir}: no run of the study has ended, so there is nothing to report')
     interim, looks = {'ended': len(rows), 'planned': len(cells)}, 0
-    study, rows = runner.interim(study, rows)
-  comparison = {'plan': runner.plan_hash(plan.study, plan.cells), **({'interim': interim} if interim else {}),
+    study, rows = results.interim(study, rows)
+  comparison = {'plan': registration.plan_hash(plan.study, plan.cells), **({'interim': interim} if interim else {}),
                 **compare.compare(study, rows, workdir, looks)}
-  run_files.write_json(workdir / runner.COMPARISON, comparison)
+  run_files.write_json(workdir / registration.COMPARISON, comparison)
   base = study_file.read(name).base if name else None
   report.write(plan._replace(study=study), comparison, rows, workdir,
                f'python -m research.study --study={name or "FILE"} --workdir={workdir}',
-               {cell.key: grid.command(cell, study.base, base) if base else None for cell in cells})
+               {cell.key: commands.command(cell, study.base, base) if base else None for cell in cells})
   if not interim:
     outcomes.write(rows, workdir)
   else:

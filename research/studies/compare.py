@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from research import run_files
+from research import json_text, run_files
 from research.errors import InputError
 from research.evaluation import harness, metrics
 from research.evaluation.metrics import Metric, Scored
-from research.studies import optimum, outcomes, statistics
+from research.studies import multiplicity, optimum, outcomes, statistics
 from research.studies.grid import Study
 
 LEVEL = 0.05      # of the tests that tell arms apart
@@ -69,10 +69,10 @@ def _compare(s: Study, rows: list[Row], workdir: Path, looks: int) -> dict[str, 
   pairs = [(number, pair) for number, case in enumerate(cases) for pair in case.gaps]
   p = {key: cases[key[0]].gaps[key[1]].p if looks else None for key in pairs}
   of_models = {number: len(case.seeds) == 1 for number, case in enumerate(cases)}       # nothing is known of other seeds
-  adjusted = dict(zip(p, statistics.adjust(list(p.values()), looks)))
-  smaller = {key: statistics.equivalence(cases[key[0]].gaps[key[1]], s.margin) if s.margin and not of_models[key[0]]
+  adjusted = dict(zip(p, multiplicity.adjust(list(p.values()), looks)))
+  smaller = {key: multiplicity.equivalence(cases[key[0]].gaps[key[1]], s.margin) if s.margin and not of_models[key[0]]
              and p[key] is not None else None for key in pairs if s.baseline in key[1]}
-  equivalent = dict(zip(smaller, statistics.adjust(list(smaller.values()), looks)))
+  equivalent = dict(zip(smaller, multiplicity.adjust(list(smaller.values()), looks)))
   told = {key: _told(cases[key[0]], key[1], s.margin, p[key], adjusted[key], equivalent.get(key), of_models[key[0]])
           for key in pairs}
   return {'question': s.question, 'margin': s.margin, 'looks': looks, 'tests': sum(x is not None for x in p.values()),
@@ -134,7 +134,7 @@ def _told(case: _Case, pair: Pair, margin: float | None, p: float | None, p_adju
   told |= {'seed_spread': spread.seed ** 0.5, 'seed_spread_range': [x ** 0.5 for x in spread.seed_range]}
   least = margin or abs(found.mean)
   if least:
-    seeds, examples = (None if math.isinf(x) else x for x in statistics.needed(
+    seeds, examples = (None if math.isinf(x) else x for x in multiplicity.needed(
         spread, len(case.seeds), case.scores.fit.examples, least))
     told['needed'] = {'difference': least, 'seeds': seeds, 'examples': examples}
   return told
@@ -185,7 +185,7 @@ def _groups(metric: Metric, case: _Case, told: dict[Pair, dict[str, Any]]) -> di
     return {}
   means = dict(zip(case.scores.arms, case.scores.means))
   arms = sorted(means, key=means.__getitem__, reverse=metric.higher_is_better)
-  return statistics.letters(arms, [frozenset(pair) for pair, x in told.items() if x['p_adjusted'] < LEVEL])
+  return multiplicity.letters(arms, [frozenset(pair) for pair, x in told.items() if x['p_adjusted'] < LEVEL])
 
 
 def _lines(metric: Metric, scored: list[Scored]) -> dict[str, float | None]:
@@ -235,7 +235,7 @@ def _check_score(metric: Metric, sums: np.ndarray, row: Row, report: str, workdi
   Raises:
     InputError: they come to another score.
   """
-  run_files.expect(row['result'], run_files.RESULT_FIELDS, f'{workdir}: the result of {row["key"]}')
+  json_text.expect(row['result'], run_files.RESULT_FIELDS, f'{workdir}: the result of {row["key"]}')
   again, told = float(metric.score(sums.sum(0))), row['result']['metrics'].get(report)
   if told is None or not math.isclose(again, told, rel_tol=SAME, abs_tol=SAME):
     raise InputError(f'{workdir}: the {len(sums)} examples of {row["key"]} come to {report} {again:.6g}, but its result says '

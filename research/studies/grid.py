@@ -5,11 +5,9 @@ import hashlib
 import itertools
 import json
 import re
-import shlex
 from typing import Any, NamedTuple
 
 from research.config import MOST
-from research.data import templates
 from research.errors import InputError
 
 # What `get_study()` returns; those without a default must be there.
@@ -278,28 +276,6 @@ def group_by_program(found: list[Cell]) -> list[list[Cell]]:
     rest['strategy']['dropout'] = bool(rest['strategy'].get('dropout'))      # a step without draws nothing
     groups.setdefault(json.dumps(rest, sort_keys=True), []).append(cell)
   return [*groups.values()]
-
-
-def command(cell: Cell, path: str, base: dict[str, Any]) -> str | None:
-  """The research.train command that is this cell; None where no flag can say what differs from the base config.
-
-  Args:
-    cell: the run.
-    path: the base config's file, for --config.
-    base: the base config as nested dicts.
-  """
-  flags = [f'python -m research.train --config={shlex.quote(path)} --workdir=runs/{cell.key}']
-  for group, fields in ((group, fields) for group, fields in cell.config.items() if isinstance(fields, dict)):
-    for field, value in fields.items():
-      if value is None and base[group][field] not in (None, '') and base[group][field] is not False:
-        return None                          # a flag cannot take a value away
-      if value is not None and value != base[group][field]:
-        value = tuple(value.items()) if isinstance(value, dict) else value
-        said = repr(tuple(value)) if isinstance(value, (list, tuple)) else str(value)
-        if group == 'task' and field in templates.FIELDS:
-          said = templates.escaped(said)
-        flags.append(f'--config.{group}.{field}={shlex.quote(said)}')
-  return ' '.join(flags)
 
 
 def _set(config: dict[str, Any], field: str, value: Any, arm: str) -> None:

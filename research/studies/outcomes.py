@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from research import run_files
+from research import json_text, run_files
 from research.data.sources import read_jsonl
 from research.errors import InputError
 
@@ -91,7 +91,7 @@ def _checked(path: Path) -> list[dict[str, Any]]:
   """
   lines = read_jsonl(path)
   for number, line in enumerate(lines, 1):
-    run_files.expect(line, run_files.PREDICTION_FIELDS, f'{path}: line {number}')
+    json_text.expect(line, run_files.PREDICTION_FIELDS, f'{path}: line {number}')
     if line.get('id', number - 1) != number - 1:
       raise InputError(f'{path}: is damaged: line {number} is that of row {line["id"]}, not of row {number - 1}; '
                        'evaluate the run again')
@@ -132,6 +132,6 @@ def _read(path: Path, changed: int) -> dict[str, dict[str, Any]]:
   del changed      # tells a file that was written again
   try:
     lines = gzip.decompress(path.read_bytes()).decode().split('\n')
-    return {line['key']: line for line in map(run_files.loads, filter(None, lines))}
+    return {line['key']: line for line in map(json_text.loads, filter(None, lines))}
   except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError) as e:
     raise InputError(f'{path}: is damaged ({e})') from None

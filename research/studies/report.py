@@ -15,7 +15,7 @@ from research.studies import figures, findings
 from research.studies.figures import count, shown
 from research.studies.findings import interval, p_value
 from research.studies.outcomes import RUNS
-from research.studies.runner import Plan
+from research.studies.registration import Plan
 
 COLUMNS = ('arm', 'setting', 'score [95 %]', 'group', 'difference [95 %]', 'learn', 'memory', 'time', 'FLOPs')
 

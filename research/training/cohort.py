@@ -14,7 +14,8 @@ import numpy as np
 
 from research import tree
 from research.distributed import mesh, placement
-from research.models.transformer import Batch, Model
+from research.models.functions import Model
+from research.models.transformer import Batch
 from research.programs.members import CohortVariables, split_shared, stack_trees, vmap_members
 from research.training import steps
 from research.training.steps import Metrics, TrainState

@@ -1,14 +1,11 @@
 """The loop around the step: batches in, metrics and checkpoints out, and it goes on where it was stopped."""
 
-import itertools
 import math
-import signal
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -17,129 +14,20 @@ import optax
 from research import tree
 from research.console import ProgressLine, say
 from research.distributed import mesh, partition, placement, processes
-from research.errors import Diverged, InputError
-from research.models.transformer import Model
+from research.errors import InputError
+from research.models.functions import Model
 from research.programs import compile as compilation
 from research.programs.members import CohortVariables, join_variables, take_member
 from research.training import cohort
 from research.training.checkpoint import Checkpoints
-from research.training.metrics_log import MetricsLog
+from research.training.ledger import Cost, Member, TrainResult
+from research.training.signals import Interrupts, Stopped
 from research.training.steps import TrainState
+from research.training.trace import Trace
 from research.tree import Tree
-
-
-class Stopped(BaseException):
-  """A signal asked the process to end; `signum` is its number."""
-
-  def __init__(self, signum: int):
-    super().__init__(signum)
-    self.signum = signum
-
-
-class Interrupts:
-  """While in use, Ctrl-C and SIGTERM wait until they are asked for: never in the middle of a step whose state was donated.
-
-  Of several processes all end after the same step, whichever was asked to; JAX itself hears SIGTERM then.
-  """
-
-  def __enter__(self):
-    self._asked: int | None = None
-    heard = (signal.SIGINT,) if processes.is_multiprocess() else (signal.SIGINT, signal.SIGTERM)
-    self._before = {s: signal.signal(s, self._ask) for s in heard}
-    return self
-
-  def _ask(self, signum, frame):
-    if processes.is_multiprocess():
-      signal.raise_signal(signal.SIGTERM)
-      return
-    if self._asked:                                 # asked twice: a compilation can take long
-      raise Stopped(signum)
-    self._asked = signum
-
-  def asked(self, step: int | None = None) -> int | None:
-    """The signal that came, if any; of several processes, after this step, which all must ask about."""
-    if processes.is_multiprocess():
-      return signal.SIGTERM if step is not None and processes.preemption_requested(step) else None
-    return self._asked
-
-  def __exit__(self, *exception):
-    for signum, handler in self._before.items():
-      signal.signal(signum, handler)
-    if processes.is_multiprocess():
-      signal.signal(signal.SIGTERM, _end)           # there are no more steps after which all could end
-
-
-def _end(signum, frame):
-  raise Stopped(signum)
-
-
-class Cost(NamedTuple):
-  """What a run's training took: tokens, FLOPs and steps over all its restarts, the rest as far as its lines tell."""
-  train_tokens: int = 0             # targets
-  train_flops: float = 0.0          # of matrix products
-  train_seconds: float = 0.0        # in steps; in a cohort this and the other times are a member's share
-  input_seconds: float = 0.0        # of train_seconds: waiting for a batch
-  evaluation_seconds: float = 0.0   # between steps; not the last one's, of the step that is kept
-  checkpoint_seconds: float = 0.0   # that the run waited for; the rest is written beside it
-  compile_seconds: float = 0.0      # of the training step, in this process
-  peak_bytes: int = 0               # arguments, results and temporaries of the step; what a cohort shares counts in full
-  cohort_size: int = 1              # members that were trained as one program
-
-
-class TrainResult(NamedTuple):
-  """What a run came to."""
-  best_step: int                    # where validation was best; the last step where there is no validation
-  steps: int                        # taken; fewer than planned where it was stopped early
-  trainable: Tree                   # as they were at best_step
-  cost: Cost
-
 
 # (step, numbers of members, variables of all) -> the validation metrics of each of these, `valid/loss` among them.
 Evaluate = Callable[[int, Sequence[int], Tree | CohortVariables], Sequence[dict[str, float]]]
-
-
-class Member:
-  """One run, by itself or in a cohort: what it learns from, where it writes, and the book of what it came to so far."""
-
-  def __init__(self, label: str, batch_of: Callable[[int], dict[str, np.ndarray]] | None, learning_rate: float,
-               share: Callable[[int], float], checkpoints: Checkpoints, log: MetricsLog):
-    """
-    Args:
-      label: what the run is called where something is said of it.
-      batch_of: step number -> batch (see `data.batches.TrainingBatches`); None where there are no steps.
-      learning_rate: the schedule's peak, only to be told.
-      share: step number -> the share of the peak there, only to be told.
-      checkpoints: of its best step.
-      log: of its metrics.
-    """
-    self.label, self.batch_of, self.learning_rate, self.share = label, batch_of, learning_rate, share
-    self.checkpoints, self.log = checkpoints, log
-    self.error: InputError | None = None            # why it ended before its time; the others go on
-
-  def write(self, rows: list[dict[str, float]]) -> None:
-    """Adds lines to the book, up to one whose loss is not finite, which ends the run."""
-    finite = lambda row: math.isfinite(row['train/loss']) and math.isfinite(row.get('valid/loss', 0.0))
-    whole = list(itertools.takewhile(finite, rows))
-    if whole:
-      self.log.write(whole)
-    if len(whole) < len(rows):
-      self.diverged()
-
-  def diverged(self, what: str = '') -> None:
-    """After the last step of the book.
-
-    Args:
-      what: was not finite; empty: the loss of the next step.
-    """
-    what = what or f'the loss of step {self.steps_done + 1}, in training or validation,'
-    why = (f'; lower training.learning_rate (now {self.learning_rate:g})' if self.steps_done else
-           ': before any update, so no learning rate is to blame; look at the rows of the first batch and at model.dtype')
-    self.error = Diverged(f'{self.label}: training diverged: {what} is not finite{why}')
-
-  @property
-  def steps_done(self) -> int:
-    """Steps in the book."""
-    return self.log.history[-1]['step'] if self.log.history else 0
 
 
 def train(model: Model, state: TrainState, frozen: Tree | CohortVariables, tx: optax.GradientTransformation,
@@ -315,29 +203,6 @@ def train(model: Model, state: TrainState, frozen: Tree | CohortVariables, tx: o
     trainable = take_member(number, state.trainable, frozen)
     return TrainResult(best, m.steps_done, trainable if best == step else m.checkpoints.restore_best(trainable), cost)
   return [outcome(number, m) for number, m in enumerate(members)]
-
-
-class Trace:
-  """A trace of the five steps after step `after` (or fewer, where the run ends) in JAX's format; none without a folder."""
-
-  def __init__(self, folder: Path | None, after: int):
-    self._folder, self._after, self._on = folder if processes.is_primary() else None, after, False
-
-  def borders(self, step: int) -> bool:
-    """Whether the trace begins or ends after this step, which must have come to its end before `after` is told."""
-    return self._folder is not None and step in (self._after, self._after + 5)
-
-  def after(self, step: int) -> None:
-    if self._folder is not None and step == self._after:
-      jax.profiler.start_trace(str(self._folder))
-      self._on = True
-    elif step == self._after + 5:
-      self.close()
-
-  def close(self) -> None:
-    if self._on:
-      jax.profiler.stop_trace()
-      self._on = False
 
 
 def _exhausted(evaluations: list[tuple[float, int]], patience: int) -> bool:

@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 
 from research.distributed import device, mesh
+from research.models.functions import Model
 from research.models.products import is_primal
-from research.models.transformer import Batch, Model
+from research.models.transformer import Batch
 from research.tree import Tree
 
 Array = jax.Array

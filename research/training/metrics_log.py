@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from research import run_files
+from research import json_text, run_files
 from research.distributed import processes
 from research.errors import InputError
 
@@ -56,8 +56,8 @@ class MetricsLog:
     lines = []
     for number, line in enumerate(raw + [''] * (step - len(raw) if to_the_end else 0), 1):
       try:
-        row = run_files.loads(line)
-        run_files.expect(row, {'step': int, 'train/loss': run_files.NUMBER, str: run_files.NUMBER}, 'the line')
+        row = json_text.loads(line)
+        json_text.expect(row, {'step': int, 'train/loss': json_text.NUMBER, str: json_text.NUMBER}, 'the line')
       except (ValueError, InputError):
         row = {}
       if row.get('step') != number:
@@ -73,7 +73,7 @@ class MetricsLog:
       return
     from tensorboard.compat.proto import event_pb2, summary_pb2
     with open(self._path, 'a', encoding='utf-8') as f:
-      f.writelines(run_files.dumps(row) + '\n' for row in rows)
+      f.writelines(json_text.dumps(row) + '\n' for row in rows)
       f.flush()
       os.fsync(f.fileno())
     for row in rows:

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import optax
 
 from research import tree
-from research.models.transformer import Batch, Model
+from research.models.functions import Model
+from research.models.transformer import Batch
 from research.training import losses
 from research.tree import Tree
 

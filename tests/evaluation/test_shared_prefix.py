@@ -9,7 +9,7 @@ from research import tree
 from research.data import demonstrations, prompts, tasks
 from research.evaluation import harness, shared_prefix
 from research.evaluation.score import score
-from research.models.transformer import build, split_last_layers
+from research.models.functions import build, split_last_layers
 from research.strategies import table
 from research.strategies.bind import bind, from_collections
 

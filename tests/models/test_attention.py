@@ -11,7 +11,7 @@ from helpers import scaled_up
 from research.errors import InputError
 from research.models import layers
 from research.models.config import Kind
-from research.models.transformer import LONGEST_BIAS, build
+from research.models.functions import LONGEST_BIAS, build
 from research.programs import flops
 
 LENGTHS = 23, 14, 27       # of the documents that share a line of 64

@@ -11,8 +11,8 @@ import zoo
 from research.data import tokenizer as tokenizers
 from research.models import huggingface, names
 from research.models.config import Execution
+from research.models.functions import build
 from research.models.load import load
-from research.models.transformer import build
 
 pytestmark = pytest.mark.parity
 

@@ -13,7 +13,7 @@ from research import tree
 from research.distributed import device
 from research.models import fused, layers
 from research.models.config import Kind
-from research.models.transformer import build
+from research.models.functions import build
 from research.planning import chips
 from research.programs import flops, memory
 from research.strategies import table

@@ -13,9 +13,9 @@ from strategies.rows import ROWS
 
 from research import tree
 from research.data.prompts import placeholders
-from research.models import load, transformer
+from research.models import functions, load, sites
 from research.models.config import Execution
-from research.models.transformer import build
+from research.models.functions import build
 from research.strategies.bind import bind
 from research.training.losses import cross_entropy
 
@@ -60,7 +60,7 @@ def test_step_by_step_with_a_cache_equals_the_full_forward_also_where_prompts_ar
 
 
 def test_sites_are_the_places_where_deltas_can_stand(loaded):
-  c, found = loaded.model.config, transformer.sites(loaded.model.config, loaded.params)
+  c, found = loaded.model.config, sites.sites(loaded.model.config, loaded.params)
   layers = [f'layers/{k}' for k in ('attn/q', 'attn/k', 'attn/v', 'attn/o', 'mlp/gate', 'mlp/up', 'mlp/down')]
   layers += [] if c.tied else ['head']
   assert found.keys() == {f'{k}/{leaf}' for k in layers for leaf in ('kernel', 'bias')} | {
@@ -76,7 +76,7 @@ def loss_and_gradient(name, model, params):
   """Of the learning variables, after every delta was moved away from where it changes nothing."""
   row = ROWS[name]
   strategy = row.make()
-  config, params = transformer.split_last_layers(model.config, params, strategy.last_layers)
+  config, params = functions.split_last_layers(model.config, params, strategy.last_layers)
   model = build(config)
   trainable, frozen = bind(jax.random.key(0), strategy, model, params)
   noise = iter(jax.random.split(jax.random.key(1), 99))

@@ -11,7 +11,7 @@ from research import tree
 from research.adapters import reading, writing
 from research.data import tokenizer as tokenizers
 from research.errors import InputError
-from research.models import huggingface, load, names, wholes
+from research.models import about, huggingface, load, names, wholes
 from research.models.config import Execution
 from research.strategies import table
 from research.strategies.bind import bind
@@ -103,7 +103,7 @@ def test_an_adapter_of_the_text_part_is_one_of_the_whole_to_peft_and_back(kind, 
   learned = {n: np.asarray(x) for n, x in tree.leaves(trainable).items()}
   base = str(tmp_path / 'base')
   config, tensors, _ = writing.write(tree.join(trainable, frozen), strategy, loaded.model.config, base, learned,
-                                     load.inside(base))
+                                     about.inside(base))
   (tmp_path / 'adapter').mkdir()
   folders.adapter(tmp_path / 'adapter', config, tensors, {})
   base = AutoModelForImageTextToText.from_pretrained(tmp_path / 'base', attn_implementation='eager')

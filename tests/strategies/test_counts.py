@@ -4,9 +4,9 @@ import jax
 import pytest
 
 from research import tree
-from research.models import names, transformer
+from research.models import functions, names
 from research.models.families import FAMILIES
-from research.models.transformer import build, split_last_layers
+from research.models.functions import build, split_last_layers
 from research.strategies import table
 from research.strategies.bind import bind
 
@@ -26,7 +26,7 @@ def learning(model, name, **fields):
   strategy = table.make(name, fields)
 
   def trainable(key):
-    apart, params = split_last_layers(config, transformer.build(config).init(key), strategy.last_layers)
+    apart, params = split_last_layers(config, functions.build(config).init(key), strategy.last_layers)
     return bind(key, strategy, build(apart), params)[0]
   return tree.size(jax.eval_shape(trainable, jax.random.key(0)))
 

@@ -10,7 +10,7 @@ from strategies.rows import ROWS
 
 from research import tree
 from research.errors import InputError
-from research.models.transformer import build, split_last_layers
+from research.models.functions import build, split_last_layers
 from research.strategies import deltas, table
 from research.strategies.bind import from_collections, merge
 from research.training.steps import eval_step

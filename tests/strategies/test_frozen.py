@@ -16,8 +16,8 @@ from research import tree
 from research.models import load, names
 from research.models.config import Execution
 from research.models.families import FAMILIES
+from research.models.functions import build, split_last_layers
 from research.models.presets import PRESETS
-from research.models.transformer import build, split_last_layers
 from research.programs import flops
 from research.runs.train import train_one
 from research.strategies import table

@@ -7,17 +7,17 @@ import pytest
 from helpers import ROOT
 from test_runner import flat
 
-from research.studies import carry_out, outcomes, runner
+from research.studies import carry_out, outcomes, registration
 
 KEPT = [folder.parent for folder in sorted((ROOT / 'experiments').glob(f'*/{outcomes.FILE}'))]
 
 
 @pytest.mark.parametrize('folder', KEPT, ids=lambda folder: folder.name)
 def test_a_committed_study_comes_to_its_comparison_and_report_again(folder, tmp_path):
-  for name in (runner.PLAN, runner.RESULTS, outcomes.FILE, 'provenance.json'):
+  for name in (registration.PLAN, registration.RESULTS, outcomes.FILE, 'provenance.json'):
     shutil.copy(folder / name, tmp_path / name)
-  carry_out.write_report(runner.planned(tmp_path), tmp_path, None)
-  there, here = (json.loads((of / runner.COMPARISON).read_text()) for of in (folder, tmp_path))
+  carry_out.write_report(registration.planned(tmp_path), tmp_path, None)
+  there, here = (json.loads((of / registration.COMPARISON).read_text()) for of in (folder, tmp_path))
   number = lambda x: pytest.approx(x, rel=1e-4, abs=1e-6) if isinstance(x, float) else x
   assert flat(here) == {name: number(value) for name, value in flat(there).items()}
   told = lambda of: [line for line in (of / 'report.md').read_text().splitlines() if line.startswith(('- ', '|'))]

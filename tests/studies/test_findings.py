@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from research.errors import InputError
-from research.studies import compare, findings, grid, report, runner
+from research.studies import compare, findings, grid, registration, report, runner
 
 EXAMPLES = 60
 
@@ -45,7 +45,7 @@ def ran(workdir, arms, margin=None, examples=EXAMPLES, answers=('yes', 'no'), me
                     'train_flops': 1e9, 'trainable_params': 10, 'peak_bytes': 1, 'train_seconds': 1.0,
                     'cohort_size': (members or {}).get(arm, 1)}}
       rows.append({**told, 'chosen': True, 'selected': True, 'error': None, 'result': result})
-  plan = runner.Plan(s, [], [{'plan': 'abc', 'changed': list(fields)} for fields in earlier])
+  plan = registration.Plan(s, [], [{'plan': 'abc', 'changed': list(fields)} for fields in earlier])
   [c] = compare.compare(s, rows, workdir, plan.looks)['comparisons']
   report.table_text({'comparisons': [c]})
   return c, {part.title: part.sentences for part in findings.parts(s, c, rows, workdir, plan.earlier)}

@@ -3,7 +3,7 @@
 import pytest
 
 from research.errors import InputError
-from research.studies import grid
+from research.studies import commands, grid
 
 pytestmark = pytest.mark.quick
 
@@ -104,7 +104,7 @@ def test_two_tasks_of_files_are_told_apart_by_their_labels():
   assert cells[0].key.rsplit('-', 1)[1] == unlabelled[0].key.rsplit('-', 1)[1]
   [again] = grid.again(grid.study(fields(tasks=tasks, report_seeds=(5,)), 'x.py'), cells[:1])
   assert again.task == 'short reviews' and again.key.startswith('short_reviews-')
-  assert '--config.task.label=\'short reviews\'' in grid.command(cells[0], 'configs/x.py', base)
+  assert '--config.task.label=\'short reviews\'' in commands.command(cells[0], 'configs/x.py', base)
   with pytest.raises(InputError, match='two tasks of the study have one name: files; give each a label of its own'):
     grid.cells(grid.study(fields(tasks=(FILES, {**FILES, 'train': 'b.jsonl'})), 'x.py'), base)
 

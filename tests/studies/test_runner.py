@@ -15,7 +15,19 @@ from research import run_files
 from research.errors import InputError
 from research.runs.evaluate import evaluate_finished
 from research.runs.train import train_one
-from research.studies import carry_out, compare, grid, outcomes, report, runner, study_file
+from research.studies import (
+  carry_out,
+  commands,
+  compare,
+  grid,
+  outcomes,
+  pace,
+  registration,
+  report,
+  results,
+  runner,
+  study_file,
+)
 
 RATE = 'training.learning_rate'
 TASK = {name.removeprefix('task__'): value for name, value in reviews(train=24, valid=12, test=16).items()}
@@ -37,16 +49,16 @@ def ran(tmp_path_factory):
   base = study_file.base_config(study, Path('experiments/x.py').absolute())
   cells = grid.cells(study, base)
   workdir = tmp_path_factory.mktemp('study') / 'w'
-  runner.claim(study, cells, workdir)
+  registration.claim(study, cells, workdir)
   # Two machines share the folder: the first leaves its part, the second ends the study.
   test = lambda runs: evaluate_finished(runs, 'test')
-  assert runner.run(study, cells, workdir, train_one, test, runner.shard('1/2')) is None
+  assert runner.run(study, cells, workdir, train_one, test, registration.shard('1/2')) is None
   trained = {p.name for p in (workdir / 'runs').iterdir()}
   assert trained == {c.key for c in cells[::2]}
-  rows = runner.run(study, cells, workdir, train_one, test, runner.shard('2/2'))
+  rows = runner.run(study, cells, workdir, train_one, test, registration.shard('2/2'))
   comparison = compare.compare(study, rows, workdir)
-  report.write(runner.planned(workdir), comparison, rows, workdir, 'the command',
-               {c.key: grid.command(c, study.base, base) for c in cells})
+  report.write(registration.planned(workdir), comparison, rows, workdir, 'the command',
+               {c.key: commands.command(c, study.base, base) for c in cells})
   return study, cells, workdir, rows, comparison
 
 
@@ -119,8 +131,9 @@ class Recorded:
     (folder / 'result.json').write_text(json.dumps(found))
     return found
 
-  def run(self, part=runner.WHOLE):
-    return runner.run(self.study, self.cells, self.workdir, self.alone, None, part, runner.Cohorts(self.size, self.together))
+  def run(self, part=registration.WHOLE):
+    cohorts = registration.Cohorts(self.size, self.together)
+    return runner.run(self.study, self.cells, self.workdir, self.alone, None, part, cohorts)
 
 
 @pytest.mark.quick
@@ -140,19 +153,19 @@ def test_cells_that_differ_in_seed_and_rate_train_together_and_what_is_finished_
 def test_shards_share_whole_cohorts(tmp_path):
   first, second = Recorded(tmp_path), Recorded(tmp_path)
   keys = [cell.key for cell in first.cells]
-  assert first.run(runner.shard('1/2')) is None and len(second.run(runner.shard('2/2'))) == 10
+  assert first.run(registration.shard('1/2')) is None and len(second.run(registration.shard('2/2'))) == 10
   assert (first.trained, second.trained) == ([keys[:3], keys[6:8]], [keys[3:6], keys[8:10]])
   assert second.asked == []                                                     # what the first machine found stands
 
 
 @pytest.mark.quick
 def test_shards_that_would_share_cells_differently_are_refused(tmp_path):
-  of, two = Recorded(tmp_path), runner.shard('2/2')
-  runner.claim(of.study, of.cells, tmp_path / 'w', runner.shard('1/2'), runner.Cohorts(of.size, of.together))
+  of, two = Recorded(tmp_path), registration.shard('2/2')
+  registration.claim(of.study, of.cells, tmp_path / 'w', registration.shard('1/2'), registration.Cohorts(of.size, of.together))
   with pytest.raises(InputError, match='was begun with --cohorts=auto, not off: shards would not share its cells'):
-    runner.claim(of.study, of.cells, tmp_path / 'w', two)
-  runner.claim(of.study, of.cells, tmp_path / 'w', two, runner.Cohorts(of.size, of.together))
-  runner.claim(of.study, of.cells, tmp_path / 'w')                              # alone it may be gone on with as one likes
+    registration.claim(of.study, of.cells, tmp_path / 'w', two)
+  registration.claim(of.study, of.cells, tmp_path / 'w', two, registration.Cohorts(of.size, of.together))
+  registration.claim(of.study, of.cells, tmp_path / 'w')                # alone it may be gone on with as one likes
 
 
 @pytest.mark.quick
@@ -202,7 +215,7 @@ def test_the_next_value_goes_on_by_the_ratio_of_the_last_two(tried, chosen, beyo
 def test_of_two_machines_one_trains_the_chosen_settings_again(tmp_path):
   test = lambda runs: [{'metrics': {'valid/loss': 1.0, 'test/loss': 2.0}, 'steps': 0, 'cost': {'cohort_size': 1}} for _ in runs]
   first, second = (Recorded(tmp_path, report_seeds=(5,)) for _ in range(2))
-  go_on = lambda of, part: runner.run(of.study, of.cells, tmp_path, of.alone, test, runner.shard(part))
+  go_on = lambda of, part: runner.run(of.study, of.cells, tmp_path, of.alone, test, registration.shard(part))
   assert go_on(first, '1/2') is None and len(go_on(second, '2/2')) == len(first.cells) + 2
   assert json.loads((tmp_path / runner.CHOOSER).read_text()) == {'shard': 2}
   assert go_on(first, '1/2') is None
@@ -213,14 +226,14 @@ def test_a_run_that_ends_worse_than_it_began_has_diverged(tmp_path):
   for folder, began, kept in (('a', 2.0, 1.9), ('b', 2.0, 2.4), ('c', 2.0, 2.6)):
     (tmp_path / folder).mkdir()
     (tmp_path / folder / 'metrics.jsonl').write_text(json.dumps({'step': 1, 'train/loss': began}) + '\n')
-    found = runner._exploded(tmp_path / folder, {'steps': 5, 'metrics': {'valid/loss': kept}})
+    found = results._exploded(tmp_path / folder, {'steps': 5, 'metrics': {'valid/loss': kept}})
     assert found == (folder == 'c')
 
 
 @pytest.mark.quick
 def test_a_number_given_is_not_found_by_a_trial(tmp_path):
   of = Recorded(tmp_path)
-  runner.run(of.study, of.cells, tmp_path, of.alone, None, cohorts=runner.Cohorts(2, of.together))
+  runner.run(of.study, of.cells, tmp_path, of.alone, None, cohorts=registration.Cohorts(2, of.together))
   assert of.asked == [] and [len(jobs) for jobs in of.trained] == [2, 2, 2, 2, 2]
 
 
@@ -236,7 +249,7 @@ def test_cells_that_cannot_be_trained_together_are_trained_one_by_one(tmp_path):
 @pytest.mark.parametrize('text', ['0/2', '3/2', '1/0', '1', 'a/b', '-1/2', '1/2/3'])
 def test_a_shard_outside_its_range_is_refused(text):
   with pytest.raises(InputError, match=r'must be i/n with 1 <= i <= n'):
-    runner.shard(text)
+    registration.shard(text)
 
 
 def test_comparison_holds_the_contracts_fields(ran):
@@ -290,10 +303,10 @@ def test_a_cells_command_makes_its_run_again(ran, tmp_path):
 def test_without_its_runs_a_study_comes_to_the_same_comparison_and_report(ran, tmp_path):
   """From plan.json, results.jsonl, provenance.json and outcomes.jsonl.gz alone, as they are committed."""
   workdir = ran[2]
-  carry_out.write_report(runner.planned(workdir), workdir, None)
-  for name in (runner.PLAN, runner.RESULTS, outcomes.FILE, 'provenance.json'):
+  carry_out.write_report(registration.planned(workdir), workdir, None)
+  for name in (registration.PLAN, registration.RESULTS, outcomes.FILE, 'provenance.json'):
     shutil.copy(workdir / name, tmp_path / name)
-  carry_out.write_report(runner.planned(tmp_path), tmp_path, None)
+  carry_out.write_report(registration.planned(tmp_path), tmp_path, None)
   before, after = (json.loads((folder / 'comparison.json').read_text()) for folder in (workdir, tmp_path))
   number = lambda x: pytest.approx(x, rel=1e-5, abs=1e-6) if isinstance(x, float) else x
   assert flat(after) == {name: number(value) for name, value in flat(before).items()}
@@ -304,7 +317,7 @@ def test_without_its_runs_a_study_comes_to_the_same_comparison_and_report(ran, t
   assert (workdir / outcomes.FILE).stat().st_size < 20_000
   (tmp_path / outcomes.FILE).write_bytes((workdir / outcomes.FILE).read_bytes()[:-100])
   with pytest.raises(InputError, match=r'outcomes\.jsonl\.gz: is damaged'):
-    carry_out.write_report(runner.planned(tmp_path), tmp_path, None)
+    carry_out.write_report(registration.planned(tmp_path), tmp_path, None)
 
 
 def dropped(rows):
@@ -334,7 +347,7 @@ def test_single_examples_that_are_not_those_of_the_result_are_not_compared(ran, 
   change(found)
   path.write_text(''.join(json.dumps(row) + '\n' for row in found))
   with pytest.raises(InputError, match=says):
-    carry_out.write_report(runner.planned(tmp_path / 'w'), tmp_path / 'w', None)
+    carry_out.write_report(registration.planned(tmp_path / 'w'), tmp_path / 'w', None)
 
 
 DAMAGE = {'plan.json': [lambda f: f['cells'].clear(), lambda f: f.update(earlier=5), lambda f: f['cells'].pop(),
@@ -355,7 +368,7 @@ def test_a_file_of_a_study_of_another_form_is_named_in_one_line(ran, tmp_path, n
   DAMAGE[name][number](found)
   path.write_text(json.dumps(found))
   with pytest.raises(InputError):
-    carry_out.write_report(runner.planned(tmp_path / 'w'), tmp_path / 'w', None)
+    carry_out.write_report(registration.planned(tmp_path / 'w'), tmp_path / 'w', None)
 
 
 def flat(value, name=''):
@@ -366,13 +379,13 @@ def flat(value, name=''):
 
 def test_a_report_before_the_end_says_so_tests_nothing_and_reads_no_test_split(ran, tmp_path):
   study, cells, workdir, _, _ = ran
-  runner.claim(study, cells, tmp_path / 'w')
+  registration.claim(study, cells, tmp_path / 'w')
   with pytest.raises(InputError, match='no run of the study has ended'):
-    carry_out.write_report(runner.planned(tmp_path / 'w'), tmp_path / 'w', None)
+    carry_out.write_report(registration.planned(tmp_path / 'w'), tmp_path / 'w', None)
   for cell in [c for c in cells if c.seed == 0 or c.arm == 'few_shot']:      # LoRA's and full's second seeds have not ended
     shutil.copytree(workdir / 'runs' / cell.key, tmp_path / 'w' / 'runs' / cell.key)
     (tmp_path / 'w' / 'runs' / cell.key / 'predictions' / 'test.jsonl').unlink(missing_ok=True)
-  carry_out.write_report(runner.planned(tmp_path / 'w'), tmp_path / 'w', None)
+  carry_out.write_report(registration.planned(tmp_path / 'w'), tmp_path / 'w', None)
   found = json.loads((tmp_path / 'w' / 'comparison.json').read_text())
   assert found['interim'] == {'ended': 7, 'planned': 10} and found['tests'] == 0
   [c] = found['comparisons']
@@ -388,53 +401,54 @@ def test_a_report_before_the_end_says_so_tests_nothing_and_reads_no_test_split(r
 @pytest.mark.quick
 def test_seeds_added_after_a_report_are_told_and_paid_for(tmp_path):
   of, more = Recorded(tmp_path, report_seeds=(7,)), Recorded(tmp_path, report_seeds=(7, 8))
-  runner.claim(of.study, of.cells, tmp_path / 'w')
-  runner.claim(more.study, more.cells, tmp_path / 'w')
-  assert runner.planned(tmp_path / 'w').looks == 1                        # nobody has read anything
+  registration.claim(of.study, of.cells, tmp_path / 'w')
+  registration.claim(more.study, more.cells, tmp_path / 'w')
+  assert registration.planned(tmp_path / 'w').looks == 1                        # nobody has read anything
   run_files.write_json(tmp_path / 'w' / 'comparison.json', {'looks': 0})
   third = Recorded(tmp_path, report_seeds=(7, 8, 9))
-  runner.claim(third.study, third.cells, tmp_path / 'w')
-  assert runner.planned(tmp_path / 'w').looks == 1                        # an interim report tests nothing
+  registration.claim(third.study, third.cells, tmp_path / 'w')
+  assert registration.planned(tmp_path / 'w').looks == 1                        # an interim report tests nothing
   run_files.write_json(tmp_path / 'w' / 'comparison.json', {'looks': 1})
   fourth = Recorded(tmp_path, report_seeds=(7, 8, 9, 10), seeds=(0, 1, 2))
   for _ in range(2):                                                      # gone on with: the same plan
-    runner.claim(fourth.study, fourth.cells, tmp_path / 'w')
-  plan = runner.planned(tmp_path / 'w')
+    registration.claim(fourth.study, fourth.cells, tmp_path / 'w')
+  plan = registration.planned(tmp_path / 'w')
   assert plan.looks == 2 and plan.study.report_seeds == [7, 8, 9, 10]
-  assert plan.earlier == [{'plan': runner.plan_hash(third.study, third.cells), 'changed': ['seeds', 'report_seeds']}]
+  assert plan.earlier == [{'plan': registration.plan_hash(third.study, third.cells), 'changed': ['seeds', 'report_seeds']}]
   asked = Recorded(tmp_path, report_seeds=(7, 8, 9, 10), seeds=(0, 1, 2), question='Which one?')
-  runner.claim(asked.study, asked.cells, tmp_path / 'w')
-  plan = runner.planned(tmp_path / 'w')
+  registration.claim(asked.study, asked.cells, tmp_path / 'w')
+  plan = registration.planned(tmp_path / 'w')
   assert plan.looks == 2 and plan.earlier[1]['changed'] == ['question']
   with pytest.raises(InputError, match=r'has the report_seeds \[8, 9, 10\] too; seeds can be added, not taken away'):
-    runner.claim(of.study, fourth.cells, tmp_path / 'w')
+    registration.claim(of.study, fourth.cells, tmp_path / 'w')
   with pytest.raises(InputError, match='holds another study'):
-    runner.claim(of.study, of.cells, tmp_path / 'w')
+    registration.claim(of.study, of.cells, tmp_path / 'w')
 
 
 def test_another_study_is_refused_its_workdir(ran):
   study, cells, workdir, _, _ = ran
   with pytest.raises(InputError, match='another study'):
-    runner.claim(study, cells[:-1], workdir)
+    registration.claim(study, cells[:-1], workdir)
 
 
 @pytest.mark.quick
 def test_time_left_follows_what_was_planned_and_what_it_took():
   """Cells that train by their FLOPs, others by how long such took; nothing is said before one of each kind has ended."""
-  pace = runner.Pace(lambda config: config['operations'])
+  of_study = pace.Pace(lambda config: config['operations'])
   trains, prompts = ({'operations': n} for n in (10.0, 0.0))
-  assert pace.left([trains]) is None and pace.left([prompts]) is None and pace.left([]) == 0
-  pace.note([trains, trains], 40)                  # side by side
-  assert pace.left([trains]) == 20 and pace.left([trains, {'operations': 25.0}]) == 70 and pace.left([prompts]) is None
-  pace.note([prompts], 7)
-  assert pace.left([trains, prompts, prompts]) == 34
-  assert [runner.spoken(seconds) for seconds in (45, 750, 3 * 3600)] == ['45 seconds', '12 minutes', '3.0 hours']
+  assert of_study.left([trains]) is None and of_study.left([prompts]) is None and of_study.left([]) == 0
+  of_study.note([trains, trains], 40)                  # side by side
+  assert of_study.left([trains]) == 20 and of_study.left([prompts]) is None
+  assert of_study.left([trains, {'operations': 25.0}]) == 70
+  of_study.note([prompts], 7)
+  assert of_study.left([trains, prompts, prompts]) == 34
+  assert [pace.spoken(seconds) for seconds in (45, 750, 3 * 3600)] == ['45 seconds', '12 minutes', '3.0 hours']
 
 
 @pytest.mark.quick
 def test_a_study_tells_after_each_unit_how_long_is_left(tmp_path, capsys):
   of = Recorded(tmp_path)
-  runner.run(of.study, of.cells, tmp_path, of.alone, None, runner.WHOLE, runner.Cohorts(of.size, of.together),
+  runner.run(of.study, of.cells, tmp_path, of.alone, None, registration.WHOLE, registration.Cohorts(of.size, of.together),
              lambda config: 10.0 if config['strategy']['name'] == 'full' else 20.0)
   said = [line for line in capsys.readouterr().err.splitlines() if 'left' in line]
   assert [line.split(';')[0] for line in said] == [f'study: {n} of 10 cells done' for n in (3, 6, 8)]

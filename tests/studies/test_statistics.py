@@ -11,7 +11,7 @@ from statsmodels.stats.weightstats import DescrStatsW
 
 from research.evaluation import metrics
 from research.evaluation.metrics import Scored
-from research.studies import statistics
+from research.studies import multiplicity, statistics
 
 pytestmark = pytest.mark.quick
 
@@ -110,7 +110,7 @@ def test_two_arms_of_two_seeds_have_an_interval_and_no_p():
 
 
 def test_holm_is_the_hand_computed_one_and_leaves_gaps():
-  assert statistics.adjust([0.01, None, 0.04, 0.03]) == pytest.approx([0.03, None, 0.06, 0.06])
+  assert multiplicity.adjust([0.01, None, 0.04, 0.03]) == pytest.approx([0.03, None, 0.06, 0.06])
 
 
 @pytest.mark.parametrize('seeds', [1, 3])
@@ -120,13 +120,13 @@ def test_arms_that_agree_on_every_example_differ_by_an_interval(seeds):
   found = gap(vectors, vectors)
   assert found.mean == 0 and found.p == pytest.approx(1) and 0.5 / 50 < found.high < 2.5 / 50
   assert found.low == pytest.approx(-found.high)
-  assert statistics.equivalence(found, 0.01) > 0.05 > statistics.equivalence(found, 0.1)
+  assert multiplicity.equivalence(found, 0.01) > 0.05 > multiplicity.equivalence(found, 0.1)
 
 
 def test_from_an_error_of_0_no_equivalence_is_found():
   vectors = [np.ones((10, 2))] * 2
   found = gap(vectors, vectors, metric=metrics.get('loss'))
-  assert found[:3] == (0, 0, 0) and statistics.equivalence(found, 0.01) is None
+  assert found[:3] == (0, 0, 0) and multiplicity.equivalence(found, 0.01) is None
 
 
 def test_equivalence_is_statsmodels_tost():
@@ -136,7 +136,7 @@ def test_equivalence_is_statsmodels_tost():
   found = statistics.Estimate(values.mean(), 0, 0, None, deviation)
   for margin in (0.01, 0.03, 0.05):
     p = DescrStatsW(values).ttost_mean(-margin, margin)[0]
-    assert statistics.equivalence(found, margin) == pytest.approx(p, rel=1e-3)
+    assert multiplicity.equivalence(found, margin) == pytest.approx(p, rel=1e-3)
 
 
 @pytest.mark.parametrize('rights, within', [((50, 50), (0.9, 1.0)), ((49, 50), (0.3, 1.0)), ((0, 0), (0.0, 0.1))])
@@ -167,20 +167,20 @@ def test_the_spread_is_found_again_and_says_how_many_seeds_and_examples_are_need
   deviation = lambda S, n: np.sqrt(true.seed / S + true.example / n + true.rest / (S * n))
   power = lambda difference, *design: normal_power(difference / deviation(*design), 1, 0.05, sigma=1)
   for difference, seeds, examples in ((0.05, 5, 400), (0.03, 8, 1000)):
-    S, n = statistics.needed(true, seeds, examples, difference)
+    S, n = multiplicity.needed(true, seeds, examples, difference)
     assert power(difference, S, examples) >= 0.8 > power(difference, S - 1, examples)
     assert power(difference, seeds, n) >= 0.8 > power(difference, seeds, n - 1)
-  assert statistics.needed(true, 2, 100, 0.02) == (np.inf, np.inf)      # the other alone moves the mean by too much
+  assert multiplicity.needed(true, 2, 100, 0.02) == (np.inf, np.inf)      # the other alone moves the mean by too much
 
 
 def test_letters_are_shared_exactly_by_the_pairs_that_no_test_tells_apart():
-  assert statistics.letters('abcd', [frozenset('ad'), frozenset('ac')]) == {'a': 'a', 'b': 'ab', 'c': 'b', 'd': 'b'}
-  assert statistics.letters('abc', []) == dict.fromkeys('abc', 'a')
+  assert multiplicity.letters('abcd', [frozenset('ad'), frozenset('ac')]) == {'a': 'a', 'b': 'ab', 'c': 'b', 'd': 'b'}
+  assert multiplicity.letters('abc', []) == dict.fromkeys('abc', 'a')
   rng = random.Random(0)
   for _ in range(200):
     arms = [str(i) for i in range(rng.randint(1, 7))]
     pairs = list(itertools.combinations(arms, 2))
     apart = [frozenset(pair) for pair in pairs if rng.random() < 0.4]
-    found = statistics.letters(arms, apart)
+    found = multiplicity.letters(arms, apart)
     for pair in pairs:
       assert bool({*found[pair[0]]} & {*found[pair[1]]}) == (frozenset(pair) not in apart)

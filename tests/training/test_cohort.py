@@ -21,8 +21,8 @@ from research.runs.train import train_cohort, train_one
 from research.strategies import table
 from research.studies import carry_out
 from research.training import cohort, trial
-from research.training.loop import Stopped
 from research.training.metrics_log import MetricsLog
+from research.training.signals import Stopped
 from research.training.steps import TrainState
 
 RATES, SEEDS = (3e-4, 1e-3), (0, 1)      # at which the loss falls smoothly

@@ -12,7 +12,7 @@ from helpers import batch, documents, scaled_up, start, take
 
 from research import tree
 from research.data.batches import TrainingBatches
-from research.models import transformer
+from research.models import functions
 from research.models.config import REMAT
 from research.programs import flops
 from research.programs.compile import compiled
@@ -129,7 +129,7 @@ def test_computing_again_takes_less_memory_and_learns_the_same(name, row):
   loaded, of = scaled_up(name), {}
   for remat in REMAT:
     config = dataclasses.replace(loaded.model.config, remat=remat)
-    model = loaded._replace(model=transformer.build(config))
+    model = loaded._replace(model=functions.build(config))
     state, frozen, tx = start(model, table.make(row, {}))
     one = batch(documents(model, 6), 256)
     step = compiled(train_step, state, frozen, one, model=model.model, tx=tx)

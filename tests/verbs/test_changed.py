@@ -19,7 +19,7 @@ from research.deployment import folder as folders
 from research.deployment.export import export_adapter, export_model
 from research.errors import InputError, InUse
 from research.experiment import provenance, restore
-from research.models import families, load, names, transformer
+from research.models import families, functions, load, names
 from research.models.config import Execution
 from research.runs.evaluate import evaluate_one
 from research.runs.train import train_cohort, train_one
@@ -31,7 +31,7 @@ def model(tmp_path_factory):
   output = tmp_path_factory.mktemp('model') / 'tiny'
   loaded = load.load('random:llama-tiny', Execution('float32', 'float32', True))
   family = families.FAMILIES[loaded.model.config.family]
-  tensors = names.export_params(family, *transformer.split_last_layers(loaded.model.config, loaded.params, 0))
+  tensors = names.export_params(family, *functions.split_last_layers(loaded.model.config, loaded.params, 0))
   folders.write(output, lambda into: folders.model(into, loaded.hf, tensors, loaded.tokenizer, np.dtype('float32'), 10 ** 9,
                                                    {}, {}))
   return output

