@@ -34,6 +34,7 @@ from research.runs.train import train_cohort, train_one
 from research.strategies import table
 from research.training import trial
 from research.training.metrics_log import MetricsLog
+from research.training.objective import CROSS_ENTROPY
 from research.training.signals import Stopped
 from research.training.steps import train_step
 
@@ -70,7 +71,8 @@ def losses(model, wanted, same_flops=False):
       with mesh.use(None if where == 'one' else mesh_of(where)):
         loaded, state, frozen, tx, batches = begun(model, strategy)
         _, found[f'{strategy}/{where}'] = helpers.take(loaded, state, frozen, tx, batches)
-        multiplied.add(compiled(train_step, state, frozen, batches[0], model=loaded.model, tx=tx, label_smoothing=0.0).flops)
+        program = compiled(train_step, state, frozen, batches[0], model=loaded.model, tx=tx, objective=CROSS_ENTROPY)
+        multiplied.add(program.flops)
     assert len(multiplied) == 1 or not same_flops, f'{strategy}/{name}: not the FLOPs of one device: {multiplied}'
   return found
 

@@ -31,6 +31,7 @@ from research.models.config import Execution
 from research.programs.compile import compiled
 from research.strategies.bind import bind
 from research.training import optim
+from research.training.objective import CROSS_ENTROPY
 from research.training.steps import TrainState, train_step
 
 ROOT = Path(__file__).parent.parent
@@ -98,11 +99,11 @@ def moved(trainable, seed, by=0.1):
   return tree.map_named(drawn, trainable)
 
 
-def take(loaded, state, frozen, tx, of_steps, label_smoothing=0.0):
+def take(loaded, state, frozen, tx, of_steps, objective=CROSS_ENTROPY):
   """(state, losses) after a step on each of the batches."""
   losses = []
   for one in of_steps:
-    step = compiled(train_step, state, frozen, one, model=loaded.model, tx=tx, label_smoothing=label_smoothing)
+    step = compiled(train_step, state, frozen, one, model=loaded.model, tx=tx, objective=objective)
     state, metrics = step(state, frozen, one)
     losses.append(float(metrics['loss']))
   return state, losses

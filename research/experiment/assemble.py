@@ -26,6 +26,7 @@ from research.models.config import execution
 from research.models.functions import Model
 from research.strategies import table
 from research.strategies.table import Strategy
+from research.training.objective import CrossEntropy, Objective
 from research.tree import Tree
 
 
@@ -96,6 +97,11 @@ class Experiment(NamedTuple):
   def called(self) -> str:
     """The task's name in results, tables and figures: its label where it has one."""
     return self.config['task'].get('label') or self.task.name
+
+  @property
+  def objective(self) -> Objective:
+    """What its training lowers."""
+    return CrossEntropy(self.config['training']['label_smoothing'])
 
   @property
   def seeds(self) -> dict[str, int]:

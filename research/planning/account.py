@@ -110,7 +110,7 @@ def account(exp: Experiment, sizes: Mapping[str, int], tokens: int = 0) -> Accou
     sizes: of the mesh's axes, of which no device needs to exist.
     tokens: as for `batch_shapes`.
   """
-  t, config = exp.config['training'], exp.model.config
+  config = exp.model.config
   state, frozen = begun(exp)
   spread, fsdp, tensor = sizes['data'] * sizes['fsdp'], sizes['fsdp'], sizes['tensor']
   there = of_a_device(exp, tensor) if tensor > 1 else exp
@@ -118,7 +118,7 @@ def account(exp: Experiment, sizes: Mapping[str, int], tokens: int = 0) -> Accou
            for n, x in batch_shapes(exp, sizes, tokens).items()}
   given = (*(begun(there) if tensor > 1 else (state, frozen)), batch)      # what a layer reads: gathered
   traced = jax.jit(lambda *args: train_step(*args, model=there.model, tx=restore.optimizer(exp),
-                                            label_smoothing=t['label_smoothing'])).trace(*given)
+                                            objective=exp.objective)).trace(*given)
   here, learning = _parts(frozen, sizes), _parts(state.trainable, sizes)
   parts = {x.shape: memory.nbytes(p) / memory.nbytes(x) for x, p in
            zip(jax.tree.leaves(given[0].trainable), jax.tree.leaves(learning)) if len(x.shape) > 1}

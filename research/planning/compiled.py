@@ -66,13 +66,13 @@ def step(exp: Experiment, said: str, tokens: int = 0) -> dict[str, Any]:
   batch = account.batch_shapes(exp, exp.config['mesh'], tokens)
   of_plan = mesh.make(exp.config['mesh'], devices(said))
   assert of_plan is not None      # a single chip has none: its step cannot be compiled so
-  tx, smoothing = restore.optimizer(exp), exp.config['training']['label_smoothing']
+  tx, objective = restore.optimizer(exp), exp.objective
   with device.compiling_for('tpu'), mesh.use(of_plan):
     lying = lambda x, on: jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), x, on)
     state, frozen = (lying(x, placement.shardings(x, of_plan)) for x in (state, frozen))
     batch = lying(batch, jax.tree.map(lambda x: NamedSharding(of_plan, P(None, partition.ROWS)), batch))
     began = time.perf_counter()
-    lowered = jax.jit(lambda *args: train_step(*args, model=exp.model, tx=tx, label_smoothing=smoothing), donate_argnums=(0,),
+    lowered = jax.jit(lambda *args: train_step(*args, model=exp.model, tx=tx, objective=objective), donate_argnums=(0,),
                       out_shardings=(jax.tree.map(lambda x: x.sharding, state), None)).lower(state, frozen, batch)
     try:
       compiled = lowered.compile()

@@ -19,6 +19,7 @@ from research.runs.result import describe, record
 from research.strategies import bind
 from research.training import ledger, loop, optim
 from research.training.checkpoint import Checkpoints
+from research.training.ledger import Schedule
 from research.training.metrics_log import MetricsLog
 from research.training.steps import TrainState
 from research.tree import Tree
@@ -96,9 +97,16 @@ class Run:
   def member(self) -> ledger.Member:
     """This run as the loop knows it."""
     t, warmup = self.exp.config['training'], restore.warmup(self.exp)
-    share = lambda step: float(optim.shape(t['schedule'], t['steps'], step, warmup))
-    return ledger.Member(self.label, self.batch_of, t['learning_rate'], share,
+    lr_fraction = lambda step: float(optim.shape(t['schedule'], t['steps'], step, warmup))
+    return ledger.Member(self.label, self.batch_of, t['learning_rate'], lr_fraction,
                        Checkpoints(self.workdir / run_files.CHECKPOINTS, self.exp.fingerprint), MetricsLog(self.workdir))
+
+  @property
+  def schedule(self) -> Schedule:
+    """When it is validated, saved, and ended."""
+    t = self.exp.config['training']
+    return Schedule(t['steps'], t['eval_every'], t['checkpoint_every'], t['log_every'], t['patience'],
+                    f'valid/{self.by.name}', self.by.higher_is_better)
 
   @property
   def generates(self) -> bool:

@@ -102,7 +102,7 @@ def cohort_size(configs: Sequence[dict[str, Any]]) -> dict[str, Any]:
       exps = [assemble(config) for config in configs[:count]]
       return trial.timed_step([_initial_state(exp) for exp in exps], [exp.training_batches()(0) for exp in exps],
                               model=exps[0].model, tx=restore.optimizer(exps[0]),
-                              label_smoothing=exps[0].config['training']['label_smoothing'])
+                              objective=exps[0].objective)
 
   with mesh.use(mesh.make(configs[0]['mesh'])):
     exps = [assemble(config) for config in configs]
@@ -138,7 +138,7 @@ def _trained_here(runs: Sequence['Run'], latest: Path, label: str, profile: bool
   Raises:
     InUse: one has ended a run there meanwhile.
   """
-  exp, t = runs[0].exp, runs[0].exp.config['training']
+  exp = runs[0].exp
   for run in runs:
     if (run.workdir / run_files.RESULT).exists():
       raise InUse(f'{run.workdir}: another process has just finished the run; the same command shows its result')
@@ -152,11 +152,9 @@ def _trained_here(runs: Sequence['Run'], latest: Path, label: str, profile: bool
   kept = members[0].checkpoints if len(runs) == 1 else Checkpoints(latest, exp.fingerprint)
   trace = runs[0].workdir / run_files.TENSORBOARD if profile else None
   try:
-    outcomes = loop.train(
-        exp.model, state, frozen_of_all, tx, members, kept, _validation(runs, label) if runs[0].held_out else None,
-        label=label, steps=t['steps'], eval_every=t['eval_every'], checkpoint_every=t['checkpoint_every'],
-        log_every=t['log_every'], best_metric=f'valid/{runs[0].by.name}', higher_is_better=runs[0].by.higher_is_better,
-        patience=t['patience'], label_smoothing=t['label_smoothing'], profile=trace)
+    validation = _validation(runs, label) if runs[0].held_out else None
+    outcomes = loop.train(exp.model, state, frozen_of_all, tx, exp.objective, members, kept, validation, runs[0].schedule,
+                          label, trace)
   finally:
     for member in members:
       member.log.close()

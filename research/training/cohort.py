@@ -38,7 +38,7 @@ def train_step(state: TrainState, frozen: CohortVariables, batch: Batch, **stati
     state: of all members.
     frozen: what is frozen in all of them.
     batch: of all members, as `shard_batches` gives it: every array is [members, M, B, …].
-    static: `model`, `tx` and `label_smoothing`, the same for all.
+    static: `model`, `tx` and `objective`, the same for all.
   Returns:
     The new state and the metrics, each [members].
   """

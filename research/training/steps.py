@@ -10,6 +10,7 @@ from research import tree
 from research.models.functions import Model
 from research.models.transformer import Batch
 from research.training import losses
+from research.training.objective import CROSS_ENTROPY, Objective
 from research.tree import Tree
 
 Array = jax.Array
@@ -25,42 +26,46 @@ class TrainState(NamedTuple):
 
 
 def train_step(state: TrainState, frozen: Tree, batch: Batch, *, model: Model, tx: optax.GradientTransformation,
-               label_smoothing: float = 0.0) -> tuple[TrainState, Metrics]:
+               objective: Objective = CROSS_ENTROPY) -> tuple[TrainState, Metrics]:
   """One update from one batch.
 
   Args:
     state: before the step; it is not changed.
     frozen: what does not learn. The loss closes over it, so no gradient of it exists.
-    batch: see `losses.cross_entropy`; every array has a leading axis of microbatches, [M, B, …]. Their gradients are
-      added up and divided once by all target tokens, so M changes memory and
-      nothing else (but which activations dropout draws).
+    batch: what the objective reads; every array has a leading axis of microbatches, [M, B, …]. Their gradients are added up
+      and divided once by the objective's count, so M changes memory and nothing else (but which activations dropout draws).
     model: whose loss is lowered.
     tx: the optimiser (see `optim.make`).
-    label_smoothing: as for `losses.target_losses`.
+    objective: the loss.
   Returns:
-    The new state and {loss: nats per target token, tokens, grad_norm: before clipping}.
+    The new state and {loss: by the objective's count, tokens, grad_norm: before clipping, and the objective's other sums by its
+    count}.
   """
   key = jax.random.fold_in(state.key, state.step)
 
   def loss_sum(trainable, batch, key):
-    return losses.cross_entropy(model, tree.join(frozen, trainable), batch, key, label_smoothing)
+    return objective(model, tree.join(frozen, trainable), batch, key)
 
-  grads, sums = accumulate(loss_sum, state.trainable, batch, key)
-  grads = jax.tree.map(lambda g: g / sums['tokens'], grads)
+  grads, sums = accumulate(loss_sum, state.trainable, batch, key, objective.sums)
+  count = sums[objective.count]
+  grads = jax.tree.map(lambda g: g / count, grads)
   updates, opt_state = tx.update(grads, state.opt_state, state.trainable)
   trainable = optax.apply_updates(state.trainable, updates)
-  metrics = {'loss': sums['loss'] / sums['tokens'], 'tokens': sums['tokens'], 'grad_norm': optax.tree.norm(grads)}
+  metrics = {**{name: x / count for name, x in sums.items() if name != objective.count}, 'tokens': sums['tokens'],
+             'grad_norm': optax.tree.norm(grads)}
   return TrainState(state.step + 1, state.key, trainable, opt_state), metrics
 
 
-def accumulate(loss_sum, trainable: Tree, batch: Batch, key: Array) -> tuple[Tree, Metrics]:
+def accumulate(loss_sum, trainable: Tree, batch: Batch, key: Array,
+               sums: tuple[str, ...] = ('loss', 'tokens')) -> tuple[Tree, Metrics]:
   """Gradients and sums of a loss added up over the batch's leading axis, one microbatch alive at a time.
 
   Args:
-    loss_sum: (trainable, microbatch [B, …], key) -> (summed loss [], {loss, tokens: its sums []}).
+    loss_sum: (trainable, microbatch [B, …], key) -> (summed loss [], its sums [] by name).
     trainable: what the gradient is by.
     batch: every array [M, B, …].
     key: of shape []; each microbatch's is folded from it.
+    sums: the names of the loss's sums.
   Returns:
     The gradients, a tree like `trainable`, and the sums, each [].
   """
@@ -74,7 +79,7 @@ def accumulate(loss_sum, trainable: Tree, batch: Batch, key: Array) -> tuple[Tre
     part = gradient(trainable, microbatch, jax.random.fold_in(key, number))
     return jax.tree.map(jnp.add, total, part), None
 
-  zero = {n: jnp.zeros(()) for n in ('loss', 'tokens')}
+  zero = {n: jnp.zeros(()) for n in sums}
   total, _ = jax.lax.scan(add, (jax.tree.map(jnp.zeros_like, trainable), zero), (jnp.arange(count), batch))
   return total
 

@@ -19,6 +19,7 @@ from research.programs.compile import compiled
 from research.strategies import table
 from research.strategies.bind import bind
 from research.training import losses
+from research.training.objective import CROSS_ENTROPY, CrossEntropy
 from research.training.steps import TrainState, eval_step, train_step
 
 
@@ -32,7 +33,7 @@ def test_microbatches_change_no_update(tiny):
     one = TrainingBatches(docs, 8, parts, seed=0, steps=1)(0)
     assert one['tokens'].shape[0] == parts
     state = TrainState(jnp.int32(0), jax.random.key(0), trainable, tx.init(trainable))
-    step = jax.jit(functools.partial(train_step, model=tiny.model, tx=tx, label_smoothing=0.1))
+    step = jax.jit(functools.partial(train_step, model=tiny.model, tx=tx, objective=CrossEntropy(0.1)))
     after, metrics = step(state, frozen, one)
     found.append((metrics, jax.tree.map(jnp.subtract, after.trainable, trainable)))
   (metrics, update), *others = found
@@ -69,14 +70,14 @@ def test_evaluation_knows_no_dropout(tiny):
 def test_runs_that_differ_in_rate_decay_or_seed_share_one_compilation(tiny):
   one = batch(documents(tiny, 2, longest=120), 128)
 
-  def step(label_smoothing=0.0, **settings):
+  def step(objective=CROSS_ENTROPY, **settings):
     state, frozen, tx = start(tiny, table.lora(rank=2), **settings)
     return compiled(train_step, state, frozen, one, donate=(0,), model=tiny.model, tx=tx,
-                    label_smoothing=label_smoothing)
+                    objective=objective)
 
   first = step(learning_rate=1e-2, weight_decay=0.0, seed=0)
   assert step(learning_rate=1e-3, weight_decay=0.1, seed=1) is first
-  assert step(label_smoothing=0.1) is not first
+  assert step(objective=CrossEntropy(0.1)) is not first
 
 
 @pytest.mark.parametrize('optimizer', ['adamw', 'adafactor'])
