@@ -47,8 +47,8 @@ def get_config():
           'span': optional(float),      # gaps: tokens in a gap, on average
       },
       'strategy': {
-          # full, last_layers, bitfit, lora, rslora, lora_plus, pissa, dora, vera, ia3, adapter, prefix, prompt, few_shot;
-          # or several, such as prefix+lora+adapter. Each row says what its fields mean, and their defaults.
+          # full, last_layers, bitfit, lora, rslora, lora_plus, lora_fa, pissa, dora, vera, ia3, adapter, prefix, prompt,
+          # few_shot; or several, such as prefix+lora+adapter. Each row says what its fields mean, and their defaults.
           'name': 'lora',
           'rank': optional(int),        # lora and its kin: R
           'alpha': optional(float),     # the delta is scaled by alpha / rank (rslora: alpha / √rank)

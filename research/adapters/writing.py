@@ -166,7 +166,7 @@ def _by_module(said, found, strategy, row, config, variables, inside):
   root = strategy.name == 'rslora'
   alphas = {site: delta.scale * (ranks[site] ** 0.5 if root else ranks[site]) for site, delta in found.items()}
   rank, alpha = max(ranks.values()), max(alphas.values())
-  name = {'lora_plus': 'lora', 'pissa': 'lora'}.get(strategy.name, strategy.name)
+  name = 'lora' if strategy.name == 'pissa' else strategy.kin or strategy.name
   fields = {'rank': rank, 'alpha': alpha, 'dropout': row['dropout'], 'targets': exact_targets(found),
             'fused': any(site.endswith(FUSED) for site in found),
             'rank_pattern': {f'^{site}$': r for site, r in ranks.items() if r != rank},

@@ -27,14 +27,23 @@ TABLE = (
     (r'/output$', ('fsdp', 'fsdp')),                                 # a sublayer's result, that adapters read and give
 )
 
-# Leaves of a parameter, a delta or a quantised kernel -> which of the two sides their last dimensions are.
-LEAVES: Mapping[str, tuple[int | None, ...]] = {
-    'kernel': (0, 1), 'embedding': (0, 1), 'bias': (1,), 'values': (0, 1), 'scale': (0, 1),
-    'a': (0, None), 'fixed_a': (0, None), 'b': (None, 1), 'fixed_b': (None, 1),
-    'magnitude': (1,), 'fixed_square': (1,), 'o': (1,), 'value': (1,), 'keys': (None, 1),
-    'down': (0, None), 'up': (None, 1),
-}
+IN, OUT = 0, 1      # the two sides of what stands at a site
+Axes = tuple[int | None, ...]
+# Leaves of a parameter or a quantised kernel -> which of the two sides their last dimensions are; None: of neither.
+LEAVES: dict[str, Axes] = {'kernel': (IN, OUT), 'embedding': (IN, OUT), 'bias': (OUT,), 'values': (IN, OUT),
+                           'scale': (IN, OUT)}
+DELTAS: dict[str, Axes] = {}             # the same of deltas' leaves, which each kind of delta declares
 FLAT = ('codes', 'scales', 'outer')      # an nf4 kernel's leaves [N, …]: the weights of its first output, of its second, …
+
+
+def declare(leaf: str, axes: Axes) -> None:
+  """Says how a leaf of a delta lies, by the name that it has in all deltas.
+
+  Raises:
+    TypeError: another delta has declared a leaf of this name that lies otherwise.
+  """
+  if DELTAS.setdefault(leaf, axes) != axes or (leaf in LEAVES and LEAVES[leaf] != axes):
+    raise TypeError(f'a leaf {leaf!r} with axes {axes}: another leaf of this name has {DELTAS[leaf]}; give it another name')
 
 
 def spec(name: str, shape: Sequence[int], sizes: Mapping[str, int]) -> P:
@@ -44,8 +53,13 @@ def spec(name: str, shape: Sequence[int], sizes: Mapping[str, int]) -> P:
     name: the leaf's path, also inside an optimiser's state.
     shape: the whole leaf's.
     sizes: of the mesh's axes; one that is not there counts as 1.
+  Raises:
+    TypeError: no delta has declared such a leaf, so nothing says how it lies.
   """
   site, _, leaf = name.rpartition('/')
+  is_added = re.search(r'(^|/)(delta|shared)/', name) is not None
+  if is_added and leaf not in DELTAS:
+    raise TypeError(f'{name}: no delta declares the axes of a leaf {leaf!r}')
   where = name if leaf in ('kernel', 'embedding', 'bias') else site
   sides = next((sides for pattern, sides in TABLE if re.search(pattern, where)), None)
   parts: list[str | tuple[str, ...] | None]
@@ -54,7 +68,7 @@ def spec(name: str, shape: Sequence[int], sizes: Mapping[str, int]) -> P:
   elif leaf in FLAT:
     parts = [('tensor', 'fsdp') if sides[1] == 'tensor' else 'fsdp']
   else:
-    parts = [None if side is None else sides[side] for side in LEAVES.get(leaf, ())]
+    parts = [None if side is None else sides[side] for side in (DELTAS if is_added else LEAVES).get(leaf, ())]
   if not parts or len(parts) > len(shape):
     return P()
   if 'fsdp' not in parts:      # the half of a low-rank delta, a bias, that has no side to spread over it

@@ -229,9 +229,9 @@ def _strategy(fields: dict[str, Any], base: Callable[[], load.Loaded] | None) ->
   else:
     settings = {k: v for k, v in run_files.read_config(folder)['strategy'].items() if k not in OWN}
     there = settings.pop('name')
-  if there != name and (there, name) != ('lora', 'lora_plus'):
+  strategy = table.make(name, {**settings, **given}) if there == name or table.make(name, {}).kin == there else None
+  if strategy is None:
     raise InputError(f'strategy.init_from={folder}: is of strategy {there}, not {name}; set strategy.name={there}')
-  strategy = table.make(name, {**settings, **given})
   said = table.make(there, settings).fields
   for field in given:
     if field in settings and strategy.fields[field] != said[field]:

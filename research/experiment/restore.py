@@ -212,10 +212,10 @@ def continued(workdir: Path, experiment: Experiment, trainable: Tree, frozen: Tr
   """
   earlier, _ = _strategy(run_files.read_config(workdir)['strategy'] | dict.fromkeys(OWN), None)
   here = experiment.strategy
-  of_lora = {earlier.name, here.name} <= {'lora', 'lora_plus'}      # which differ in how they learn, not in what
-  different = [] if earlier.name == here.name or of_lora else [f'name={earlier.name!r} there, {here.name!r} here']
+  same = (earlier.kin or earlier.name) == (here.kin or here.name)      # which differ in how they learn alone
+  different = [] if same else [f'name={earlier.name!r} there, {here.name!r} here']
   different += [f'{n}={v!r} there, {here.fields.get(n)!r} here' for n, v in earlier.fields.items()
-                if here.fields.get(n) != v and not (of_lora and n == 'ratio')]
+                if here.fields.get(n) != v and (n in here.fields or not same)]
   if different:
     raise InputError(f'{workdir}: was trained with another strategy ({"; ".join(different)})')
   found = _restored(workdir, trainable, frozen, None if any_base else experiment.fingerprint)

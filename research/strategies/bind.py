@@ -38,7 +38,7 @@ def bind(key: jax.Array, strategy: Strategy, model: Model, params: Tree,
   """
   for also, pattern in zip(strategy.fields.get('also', '').split(','), also_learns(strategy.fields.get('also', ''))):
     _check_also(also, [n for n in tree.leaves({'params': params}, is_leaf=is_quantized) if re.search(pattern, n)])
-  trainable, frozen = tree.split({'params': params, **deltas(key, strategy, model, params, encode)}, strategy.trains)
+  trainable, frozen = tree.split({'params': params, **deltas(key, strategy, model, params, encode)}, strategy.trainable)
   # A copy, even where the base is float32 already: the step donates what learns, and the base may be used again.
   return jax.tree.map(lambda x: jnp.array(x, jnp.float32, copy=True), trainable), frozen
 

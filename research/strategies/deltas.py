@@ -5,22 +5,34 @@ stands there (see `models.layers` and `models.transformer.sites`). Where the alg
 parameters that it changes; where it does not, `unmergeable` says why. `key` is given while training only: without it there
 is no dropout.
 
-Leading axes N are the layer stack's; inside the scan a delta is one layer's. Leaves named in `shared` are the same in all
-layers and have no such axis; leaves whose names begin with `fixed` never learn. `outputs` names the leaves that have an entry
-for each of the kernel's outputs: by them a delta of several kernels is taken apart.
+A delta declares each of its leaves once, in `axes`: which side of what stands there its last dimensions are (`IN` what it
+reads, `OUT` what it gives, None neither). By them a leaf is sharded, but for those in `whole`, which lie whole on every device,
+and a delta of several kernels is taken apart. Leading axes N are the layer stack's; inside the scan a delta is one layer's.
+Leaves named in `shared` are the same in all layers and have no such axis. What is trainable is the strategy's to say, but for
+leaves whose names begin with `fixed`, which never are; all that is frozen is saved beside what is trainable, except the
+leaves in `derived`, which follow from the base and the settings.
 """
 
 import dataclasses
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
+from research.distributed.partition import IN, OUT, Axes, declare
 from research.models.products import affine, contract, dot
 from research.models.quantized import dense
 
 Array = jax.Array
+RATE: dict[str, Axes] = {'fixed_rate': ()}
+
+
+def leaves(**axes: Axes) -> Mapping[str, Axes]:
+  """The leaves of a kind of delta, and the axes of each."""
+  return MappingProxyType(axes)
 
 
 def dropout(x: Array, rate: Array | None, key: Array | None) -> Array:
@@ -38,10 +50,21 @@ def dropout(x: Array, rate: Array | None, key: Array | None) -> Array:
 
 class Delta:
   """What all deltas have; a reader of the rows can skip it."""
+  axes: ClassVar[Mapping[str, Axes]] = MappingProxyType({})
+  whole: ClassVar[tuple[str, ...]] = ()
   shared: ClassVar[tuple[str, ...]] = ()
-  outputs: ClassVar[tuple[str, ...]] = ()
+  derived: ClassVar[tuple[str, ...]] = ()
   unmergeable: ClassVar[str] = ''
   __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]      # every delta is a `struct.dataclass`
+
+  def __init_subclass__(cls) -> None:
+    static = {name for name, value in vars(cls).items() if isinstance(value, dataclasses.Field)
+              and not value.metadata.get('pytree_node', True)}
+    if wrong := (cls.__annotations__.keys() - static) ^ cls.axes.keys():
+      raise TypeError(f'{cls.__name__}: {min(wrong)} is a leaf without axes, or axes of no leaf')
+    for leaf, axes in cls.axes.items():
+      declare(leaf, () if leaf in cls.whole else axes)
+    DERIVED.update(cls.derived)
 
   def per_layer(self):
     """This delta without what is the same in all layers: None stands for it."""
@@ -49,14 +72,17 @@ class Delta:
 
   def shared_leaves(self):
     """This delta with None for what every layer has its own of."""
-    leaves = {name for name, field in self.__dataclass_fields__.items() if field.metadata.get('pytree_node', True)}
-    return dataclasses.replace(self, **dict.fromkeys(leaves - set(self.shared)))
+    return dataclasses.replace(self, **dict.fromkeys(self.axes.keys() - set(self.shared)))
 
   def split_outputs(self, widths: tuple[int, ...]) -> list:
     """The deltas of kernels that stand side by side, from that of all; `widths`: their outputs."""
     starts = [sum(widths[:i]) for i in range(len(widths))]
-    return [dataclasses.replace(self, **{name: getattr(self, name)[..., at:at + width] for name in self.outputs})
+    outputs = [name for name, axes in self.axes.items() if axes[-1:] == (OUT,)]
+    return [dataclasses.replace(self, **{name: getattr(self, name)[..., at:at + width] for name in outputs})
             for at, width in zip(starts, widths)]
+
+
+DERIVED: set[str] = set()      # leaves of deltas that nobody needs to save
 
 
 def low_rank(x: Array, a: Array, b: Array, scale: float) -> Array:
@@ -86,7 +112,8 @@ class LowRank(Delta):
   fixed_rate: Array | None      # [] of dropout, as in all that have it; None: there is none
   scale: float = struct.field(pytree_node=False)
 
-  shared, outputs = ('fixed_rate',), ('b',)
+  axes = leaves(a=(IN, None), b=(None, OUT), **RATE)
+  shared = derived = ('fixed_rate',)
 
   def __call__(self, x: Array, kernel, bias: Array | None, key: Array | None = None) -> Array:
     return affine(x, kernel, bias) + low_rank(dropout(x, self.fixed_rate, key), self.a, self.b, self.scale)
@@ -110,7 +137,8 @@ class PiSSA(Delta):
   fixed_rate: Array | None
   scale: float = struct.field(pytree_node=False)
 
-  shared, outputs = ('fixed_rate',), ('b', 'fixed_b')
+  axes = leaves(a=(IN, None), b=(None, OUT), fixed_a=(IN, None), fixed_b=(None, OUT), **RATE)
+  shared = derived = ('fixed_rate',)
 
   def __call__(self, x: Array, kernel, bias: Array | None, key: Array | None = None) -> Array:
     read = dropout(x, self.fixed_rate, key)
@@ -136,7 +164,8 @@ class Dora(Delta):
   fixed_rate: Array | None
   scale: float = struct.field(pytree_node=False)
 
-  shared, outputs = ('fixed_rate',), ('b', 'magnitude', 'fixed_square')
+  axes = leaves(a=(IN, None), b=(None, OUT), magnitude=(OUT,), fixed_square=(OUT,), **RATE)
+  shared, derived = ('fixed_rate',), ('fixed_square', 'fixed_rate')
 
   def norm(self, kernel) -> Array:
     """‖W + s A B‖ of one layer's kernel, [O]."""
@@ -166,7 +195,8 @@ class Vera(Delta):
   fixed_b: Array       # [R, O]
   fixed_rate: Array | None
 
-  shared, outputs = ('fixed_a', 'fixed_b', 'fixed_rate'), ('o', 'fixed_b')
+  axes = leaves(d=(None,), o=(OUT,), fixed_a=(IN, None), fixed_b=(None, OUT), **RATE)
+  shared, derived = ('fixed_a', 'fixed_b', 'fixed_rate'), ('fixed_rate',)
 
   def __call__(self, x: Array, kernel, bias: Array | None, key: Array | None = None) -> Array:
     inner = dot(dropout(x, self.fixed_rate, key), self.fixed_a) * self.d.astype(x.dtype)
@@ -182,7 +212,7 @@ class ScaleOut(Delta):
   """(IA)³ on a layer's outputs (Liu et al. 2022, arXiv 2205.05638): l · (x W + bias)."""
   l: Array       # [N, O]
 
-  outputs = ('l',)
+  axes, whole = leaves(l=(OUT,)), ('l',)
 
   def __call__(self, x: Array, kernel, bias: Array | None, key: Array | None = None) -> Array:
     return affine(x, kernel, bias) * self.l.astype(x.dtype)
@@ -196,6 +226,8 @@ class ScaleOut(Delta):
 class ScaleIn(Delta):
   """(IA)³ on a layer's inputs, which are an MLP's activations: (l · x) W + bias."""
   l: Array       # [N, I]
+
+  axes, whole = leaves(l=(IN,)), ('l',)
 
   def __call__(self, x: Array, kernel, bias: Array | None, key: Array | None = None) -> Array:
     return affine(x * self.l.astype(x.dtype), kernel, bias)
@@ -211,6 +243,8 @@ class LowRankEmbedding(Delta):
   a: Array       # [V, R]
   b: Array       # [R, D]
   scale: float = struct.field(pytree_node=False)
+
+  axes = leaves(a=(IN, None), b=(None, OUT))
 
   def __call__(self, tokens: Array, key: Array | None = None) -> Array:
     return dot(jnp.take(self.a, tokens, axis=0), self.b) * self.scale
@@ -236,7 +270,8 @@ class Bottleneck(Delta):
   parallel: bool = struct.field(pytree_node=False)
   activation: str = struct.field(pytree_node=False)
 
-  shared = ('fixed_rate',)
+  axes = leaves(down=(IN, None), down_bias=(None,), up=(None, OUT), up_bias=(None,), **RATE)
+  shared = derived = ('fixed_rate',)
   unmergeable = 'adapter cannot be merged: a nonlinearity stands between its matrices'
 
   def __call__(self, x: Array, y: Array, key: Array | None = None) -> Array:
@@ -250,6 +285,7 @@ class Prompt(Delta):
   """Prompt tuning (Lester et al. 2021, arXiv 2104.08691): vectors that stand before the prompt's tokens, in their place."""
   table: Array      # [P, D]
 
+  axes = leaves(table=(None, None))
   unmergeable = 'prompt cannot be merged: its vectors are part of the input'
 
   def __call__(self, tokens: Array, x: Array) -> Array:
@@ -263,6 +299,7 @@ class Prefix(Delta):
   values: Array
   slots: int = struct.field(pytree_node=False)      # P
 
+  axes = leaves(keys=(None, OUT), values=(IN, OUT))
   unmergeable = 'prefix cannot be merged: its keys and values are part of the input'
 
   def __call__(self) -> tuple[Array, Array]:
@@ -283,6 +320,7 @@ class ProjectedPrefix(Delta):
   out_bias: Array            # z [N, 2 · K · head_dim]
   slots: int = struct.field(pytree_node=False)
 
+  axes = leaves(table_in=(None, None), hidden=(None, None), hidden_bias=(None,), out=(None, None), out_bias=(None,))
   shared = ('table_in', 'hidden', 'hidden_bias')
   unmergeable = Prefix.unmergeable
 
@@ -304,6 +342,7 @@ class AddedBias(Delta):
   """A bias where the model has none (BitFit, Ben Zaken et al. 2021, arXiv 2106.10199)."""
   value: Array      # [N, O]
 
+  axes = leaves(value=(OUT,))
   unmergeable = 'bitfit cannot be merged: this model has no bias there'
 
   def astype(self, dtype) -> Array:

@@ -31,17 +31,24 @@ class Strategy(NamedTuple):
   name: str
   fields: dict[str, Any]                               # the row's own settings, none left open
   deltas: tuple[Placement, ...] = ()
-  trains: str = DELTAS                                 # which variables learn
+  trains: str = DELTAS                                 # patterns of the variables that are trainable,
+  frozen: str = NOTHING                                # but for these
+  kin: str = ''                                        # the row with the same deltas, whose adapter folders are its own
   fused: bool = False                                  # q, k and v are changed as one kernel, by one delta
-  lr_multipliers: tuple[tuple[str, float], ...] = ()            # (pattern of variables, times the learning rate)
-  last_layers: int = 0                                       # the last layers, which alone learn
+  lr_multipliers: tuple[tuple[str, float], ...] = ()   # (pattern of variables, times the learning rate)
+  last_layers: int = 0                                 # of the decoder, which alone are trainable
   slots: int = 0                                       # places of a soft prompt, before the prompt's tokens
-  prefix_slots: int = 0                                      # positions that a prefix takes before them
+  prefix_slots: int = 0                                # positions that a prefix takes before them
   shots: int = 0                                       # demonstrations written into the prompt
   selection: str = 'random'                            # how they are chosen: a key of `demonstrations.SELECTIONS`
   calibrate: bool = False                              # contextual calibration of the choices
 
   trains_base: bool = False                            # kernels of the base learn: it is kept in float32, and never quantised
+
+  @property
+  def trainable(self) -> str:
+    """The pattern of the variables that are trainable."""
+    return rf'^(?!.*(?:{self.frozen}))(?=.*(?:{self.trains}))'
 
   @property
   def learns(self) -> bool:
@@ -156,7 +163,25 @@ def lora_plus(rank: int = 8, alpha: float = 16.0, dropout: float = 0.0, targets:
   fields = locals()
   _require(ratio > 0, f'ratio={ratio}: must be above 0')
   return _ranked('lora_plus', initializers.low_rank, fields, kinds=('kernel', 'embedding'),
-                 lr_multipliers=((r'^delta/.*/b$', ratio),))
+                 lr_multipliers=((r'^delta/.*/b$', ratio),), kin='lora')
+
+
+def lora_fa(rank: int = 8, alpha: float = 16.0, dropout: float = 0.0, targets: str = 'all_linear', fused: bool = False,
+            rank_pattern: Any = (), alpha_pattern: Any = (), also: str = '') -> Strategy:
+  """LoRA-FA (Zhang et al. 2023, arXiv 2308.03303): LoRA whose A stays as it was drawn, so that B alone is trainable.
+
+  Args:
+    rank: R, of A [I, R] and B [R, O], where `rank_pattern` says no other.
+    alpha: the product A B is scaled by alpha / rank, where `alpha_pattern` says no other alpha.
+    dropout: share of the delta's input that is zeroed in training; 0 for none.
+    targets: the kernels that get a delta: a named set, a regex over the sites' paths, or several with commas between them
+      (see `targets.patterns`).
+    fused: q, k and v of a layer get one delta, which has one A for the three.
+    rank_pattern: {pattern: rank}, or pairs of these, for sites whose path it matches; the first that matches counts.
+    alpha_pattern: {pattern: alpha}, in the same way.
+    also: parameters of the base that learn in full beside the deltas (see `also_learns`); '' for none.
+  """
+  return _ranked('lora_fa', initializers.low_rank, locals(), frozen=r'^delta/.*/kernel/a$', kin='lora')
 
 
 def pissa(rank: int = 8, alpha: float = 16.0, dropout: float = 0.0, targets: str = 'all_linear', fused: bool = False,
@@ -303,7 +328,7 @@ def few_shot(shots: int = 4, selection: str = 'random', calibrate: bool = False)
 
 
 STRATEGIES = {row.__name__: row for row in (
-    full, last_layers, bitfit, lora, rslora, lora_plus, pissa, dora, vera, ia3, adapter, prefix, prompt, few_shot)}
+    full, last_layers, bitfit, lora, rslora, lora_plus, lora_fa, pissa, dora, vera, ia3, adapter, prefix, prompt, few_shot)}
 ALONE = ('full', 'last_layers', 'few_shot')      # rows that no other can be added to
 
 
@@ -338,7 +363,8 @@ def _combined(name: str, rows: list[Strategy]) -> Strategy:
                f'{field}: {name} take it with different defaults; give one value for both')
   total = lambda field: sum(getattr(row, field) for row in rows)
   return Strategy(name, fields, tuple(p for row in rows for p in row.deltas),
-                  trains='|'.join(dict.fromkeys(row.trains for row in rows)), fused=any(row.fused for row in rows),
+                  trains='|'.join(dict.fromkeys(row.trains for row in rows)),
+                  frozen='|'.join(dict.fromkeys(row.frozen for row in rows)), fused=any(row.fused for row in rows),
                   lr_multipliers=tuple(r for row in rows for r in row.lr_multipliers),
                   slots=total('slots'), prefix_slots=total('prefix_slots'))
 

@@ -8,12 +8,15 @@ import numpy as np
 from research import tree
 from research.distributed import processes
 from research.errors import InputError
+from research.strategies.deltas import DERIVED
 from research.tree import Tree
+
+_ADDED = re.compile(r'(delta|shared)/')
 
 
 def fixed_names(frozen: Tree) -> list[str]:
-  """What is frozen and yet a delta's own: not what follows from the delta's kernel."""
-  return [name for name in tree.leaves(frozen) if re.search(r'/fixed_[ab]$', name)]
+  """What is frozen of the deltas and saved: not what follows from the base and the settings."""
+  return [name for name in tree.leaves(frozen) if _ADDED.match(name) and name.rpartition('/')[2] not in DERIVED]
 
 
 def fixed(frozen: Tree) -> dict[str, np.ndarray]:
@@ -34,7 +37,7 @@ def placed_in(trainable: Tree, frozen: Tree, values: dict[str, np.ndarray], wher
     InputError: one is missing, unexpected, or of another shape.
   """
   learning = tree.leaves(trainable)
-  here = learning | {n: x for n, x in tree.leaves(frozen).items() if '/fixed_' in n}
+  here = learning | {n: x for n, x in tree.leaves(frozen).items() if _ADDED.match(n)}
   for what, names in (('lacks', learning.keys() - values.keys()), ('holds unexpected', values.keys() - here.keys())):
     if names:
       raise InputError(f'{where}: {what} arrays: {", ".join(sorted(names)[:5])}')

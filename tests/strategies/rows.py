@@ -43,6 +43,7 @@ ROWS = {
     'lora, embedding too': Row('lora', {'rank': 5, 'also': 'embed'}, 'which parameters learn beside it is a test of its own'),
     'rslora': Row('rslora', {'rank': 5}, {'rslora': ('LoraConfig', _RANKED | {'use_rslora': True})}),
     'lora_plus': Row('lora_plus', {'rank': 5}, 'PEFT has it as an optimiser, which a test of its own compares'),
+    'lora_fa': Row('lora_fa', {'rank': 5}, 'PEFT has it as an optimiser; its folder is that of LoRA'),
     'pissa': Row('pissa', {'rank': 5}, {'pissa': ('LoraConfig', _RANKED | {'init_lora_weights': 'pissa'})}, moved=0.01),
     'dora': Row('dora', {'rank': 5}, {'dora': ('LoraConfig', _RANKED | {'use_dora': True})}),
     'vera': Row('vera', {'rank': 5}, {'vera': ('VeraConfig', {'r': 6, 'target_modules': 'all-linear'})}),

@@ -472,3 +472,18 @@ def test_a_config_of_a_run_that_is_damaged_is_named(here, change):
   path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
   said = verb('evaluate', f'--workdir={folder}/run', '--split=valid')
   assert said.returncode == 2 and said.stderr.count('\n') == 1 and next(iter(change)) in said.stderr
+
+
+def test_what_is_frozen_of_a_delta_is_saved_and_not_drawn_again(stopped, tmp_path):
+  """LoRA-FA's A: with another seed another A would be drawn, and B means nothing beside it."""
+  made, _ = stopped
+  fields = {**dict.fromkeys(made['strategy']), 'name': 'lora_fa', 'rank': 4, 'allow_other_base': False}
+  first = {**made, 'strategy': fields, 'training': {**made['training'], 'steps': 3, 'seed': 5}}
+  train_one(first, tmp_path / 'first')
+  expected = evaluate_one(tmp_path / 'first', 'valid')['metrics']['valid/loss']
+  export_adapter(tmp_path / 'first', tmp_path / 'adapter', base='tiny')
+  for name, begin in (('run', tmp_path / 'first'), ('adapter', tmp_path / 'adapter')):
+    begins = {**dict.fromkeys(fields), 'name': 'lora_fa', 'init_from': str(begin), 'allow_other_base': True}
+    again = {**made, 'strategy': begins, 'training': {**made['training'], 'steps': 0, 'seed': 6}}
+    found = evaluate_one(tmp_path / f'of a {name}', 'valid', again)['metrics']['valid/loss']
+    assert found == pytest.approx(expected, abs=1e-6)
