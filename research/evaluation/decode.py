@@ -79,7 +79,7 @@ def generate(model: Model, variables: Tree, prompts: Sequence[list[int]], max_ne
     prompts: token ids.
     max_new_tokens: where an answer ends that does not by itself.
     ends: the tokens that end an answer.
-    batch_size: prompts at one time.
+    batch_size: prompts per batch.
     temperature: 0 takes the likeliest token each time.
     seed: of the tokens that are drawn.
     label: of the progress line; None for silence.
@@ -106,7 +106,7 @@ def generate_all(model: Model, variables: Tree | CohortVariables, prompts: Seque
     prompts: token ids; those of like length are decoded together. A prompt's result does not depend on that.
     max_new_tokens: where an answer ends that does not by itself.
     ends: the tokens that end an answer.
-    batch_size: prompts that are decoded at one time.
+    batch_size: prompts per batch.
     temperature: 0 takes the likeliest token each time; otherwise tokens are drawn from softmax(logits / temperature).
     seed: of the tokens that are drawn, with each prompt's number; all members draw by the same.
     label: of the progress line; None for silence.

@@ -36,7 +36,7 @@ def evaluate(model: Model, variables: Tree, tokenizer: Tokenizer, task: Task, ex
     tokenizer: of the model.
     task: says what is measured.
     examples: the rows.
-    batch_size: lines or prompts at one time.
+    batch_size: packed sequences or prompts per batch.
     generate: False leaves out free text.
     label: of the progress line; None for silence.
   """
@@ -53,7 +53,7 @@ def evaluate_all(model: Model, variables: Tree | CohortVariables, tokenizer: Tok
     tokenizer: of the model.
     task: says what is measured, and how long a generated answer may be.
     examples: one or more rows of one split.
-    batch_size: lines (scoring) or prompts (generation) at one time; no result depends on it.
+    batch_size: packed sequences (scoring) or prompts (generation) per batch; no result depends on it.
     generate: False leaves out free text, which takes much longer than its loss, and the metrics that need it; so does a
       task without metrics.
     label: of the progress line; None for silence.

@@ -39,7 +39,7 @@ def document_losses(model: Model, variables: Tree | CohortVariables, documents: 
     model: of all members.
     variables: of a run, or of several.
     documents: one or more.
-    batch_size: the most lines at one time.
+    batch_size: packed sequences per batch, at most.
     label: of the progress line; None for silence.
   Returns:
     An array for each document, of shape [targets], or of several members [members, targets].
@@ -63,7 +63,7 @@ def score(model: Model, variables: Tree, examples: Sequence[Example], eos: int, 
     variables: of the run.
     examples: one or more.
     eos: the token that ends each choice.
-    batch_size: the most lines at one time.
+    batch_size: packed sequences per batch, at most.
     label: of the progress line; None for silence.
   """
   return score_all(model, variables, examples, eos, batch_size, label)[0]
@@ -80,7 +80,7 @@ def score_all(model: Model, variables: Tree | CohortVariables, examples: Sequenc
     variables: of a run, or of several that read the same rows.
     examples: one or more; either all have choices or none has.
     eos: the token that ends each choice.
-    batch_size: the most lines at one time; no result depends on it.
+    batch_size: packed sequences per batch, at most; no result depends on it.
     label: of the progress line; None for silence.
   """
   ranked = bool(examples[0].choices)

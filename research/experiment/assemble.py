@@ -150,7 +150,7 @@ def assemble(config: dict[str, Any], abstract: bool = False, trains: bool = True
   if strategy.trains_base:
     if run_as.quantize != 'none':
       raise InputError(f'model.quantize={run_as.quantize}: strategy {strategy.name} changes the kernels, and needs none')
-    run_as = run_as._replace(param_dtype='float32')      # masters of what learns are not rounded on the way in
+    run_as = run_as._replace(param_dtype='float32')      # masters of what is trainable are not rounded on the way in
   if task.name == tasks.TEXT and strategy.shots:
     raise InputError(f'strategy.shots={strategy.shots}: task text has no answers to demonstrate')
   if strategy.calibrate and not task.choices:

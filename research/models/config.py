@@ -74,7 +74,7 @@ class ModelConfig:
   init_std: float | None = 0.02           # standard deviation of initial weights; None: T5's, 1 / √I (embeddings: 1)
 
   dtype: str = 'float32'       # of activations and products (sums, norms and the loss are always float32)
-  scan: bool = True            # one compiled layer run N times, or N layers laid out one after the other
+  scan: bool = True            # one compiled layer run N times, or N layers unrolled
   remat: str = 'none'          # what the backward pass computes again: one of `REMAT`
   attention: str = 'auto'      # one of `ATTENTION`
 
@@ -92,7 +92,7 @@ class ModelConfig:
 class Execution(NamedTuple):
   """How a model is computed and kept; what `config.model` says beside the source."""
   dtype: str             # of activations and products
-  param_dtype: str       # of frozen weights; what learns is always float32
+  param_dtype: str       # of frozen weights; what is trainable is always float32
   scan: bool
   quantize: str = 'none'     # how frozen kernels of the layers are kept: a key of `quantized.KINDS`
   remat: str = 'none'        # what the backward pass computes again: one of `REMAT`
@@ -100,7 +100,7 @@ class Execution(NamedTuple):
 
 
 def native_dtype() -> str:
-  """`bfloat16` on accelerators; `float32` on processors, where bfloat16 is not reliably faster."""
+  """`bfloat16` on accelerators; `float32` on CPU, where bfloat16 is not reliably faster."""
   return 'float32' if device.platform_kind() == 'cpu' else 'bfloat16'
 
 
@@ -111,12 +111,12 @@ def execution(dtype: str, param_dtype: str, scan: bool, quantize: str, remat: st
   Args:
     dtype: of activations and products: a key of `DTYPES`, or `auto` (see `native_dtype`).
     param_dtype: of frozen weights; `auto` keeps them in the dtype of activations.
-    scan: whether one compiled layer runs N times; otherwise the layers are laid out one after the other.
+    scan: whether one compiled layer runs N times; otherwise the layers are unrolled.
     quantize: how frozen kernels of the layers are kept: a key of `quantized.KINDS`.
     remat: what the backward pass computes again: one of `REMAT`.
     attention: one of `ATTENTION`.
   Raises:
-    InputError: a value that is not known, or recomputation on a processor without `scan`.
+    InputError: a value that is not known, or recomputation on CPU without `scan`.
   """
   if quantize not in KINDS:
     raise InputError(f'model.quantize={quantize!r}: must be one of {", ".join(KINDS)}')
@@ -125,7 +125,7 @@ def execution(dtype: str, param_dtype: str, scan: bool, quantize: str, remat: st
   if attention not in ATTENTION:
     raise InputError(f'model.attention={attention!r}: must be one of {", ".join(ATTENTION)}')
   if remat != 'none' and not scan and device.platform_kind() == 'cpu':
-    raise InputError(f'model.remat={remat}: on a processor XLA keeps everything where the layers are laid out; needs '
+    raise InputError(f'model.remat={remat}: on CPU XLA keeps everything where the layers are unrolled; needs '
                      'model.scan=True')
   for field, value in (('dtype', dtype), ('param_dtype', param_dtype)):
     if value not in (*DTYPES, 'auto'):

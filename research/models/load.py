@@ -231,7 +231,7 @@ def _random(name: str, tokenizer: Tokenizer | None) -> Opened:
 
 
 def _drawn(model: Model, execution: Execution) -> Tree:
-  """Random weights, each where it shall lie."""
+  """Random weights, each sharded over the mesh in use."""
   init = lambda key: jax.tree.map(lambda x: x.astype(DTYPES[execution.param_dtype]), model.init(key))
   return tree.map_named(keep(execution), placement.init_sharded(init, jax.random.key(0), prefix='params'))
 

@@ -4,8 +4,8 @@ Three facts shape it. Processors multiply bfloat16 fast only when asked for a fl
 product accumulates in float32, its operands are written out in float32 first where that is faster (products of bfloat16 are
 exact there, so the result is the same), and its backward pass casts the float32 cotangent to the operand's dtype, which
 autodiff would not. An operand that does not learn needs no gradient: its cotangent is not computed and the other operand is not
-kept for it. And a quantised kernel is written out where it is read, once on the way forward and once on the way back, and never
-kept so.
+kept for it. And a quantised kernel is written out where it is read, once in the forward pass and once in the backward pass,
+and never kept so.
 """
 
 from functools import partial

@@ -41,7 +41,7 @@ def _check_same_program(exps: Sequence[Experiment]) -> None:
 
 
 def _initial_state(exp: Experiment) -> tuple[TrainState, Tree]:
-  """(state, frozen) at step 0, where they shall lie."""
+  """(state, frozen) at step 0, sharded over the mesh in use."""
   return placement.shard(restore.begin(exp))
 
 

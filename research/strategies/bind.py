@@ -1,4 +1,4 @@
-"""Where a strategy meets a model: from a row and a base to what learns and what stays."""
+"""Where a strategy meets a model: from a row and a base to what is trainable and what is frozen."""
 
 import re
 from collections.abc import Callable
@@ -39,7 +39,7 @@ def bind(key: jax.Array, strategy: Strategy, model: Model, params: Tree,
   for also, pattern in zip(strategy.fields.get('also', '').split(','), also_learns(strategy.fields.get('also', ''))):
     _check_also(also, [n for n in tree.leaves({'params': params}, is_leaf=is_quantized) if re.search(pattern, n)])
   trainable, frozen = tree.split({'params': params, **deltas(key, strategy, model, params, encode)}, strategy.trainable)
-  # A copy, even where the base is float32 already: the step donates what learns, and the base may be used again.
+  # A copy, even where the base is float32 already: the step donates what is trainable, and the base may be used again.
   return jax.tree.map(lambda x: jnp.array(x, jnp.float32, copy=True), trainable), frozen
 
 
@@ -158,7 +158,7 @@ class SiteRow(NamedTuple):
 
 
 def table(trainable: Tree, frozen: Tree) -> list[SiteRow]:
-  """What was added where, and what learns: all that a config left open."""
+  """What was added where, and what is trainable: all that a config left open."""
   learning, staying = tree.leaves(trainable), tree.leaves(frozen)
   params = tree.leaves(tree.join(trainable['params'], frozen['params']), is_leaf=is_quantized)
   lines = []

@@ -12,7 +12,7 @@ from research.errors import InputError
 from research.strategies import initializers
 from research.strategies.initializers import Make, Ranks
 
-WEIGHTS = r'^params/'                                  # patterns of what learns: all of the base
+WEIGHTS = r'^params/'                                  # patterns of what is trainable: all of the base
 DELTAS = r'^(delta|shared)/(?!.*/fixed_)'              # what was added, except what `deltas` calls fixed
 NOTHING = r'(?!)'
 

@@ -1,4 +1,4 @@
-"""Checkpoints of what learns, by Orbax, saved while training goes on.
+"""Checkpoints of what is trainable, by Orbax, saved while training goes on.
 
 `checkpoints/latest` holds all that a run goes on from; `checkpoints/best` what it learned up to its best validation.
 What does not learn is in neither: a record beside the arrays names the base by its fingerprint, with every array's shape and

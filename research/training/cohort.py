@@ -23,7 +23,7 @@ from research.tree import Tree
 
 
 def stack_states(states: Sequence[TrainState], frozen: Sequence[Tree]) -> tuple[TrainState, Tree | CohortVariables]:
-  """The members' states on a leading axis, and what does not learn in any of them, where they shall lie on the mesh in use."""
+  """The members' states on a leading axis, and what does not learn in any of them, sharded over the mesh in use."""
   state, stays, members = stack_trees(states), split_shared(frozen), len(states)
   if members == 1:
     return placement.shard((state, stays))

@@ -1,7 +1,7 @@
 """Cross-entropy over target positions: the only ones that meet the head, a chunk of them at a time.
 
 While a chunk's logits are alive its gradient is made as well, on the way forward. So the head's products are not computed a
-second time on the way back, and no more than one chunk of logits ever exists.
+second time in the backward pass, and no more than one chunk of logits ever exists.
 """
 
 from functools import partial
