@@ -47,8 +47,8 @@ def get_config():
           'span': optional(float),      # gaps: tokens in a gap, on average
       },
       'strategy': {
-          # full, last_layers, bitfit, lora, rslora, lora_plus, lora_fa, pissa, dora, vera, ia3, adapter, prefix, prompt,
-          # few_shot; or several, such as prefix+lora+adapter. Each row says what its fields mean, and their defaults.
+          # full, last_layers, bitfit, lora, rslora, lora_plus, lora_fa, pissa, dora, vera, oft, ia3, adapter, prefix,
+          # prompt, few_shot; or several, such as prefix+lora+adapter. Each row says what its fields mean, and their defaults.
           'name': 'lora',
           'rank': optional(int),        # lora and its kin: R
           'alpha': optional(float),     # the delta is scaled by alpha / rank (rslora: alpha / √rank)
@@ -59,6 +59,8 @@ def get_config():
           'also': optional(str),        # lora and its kin: what of the base is trainable too: head, embed, bias, a regex
           'ratio': optional(float),     # lora_plus: B's learning rate over A's
           'initial_d': optional(float), # vera: what its vector d begins as
+          'block': optional(int),       # oft: width of the blocks of inputs that are rotated
+          'neumann': optional(int),     # oft: terms of a series in place of the exact rotation; 0: exact
           'feedforward': optional(str), # ia3: the layers whose inputs are scaled
           'width': optional(int),       # adapter: the bottleneck's width
           'placement': optional(str),   # adapter: houlsby, pfeiffer, parallel

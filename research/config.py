@@ -17,7 +17,7 @@ TYPES: dict[str, dict[type, str]] = {
     'task': {str: 'name train valid test label path subset prompt target separator objective', int: 'rows max_new_tokens',
              tuple: 'choices metrics stop', bool: 'chat', float: 'noise span'},
     'strategy': {str: 'name targets also feedforward placement init init_text selection init_from',
-                 int: 'rank width slots hidden layers shots', float: 'alpha ratio initial_d dropout',
+                 int: 'rank width slots hidden layers shots block neumann', float: 'alpha ratio initial_d dropout',
                  bool: 'fused calibrate allow_other_base', dict: 'rank_pattern alpha_pattern'},
     'training': {float: 'learning_rate epochs warmup weight_decay label_smoothing clip b1 b2 eps',
                  int: 'steps batch_size microbatches seed order_seed init_seed dropout_seed rows_seed shots_seed eval_every '

@@ -114,6 +114,7 @@ LEAVES: dict[type[Delta], dict[str, _Leaf]] = {
     deltas.Dora: {'a': _A, 'b': _B, 'magnitude': _Leaf('.lora_magnitude_vector', _same, _FLAT, True)},
     deltas.LowRankEmbedding: {'a': _Leaf('.lora_embedding_A', _T, _T, False), 'b': _Leaf('.lora_embedding_B', _T, _T, False)},
     deltas.Vera: {'d': _Leaf('.vera_lambda_d', _same, _FLAT, False), 'o': _Leaf('.vera_lambda_b', _same, _FLAT, True)},
+    deltas.Oft: {'skew': _Leaf('.oft_R.weight', _same, _same, False)},
     deltas.ScaleOut: {'l': _Leaf('.ia3_l', lambda x: x[:, None], _FLAT, True)},
     deltas.ScaleIn: {'l': _Leaf('.ia3_l', lambda x: x[None], _FLAT, False)},
 }

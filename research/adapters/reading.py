@@ -1,6 +1,7 @@
 """From an adapter folder, PEFT's or ours, to a row of the strategy table and the values of its variables."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,6 +33,7 @@ _READ = {
              'modules_to_save', 'bias', 'ensure_weight_tying'},
     'IA3': set(),
     'VERA': {'r', 'vera_dropout', 'd_initial', 'save_projection'},
+    'OFT': {'r', 'oft_block_size', 'use_cayley_neumann', 'num_cayley_neumann_terms'},
     'PROMPT_TUNING': {'num_virtual_tokens', 'num_transformer_submodules'},
     'PREFIX_TUNING': {'num_virtual_tokens', 'num_transformer_submodules'},
 }
@@ -41,7 +43,7 @@ _HARMLESS = {
     'target_modules', 'exclude_modules', 'feedforward_modules', 'fan_in_fan_out', 'megatron_core', 'qalora_group_size',
     'init_ia3_weights', 'init_weights', 'projection_prng_key', 'token_dim', 'num_attention_heads', 'num_layers',
     'encoder_hidden_size', 'prefix_projection', 'prompt_tuning_init', 'prompt_tuning_init_text', 'tokenizer_name_or_path',
-    'tokenizer_kwargs', 'layers_to_transform', 'layers_pattern'}
+    'tokenizer_kwargs', 'layers_to_transform', 'layers_pattern', 'eps'}
 _OFF: tuple[object, ...] = (None, False, 0, 0.0, 'none', [], {}, '')
 
 
@@ -49,7 +51,8 @@ _TYPES: dict[str, tuple[tuple[type, ...], Any]] = {   # setting -> (its types, w
     'r': ((int,), None), 'lora_alpha': ((int, float), 8), 'lora_dropout': ((int, float), 0), 'use_rslora': ((bool,), False),
     'use_dora': ((bool,), False), 'rank_pattern': ((dict,), {}), 'alpha_pattern': ((dict,), {}),
     'init_lora_weights': ((bool, str), True), 'modules_to_save': ((list,), []), 'bias': ((str,), 'none'),
-    'ensure_weight_tying': ((bool,), False), 'vera_dropout': ((int, float), 0), 'd_initial': ((int, float), 0.1)}
+    'ensure_weight_tying': ((bool,), False), 'oft_block_size': ((int,), 0), 'use_cayley_neumann': ((bool,), True),
+    'num_cayley_neumann_terms': ((int,), 5), 'vera_dropout': ((int, float), 0), 'd_initial': ((int, float), 0.1)}
 
 
 class Adapter(NamedTuple):
@@ -172,4 +175,22 @@ def _vera(folder, said, tensors, config, shapes):
                   'fused': any(site.endswith(FUSED) for site in found), 'initial_d': float(said['d_initial'])}, values
 
 
-_KINDS = {'LORA': lora, 'IA3': _ia3, 'VERA': _vera, 'PROMPT_TUNING': prompt, 'PREFIX_TUNING': prefix}
+def _oft(folder, said, tensors, config, shapes):
+  modules = named_modules(FAMILIES[config.family], config, shapes)
+  found = stack(folder, tensors, modules, lambda parts: deltas.Oft)
+  blocks = {site: (1 + math.isqrt(1 + 8 * leaves['skew'].shape[-1])) // 2 for site, (_, leaves) in found.items()}
+  for site, block in blocks.items():
+    inputs = shapes[next(m for m in modules.values() if m.site == site).row.paths[0]][-2]
+    if found[site][1]['skew'].shape[-2] * block != inputs:
+      raise InputError(f'{folder}: oft_R at {site} has {found[site][1]["skew"].shape[-2]} blocks of {block}; this model has '
+                       f'{inputs} inputs there')
+  terms = 4 if said['num_cayley_neumann_terms'] == 3 else said['num_cayley_neumann_terms']      # which PEFT computes alike
+  if len({*blocks.values()}) > 1:
+    raise InputError(f'{folder}: blocks are of different widths ({", ".join(map(str, sorted({*blocks.values()})))}); only an '
+                     'oft_block_size that divides the inputs of all modules is supported')
+  return 'oft', {'block': next(iter(blocks.values())), 'targets': exact_targets(found),
+                 'fused': any(site.endswith(FUSED) for site in found),
+                 'neumann': terms if said['use_cayley_neumann'] else 0}, variables_of(found)
+
+
+_KINDS = {'LORA': lora, 'IA3': _ia3, 'VERA': _vera, 'OFT': _oft, 'PROMPT_TUNING': prompt, 'PREFIX_TUNING': prefix}

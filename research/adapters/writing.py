@@ -162,6 +162,12 @@ def _by_module(said, found, strategy, row, config, variables, inside):
   if deltas.Vera in kinds:
     return said | {'peft_type': 'VERA', 'r': row['rank'], 'vera_dropout': row['dropout'], 'd_initial': row['initial_d'],
                    'save_projection': True, 'projection_prng_key': 0}, tensors | _projections(found, modules), row
+  if deltas.Oft in kinds:
+    if said['fan_in_fan_out']:
+      raise InputError(f'--format=peft: PEFT rotates no inputs of {config.family}, whose modules are Conv1D; use --format=hf')
+    return said | {'peft_type': 'OFT', 'peft_version': '0.18.0', 'r': 0, 'oft_block_size': row['block'], 'module_dropout': 0.0,
+                   'coft': False, 'block_share': False, 'use_cayley_neumann': row['neumann'] > 0,
+                   'num_cayley_neumann_terms': row['neumann'] or 5}, tensors, row
   ranks = {site: delta.a.shape[-1] for site, delta in found.items()}
   root = strategy.name == 'rslora'
   alphas = {site: delta.scale * (ranks[site] ** 0.5 if root else ranks[site]) for site, delta in found.items()}

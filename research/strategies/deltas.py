@@ -238,6 +238,42 @@ class ScaleIn(Delta):
 
 
 @struct.dataclass
+class Oft(Delta):
+  """OFT (Qiu et al. 2023, arXiv 2306.07280) on a layer's inputs (arXiv 2506.19847): (x R) W + bias, R of orthogonal blocks.
+
+  A block is Cayley's (I - Q)(I + Q)⁻¹ of a skew-symmetric Q, whose upper triangle is trainable. With `neumann` terms it is the
+  sum I + 2 Q + 2 Q² + … + Qⁿ instead, which needs no inverse and approaches (I + Q)(I - Q)⁻¹, as PEFT has it.
+  """
+  skew: Array      # [N, I / block, block · (block - 1) / 2]
+  block: int = struct.field(pytree_node=False)
+  neumann: int = struct.field(pytree_node=False)      # terms, 2 or from 4 on; 0: exact
+
+  axes = leaves(skew=(None, None))
+
+  def rotations(self) -> Array:
+    """The blocks of R [..., I / block, block, block], in float32."""
+    q = jnp.zeros((*self.skew.shape[:-1], self.block, self.block)).at[..., *jnp.triu_indices(self.block, 1)].set(self.skew)
+    q, eye = q - q.mT, jnp.eye(self.block)
+    if not self.neumann:
+      return jnp.linalg.solve(eye + q, eye - q)
+    total, power = jnp.broadcast_to(eye, q.shape), eye
+    for term in range(1, self.neumann):
+      power = jnp.matmul(power, q, precision='highest')
+      total = total + (1 if 1 < term == self.neumann - 1 else 2) * power
+    return total
+
+  def __call__(self, x: Array, kernel, bias: Array | None, key: Array | None = None) -> Array:
+    blocks = x.reshape(*x.shape[:-1], -1, self.block)
+    turned = jnp.einsum('...rk,rkc->...rc', blocks, self.rotations().astype(x.dtype))
+    return affine(turned.reshape(x.shape), kernel, bias)
+
+  def merge(self, kernel: Array, bias: Array | None):
+    """R W [..., I, O], in float32, and the bias as it is."""
+    blocks = kernel.reshape(*kernel.shape[:-2], -1, self.block, kernel.shape[-1])
+    return jnp.einsum('...rkc,...rco->...rko', self.rotations(), blocks, precision='highest').reshape(kernel.shape), bias
+
+
+@struct.dataclass
 class LowRankEmbedding(Delta):
   """LoRA on the embedding of the tokens: E[t] + s · A[t] B. A head that is tied to the embedding does not see it."""
   a: Array       # [V, R]

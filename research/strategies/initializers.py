@@ -123,6 +123,15 @@ def vera(rank: int, initial: float, rate: float) -> Make:
   return make
 
 
+def rotation(block: int, neumann: int) -> Make:
+  """Q = 0: nothing is rotated."""
+  def make(key, path, site):
+    if site.inputs % block:
+      raise InputError(f'strategy.block={block}: does not divide the {site.inputs} inputs at {path}')
+    return deltas.Oft(jnp.zeros((*site.stack, site.inputs // block, block * (block - 1) // 2)), block, neumann)
+  return _each(make)
+
+
 def scale_out() -> Make:
   return _each(lambda key, path, site: deltas.ScaleOut(jnp.ones((*site.stack, site.outputs))))
 

@@ -238,6 +238,20 @@ def vera(rank: int = 256, dropout: float = 0.0, targets: str = 'all_linear', fus
                   fused=fused)
 
 
+def oft(block: int = 32, targets: str = 'all_linear', fused: bool = False, neumann: int = 0) -> Strategy:
+  """OFT (Qiu et al. 2023, arXiv 2306.07280): a layer's inputs are rotated, block by block.
+
+  Args:
+    block: the width of a block, which divides the inputs of every kernel.
+    targets: the kernels whose inputs are rotated (see `targets.patterns`).
+    fused: q, k and v of a layer share one rotation.
+    neumann: terms of the series in place of the exact rotation, 2 or from 4 on; 0: exact.
+  """
+  _require(block >= 2, f'block={block}: must be 2 or more')
+  _require(neumann in (0, 2) or neumann >= 4, f'neumann={neumann}: must be 0 (exact), 2, or 4 or more')
+  return Strategy('oft', locals(), (Placement(targets, ('kernel',), initializers.rotation(block, neumann)),), fused=fused)
+
+
 def ia3(targets: str = r'layers/(attn|cross)/[kv]/kernel$', feedforward: str = r'layers/mlp/down/kernel$',
         fused: bool = False) -> Strategy:
   """(IA)³ (Liu et al. 2022, arXiv 2205.05638): scales of keys, values and the MLP's activations.
@@ -328,7 +342,8 @@ def few_shot(shots: int = 4, selection: str = 'random', calibrate: bool = False)
 
 
 STRATEGIES = {row.__name__: row for row in (
-    full, last_layers, bitfit, lora, rslora, lora_plus, lora_fa, pissa, dora, vera, ia3, adapter, prefix, prompt, few_shot)}
+    full, last_layers, bitfit, lora, rslora, lora_plus, lora_fa, pissa, dora, vera, oft, ia3, adapter, prefix, prompt,
+    few_shot)}
 ALONE = ('full', 'last_layers', 'few_shot')      # rows that no other can be added to
 
 

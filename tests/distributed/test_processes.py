@@ -172,7 +172,7 @@ def test_processes_that_cannot_begin_say_so_within_a_minute(flags, says, folder)
   assert status == 2 and says in said and said.splitlines()[-1].startswith('error: ')
 
 
-def meet(processes, coming, monkeypatch, others=()):
+def meet(count, coming, monkeypatch, others=()):
   """What each of these processes, by number, was refused with (None: with nothing); process 0 is there from the beginning.
 
   Args:
@@ -183,7 +183,7 @@ def meet(processes, coming, monkeypatch, others=()):
 
   def one(number):
     try:
-      processes._come('localhost', port, number) if number else processes._gather(port, processes)
+      processes._come('localhost', port, number) if number else processes._gather(port, count)
     except InputError as e:
       return str(e)
   with ThreadPoolExecutor(len(coming) + 1) as threads:

@@ -47,6 +47,10 @@ ROWS = {
     'pissa': Row('pissa', {'rank': 5}, {'pissa': ('LoraConfig', _RANKED | {'init_lora_weights': 'pissa'})}, moved=0.01),
     'dora': Row('dora', {'rank': 5}, {'dora': ('LoraConfig', _RANKED | {'use_dora': True})}),
     'vera': Row('vera', {'rank': 5}, {'vera': ('VeraConfig', {'r': 6, 'target_modules': 'all-linear'})}),
+    'oft': Row('oft', {'block': 8}, {'oft': ('OFTConfig', {
+        'oft_block_size': 8, 'target_modules': 'all-linear', 'use_cayley_neumann': False})}),
+    'oft by a series': Row('oft', {'block': 8, 'neumann': 5}, {'oft by a series': ('OFTConfig', {
+        'oft_block_size': 8, 'target_modules': 'all-linear'})}),
     'ia3': Row('ia3', {}, {'ia3': ('IA3Config', {})}),
     'adapter': Row('adapter', {'width': 24}, _UNKNOWN),
     'adapter, pfeiffer': Row('adapter', {'width': 24, 'placement': 'pfeiffer'}, _UNKNOWN),

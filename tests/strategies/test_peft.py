@@ -17,6 +17,7 @@ from research.errors import InputError
 from research.models import names, presets
 from research.strategies import deltas, table
 from research.strategies.bind import bind
+from research.strategies.values import placed_in
 
 pytestmark = pytest.mark.parity
 
@@ -54,7 +55,7 @@ def ours_from(loaded, folder):
   strategy, values = table.make(found.name, found.fields), found.values
   if found.name == 'pissa':      # begins where it is: singular vectors as PEFT found them, not as they are found again here
     values = values | {f'{n[:-1]}fixed_{n[-1]}': x for n, x in values.items()}
-  return strategy, *values.placed_in(*bind(jax.random.key(0), strategy, loaded.model, loaded.params), values, str(folder))
+  return strategy, *placed_in(*bind(jax.random.key(0), strategy, loaded.model, loaded.params), values, str(folder))
 
 
 def their_logits(model, b, slots=0):
@@ -118,6 +119,14 @@ def differences(loaded, model, variables, one, slots):
   return np.abs(ours - theirs)[real].max(), theirs[real].std()
 
 
+def is_refused_by_both(loaded, strategy, kind, fields, folder):
+  """What PEFT cannot load is not written."""
+  with pytest.raises(TypeError, match='is not supported'):
+    with_peft(loaded, kind, **fields)
+  with pytest.raises(InputError, match='PEFT rotates no inputs of gpt2'):
+    written(loaded, strategy, *bind(jax.random.key(0), strategy, loaded.model, loaded.params), folder)
+
+
 @pytest.mark.diagonal('name', 'method')
 @pytest.mark.parametrize('name', ['llama-tiny', 'gpt2-tiny', 't5-odd'])
 @pytest.mark.parametrize('method', METHODS)
@@ -127,6 +136,8 @@ def test_logits_losses_and_files_are_pefts(method, name, tmp_path):
   row, kind, fields = METHODS[method]
   if name == 'gpt2-tiny' and fields.get('target_modules'):
     fields = fields | {'target_modules': GPT2_MODULES}      # PEFT's own all-linear takes the tied head with it
+  if name == 'gpt2-tiny' and kind == 'OFTConfig':
+    return is_refused_by_both(loaded, ROWS[row].make(fused=True), kind, fields, tmp_path)
   slots = SLOTS if method == 'prompt' else 0
   soft = 'num_virtual_tokens' in fields
   of_steps = batches_for(loaded, 1 if soft or name == 't5-odd' else 2, slots)
