@@ -80,7 +80,7 @@ def run(main: Callable[[], None], doc: str, saves: bool = False) -> None:
   sys.unraisablehook = _unless_closed
   warnings.filterwarnings('ignore', message='.*(Sharding info not provided|donated buffers).*')
   from research.training.signals import Stopped
-  def stop(signum, frame):
+  def stop(signum: int, frame: Any) -> NoReturn:
     raise Stopped(signum)
   signal.signal(signal.SIGTERM, stop)
   try:

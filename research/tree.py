@@ -7,6 +7,7 @@ for them.
 """
 
 import re
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -17,12 +18,12 @@ from flax import traverse_util
 Tree = Any
 
 
-def name(path) -> str:
+def name(path: Iterable[Any]) -> str:
   """The name of a leaf from its key path, as `jax.tree_util` gives it."""
   return '/'.join(str(getattr(k, 'key', getattr(k, 'name', getattr(k, 'idx', k)))) for k in path)
 
 
-def leaves(tree: Tree, is_leaf=None) -> dict[str, Any]:
+def leaves(tree: Tree, is_leaf: Callable[[Any], bool] | None = None) -> dict[str, Any]:
   """All leaves by name, in tree order; `is_leaf` tells what else to take whole.
 
   >>> leaves({'params': {'norm': {'scale': 1}, 'gone': None}})
@@ -40,7 +41,7 @@ def nested(named: dict[str, Any]) -> Tree:
   return traverse_util.unflatten_dict(named, sep='/')
 
 
-def map_named(f, tree: Tree, *rest: Tree, is_leaf=None) -> Tree:
+def map_named(f: Callable[..., Any], tree: Tree, *rest: Tree, is_leaf: Callable[[Any], bool] | None = None) -> Tree:
   """`jax.tree.map` whose function takes the leaf's name first.
 
   Args:
@@ -69,7 +70,7 @@ def join(*trees: Tree) -> Tree:
   >>> join({'params': 1, 'delta': None}, {'params': None, 'delta': 2})
   {'delta': 2, 'params': 1}
   """
-  def pick(*xs):
+  def pick(*xs: Any) -> Any:
     present = [x for x in xs if x is not None]
     if len(present) > 1:
       raise ValueError('two trees hold a leaf at the same place')

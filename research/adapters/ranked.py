@@ -15,6 +15,7 @@ from research.models.families import FAMILIES
 from research.models.names import theirs as theirs_of
 from research.models.transformer import FUSED, QKV
 from research.strategies import deltas
+from research.strategies.deltas import Delta
 
 _CONVERTIBLE = ('pissa', 'olora', 'corda', 'lora_ga')      # values of init_lora_weights that PEFT can write as LoRA
 
@@ -47,7 +48,7 @@ def lora(folder: Path, said: dict[str, Any], tensors: dict[str, np.ndarray], con
     raise InputError(f'{folder}: only one of use_dora and init_lora_weights=pissa is supported at a time')
   also, whole = _whole(folder, said, tensors, config, shapes)
 
-  def kind(parts):
+  def kind(parts: dict[str, np.ndarray]) -> type[Delta]:
     if '.lora_embedding_A' in parts:
       return deltas.LowRankEmbedding
     return deltas.Dora if dora else deltas.PiSSA if pissa else deltas.LowRank
@@ -57,7 +58,7 @@ def lora(folder: Path, said: dict[str, Any], tensors: dict[str, np.ndarray], con
   alpha_of = lambda name: _first(said['alpha_pattern'], name, alpha, folder)
   layers: dict[str, dict[str, tuple[int, float]]] = {}      # site -> module -> its rank and scale
 
-  def scale(name, its_rank):
+  def scale(name: str, its_rank: int) -> float:
     found = alpha_of(name) / (its_rank ** 0.5 if root else its_rank)
     layers.setdefault(modules[name].site, {})[name] = its_rank, found
     return found
@@ -103,7 +104,8 @@ def _is_target(said: dict[str, Any], module: str) -> bool:
   return any(module == str(name) or module.endswith(f'.{name}') for name in asked)
 
 
-def _whole(folder, said, tensors, config, shapes) -> tuple[list[str], dict[str, np.ndarray]]:
+def _whole(folder: Path, said: dict[str, Any], tensors: dict[str, np.ndarray], config: ModelConfig,
+           shapes: dict[str, tuple[int, ...]]) -> tuple[list[str], dict[str, np.ndarray]]:
   """Parameters that learned in full, which are taken out of the tensors: what `also` calls them, and the variables' values.
 
   They are PEFT's `modules_to_save` and, with `bias`, biases.
@@ -160,7 +162,7 @@ def _whole(folder, said, tensors, config, shapes) -> tuple[list[str], dict[str, 
   return [*short, *(named.get(path, f'^{path}$') for path in also if not (short and path in biases))], values
 
 
-def _check_biases(folder, bias, also, found, config) -> None:
+def _check_biases(folder: Path, bias: str, also: list[str], found: dict[str, Any], config: ModelConfig) -> None:
   """Refuses a file that lacks biases which it says have learned, as some versions of PEFT write it.
 
   Raises:

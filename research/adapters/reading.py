@@ -145,7 +145,8 @@ def _tensors(folder: Path) -> dict[str, np.ndarray]:
   return {name: np.asarray(x, np.float32) for name, x in found.items()}
 
 
-def _ia3(folder, said, tensors, config, shapes):
+def _ia3(folder: Path, said: dict[str, Any], tensors: dict[str, np.ndarray], config: ModelConfig,
+         shapes: dict[str, tuple[int, ...]]) -> tuple[Any, ...]:
   kind = lambda parts: deltas.ScaleIn if next(iter(parts.values())).shape[0] == 1 else deltas.ScaleOut
   found = stack(folder, tensors, named_modules(FAMILIES[config.family], config, shapes), kind)
   of = lambda kind: exact_targets(site for site, (which, _) in found.items() if which is kind)
@@ -153,7 +154,8 @@ def _ia3(folder, said, tensors, config, shapes):
                  'fused': any(site.endswith(FUSED) for site in found)}, variables_of(found)
 
 
-def _vera(folder, said, tensors, config, shapes):
+def _vera(folder: Path, said: dict[str, Any], tensors: dict[str, np.ndarray], config: ModelConfig,
+          shapes: dict[str, tuple[int, ...]]) -> tuple[Any, ...]:
   projections = [tensors.pop(f'base_model.vera_{letter}', None) for letter in 'AB']
   if projections[0] is None or projections[1] is None:
     raise InputError(f'{folder}: has no vera_A and vera_B; they are drawn by torch\'s generator, so the adapter must be saved '
@@ -175,7 +177,8 @@ def _vera(folder, said, tensors, config, shapes):
                   'fused': any(site.endswith(FUSED) for site in found), 'initial_d': float(said['d_initial'])}, values
 
 
-def _oft(folder, said, tensors, config, shapes):
+def _oft(folder: Path, said: dict[str, Any], tensors: dict[str, np.ndarray], config: ModelConfig,
+         shapes: dict[str, tuple[int, ...]]) -> tuple[Any, ...]:
   modules = named_modules(FAMILIES[config.family], config, shapes)
   found = stack(folder, tensors, modules, lambda parts: deltas.Oft)
   blocks = {site: (1 + math.isqrt(1 + 8 * leaves['skew'].shape[-1])) // 2 for site, (_, leaves) in found.items()}

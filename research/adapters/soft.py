@@ -11,7 +11,7 @@ from research.models.config import ModelConfig
 from research.strategies import deltas
 
 
-def _soft(folder, said, tensors) -> tuple[int, np.ndarray]:
+def _soft(folder: Path, said: dict[str, Any], tensors: dict[str, np.ndarray]) -> tuple[int, np.ndarray]:
   if tensors.keys() != {SOFT}:
     raise InputError(f'{folder}: holds the tensors {", ".join(sorted(tensors)[:5])}, not {SOFT} alone')
   slots = said.get('num_virtual_tokens')

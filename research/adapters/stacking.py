@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -40,7 +41,7 @@ def stack(folder: Path, tensors: dict[str, np.ndarray], modules: dict[str, Modul
       raise InputError(f'{folder}: tensor {name} belongs to no module of this model (a module is, for example, '
                        f'{next(iter(modules))})')
     by_module.setdefault(theirs, {})[suffix] = x
-  by_site: dict[str, dict[int | None, tuple[str, dict]]] = {}
+  by_site: dict[str, dict[int | None, tuple[str, dict[str, Any]]]] = {}
   for name, parts in by_module.items():
     by_site.setdefault(modules[name].site, {})[modules[name].layer] = (name, parts)
   counts = {m.site: 0 for m in modules.values()}

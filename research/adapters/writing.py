@@ -134,7 +134,8 @@ def _with_whole(said: dict[str, Any], tensors: dict[str, np.ndarray], also: set[
   return said | tying | kind | {'modules_to_save': sorted(map(place, modules)) or None}, out
 
 
-def _by_module(said, found, strategy, row, config, variables, inside):
+def _by_module(said: dict[str, Any], found: dict[str, Any], strategy: table.Strategy, row: dict[str, Any], config: ModelConfig,
+               variables: Tree, inside: str) -> tuple[dict[str, Any], dict[str, np.ndarray], dict[str, Any]]:
   shapes = {n: x.shape for n, x in tree.leaves(variables['params'], is_leaf=lambda x: hasattr(x, 'shape')).items()}
   modules = named_modules(FAMILIES[config.family], config, shapes)
   found = {path: _doubled(delta) for path, delta in found.items()}
@@ -196,7 +197,7 @@ def _joined(leaves: Sequence[Array | np.ndarray], axis: int) -> Any:
   return np.concatenate([np.asarray(x) for x in leaves], axis)
 
 
-def _fused(found: dict[str, Delta], modules: dict[str, Module]) -> dict[str, Delta]:
+def _fused(found: dict[str, Delta], modules: dict[str, Module]) -> dict[str, Any]:
   """Deltas at the sites that the originals have modules for.
 
   Where they keep q, k and v in one, deltas of each become one delta of all: A side by side, B block by block.

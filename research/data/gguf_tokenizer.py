@@ -58,7 +58,7 @@ class _Given(NamedTuple):
       raise InputError(f'{self.where}: tokenizer.ggml.{name}={value!r:.60}: must be {_KINDS[kind]}')
     return value
 
-  def all(self, name: str, kind: type, length: int | None = None) -> list:
+  def all(self, name: str, kind: type, length: int | None = None) -> list[Any]:
     """A list whose entries are of this kind; with `length`, as many of them.
 
     Args:

@@ -83,7 +83,7 @@ class Tokenizer(NamedTuple):
   def is_special(self, token: int) -> bool:
     return token in self.hf.all_special_ids or token in self.ends
 
-  def decode(self, ids) -> str:
+  def decode(self, ids: Iterable[int]) -> str:
     """Text of `ids`, special tokens left out."""
     return self.hf.decode(  # type: ignore[return-value]  # a list of ids gives one text, a list of lists several
         list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)

@@ -9,6 +9,7 @@ import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from typing import Any
 
 import jax
 from jax.sharding import AbstractMesh, AxisType, Mesh
@@ -65,7 +66,7 @@ def without_member_axis(mesh: Mesh | None) -> Mesh | None:
   return Mesh(mesh.devices.reshape([*shape.values()]), tuple(shape), axis_types=(AxisType.Auto,) * len(shape))
 
 
-def use_abstract(sizes: Mapping[str, int]) -> AbstractContextManager:
+def use_abstract(sizes: Mapping[str, int]) -> AbstractContextManager[Any]:
   """While in use, shapes and checks are those of a mesh of these sizes, of which no device needs to exist."""
   return jax.sharding.use_abstract_mesh(AbstractMesh(tuple(sizes.values()), tuple(sizes), (AxisType.Auto,) * len(sizes)))
 
@@ -83,7 +84,7 @@ def check_heads(heads: int, kv_heads: int) -> None:
                      f'values; these do: {", ".join(map(str, which))}')
 
 
-def use(mesh: Mesh | None) -> AbstractContextManager:
+def use(mesh: Mesh | None) -> AbstractContextManager[Any]:
   """While in use, arrays are placed on this mesh and programs are compiled for it."""
   return contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh)
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -111,7 +112,7 @@ def _put(x: Tree, where: Tree) -> Tree:
   if not processes.is_multiprocess():
     return jax.device_put(x, where)
 
-  def one(x, where):
+  def one(x: Any, where: Any) -> Array:
     if isinstance(x, jax.Array) and not x.is_fully_addressable:
       return jax.device_put(x, where)
     if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):

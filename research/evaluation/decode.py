@@ -7,6 +7,7 @@ import dataclasses
 import itertools
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -38,9 +39,9 @@ def _generate(variables: Tree | CohortVariables, batch: Batch, limits: jax.Array
   each = Cache._make((0, None, None, None))      # the members' axis, which the layers' keys and values have alone
   hidden, cache = members.vmap_members(variables, lambda v: model.prefill(v, batch, L + new), axes=(0, each))
 
-  def choose(hidden, i, done):
+  def choose(hidden: jax.Array, i: jax.Array | int, done: jax.Array) -> Any:
     """The i-th token of every row, and which rows have ended with it."""
-    def of_member(variables, hidden, done):
+    def of_member(variables: Tree, hidden: jax.Array, done: jax.Array) -> tuple[jax.Array, jax.Array]:
       logits = model.logits(variables, hidden)                                 # [B, V]
       if greedy:
         token = jnp.argmax(logits, axis=-1)
@@ -52,11 +53,11 @@ def _generate(variables: Tree | CohortVariables, batch: Batch, limits: jax.Array
       return token, jnp.isin(token, jnp.array((*ends, NOT_FINITE)))
     return members.vmap_members(variables, of_member, hidden, done)
 
-  def unfinished(carry):
+  def unfinished(carry: Any) -> jax.Array:
     i, _, _, _, done = carry
     return (i < new) & ~jnp.all(done)
 
-  def one(carry):
+  def one(carry: Any) -> Any:
     i, token, cache, out, done = carry
     hidden, cache = members.vmap_members(variables, lambda v, token, cache: model.step(v, cache, token), token, cache,
                                          axes=(0, each))

@@ -6,7 +6,7 @@ for corpus metrics such as BLEU as for accuracy. The vectors of BLEU, chrF and R
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -67,13 +67,13 @@ def _macro_f1(totals: np.ndarray) -> np.ndarray:
   return f1.sum(-1) / np.maximum(present.sum(-1), 1)
 
 
-def _sacrebleu(metric):
+def _sacrebleu(metric: Any) -> tuple[Callable[..., Any], Callable[..., Any]]:
   """Sums and score of a sacrebleu corpus metric, which is itself a function of summed sentence statistics."""
-  def sums(scored):
+  def sums(scored: Sequence[Scored]) -> np.ndarray:
     hypotheses = [s.prediction.strip() for s in scored]
     return np.array(metric._extract_corpus_statistics(hypotheses, [[s.target.strip() for s in scored]]), np.float64)
 
-  def score(totals):
+  def score(totals: np.ndarray) -> np.ndarray:
     flat = totals.reshape(-1, totals.shape[-1])
     values = [metric._compute_score_from_stats(np.rint(t).astype(int).tolist()).score for t in flat]
     return np.array(values).reshape(totals.shape[:-1])
@@ -81,23 +81,23 @@ def _sacrebleu(metric):
 
 
 def _bleu() -> Metric:
-  from sacrebleu.metrics import BLEU
+  from sacrebleu.metrics.bleu import BLEU
   sums, score = _sacrebleu(BLEU())
   sentence = BLEU(effective_order=True)
 
-  def each(vectors):
+  def each(vectors: np.ndarray) -> np.ndarray:
     return np.array([sentence._compute_score_from_stats(v.astype(int).tolist()).score for v in vectors])
   return Metric('bleu', sums, score, each, most=100.0)
 
 
 def _chrf() -> Metric:
-  from sacrebleu.metrics import CHRF
+  from sacrebleu.metrics.chrf import CHRF
   sums, score = _sacrebleu(CHRF())
   return Metric('chrf', sums, score, score, most=100.0)
 
 
 def _rouge(kind: str) -> Metric:
-  def sums(scored):
+  def sums(scored: Sequence[Scored]) -> np.ndarray:
     from rouge_score import rouge_scorer
     scorer = rouge_scorer.RougeScorer([kind], use_stemmer=True)
     return np.array([[scorer.score(s.target.strip(), s.prediction.strip())[kind].fmeasure, 1.0] for s in scored])

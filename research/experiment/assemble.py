@@ -258,7 +258,7 @@ def _learned_tokenizer(model_fields: dict[str, Any], task: Task) -> Tokenizer | 
 
 
 def _check_training(t: dict[str, Any]) -> None:
-  def require(holds, message):
+  def require(holds: Any, message: str) -> None:
     if not holds:
       raise InputError(f'training.{message}')
   require(t['learning_rate'] > 0, f'learning_rate={t["learning_rate"]}: must be above 0')

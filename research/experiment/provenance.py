@@ -159,7 +159,7 @@ def begin(workdir: Path, experiment: 'Experiment') -> None:
 
 def _commit() -> str | None:
   """The checkout's commit, with `+` where files differ from it; None outside of one."""
-  def git(*args):
+  def git(*args: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(['git', '-C', str(Path(__file__).parent), *args], capture_output=True, text=True)
   try:
     head = git('rev-parse', 'HEAD')

@@ -143,7 +143,7 @@ class Fields:
     if found != value:
       raise InputError(f'{self.where}: {name}={found!r} is not supported (known: {value!r})')
 
-  def list_of(self, name: str, length: int) -> list | None:
+  def list_of(self, name: str, length: int) -> list[Any] | None:
     """A list with an entry per layer, or None.
 
     Raises:

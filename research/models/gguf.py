@@ -22,7 +22,7 @@ ARCHITECTURES = {_NAMES.get(name, name): family for name, family in FAMILIES.ite
 _IDLE = (DIVISORS, '.attn_rot_embd.weight', 'dec.blk.0.cross_attn_rel_b.weight')
 
 
-class Tensors(Mapping):
+class Tensors(Mapping[str, Any]):
   """The file's tensors under their Hugging Face names, dequantised to float32 when asked for."""
 
   def __init__(self, reader, header: Header, family: Family, config: ModelConfig):

@@ -52,7 +52,7 @@ class Stored:
     return x
 
 
-class Tensors(Mapping):
+class Tensors(Mapping[str, Any]):
   """The folder's tensors by name, each read from its file when it is looked into."""
 
   def __init__(self, folder: Path):

@@ -150,7 +150,7 @@ def _source(batch: Mapping[str, Any]) -> int:
   return math.prod(batch['source_tokens'].shape) if 'source_tokens' in batch else 0
 
 
-def _sent(exp: Experiment, sizes: Mapping[str, int], given: tuple, learning: Tree, lines: int, passes: int) -> float:
+def _sent(exp: Experiment, sizes: Mapping[str, int], given: tuple[Any, ...], learning: Tree, lines: int, passes: int) -> float:
   """Bytes that a device sends for one microbatch, by rings: gathers of weights, sums of gradients, sums of activations."""
   config, (state, frozen, batch) = exp.model.config, given
   ring = lambda n: (n - 1) / n

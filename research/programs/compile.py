@@ -13,12 +13,12 @@ from research.programs import flops
 
 class Executable(NamedTuple):
   """One function, compiled for one shape of arguments."""
-  call: Callable
+  call: Callable[..., Any]
   seconds: float             # that tracing and compiling took
   flops: float               # of one call: multiplications and additions of its matrix products
   peak_bytes: int            # of each device: arguments, results and temporaries, as the compiler accounts for them
 
-  def __call__(self, *args):
+  def __call__(self, *args: Any) -> Any:
     return self.call(*args)
 
 
@@ -60,7 +60,7 @@ def peak_bytes(memory: Any, kind: str) -> int:
           - memory.alias_size_in_bytes)
 
 
-def compiled(function: Callable, *args, donate: tuple[int, ...] = (), **static) -> Executable:
+def compiled(function: Callable[..., Any], *args: Any, donate: tuple[int, ...] = (), **static: Any) -> Executable:
   """`function(*args, **static)` compiled ahead of time; found again for equal shapes and equal static arguments.
 
   Args:

@@ -1,16 +1,19 @@
 """What a program multiplies: read off its jaxpr, so it counts what is computed and nothing else."""
 
 import math
+from collections.abc import Iterator
 from functools import lru_cache
+from typing import Any
 
 import jax
+from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from research.distributed import device, partition
 from research.models import fused
 from research.models.products import contract
 
 
-def equations(jaxpr, times: float = 1):
+def equations(jaxpr: Any, times: float = 1) -> Iterator[tuple[Any, float]]:
   """(equation, how often it runs) of a jaxpr and all that it calls.
 
   A while loop's body counts once, and of programs among which is chosen each for an equal share. A fused kernel calls none.
@@ -28,13 +31,13 @@ def equations(jaxpr, times: float = 1):
       inner = times * partition.num_shards(eqn.params['out_specs'][0], eqn.params['mesh'].shape)
     for value in eqn.params.values():
       for sub in value if isinstance(value, (tuple, list)) else (value,):
-        if isinstance(sub, jax.extend.core.ClosedJaxpr):
+        if isinstance(sub, ClosedJaxpr):
           yield from equations(sub.jaxpr, inner)
-        elif isinstance(sub, jax.extend.core.Jaxpr):
+        elif isinstance(sub, Jaxpr):
           yield from equations(sub, inner)
 
 
-def count(closed) -> float:
+def count(closed: Any) -> float:
   """FLOPs of all matrix products: 2 · (batch · rows · columns) · contracted."""
   total = 0.0
   for eqn, times in equations(closed.jaxpr):

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-import jax
+from jax.extend.core import Jaxpr, Var
 
 from research.models import fused
 
@@ -60,7 +60,7 @@ class _Operation(NamedTuple):
 def _inlined(jaxpr: Any, arguments: Sequence[_Value]) -> tuple[list[_Operation], list[_Value]]:
   """All operations of a jaxpr, those of the functions that it calls in their place, and its results."""
   known = dict(zip(jaxpr.invars, arguments)) | {v: _Value(v.aval, 0.0) for v in jaxpr.constvars}
-  value = lambda v: known[v] if isinstance(v, jax.extend.core.Var) else _Value(v.aval, 0.0)
+  value = lambda v: known[v] if isinstance(v, Var) else _Value(v.aval, 0.0)
   operations = []
   for eqn in jaxpr.eqns:
     reads = [value(v) for v in eqn.invars]
@@ -81,7 +81,7 @@ def _bodies(params: Iterable[Any]) -> Iterator[Any]:
   for value in params:
     for sub in value if isinstance(value, (tuple, list)) else (value,):
       body = getattr(sub, 'jaxpr', sub)
-      if isinstance(body, jax.extend.core.Jaxpr):
+      if isinstance(body, Jaxpr):
         yield body
 
 

@@ -7,11 +7,12 @@ from research.data import prompts, tasks, templates
 from research.errors import InputError
 from research.evaluation import decode, shared_prefix
 from research.experiment.assemble import Experiment
+from research.tree import Tree
 
 AT_ONCE = 128      # prompts whose answers are written together
 
 
-def answer_all(exp: Experiment, variables, texts: list[str], max_new_tokens: int, temperature: float,
+def answer_all(exp: Experiment, variables: Tree, texts: list[str], max_new_tokens: int, temperature: float,
                seed: int, chat: bool = False) -> Iterator[str]:
   """The model's continuation of every prompt, one after the other; all prompts are looked at before the first.
 
@@ -38,7 +39,7 @@ def answer_all(exp: Experiment, variables, texts: list[str], max_new_tokens: int
   return _answers(exp, variables, ids, max_new_tokens, temperature, seed, chat)
 
 
-def _answers(exp: Experiment, variables, ids: list[list[int]], max_new_tokens: int, temperature: float, seed: int,
+def _answers(exp: Experiment, variables: Tree, ids: list[list[int]], max_new_tokens: int, temperature: float, seed: int,
              chat: bool) -> Iterator[str]:
   """The same of prompts that fit."""
   variables, cut = shared_prefix.read(exp.model, variables, ids)

@@ -154,7 +154,7 @@ def evaluate_runs(exps: Sequence[Experiment], variables: Tree | members.CohortVa
 
 def _validation(runs: Sequence[Run], label: str) -> loop.Evaluate:
   """What the loop asks after some of its steps."""
-  def evaluate(step, going, variables):
+  def evaluate(step: int, going: Sequence[int], variables: Tree | members.CohortVariables) -> list[dict[str, float]]:
     if not sys.stderr.isatty():
       say(f'{label}  {step}/{runs[0].exp.config["training"]["steps"]}  validating')
     found = evaluate_runs([run.exp for run in runs], variables, [run.held_out for run in runs], runs[0].generates,

@@ -12,6 +12,7 @@ from research.errors import InputError
 from research.models.functions import Model
 from research.models.quantized import dense, is_quantized
 from research.models.sites import sites
+from research.models.transformer import FUSED, QKV
 from research.strategies import targets
 from research.strategies.deltas import Delta
 from research.strategies.initializers import Base
@@ -58,7 +59,8 @@ def _check_also(also: str, found: list[str]) -> None:
                      'last_layers alone')
 
 
-def deltas(key: jax.Array, strategy: Strategy, model: Model, params: Tree, encode=None) -> dict[str, Tree]:
+def deltas(key: jax.Array, strategy: Strategy, model: Model, params: Tree,
+           encode: Callable[[str], list[int]] | None = None) -> dict[str, Tree]:
   """The collections `delta` and `shared` of a strategy at step 0.
 
   Args:
@@ -138,8 +140,8 @@ def _kernels(path: str, params: dict[str, Any]) -> list[str]:
   """The parameters that a delta at `path` changes: one, or q, k and v."""
   if path in params:
     return [path]
-  sublayer = path.removesuffix(f'/{targets.FUSED}')
-  return [f'{sublayer}/{name}/kernel' for name in targets.QKV]
+  sublayer = path.removesuffix(f'/{FUSED}')
+  return [f'{sublayer}/{name}/kernel' for name in QKV]
 
 
 class SiteRow(NamedTuple):
@@ -147,7 +149,7 @@ class SiteRow(NamedTuple):
   site: str
   kind: str                    # the delta's name, or 'params'
   changes: str                 # shape and dtype of what is there
-  shapes: dict[str, list]      # leaf -> [shape, dtype, learns]
+  shapes: dict[str, list[Any]]      # leaf -> [shape, dtype, learns]
   trainable: int
 
   def __str__(self) -> str:

@@ -74,7 +74,7 @@ class Delta:
     """This delta with None for what every layer has its own of."""
     return dataclasses.replace(self, **dict.fromkeys(self.axes.keys() - set(self.shared)))
 
-  def split_outputs(self, widths: tuple[int, ...]) -> list:
+  def split_outputs(self, widths: tuple[int, ...]) -> list[Any]:
     """The deltas of kernels that stand side by side, from that of all; `widths`: their outputs."""
     starts = [sum(widths[:i]) for i in range(len(widths))]
     outputs = [name for name, axes in self.axes.items() if axes[-1:] == (OUT,)]
@@ -251,7 +251,7 @@ class Oft(Delta):
   axes = leaves(skew=(None, None))
 
   def rotations(self) -> Array:
-    """The blocks of R [..., I / block, block, block], in float32."""
+    """The blocks of R [..., I / B, B, B], each B wide, in float32."""
     q = jnp.zeros((*self.skew.shape[:-1], self.block, self.block)).at[..., *jnp.triu_indices(self.block, 1)].set(self.skew)
     q, eye = q - q.mT, jnp.eye(self.block)
     if not self.neumann:

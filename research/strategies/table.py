@@ -6,6 +6,7 @@ take it.
 
 import inspect
 import re
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from research.errors import InputError
@@ -72,7 +73,8 @@ def bitfit() -> Strategy:
                   trains=rf'{WEIGHTS}.*bias$|{DELTAS}')
 
 
-def _ranked(name: str, make, fields: dict[str, Any], root: bool = False, kinds=('kernel',), **rest) -> Strategy:
+def _ranked(name: str, make: Callable[..., Make], fields: dict[str, Any], root: bool = False,
+            kinds: tuple[str, ...] = ('kernel',), **rest: Any) -> Strategy:
   """A row of LoRA's kind."""
   f = fields
   f['rank_pattern'], f['alpha_pattern'] = (_pattern(f[n], n) for n in ('rank_pattern', 'alpha_pattern'))

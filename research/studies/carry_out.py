@@ -54,7 +54,7 @@ def dry_run(study: grid.Study, cells: list[grid.Cell]) -> None:
   """
   print(f'{len(cells)} cells')
   in_all = seconds = 0.0
-  costliest: dict[tuple, tuple[float, float]] = {}      # of each arm's settings, which may be chosen: FLOPs and seconds
+  costliest: dict[tuple[Any, ...], tuple[float, float]] = {}   # of each arm's settings, one of which is chosen: FLOPs, seconds
   for cell in cells:
     found = plans.here(cell.config)
     if found is None:

@@ -55,7 +55,8 @@ def draw(study: Study, comparison: dict[str, Any], rows: list[dict[str, Any]], w
   return drawn
 
 
-def _learning(study, c, rows, workdir, colour):
+def _learning(study: Study, c: dict[str, Any], rows: list[dict[str, Any]], workdir: Path,
+              colour: dict[str, str]) -> tuple[str, str] | None:
   """Training and validation loss over the steps, one panel an arm; the step that is kept is marked."""
   chosen = {arm: [r for r in rows if r['arm'] == arm and r['selected'] and r['result']['steps']] for arm in study.arms}
   chosen = {arm: found for arm, found in chosen.items() if found}
@@ -87,7 +88,8 @@ def _learning(study, c, rows, workdir, colour):
   return 'How the arms learned', f'Thin: training loss; thick: validation loss; ring: the step that is kept. {turn}'
 
 
-def _tuning(study, c, rows, workdir, colour):
+def _tuning(study: Study, c: dict[str, Any], rows: list[dict[str, Any]], workdir: Path,
+            colour: dict[str, str]) -> tuple[str, str] | None:
   """The selection metric over each arm's grid; the chosen setting is ringed."""
   rows = [r for r in rows if not r['reports']]
   axes_of = {arm: list(spec.get('grid', {})) for arm, spec in study.arms.items()}
@@ -130,7 +132,8 @@ def _tuning(study, c, rows, workdir, colour):
   return 'How each arm was tuned', f'{study.select} over the grid; the ringed setting {saw}.'
 
 
-def _cost(study, c, rows, workdir, colour):
+def _cost(study: Study, c: dict[str, Any], rows: list[dict[str, Any]], workdir: Path,
+          colour: dict[str, str]) -> tuple[str, str] | None:
   """One row an arm: its score with the interval, and beside it what the chosen run took."""
   arms = sorted(c['arms'], key=lambda a: a['mean'], reverse=not metrics.measured(c['metric']).higher_is_better)
   panels = (('train_flops', 'training FLOPs'), ('trainable_params', 'parameters that learn'), ('train_seconds', 'seconds'))
@@ -158,7 +161,7 @@ def _cost(study, c, rows, workdir, colour):
           f'Score on the {c["split"]} split with its 95 % interval, beside what the chosen run took to train.')
 
 
-def shown(value) -> str:
+def shown(value: Any) -> str:
   """A setting's value for people."""
   return f'{value:g}' if isinstance(value, (int, float)) else str(value)
 

@@ -1,7 +1,7 @@
 """What a comparison's numbers say, in sentences, question by question, and what they do not say."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -291,6 +291,6 @@ def _disagreements(c: dict[str, Any], rows: list[dict[str, Any]], workdir: Path)
   return Part('Where the arms disagree', [sentence], examples=list(map(shown_one, chosen)))
 
 
-def _listed(words, last: str = 'and') -> str:
+def _listed(words: Iterable[str], last: str = 'and') -> str:
   *first, final = map(str, words)
   return f'{", ".join(first)} {last} {final}' if first else final

@@ -31,7 +31,7 @@ class Study(NamedTuple):
   seeds: tuple[int, ...]                    # with which settings are chosen
   report_seeds: tuple[int, ...]             # with which the chosen settings are trained again for the answer; none: it is about
                                             # the runs by which they were chosen
-  tasks: tuple[str | dict | None, ...]      # task names, or fields of config.task, `label` among them; None: the base config's
+  tasks: tuple[str | dict[str, Any] | None, ...]      # names, or fields of config.task, `label` among them; None: the base's
   models: tuple[str | None, ...]            # sources; None: the base config's
   budget: dict[str, Any]                    # fields of config.training, the same for all arms
   select: str                               # what a setting is chosen by, on the validation split: 'valid/accuracy'
@@ -77,12 +77,13 @@ def study(fields: dict[str, Any], where: str) -> Study:
   for name in ('question', 'base', 'select', 'report', 'baseline', 'vary', 'diverged'):
     if not isinstance(getattr(s, name), str):
       raise InputError(f'{where}: {name}={getattr(s, name)!r:.60}: must be text')
-  for name in ('seeds', *(['report_seeds'] if s.report_seeds != FRESH else [])):
+  fresh = fields.get('report_seeds') == FRESH
+  for name in ('seeds', *([] if fresh else ['report_seeds'])):
     seeds = getattr(s, name)
     if not isinstance(seeds, (list, tuple)) or not all(type(seed) is int and 0 <= seed < MOST for seed in seeds):
       raise InputError(f'{where}: {name}={seeds!r:.60}: must be a list of seeds, whole numbers from 0 on and below 2^31' +
                        (f', or {FRESH!r}: as many as seeds' if name == 'report_seeds' else ''))
-  if s.report_seeds == FRESH and s.seeds:
+  if fresh and s.seeds:
     s = s._replace(report_seeds=tuple(max(s.seeds) + 1 + i for i in range(len(s.seeds))))
   for name in ('arms', 'budget'):
     if not isinstance(getattr(s, name), dict):

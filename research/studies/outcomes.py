@@ -65,7 +65,7 @@ def write(rows: Iterable[dict[str, Any]], workdir: Path) -> None:
   """
   if not (workdir / RUNS).exists():
     return
-  out, firsts = [], dict[tuple[str, str], tuple[str, dict[str, list]]]()
+  out, firsts = [], dict[tuple[str, str], tuple[str, dict[str, list[Any]]]]()
   for row in rows:
     if row['result'] is None:
       continue
@@ -98,7 +98,7 @@ def _checked(path: Path) -> list[dict[str, Any]]:
   return lines
 
 
-def _columns(lines: list[dict[str, Any]], names: Iterable[str]) -> dict[str, list]:
+def _columns(lines: list[dict[str, Any]], names: Iterable[str]) -> dict[str, list[Any]]:
   """Lines as columns, which compress well; of choices their texts alone, once."""
   columns = {name: [_short(line.get(name)) for line in lines] for name in names}
   if lines and 'choices' in columns:
@@ -110,7 +110,7 @@ def _short(value: Any) -> Any:
   return float(f'{value:.{DIGITS}g}') if isinstance(value, float) else value
 
 
-def _lines(columns: dict[str, list]) -> list[dict[str, Any]]:
+def _lines(columns: dict[str, list[Any]]) -> list[dict[str, Any]]:
   columns = dict(columns)
   choices = columns.pop('choices', [])
   same = {'choices': choices} if choices else {}

@@ -11,7 +11,7 @@ from research.studies.registration import Shard
 class Pace:
   """How long cells took for what they were planned to compute, and so how long those will take that are left."""
 
-  def __init__(self, operations: Callable[[dict], float]):
+  def __init__(self, operations: Callable[[dict[str, Any]], float]):
     self._operations = operations
     self._trained = [0.0, 0.0]          # FLOPs and seconds of the cells in which something learned
     self._others: list[float] = []      # seconds of each other one: few-shot prompting is evaluation alone

@@ -47,8 +47,8 @@ def shard(text: str) -> Shard:
 
 class Cohorts(NamedTuple):
   """How cells are trained side by side (see `training.cohort`)."""
-  size: int | Callable[[list[dict]], dict[str, Any]]                # as one program; or configs -> {size, …}, found by a trial
-  train: Callable[[list[tuple[dict, Path, str]], Path], list]       # (jobs, where what they share is kept) -> results or errors
+  size: int | Callable[[list[dict[str, Any]]], dict[str, Any]]      # as one program; or configs -> {size, …}, by a trial
+  train: Callable[[list[tuple[dict[str, Any], Path, str]], Path], list[Any]]      # (jobs, where to keep what they share)
 
   def __str__(self) -> str:
     return str(self.size) if isinstance(self.size, int) else 'auto'

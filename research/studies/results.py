@@ -121,7 +121,7 @@ def select(s: Study, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
   Raises:
     InputError: a run's result lacks what is chosen by.
   """
-  groups: dict[tuple, dict[str, list]] = defaultdict(lambda: defaultdict(list))
+  groups: dict[tuple[Any, ...], dict[str, list[Any]]] = defaultdict(lambda: defaultdict(list[Any]))
   for row in rows:
     if row['result'] is not None and not row['diverged']:
       groups[row['model'], row['task'], row['arm']][str(row['setting'])].append(row)
@@ -132,7 +132,7 @@ def select(s: Study, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
       if name not in row['result']['metrics']:
         raise InputError(f'the result of {row["key"]}: is damaged: it holds no {name}')
 
-  def worth(of_setting: list[dict]) -> tuple[float, float, float]:
+  def worth(of_setting: list[dict[str, Any]]) -> tuple[float, float, float]:
     mean = lambda name: sum(r['result']['metrics'][name] for r in of_setting) / len(of_setting)
     value = mean(s.select) if metric.higher_is_better else -mean(s.select)
     return len(of_setting), value, -mean('valid/loss')    # a setting that failed for some seed yields to whole ones

@@ -28,9 +28,9 @@ from research.studies.results import FAILED, collect
 CHOOSER = 'chooser.json'    # which shard trains what the planned cells lead to: wider grids, and the chosen settings again
 
 
-def run(s: Study, cells: list[Cell], workdir: Path, train: Callable[[dict, Path, str], dict],
-        test: Callable[[list[Path]], list[dict]], part: Shard = WHOLE, cohorts: Cohorts | None = None,
-        operations: Callable[[dict], float] | None = None) -> list[dict[str, Any]] | None:
+def run(s: Study, cells: list[Cell], workdir: Path, train: Callable[[dict[str, Any], Path, str], dict[str, Any]],
+        test: Callable[[list[Path]], list[dict[str, Any]]], part: Shard = WHOLE, cohorts: Cohorts | None = None,
+        operations: Callable[[dict[str, Any]], float] | None = None) -> list[dict[str, Any]] | None:
   """Every cell trained, the chosen ones tested; finished work is not done again, and a broken cell stops no other.
 
   Args:
@@ -73,8 +73,9 @@ def run(s: Study, cells: list[Cell], workdir: Path, train: Callable[[dict, Path,
   return rows
 
 
-def _trained(s: Study, cells: list[Cell], wanted: list[Cell], workdir: Path, train: Callable[[dict, Path, str], dict],
-             part: Shard, cohorts: Cohorts | None, pace: 'Pace | None' = None) -> list[dict[str, Any]]:
+def _trained(s: Study, cells: list[Cell], wanted: list[Cell], workdir: Path,
+             train: Callable[[dict[str, Any], Path, str], dict[str, Any]], part: Shard, cohorts: Cohorts | None,
+             pace: Pace | None = None) -> list[dict[str, Any]]:
   """Trains those of the wanted cells that have not ended and are this shard's; the lines of results.jsonl for all that have."""
   labels = {cell.key: label for cell, label in zip(cells, grid.labels(cells, bool(s.report_seeds)))}
   ended = lambda cell: any((workdir / RUNS / cell.key / file).exists() for file in (run_files.RESULT, FAILED))
@@ -167,7 +168,8 @@ def _size(group: list[Cell], workdir: Path, cohorts: Cohorts) -> int:
   return found['size']
 
 
-def _train(jobs: list[tuple[dict, Path, str]], workdir: Path, train: Callable, cohorts: Cohorts | None) -> None:
+def _train(jobs: list[tuple[dict[str, Any], Path, str]], workdir: Path, train: Callable[..., Any],
+           cohorts: Cohorts | None) -> None:
   """Trains cells, side by side where there are several; why one failed is left in its folder.
 
   Raises:

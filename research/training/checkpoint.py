@@ -26,7 +26,7 @@ from research.training.steps import TrainState
 from research.tree import Tree
 
 
-def _describe(named: dict[str, Any]) -> dict[str, list]:
+def _describe(named: dict[str, Any]) -> dict[str, list[Any]]:
   return {name: [list(x.shape), str(x.dtype)] for name, x in named.items()}
 
 
@@ -228,7 +228,7 @@ def _or_damaged(read: Callable[[], Any]) -> Any:
   return found
 
 
-def check_shapes(saved: dict[str, list], wanted: dict[str, list], where: str) -> None:
+def check_shapes(saved: dict[str, list[Any]], wanted: dict[str, list[Any]], where: str) -> None:
   """Refuses a checkpoint of other arrays: a library that restores what it finds would go on in silence.
 
   Args:

@@ -42,7 +42,7 @@ def train_step(state: TrainState, frozen: CohortVariables, batch: Batch, **stati
   Returns:
     The new state and the metrics, each [members].
   """
-  def one(state, own, batch):
+  def one(state: TrainState, own: Tree, batch: Batch) -> tuple[TrainState, Metrics]:
     return steps.train_step(state, tree.join(frozen.shared, own), batch, **static)
   return jax.vmap(one, spmd_axis_name=mesh.member_axis(len(state.step)))(state, frozen.own, batch)
 
@@ -70,7 +70,7 @@ def stack_batches(members: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndar
   if len(members) == 1:
     return members[0]
 
-  def stacked(arrays):
+  def stacked(arrays: list[np.ndarray]) -> np.ndarray:
     shape = np.max([x.shape for x in arrays], axis=0)
     return np.stack([np.pad(x, [(0, most - has) for most, has in zip(shape, x.shape)]) for x in arrays])
   return {field: stacked([member[field] for member in members]) for field in members[0]}

@@ -99,9 +99,9 @@ def train(model: Model, state: TrainState, frozen: Tree | CohortVariables, tx: o
       if evaluate is None and step:
         with ledger.timed('checkpoint'):
           _keep_last(members, state, frozen, step)
-      if interrupts.asked():                                # during the last evaluation
+      if asked := interrupts.asked():                       # during the last evaluation
         latest.save_latest(state, [m.checkpoints for m in members])
-        raise Stopped(interrupts.asked())
+        raise Stopped(asked)
   finally:
     progress.close()
     with ledger.timed('checkpoint'):

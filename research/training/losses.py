@@ -5,6 +5,7 @@ second time in the backward pass, and no more than one chunk of logits ever exis
 """
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -87,25 +88,26 @@ def target_losses(model: Model, variables: Tree, batch: Batch, label_smoothing: 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _total(model: Model, label_smoothing: float, head: Tree, wanted: Array, targets: Array, weights: Array) -> Array:
   """The sum of weight · loss over all targets: wanted [B, T, D], targets and weights [B, T]; weights are constants."""
-  def add(total, chunk):
+  def add(total: Array, chunk: tuple[Array, ...]) -> tuple[Array, None]:
     *read, weights = chunk
     return total + jnp.sum(_losses(model, label_smoothing, head, *read) * weights), None
   return jax.lax.scan(add, jnp.float32(0), jax.tree.map(_chunks, (wanted, targets, weights)))[0]
 
 
-def _total_forward(model, label_smoothing, head, wanted, targets, weights):
+def _total_forward(model: Model, label_smoothing: float, head: Any, wanted: Any, targets: Any,
+                   weights: Any) -> tuple[Array, Any]:
   """The sum, and its gradient by the head's leaves that learn and by `wanted`, none of them scaled yet."""
   leaves, structure = jax.tree.flatten(head, is_leaf=is_primal)
   learns = [leaf.perturbed for leaf in leaves]
   values = [leaf.value for leaf in leaves]
   chunks = tuple(_chunks(x.value) for x in (wanted, targets, weights))
 
-  def chunk_total(learning, wanted, targets, weights):
+  def chunk_total(learning: Any, wanted: Array, targets: Array, weights: Array) -> Array:
     learning = iter(learning)
     head = jax.tree.unflatten(structure, [next(learning) if own else value for own, value in zip(learns, values)])
     return jnp.sum(_losses(model, label_smoothing, head, wanted, targets) * weights)
 
-  def add(sums, chunk):
+  def add(sums: Any, chunk: tuple[Array, ...]) -> tuple[Any, Any]:
     value, (of_head, *of_wanted) = jax.value_and_grad(chunk_total, (0, 1) if wanted.perturbed else (0,))(learning, *chunk)
     return jax.tree.map(jnp.add, sums, (value, of_head)), of_wanted
 
@@ -116,7 +118,7 @@ def _total_forward(model, label_smoothing, head, wanted, targets, weights):
   return total, (jax.tree.unflatten(structure, [next(of_head) if own else None for own in learns]), of_wanted)
 
 
-def _total_backward(model, label_smoothing, gradients, g):
+def _total_backward(model: Model, label_smoothing: float, gradients: Any, g: Array) -> tuple[Any, ...]:
   of_head, of_wanted = jax.tree.map(lambda x: (x * g).astype(x.dtype), gradients)
   return of_head, of_wanted, None, None
 

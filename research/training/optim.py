@@ -6,7 +6,7 @@ differ in nothing else share one compilation.
 
 import re
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -54,7 +54,7 @@ class Scheduled(NamedTuple):
 
 def scheduled(schedule: str, steps: int) -> optax.GradientTransformation:
   """Scales updates by `shape`; the warm-up stands in the state."""
-  def update(updates, state, params=None):
+  def update(updates: Tree, state: Any, params: Tree | None = None) -> tuple[Tree, Any]:
     share = shape(schedule, steps, state.count, state.warmup)
     return jax.tree.map(lambda u: u * share, updates), Scheduled(state.count + 1, state.warmup)
   return optax.GradientTransformation(lambda params: Scheduled(jnp.int32(0), jnp.int32(0)), update)

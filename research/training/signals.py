@@ -1,6 +1,7 @@
 """Ctrl-C and SIGTERM: noted while steps are taken, and obeyed after a whole one."""
 
 import signal
+from typing import Any
 
 from research.distributed import processes
 
@@ -19,13 +20,13 @@ class Interrupts:
   Of several processes all end after the same step, whichever was asked to; JAX itself hears SIGTERM then.
   """
 
-  def __enter__(self):
+  def __enter__(self) -> 'Interrupts':
     self._asked: int | None = None
     heard = (signal.SIGINT,) if processes.is_multiprocess() else (signal.SIGINT, signal.SIGTERM)
     self._before = {s: signal.signal(s, self._ask) for s in heard}
     return self
 
-  def _ask(self, signum, frame):
+  def _ask(self, signum: int, frame: Any) -> None:
     if processes.is_multiprocess():
       signal.raise_signal(signal.SIGTERM)
       return
@@ -39,12 +40,12 @@ class Interrupts:
       return signal.SIGTERM if step is not None and processes.preemption_requested(step) else None
     return self._asked
 
-  def __exit__(self, *exception):
+  def __exit__(self, *exception: Any) -> None:
     for signum, handler in self._before.items():
       signal.signal(signum, handler)
     if processes.is_multiprocess():
       signal.signal(signal.SIGTERM, _end)           # there are no more steps after which all could end
 
 
-def _end(signum, frame):
+def _end(signum: int, frame: Any) -> None:
   raise Stopped(signum)

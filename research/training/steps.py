@@ -1,5 +1,6 @@
 """The step: state goes in and comes out, and it reads nothing else."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -43,7 +44,7 @@ def train_step(state: TrainState, frozen: Tree, batch: Batch, *, model: Model, t
   """
   key = jax.random.fold_in(state.key, state.step)
 
-  def loss_sum(trainable, batch, key):
+  def loss_sum(trainable: Tree, batch: Batch, key: Array) -> tuple[Array, Metrics]:
     return objective(model, tree.join(frozen, trainable), batch, key)
 
   grads, sums = accumulate(loss_sum, state.trainable, batch, key, objective.sums)
@@ -56,7 +57,7 @@ def train_step(state: TrainState, frozen: Tree, batch: Batch, *, model: Model, t
   return TrainState(state.step + 1, state.key, trainable, opt_state), metrics
 
 
-def accumulate(loss_sum, trainable: Tree, batch: Batch, key: Array,
+def accumulate(loss_sum: Callable[..., tuple[Array, Metrics]], trainable: Tree, batch: Batch, key: Array,
                sums: tuple[str, ...] = ('loss', 'tokens')) -> tuple[Tree, Metrics]:
   """Gradients and sums of a loss added up over the batch's leading axis, one microbatch alive at a time.
 
@@ -74,7 +75,7 @@ def accumulate(loss_sum, trainable: Tree, batch: Batch, key: Array,
   if count == 1:
     return gradient(trainable, jax.tree.map(lambda x: x[0], batch), jax.random.fold_in(key, 0))
 
-  def add(total, numbered):
+  def add(total: Any, numbered: tuple[Array, Batch]) -> tuple[Any, None]:
     number, microbatch = numbered
     part = gradient(trainable, microbatch, jax.random.fold_in(key, number))
     return jax.tree.map(jnp.add, total, part), None

@@ -70,7 +70,7 @@ KERNELS = {'attn/q': 'self_attn.q_proj', 'attn/k': 'self_attn.k_proj', 'attn/v':
 NORMS = {'norm_attn': 'input_layernorm', 'norm_mlp': 'post_attention_layernorm'}
 
 
-def rows(c: ModelConfig, kernels: dict = KERNELS, norms: dict[str, str] = NORMS) -> tuple[Row, ...]:
+def rows(c: ModelConfig, kernels: dict[Any, Any] = KERNELS, norms: dict[str, str] = NORMS) -> tuple[Row, ...]:
   """The rows of a Llama-shaped decoder.
 
   Args:
