@@ -21,7 +21,7 @@ def get_config():
           'quantize': 'none',           # frozen kernels of the layers: none, int8, nf4 (QLoRA)
           'scan': True,                 # one compiled layer run N times (compiles fast), or all unrolled
           'remat': 'none',              # rematerialisation: none, products (saves matmul outputs), layer (saves layer inputs)
-          'attention': 'auto',          # one kernel on the GPUs where it is known to be right, or plain
+          'attention': 'auto',          # auto: a fused kernel on GPUs that have one; plain: never
           'vocab': 0,                   # random:NAME: learn a BPE vocabulary of this size from the training rows; 0: bytes
           'context': 0,                 # longest prompt with its answer, in tokens; 0: the model's own
       },
@@ -73,7 +73,7 @@ def get_config():
           'shots': optional(int),       # few_shot: demonstrations in the prompt
           'selection': optional(str),   # few_shot: random, balanced, nearest
           'calibrate': optional(bool),  # few_shot: weigh choices against what they score without content
-          'init_from': optional(str),   # a run, or an adapter folder (PEFT's too): start from what it learned
+          'init_from': optional(str),   # a run or an adapter folder (PEFT's too), whose delta and settings are loaded
           'allow_other_base': False,    # take it even where it was learned on another base model
       },
       'training': {
@@ -99,11 +99,11 @@ def get_config():
           'eps': 1e-8,
           'eval_every': 50,             # steps between evaluations on validation
           'eval_batch_size': 8,         # packed sequences or prompts per batch; no result depends on it
-          'checkpoint_every': 50,       # steps between checkpoints to go on from; 0: none
+          'checkpoint_every': 50,       # steps between checkpoints to resume from; 0: none
           'log_every': 5,               # steps between lines of progress
           'best_metric': 'loss',        # of validation: the step where it is best is kept; or one of the task's metrics
           'patience': 0,                # evaluations without a better best_metric before the run ends early; 0: never
-          'init_from': optional(str),   # workdir of an earlier run: start from what it learned
+          'init_from': optional(str),   # an earlier run of the same strategy, from whose weights this one starts
       },
       'check_memory': True,             # refuse what finds no room here, before anything is loaded; False: try it
       'mesh': {                         # of devices; the product is their number, and -1 is inferred

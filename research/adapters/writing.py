@@ -43,7 +43,7 @@ def write(variables: Tree, strategy: table.Strategy, config: ModelConfig, source
     config: of the base model.
     source: of the base model, as `config.model.source` names it.
     learned: variable's name -> what learned, each array of the variable's shape, layers stacked.
-    inside: where the model stands among the modules of its source, if it is not all of it (see `models.load.inside`).
+    inside: where the model stands among the modules of its source, if it is not all of it (see `models.about.inside`).
   Returns:
     adapter_config.json, the tensors, and the row that they are: its name and settings.
   Raises:

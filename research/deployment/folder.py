@@ -166,7 +166,7 @@ def _weights(folder: Path, tensors: Mapping[str, np.ndarray], dtype: np.dtype, s
 
 
 def adapter(folder: Path, config: dict[str, Any], tensors: Mapping[str, np.ndarray], texts: dict[str, str]) -> None:
-  """What an adapter's folder holds (see `strategies.peft`).
+  """What an adapter's folder holds (see `adapters.writing`).
 
   Args:
     folder: where to write; it exists.

@@ -124,7 +124,7 @@ def assemble(config: dict[str, Any], abstract: bool = False, trains: bool = True
   """Loads and checks what the config names.
 
   Args:
-    config: as nested dicts (see `plain`).
+    config: as nested dicts (see `settings.plain`).
     abstract: with shapes in place of weights, to plan with.
     trains: whether a step may be taken; without one, training rows and a batch that the mesh divides are not asked for.
   Raises:

@@ -27,6 +27,7 @@ PACKAGES = ('flaxtune', 'jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 't
 WORDS = {'config': 'config.json', 'model.sha256': 'the base model\'s weights', 'model.tokenizer': 'the tokenizer',
          'model.template': 'the chat template, or the tokens that begin and end texts',
          'init_from.strategy': 'what strategy.init_from holds', 'init_from.training': 'what training.init_from holds'}
+PACKAGE = Path(__file__).resolve().parents[1]
 FLAG = 'allow_changed'      # of the verbs that use a run directory
 FIELDS = {'model': {'sha256': str, 'tokenizer?': str, 'template?': str}, 'data': {str: {'sha256': str}}, 'config?': str,
           'changed?': [{'what': {str: {'before': str, 'after': str}}}], 'resumed?': [dict]}      # see `json_text.expect`
@@ -160,7 +161,7 @@ def begin(workdir: Path, experiment: 'Experiment') -> None:
 def _commit() -> str | None:
   """The checkout's commit, with `+` where files differ from it; None outside of one."""
   def git(*args: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(['git', '-C', str(Path(__file__).parent), *args], capture_output=True, text=True)
+    return subprocess.run(['git', '-C', str(PACKAGE), *args], capture_output=True, text=True)
   try:
     head = git('rev-parse', 'HEAD')
   except FileNotFoundError:
@@ -171,8 +172,8 @@ def _commit() -> str | None:
 
 
 def code() -> str:
-  """Hash of the package's own Python files."""
+  """Hash of the package's own Python files, by their places and bytes."""
   digest = hashlib.sha256()
-  for file in sorted(Path(__file__).parent.rglob('*.py')):
-    digest.update(file.read_bytes())
+  for file in sorted(PACKAGE.rglob('*.py')):
+    digest.update(f'{file.relative_to(PACKAGE)}\n'.encode() + file.read_bytes())
   return digest.hexdigest()[:16]

@@ -62,7 +62,7 @@ class ModelConfig:
   embed_scale: float = 1.0              # of the embedded tokens
   learned_positions: int = 0            # rows of a table of position embeddings; 0: there is none
 
-  last_layers: int = 0                  # of the decoder, kept in a stack of their own (`transformer.split_last_layers`)
+  last_layers: int = 0                  # of the decoder, kept in a stack of their own (`functions.split_last_layers`)
   devices: int = 1                      # each with such a part of a model's heads and inner widths (`account.of_a_device`)
 
   encoder_layers: int = 0               # above 0: an encoder reads the prompt, and the decoder attends to it

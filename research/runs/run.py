@@ -57,7 +57,7 @@ class Run:
       workdir: the run directory.
       label: what the run is called where something is said of it.
       planned: what it is to take, to be told beside what it took.
-      told: as for `run`.
+      told: as for `train.train_one`.
     """
     t = exp.config['training']
     self.exp, self.workdir, self.label, self.planned = exp, workdir, label, planned

@@ -60,10 +60,10 @@ def train_cohort(jobs: Sequence[tuple[dict[str, Any], Path, str]], latest: Path,
   Runs that cannot be one program, or cannot begin, are refused (`InputError`).
 
   Args:
-    jobs: (config, workdir, label) of each, as for `run`; none of them finished.
+    jobs: (config, workdir, label) of each, as for `train_one`; none of them finished.
     latest: the folder of the state of all, to go on from.
-    told: as for `run`.
-    allow_changed: as for `run`.
+    told: as for `train_one`.
+    allow_changed: as for `train_one`.
   Returns:
     Of each its result, or what is wrong with it.
   """
@@ -76,7 +76,7 @@ def train_cohort(jobs: Sequence[tuple[dict[str, Any], Path, str]], latest: Path,
       return _trained(whole, latest, f'{whole[0].label} and {len(whole) - 1} more' if len(whole) > 1 else whole[0].label)
   again = [job for job, run in zip(jobs, runs) if isinstance(run, Run)]
   results = iter(train_cohort(again, latest, told, allow_changed) if again else ())        # on the mesh of so many
-  return [next(results) if isinstance(train_one, Run) else train_one for train_one in runs]
+  return [next(results) if isinstance(run, Run) else run for run in runs]
 
 
 def _planned(config: dict[str, Any]) -> plans.LocalPlan | None:

@@ -1,7 +1,7 @@
 """Deltas: small pytrees that stand at the path of what they change.
 
 A kernel delta takes a layer's input, its kernel and its bias and gives the layer's output; other kinds of sites take what
-stands there (see `models.layers` and `models.transformer.sites`). Where the algebra allows it `merge` folds a delta into the
+stands there (see `models.layers` and `models.sites.sites`). Where the algebra allows it `merge` folds a delta into the
 parameters that it changes; where it does not, `unmergeable` says why. `key` is given while training only: without it there
 is no dropout.
 

@@ -21,7 +21,7 @@ NOTHING = r'(?!)'
 class Placement(NamedTuple):
   """What is added, and where."""
   targets: str                 # see `targets`
-  kinds: tuple[str, ...]       # of sites (see `transformer.Site`)
+  kinds: tuple[str, ...]       # of sites (see `models.sites.Site`)
   make: Make
   required: bool = True        # whether it is an error where no site matches
   peft: str = 'lora'           # whose targets in PEFT `peft` stands for: a key of `targets.PEFTS`

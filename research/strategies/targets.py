@@ -48,7 +48,7 @@ def find(targets: str, kinds: tuple[str, ...], sites: dict[str, Site], family: s
 
   Args:
     targets: as for `patterns`.
-    kinds: the kinds of sites that are meant (see `transformer.Site`).
+    kinds: the kinds of sites that are meant (see `models.sites.Site`).
     sites: the model's, by path.
     family: the model's, as for `patterns`.
     fused: q, k and v are changed as one wherever they are meant.

@@ -32,7 +32,7 @@ def parts(study: Study, c: dict[str, Any], rows: list[dict[str, Any]], workdir: 
     c: one of comparison.json's `comparisons`.
     rows: the lines of results.jsonl.
     workdir: the study's, which holds the runs' metrics and predictions.
-    earlier: the plans that it was reported by before (see `runner.Plan`).
+    earlier: the plans that it was reported by before (see `registration.Plan`).
   """
   mine = [r for r in rows if (r['model'], r['task']) == (c['model'], c['task'])]
   answer = [Part('So far', _so_far(c))] if c['split'] == 'valid' else [

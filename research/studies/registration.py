@@ -146,7 +146,7 @@ def claim(s: Study, cells: list[Cell], workdir: Path, part: Shard = WHOLE, cohor
     cells: its cells.
     workdir: the folder.
     part: of the cells, those that are trained here.
-    cohorts: as for `run`.
+    cohorts: as for `runner.run`.
     made_of: key of a cell -> the fingerprints of the rows, weights and tokenizer that it is made from now.
     allow_changed: go on although they are not those with which the study began; what changed is recorded.
   Raises:

@@ -487,3 +487,16 @@ def test_what_is_frozen_of_a_delta_is_saved_and_not_drawn_again(stopped, tmp_pat
     again = {**made, 'strategy': begins, 'training': {**made['training'], 'steps': 0, 'seed': 6}}
     found = evaluate_one(tmp_path / f'of a {name}', 'valid', again)['metrics']['valid/loss']
     assert found == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.quick
+def test_the_fingerprint_of_the_code_is_that_of_the_whole_package(tmp_path, monkeypatch):
+  here = provenance.code()
+  shutil.copytree(ROOT / 'research', tmp_path / 'research', ignore=lambda folder, names: [
+      n for n in names if n in ('samples', '__pycache__')])
+  monkeypatch.setattr(provenance, 'PACKAGE', tmp_path / 'research')
+  assert provenance.code() == here
+  (tmp_path / 'research' / 'models' / 'layers.py').rename(tmp_path / 'research' / 'models' / 'others.py')
+  moved = provenance.code()
+  (tmp_path / 'research' / 'training' / 'losses.py').write_text('')
+  assert len({here, moved, provenance.code()}) == 3
