@@ -95,8 +95,7 @@ def test_every_command_runs(page, tmp_path, monkeypatch):
     if function == 'get_study':
       made |= {'models': ('random:llama-tiny',), 'tasks': (fields,), 'budget': {'steps': 2, 'eval_every': 1}, 'extend': 0,
                'margin': None,
-               'arms': {name: {'strategy': arm['strategy'] | ({'shots': 1} if 'few' in name else {})} for name, arm in
-                        made['arms'].items()}}
+               'arms': {'few_shot': {'strategy': {'name': 'few_shot', 'shots': 1}}, 'lora': {'strategy': {'name': 'lora'}}}}
     return made
   for name, text in commands(page, 'console'):
     given = shlex.split(text)
