@@ -11,7 +11,7 @@ our paths and stacked over layers as they stand in the variables.
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -39,6 +39,15 @@ class Module(NamedTuple):
   layer: int | None        # None outside of the stacks
   row: Row
   widths: tuple[int, ...]  # outputs of the kernels in it
+
+
+class Contents(NamedTuple):
+  """What an adapter folder holds, and the model that it is read for."""
+  folder: Path                           # where it comes from, for the message of an error
+  said: dict[str, Any]                   # its config, with PEFT's defaults where it says nothing
+  tensors: dict[str, np.ndarray]         # by their names in the file, of PEFT's shapes
+  config: ModelConfig
+  shapes: dict[str, tuple[int, ...]]     # of the base model's parameters, by path
 
 
 def is_folder(folder: Path) -> bool:

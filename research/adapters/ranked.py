@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from research.adapters.modules import named_modules, stored_as
+from research.adapters.modules import Contents, named_modules, stored_as
 from research.adapters.stacking import exact_targets, module_and_suffix, stack, variables_of
 from research.config import LARGEST
 from research.errors import InputError
@@ -20,19 +20,13 @@ from research.strategies.deltas import Delta
 _CONVERTIBLE = ('pissa', 'olora', 'corda', 'lora_ga')      # values of init_lora_weights that PEFT can write as LoRA
 
 
-def lora(folder: Path, said: dict[str, Any], tensors: dict[str, np.ndarray], config: ModelConfig,
-         shapes: dict[str, tuple[int, ...]]) -> tuple[Any, ...]:
+def lora(contents: Contents) -> tuple[Any, ...]:
   """A folder of LoRA's kind: the row's name, its fields, the variables' values, and what is to be told.
 
-  Args:
-    folder: where they come from, for the message of an error.
-    said: what the adapter's config says.
-    tensors: by their names in the file, of PEFT's shapes.
-    config: of the base model.
-    shapes: of the base model's parameters, by path.
   Raises:
     InputError: a setting is not supported, or a tensor does not fit.
   """
+  folder, said, tensors, config, shapes = contents
   modules = named_modules(FAMILIES[config.family], config, shapes)
   dora, init = said['use_dora'], said['init_lora_weights']
   pissa = init == 'pissa'

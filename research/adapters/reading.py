@@ -14,6 +14,7 @@ from research.adapters.modules import (
   OWN_TYPE,
   RECORD,
   TENSORS,
+  Contents,
   checksums,
   named_modules,
   to_ours,
@@ -104,7 +105,7 @@ def read(folder: Path, config: ModelConfig, shapes: dict[str, tuple[int, ...]]) 
   for field, value in said.items():
     if field not in _READ[kind] and field not in _HARMLESS and value not in _OFF:
       raise InputError(f'{folder}: {field}={value!r:.60} is not supported')
-  name, fields, values, *notes = _KINDS[kind](folder, said, tensors, config, shapes)
+  name, fields, values, *notes = _KINDS[kind](Contents(folder, said, tensors, config, shapes))
   _check_written(folder, here, written)
   return Adapter(name, fields, values, base, tuple(notes))
 
@@ -145,8 +146,8 @@ def _tensors(folder: Path) -> dict[str, np.ndarray]:
   return {name: np.asarray(x, np.float32) for name, x in found.items()}
 
 
-def _ia3(folder: Path, said: dict[str, Any], tensors: dict[str, np.ndarray], config: ModelConfig,
-         shapes: dict[str, tuple[int, ...]]) -> tuple[Any, ...]:
+def _ia3(contents: Contents) -> tuple[Any, ...]:
+  folder, said, tensors, config, shapes = contents
   kind = lambda parts: deltas.ScaleIn if next(iter(parts.values())).shape[0] == 1 else deltas.ScaleOut
   found = stack(folder, tensors, named_modules(FAMILIES[config.family], config, shapes), kind)
   of = lambda kind: exact_targets(site for site, (which, _) in found.items() if which is kind)
@@ -154,8 +155,8 @@ def _ia3(folder: Path, said: dict[str, Any], tensors: dict[str, np.ndarray], con
                  'fused': any(site.endswith(FUSED) for site in found)}, variables_of(found)
 
 
-def _vera(folder: Path, said: dict[str, Any], tensors: dict[str, np.ndarray], config: ModelConfig,
-          shapes: dict[str, tuple[int, ...]]) -> tuple[Any, ...]:
+def _vera(contents: Contents) -> tuple[Any, ...]:
+  folder, said, tensors, config, shapes = contents
   projections = [tensors.pop(f'base_model.vera_{letter}', None) for letter in 'AB']
   if projections[0] is None or projections[1] is None:
     raise InputError(f'{folder}: has no vera_A and vera_B; they are drawn by torch\'s generator, so the adapter must be saved '
@@ -177,8 +178,8 @@ def _vera(folder: Path, said: dict[str, Any], tensors: dict[str, np.ndarray], co
                   'fused': any(site.endswith(FUSED) for site in found), 'initial_d': float(said['d_initial'])}, values
 
 
-def _oft(folder: Path, said: dict[str, Any], tensors: dict[str, np.ndarray], config: ModelConfig,
-         shapes: dict[str, tuple[int, ...]]) -> tuple[Any, ...]:
+def _oft(contents: Contents) -> tuple[Any, ...]:
+  folder, said, tensors, config, shapes = contents
   modules = named_modules(FAMILIES[config.family], config, shapes)
   found = stack(folder, tensors, modules, lambda parts: deltas.Oft)
   blocks = {site: (1 + math.isqrt(1 + 8 * leaves['skew'].shape[-1])) // 2 for site, (_, leaves) in found.items()}

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from research.adapters.modules import SOFT
+from research.adapters.modules import SOFT, Contents
 from research.errors import InputError
 from research.models.config import ModelConfig
 from research.strategies import deltas
@@ -20,38 +20,26 @@ def _soft(folder: Path, said: dict[str, Any], tensors: dict[str, np.ndarray]) ->
   return slots, tensors[SOFT]
 
 
-def prompt(folder: Path, said: dict[str, Any], tensors: dict[str, np.ndarray], config: ModelConfig,
-           shapes: dict[str, tuple[int, ...]]) -> tuple[Any, ...]:
+def prompt(contents: Contents) -> tuple[Any, ...]:
   """A folder of prompt tuning: the row's name, its fields, and the variables' values.
 
-  Args:
-    folder: where they come from, for the message of an error.
-    said: what the adapter's config says.
-    tensors: by their names in the file, of PEFT's shapes.
-    config: of the base model.
-    shapes: of the base model's parameters, by path.
   Raises:
     InputError: the table does not fit this model.
   """
+  folder, said, tensors, config, shapes = contents
   slots, x = _soft(folder, said, tensors)
   if x.shape not in ((slots, config.width), (2 * slots, config.width)):
     raise InputError(f'{folder}: {SOFT} is {list(x.shape)}; this model needs {[slots, config.width]}')
   return 'prompt', {'slots': slots, 'init': 'random'}, {'delta/embed/prompt/table': x[:slots]}    # PEFT reads no second half
 
 
-def prefix(folder: Path, said: dict[str, Any], tensors: dict[str, np.ndarray], config: ModelConfig,
-           shapes: dict[str, tuple[int, ...]]) -> tuple[Any, ...]:
+def prefix(contents: Contents) -> tuple[Any, ...]:
   """A folder of prefix tuning: the row's name, its fields, and the variables' values.
 
-  Args:
-    folder: where they come from, for the message of an error.
-    said: what the adapter's config says.
-    tensors: by their names in the file, of PEFT's shapes.
-    config: of the base model.
-    shapes: of the base model's parameters, by path.
   Raises:
     InputError: the table does not fit this model.
   """
+  folder, said, tensors, config, shapes = contents
   slots, x = _soft(folder, said, tensors)
   width, layers = config.kv_heads * config.head_dim, _prefix_layers(config, str(folder))
   if x.shape != (slots, layers * 2 * width):

@@ -99,7 +99,7 @@ class Run:
     t, warmup = self.exp.config['training'], restore.warmup(self.exp)
     lr_fraction = lambda step: float(optim.shape(t['schedule'], t['steps'], step, warmup))
     return ledger.Member(self.label, self.batch_of, t['learning_rate'], lr_fraction,
-                       Checkpoints(self.workdir / run_files.CHECKPOINTS, self.exp.fingerprint), MetricsLog(self.workdir))
+                         Checkpoints(self.workdir / run_files.CHECKPOINTS, self.exp.fingerprint), MetricsLog(self.workdir))
 
   @property
   def schedule(self) -> Schedule:

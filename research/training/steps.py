@@ -58,7 +58,7 @@ def train_step(state: TrainState, frozen: Tree, batch: Batch, *, model: Model, t
 
 
 def accumulate(loss_sum: Callable[..., tuple[Array, Metrics]], trainable: Tree, batch: Batch, key: Array,
-               sums: tuple[str, ...] = ('loss', 'tokens')) -> tuple[Tree, Metrics]:
+               sums: tuple[str, ...] = CROSS_ENTROPY.sums) -> tuple[Tree, Metrics]:
   """Gradients and sums of a loss added up over the batch's leading axis, one microbatch alive at a time.
 
   Args:
