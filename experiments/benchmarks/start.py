@@ -3,8 +3,9 @@
     python -m experiments.benchmarks.start
     python -m experiments.benchmarks.start --config=configs/quickstart.py --override=model.scan=False
 
-One JSON line a row, the machine first: `cold` compiles everything, `warm` finds what the cold start compiled. A start is the
-verb `train` in a process of its own, and it ends when the first step's line is in metrics.jsonl.
+One JSON line a row, the machine first: `cold` compiles everything, `warm` finds what the cold start compiled; `compiled` says
+how many programs a start added to the cache. A start is the verb `train` in a process of its own, and it ends when the first
+step's line is in metrics.jsonl.
 """
 
 import os
@@ -50,9 +51,12 @@ def start(cache: Path) -> float:
 def main(_) -> None:
   measure.tell(benchmark='start', config=FLAGS.config, override=FLAGS.override, **measure.setting())
   with tempfile.TemporaryDirectory() as cache:
-    measure.tell(row='cold', seconds=round(start(Path(cache)), 2))
+    programs = lambda: len([*Path(cache).glob('*-cache')])
+    measure.tell(row='cold', seconds=round(start(Path(cache)), 2), compiled=programs())
+    before = programs()
     warm = [start(Path(cache)) for _ in range(FLAGS.rounds)]
-  measure.tell(row='warm', seconds=round(statistics.median(warm), 2), rounds=[round(s, 2) for s in warm])
+    measure.tell(row='warm', seconds=round(statistics.median(warm), 2), rounds=[round(s, 2) for s in warm],
+                 compiled=programs() - before)
 
 
 if __name__ == '__main__':

@@ -16,7 +16,7 @@ CONFIGS = {   # grouped, separate and single key heads; tied and untied; widths 
     'grouped_tied': dict(vocab_size=263, hidden_size=54, intermediate_size=77, num_hidden_layers=3,
                          num_attention_heads=6, num_key_value_heads=2, head_dim=10, tie_word_embeddings=True,
                          rope_theta=10_000.0, rms_norm_eps=1e-5),
-    'separate_untied': dict(vocab_size=270, hidden_size=40, intermediate_size=99, num_hidden_layers=2,
+    'separate_untied': dict(vocab_size=270, hidden_size=40, intermediate_size=96, num_hidden_layers=2,
                             num_attention_heads=4, num_key_value_heads=4, head_dim=10, tie_word_embeddings=False,
                             rope_theta=100_000.0, rms_norm_eps=1e-6),
     'single_untied': dict(vocab_size=261, hidden_size=55, intermediate_size=33, num_hidden_layers=3,
