@@ -36,6 +36,7 @@ def get_config():
           'subset': optional(str),      # datasets: a hub data set's configuration; text: one of the shipped data sets
           'prompt': optional(str),      # template over the columns: 'Review: {text}\nSentiment:'
           'target': optional(str),      # template of the answer: ' {label}'
+          'rejected': optional(str),    # of preference pairs: template of the answer that is worse than the target
           'choices': optional(tuple),   # ('negative', 'positive'): ranked by log-likelihood; None: text is generated
           'metrics': optional(tuple),   # accuracy macro_f1 exact_match bleu chrf rouge1 rouge2 rougeL
           'separator': optional(str),   # between few-shot demonstrations
@@ -92,6 +93,8 @@ def get_config():
           'schedule': 'linear',         # decay after the warm-up: constant, linear, cosine
           'warmup': 0.06,               # share of the steps in which the rate rises from 0
           'weight_decay': 0.0,
+          'loss': optional(str),        # cross_entropy (None); dpo: of preference pairs, see task.rejected
+          'dpo_beta': optional(float),  # dpo: how far the model may go from where it began; None: 0.1
           'label_smoothing': 0.0,
           'clip': 1.0,                  # largest global norm of the gradient; 0: no limit
           'b1': 0.9,

@@ -53,8 +53,9 @@ def _join(saves: bool) -> None:
   processes.begin(f.coordinator, f.processes, f.process, saves)
 
   def given() -> dict[str, Any]:
-    from research.experiment import provenance, settings
-    config = {} if f.config is None else run_files.flat({'config': settings.plain(f.config)})
+    from research.config import plain
+    from research.experiment import provenance
+    config = {} if f.config is None else run_files.flat({'config': plain(f.config)})
     said = {flag.name: flag.value for flag in f.get_key_flags_for_module('__main__') if flag.name not in ('config', *OWN)}
     return {**config, **said, 'the code': provenance.code(), 'jax': jax.__version__}
   processes.assert_equal_across_processes(given)

@@ -1,61 +1,231 @@
-"""What fields a config has, and of what type: the same whether a file, a flag or a study gave them."""
+"""What a config says, field by field with its type: the same whether a file, a flag or a study gave it.
+
+Everywhere else a config is either nested dicts, as files hold it, or the `Settings` that `read` makes of them.
+"""
 
 import math
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from functools import cache
+from types import NoneType
+from typing import Any, NamedTuple, TypeAlias, get_args, get_type_hints
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from research import run_files
 from research.errors import InputError
 
 MOST = 2 ** 31      # above all sizes and seeds
 LEAST, LARGEST = map(float, (np.finfo(np.float32).tiny, np.finfo(np.float32).max))
+SEEDS = ('order', 'init', 'dropout', 'rows', 'shots')      # what a seed is of: fields training.{order,init,…}_seed
+LOSSES = ('cross_entropy', 'dpo')
+Texts = tuple[str, ...]
+Pairs = tuple[tuple[str, float], ...]      # patterns, and a number for what each matches
+WORDS: dict[Any, str] = {str: 'text', int: 'a whole number', float: 'a number', bool: 'True or False', Texts: 'a list',
+                         Pairs: 'pairs of a pattern and a number'}
+
+
+class ModelSettings(NamedTuple):
+  """The group `model` of a config. What fields mean is said in configs/default.py; one without a default must be given."""
+  source: str
+  dtype: str
+  param_dtype: str
+  quantize: str
+  scan: bool
+  remat: str
+  attention: str
+  vocab: int
+  context: int
+
+
+class TaskSettings(NamedTuple):
+  """The group `task`; None: as the task's own row has it."""
+  name: str
+  rows: int
+  train: str | None = None
+  valid: str | None = None
+  test: str | None = None
+  label: str | None = None
+  path: str | None = None
+  subset: str | None = None
+  prompt: str | None = None
+  target: str | None = None
+  rejected: str | None = None
+  choices: Texts | None = None
+  metrics: Texts | None = None
+  separator: str | None = None
+  stop: Texts | None = None
+  max_new_tokens: int | None = None
+  chat: bool | None = None
+  objective: str | None = None
+  noise: float | None = None
+  span: float | None = None
+
+
+class StrategySettings(NamedTuple):
+  """The group `strategy`; None: as the strategy's own row has it, or a field that is not of that row."""
+  name: str
+  rank: int | None = None
+  alpha: float | None = None
+  targets: str | None = None
+  fused: bool | None = None
+  rank_pattern: Pairs | None = None
+  alpha_pattern: Pairs | None = None
+  also: str | None = None
+  ratio: float | None = None
+  initial_d: float | None = None
+  block: int | None = None
+  neumann: int | None = None
+  feedforward: str | None = None
+  width: int | None = None
+  placement: str | None = None
+  dropout: float | None = None
+  slots: int | None = None
+  hidden: int | None = None
+  init: str | None = None
+  init_text: str | None = None
+  layers: int | None = None
+  shots: int | None = None
+  selection: str | None = None
+  calibrate: bool | None = None
+  init_from: str | None = None
+  allow_other_base: bool | None = False
+
+  def of_row(self) -> dict[str, Any]:
+    """The fields that are given and are the row's own."""
+    return {field: value for field, value in self._asdict().items() if field not in NO_ROWS and value is not None}
+
+
+NO_ROWS = ('name', 'init_from', 'allow_other_base')      # fields of `strategy` that are no row's own
+
+
+class TrainingSettings(NamedTuple):
+  """The group `training`; a seed that is None is `seed`."""
+  learning_rate: float
+  steps: int
+  epochs: float
+  batch_size: int
+  microbatches: int
+  seed: int
+  optimizer: str
+  schedule: str
+  warmup: float
+  weight_decay: float
+  label_smoothing: float
+  clip: float
+  b1: float
+  b2: float
+  eps: float
+  eval_every: int
+  eval_batch_size: int
+  checkpoint_every: int
+  log_every: int
+  best_metric: str
+  patience: int
+  order_seed: int | None = None
+  init_seed: int | None = None
+  dropout_seed: int | None = None
+  rows_seed: int | None = None
+  shots_seed: int | None = None
+  init_from: str | None = None
+  loss: str | None = None
+  dpo_beta: float | None = None
+
+  def seed_of(self, part: str) -> int:
+    """The seed of one of `SEEDS`: its own where it has one, else `seed`."""
+    own: int | None = getattr(self, f'{part}_seed')
+    return self.seed if own is None else own
+
+
+class MeshSettings(NamedTuple):
+  """The group `mesh`: sizes of its axes, of which one may be -1."""
+  data: int
+  fsdp: int
+  tensor: int
+
+
+class Settings(NamedTuple):
+  """A config, checked and typed."""
+  model: ModelSettings
+  task: TaskSettings
+  strategy: StrategySettings
+  training: TrainingSettings
+  mesh: MeshSettings
+  check_memory: bool = True
+
+  def replace(self, fields: Mapping[str, Any]) -> 'Settings':
+    """The same with other values of some fields, such as {'training.steps': 0}."""
+    changed = self
+    for field, value in fields.items():
+      group, name = field.split('.')
+      changed = changed._replace(**{group: getattr(changed, group)._replace(**{name: value})})
+    return changed
+
+  def config(self) -> dict[str, dict[str, Any]]:
+    """As config.json holds it: of the strategy the fields that say something, and nothing of `check_memory`."""
+    groups = {group: _jsonable(getattr(self, group)._asdict()) for group in GROUPS}
+    groups['strategy'] = {field: dict(value) if types('strategy')[field] == Pairs else value
+                          for field, value in groups['strategy'].items() if value is not None or field in NO_ROWS}
+    return groups
+
+
+GROUPS: dict[str, Any] = {'model': ModelSettings, 'task': TaskSettings, 'strategy': StrategySettings,
+                          'training': TrainingSettings, 'mesh': MeshSettings}
+Config: TypeAlias = ConfigDict | Mapping[str, Any] | Settings
 OF_ALL = ('check_memory',)      # fields that are in no group
-TYPES: dict[str, dict[type, str]] = {
-    'model': {str: 'source dtype param_dtype quantize remat attention', bool: 'scan', int: 'vocab context'},
-    'task': {str: 'name train valid test label path subset prompt target separator objective', int: 'rows max_new_tokens',
-             tuple: 'choices metrics stop', bool: 'chat', float: 'noise span'},
-    'strategy': {str: 'name targets also feedforward placement init init_text selection init_from',
-                 int: 'rank width slots hidden layers shots block neumann', float: 'alpha ratio initial_d dropout',
-                 bool: 'fused calibrate allow_other_base', dict: 'rank_pattern alpha_pattern'},
-    'training': {float: 'learning_rate epochs warmup weight_decay label_smoothing clip b1 b2 eps',
-                 int: 'steps batch_size microbatches seed order_seed init_seed dropout_seed rows_seed shots_seed eval_every '
-                      'eval_batch_size checkpoint_every log_every patience',
-                 str: 'optimizer schedule best_metric init_from'},
-    'mesh': {int: 'data fsdp tensor'}}
-NEEDED = {'model': 'source dtype param_dtype quantize scan remat attention vocab context', 'task': 'name rows',
-          'strategy': 'name', 'mesh': 'data fsdp tensor',
-          'training': 'learning_rate steps epochs batch_size microbatches seed optimizer schedule warmup weight_decay '
-                      'label_smoothing clip b1 b2 eps eval_every eval_batch_size checkpoint_every log_every best_metric '
-                      'patience'}      # which may not be None
-WORDS = {str: 'text', int: 'a whole number', float: 'a number', bool: 'True or False', tuple: 'a list',
-         dict: 'pairs of a pattern and a number'}
 
 
-def check(config: dict[str, Any]) -> None:
-  """Refuses a config of which a field is of another type than it is read as, or a number that nothing can have.
+@cache
+def types(group: str) -> dict[str, Any]:
+  """Field of a group -> its type, a key of `WORDS`."""
+  hints = get_type_hints(GROUPS[group])
+  return {field: next((kind for kind in get_args(hint) if kind in WORDS), hint) for field, hint in hints.items()}
+
+
+def needed(group: str) -> frozenset[str]:
+  """The fields of a group that may not be None, and so must be given."""
+  hints = get_type_hints(GROUPS[group])
+  return frozenset(field for field in hints if NoneType not in get_args(hints[field]))
+
+
+def plain(config: ConfigDict) -> dict[str, Any]:
+  """A config as nested dicts, as JSON gives them back.
+
+  Raises:
+    InputError: it is no config.
+  """
+  if not isinstance(config, ConfigDict):
+    raise InputError(f'get_config() returns {type(config).__name__}, not an ml_collections.ConfigDict')
+  return {**dict.fromkeys(OF_ALL, True), **_jsonable(config)}
+
+
+def read(config: Config) -> Settings:
+  """What a config says, checked: each field's type, and what no run could have.
 
   Args:
-    config: as nested dicts.
+    config: as a file's `get_config` returns it, or as nested dicts; one that was read already is returned as it is.
   Raises:
-    InputError: names the first such field, or group of fields, and one that is missing.
+    InputError: names the first field that cannot be right, is missing, or is none of a config's.
   """
-  if unknown := config.keys() - {*TYPES, *OF_ALL}:
-    raise InputError(f'{min(unknown)}: no config has this group of fields (groups: {", ".join(TYPES)})')
-  for group, types in TYPES.items():
+  if isinstance(config, Settings):
+    return config
+  config = config if isinstance(config, dict) else plain(config)
+  if unknown := config.keys() - {*GROUPS, *OF_ALL}:
+    raise InputError(f'{min(unknown)}: no config has this group of fields (groups: {", ".join(GROUPS)})')
+  for group in GROUPS:
     if not isinstance(config.get(group), dict):
       raise InputError(f'{group}: is missing from the config, or no group of fields; configs/default.py holds all')
-    if missing := [field for field in NEEDED[group].split() if field not in config[group]]:
+    if missing := [field for field in GROUPS[group]._fields if field in needed(group) and field not in config[group]]:
       raise InputError(f'{group}.{missing[0]}: is missing from the config; configs/default.py holds every field')
-    of_field = {field: kind for kind, fields in types.items() for field in fields.split()}
     for field, value in config[group].items():
-      kind = of_field.get(field)
+      kind = types(group).get(field)
       if kind is None:
-        raise InputError(f'{group}.{field}: no config has this field (fields of {group}: {", ".join(of_field)})')
-      if not _is(value, kind) and not (value is None and field not in NEEDED[group].split()):
+        raise InputError(f'{group}.{field}: no config has this field (fields of {group}: {", ".join(types(group))})')
+      if not _is(value, kind) and not (value is None and field not in needed(group)):
         raise InputError(f'{group}.{field}={value!r:.80}: must be {WORDS[kind]}')
-  for field, whole in run_files.flat(config).items():
+  if not isinstance(config.get('check_memory', True), bool):
+    raise InputError(f'check_memory={config["check_memory"]!r:.80}: must be {WORDS[bool]}')
+  for field, whole in run_files.flat(dict(config)).items():
     for value in _numbers(whole):
       if isinstance(value, float) and not math.isfinite(value):
         raise InputError(f'{field}={value}: must be a finite number')
@@ -63,6 +233,48 @@ def check(config: dict[str, Any]) -> None:
         raise InputError(f'{field}={value}: is beyond what a float32 holds ({LEAST:.2g} to {LARGEST:.2g})')
       if isinstance(value, int) and abs(value) >= MOST and not field.endswith('seed'):      # seeds say their own range
         raise InputError(f'{field}={value!r:.40}: must be below 2^31')
+  found = Settings(**{group: GROUPS[group](**{field: frozen(value) for field, value in config[group].items()})
+                      for group in GROUPS}, check_memory=config.get('check_memory', True))
+  _check_training(found.training)
+  return found
+
+
+def _check_training(t: TrainingSettings) -> None:
+  """Refuses values that no training could have (`InputError`)."""
+  def require(holds: Any, field: str, must: str) -> None:
+    if not holds:
+      raise InputError(f'training.{field}={getattr(t, field)}: {must}')
+  require(t.learning_rate > 0, 'learning_rate', 'must be above 0')
+  require(t.epochs >= 0, 'epochs', 'must be 0 (use steps) or more')
+  for field in ('seed', *(f'{part}_seed' for part in SEEDS)):
+    require(getattr(t, field) is None or 0 <= getattr(t, field) < MOST, field, 'must be 0 or more, and below 2^31')
+  for field in ('b1', 'b2'):
+    require(0 <= np.float32(getattr(t, field)) < 1, field, 'must be at least 0 and below 1, as a float32 holds it')
+  require(t.eps > 0, 'eps', 'must be above 0')
+  require(t.batch_size >= 1, 'batch_size', 'must be 1 or more')
+  require(t.microbatches >= 1 and t.batch_size % t.microbatches == 0, 'microbatches',
+          f'must divide batch_size={t.batch_size}')
+  require(0 <= t.warmup < 1, 'warmup', 'a share of the steps, at least 0 and below 1')
+  require(0 <= t.label_smoothing < 1, 'label_smoothing', 'must be at least 0 and below 1')
+  require(t.loss in (None, *LOSSES), 'loss', f'must be one of {", ".join(LOSSES)}')
+  require(t.dpo_beta is None or t.dpo_beta > 0, 'dpo_beta', 'must be above 0')
+  require(t.loss != 'dpo' or not t.label_smoothing, 'label_smoothing', 'must be 0 with loss=dpo')
+  for field in ('weight_decay', 'clip', 'patience', 'checkpoint_every'):
+    require(getattr(t, field) >= 0, field, 'must be 0 or more')
+  for field in ('eval_every', 'eval_batch_size', 'log_every'):
+    require(getattr(t, field) >= 1, field, 'must be 1 or more')
+
+
+def _jsonable(fields: Mapping[str, Any]) -> dict[str, Any]:
+  """Groups as dicts, tuples as lists."""
+  return {k: _jsonable(v) if isinstance(v, ConfigDict) else list(v) if isinstance(v, tuple) else v for k, v in fields.items()}
+
+
+def frozen(value: Any) -> Any:
+  """A value with its lists as tuples, and its dicts as tuples of pairs."""
+  if isinstance(value, Mapping):
+    value = tuple(value.items())
+  return tuple(map(frozen, value)) if isinstance(value, (list, tuple)) else value
 
 
 def _numbers(value: Any) -> Iterator[float]:
@@ -74,9 +286,9 @@ def _numbers(value: Any) -> Iterator[float]:
     yield value
 
 
-def _is(value: Any, kind: type) -> bool:
-  if kind in (tuple, dict):      # as flags give pairs, and as a run's config keeps them
-    return isinstance(value, (list, tuple) if kind is tuple else (list, tuple, dict))
+def _is(value: Any, kind: Any) -> bool:
+  if kind in (Texts, Pairs):      # as flags give pairs, and as a run's config keeps them
+    return isinstance(value, (list, tuple) if kind is Texts else (list, tuple, dict))
   if kind is float:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
   if kind is str and isinstance(value, str):

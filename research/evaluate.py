@@ -12,15 +12,12 @@ from pathlib import Path
 from absl import flags
 
 from research import cli
-from research.experiment import settings
 from research.runs.evaluate import evaluate_one
 
 
 def main() -> None:
   cli.required('workdir')
-  config = flags.FLAGS.config
-  evaluate_one(Path(flags.FLAGS.workdir), flags.FLAGS.split, None if config is None else settings.plain(config),
-               flags.FLAGS.allow_changed)
+  evaluate_one(Path(flags.FLAGS.workdir), flags.FLAGS.split, flags.FLAGS.config, flags.FLAGS.allow_changed)
 
 
 if __name__ == '__main__':

@@ -20,7 +20,7 @@ from research.data import sources
 from research.distributed import mesh, partition, processes
 from research.errors import InputError
 from research.evaluation import harness
-from research.experiment import restore, settings
+from research.experiment import restore
 from research.experiment.assemble import assemble
 from research.runs.generate import answer_all, asked, has_own, in_chat, rendered
 
@@ -47,8 +47,8 @@ def main() -> None:
       variables = restore.learned(Path(f.workdir), exp)
     else:
       cli.required('config')
-      exp = assemble(settings.plain(f.config), trains=False)
-      if exp.strategy.learns and not exp.config['strategy']['init_from']:
+      exp = assemble(f.config, trains=False)
+      if exp.strategy.learns and not exp.settings.strategy.init_from:
         raise InputError(f'strategy {exp.strategy.name} has to learn first: give --workdir of a run, '
                          '--config.strategy.init_from=FOLDER, or --config.strategy.name=few_shot for the base model')
       variables = tree.join(*restore.variables(exp))

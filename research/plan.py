@@ -18,7 +18,6 @@ from absl import flags
 
 from research import cli, run_files
 from research.errors import InputError
-from research.experiment import settings
 from research.planning import chips, compiled
 from research.planning.chips import GIB
 from research.planning.plans import plan
@@ -42,7 +41,7 @@ def main() -> None:
             f'{one.get("hours", 0.0) * 3600:.3g} s or more')
     print(f'in all {found["hours"]:.3g} hours or more, evaluation not counted')
   else:
-    found = plan(settings.plain(f.config), f.topology, f.compile, f.tokens)
+    found = plan(f.config, f.topology, f.compile, f.tokens)
     print(format_plan(found))
   if f.output:
     run_files.write_json(Path(f.output), found)

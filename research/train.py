@@ -10,13 +10,12 @@ from pathlib import Path
 from absl import flags
 
 from research import cli
-from research.experiment import settings
 from research.runs.train import train_one
 
 
 def main() -> None:
   cli.required('config', 'workdir')
-  train_one(settings.plain(flags.FLAGS.config), Path(flags.FLAGS.workdir), profile=flags.FLAGS.profile,
+  train_one(flags.FLAGS.config, Path(flags.FLAGS.workdir), profile=flags.FLAGS.profile,
             allow_changed=flags.FLAGS.allow_changed)
 
 

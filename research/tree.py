@@ -65,7 +65,7 @@ def split(tree: Tree, pattern: str) -> tuple[Tree, Tree]:
 
 
 def join(*trees: Tree) -> Tree:
-  """The inverse of `split`: at each place, the leaf of the one tree that has one.
+  """The inverse of `split`: at each place, the leaf of the one tree that has one. A collection may stand in one tree alone.
 
   >>> join({'params': 1, 'delta': None}, {'params': None, 'delta': 2})
   {'delta': 2, 'params': 1}
@@ -75,7 +75,9 @@ def join(*trees: Tree) -> Tree:
     if len(present) > 1:
       raise ValueError('two trees hold a leaf at the same place')
     return present[0] if present else None
-  return jax.tree.map(pick, *trees, is_leaf=lambda x: x is None)
+  names = sorted({name for tree in trees for name in tree})
+  return {name: jax.tree.map(pick, *(tree[name] for tree in trees if name in tree), is_leaf=lambda x: x is None)
+          for name in names}
 
 
 def replace(tree: Tree, named: dict[str, Any]) -> Tree:

@@ -22,10 +22,10 @@ import numpy as np
 from absl import flags
 
 from experiments.benchmarks import sides
+from research import config as configs
 from research import run_files, tree
 from research.data import batches, prompts, sources, tasks
 from research.data.batches import LineCapacity
-from research.experiment import settings
 from research.models import load, presets
 from research.models.config import Execution
 from research.programs.compile import compiled
@@ -82,7 +82,7 @@ def batch(documents, length, per_line=1):
   room = LineCapacity(batches.round_up(max(0 if source else length, most(lambda d: len(d.tokens))), 32),
                       batches.round_up(max(length, source), 32) if source else 0)
   packed, _ = batches.pack(documents, lines, room, batches.most_targets(documents, lines))
-  return {name: x[None] for name, x in packed.items()}
+  return jax.tree.map(lambda x: x[None], packed)
 
 
 def start(loaded, strategy, learning_rate=1e-2, weight_decay=0.0, optimizer='adamw', clip=0.0, seed=0):
@@ -111,7 +111,7 @@ def take(loaded, state, frozen, tx, of_steps, objective=CROSS_ENTROPY):
 
 def logits(model, variables, one):
   """Of every position of a batch's first microbatch, [B, L, V]."""
-  tokens = {name: x[0] for name, x in one.items()}
+  tokens = jax.tree.map(lambda x: x[0], one)
   return np.asarray(jax.jit(lambda v: model.logits(v, model.hidden(v, tokens)))(variables))
 
 
@@ -182,7 +182,7 @@ def config(**fields):
       'model.source': 'random:llama-tiny', 'training.steps': 4, 'training.batch_size': 4, 'training.eval_every': 2,
       'training.checkpoint_every': 2, 'training.learning_rate': 3e-3, 'check_memory': False})
   made.update_from_flattened_dict({name.replace('__', '.'): value for name, value in fields.items()})
-  return settings.plain(made)
+  return configs.plain(made)
 
 
 def as_flags(fields):

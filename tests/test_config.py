@@ -3,7 +3,7 @@
 import pytest
 from helpers import config
 
-from research import config as config_fields
+from research import config as configs
 from research.errors import InputError
 from research.strategies import table
 
@@ -12,18 +12,17 @@ pytestmark = pytest.mark.quick
 
 def test_every_field_of_the_default_config_has_a_type_and_no_other():
   made = config()
-  for group, types in config_fields.TYPES.items():
-    typed = [field for fields in types.values() for field in fields.split()]
-    assert sorted(typed) == sorted(made[group]), group
-    assert set(config_fields.NEEDED[group].split()) <= set(typed)
-  config_fields.check(made)
+  for group in configs.GROUPS:
+    assert sorted(configs.types(group)) == sorted(made[group]), group
+  assert {*made} == {*configs.GROUPS, *configs.OF_ALL}
+  configs.read(made)
 
 
 def test_fields_that_the_default_config_gives_are_needed_and_the_others_may_be_left_out():
   made = config()
-  for group in config_fields.TYPES:
+  for group in configs.GROUPS:
     given = {field for field, value in made[group].items() if value is not None}
-    assert given - {'allow_other_base'} == set(config_fields.NEEDED[group].split()), group      # no study says that of its arms
+    assert given - {'allow_other_base'} == configs.needed(group), group      # no study says that of its arms
 
 
 @pytest.mark.parametrize('group, field, value, says', [
@@ -42,20 +41,20 @@ def test_a_field_of_another_type_is_named(group, field, value, says):
   made = config()
   made[group][field] = value
   with pytest.raises(InputError, match=says):
-    config_fields.check(made)
+    configs.read(made)
 
 
 def test_a_whole_number_is_a_number():
   made = config()
   made['training']['learning_rate'] = 1
-  config_fields.check(made)
+  configs.read(made)
 
 
 @pytest.mark.parametrize('name', table.STRATEGIES)
 def test_what_a_strategy_resolves_its_fields_to_is_a_config_too(name):
   made = config()
   made['strategy'] |= {'name': name, **table.make(name, {}).fields}
-  config_fields.check(made)
+  configs.read(made)
 
 
 @pytest.mark.parametrize('change, says', [
@@ -70,10 +69,25 @@ def test_a_config_that_lacks_something_or_holds_what_no_float32_can_is_named(cha
   made = config()
   change(made)
   with pytest.raises(InputError, match=says):
-    config_fields.check(made)
+    configs.read(made)
 
 
 def test_a_config_may_leave_out_whether_memory_is_checked():
   made = config()
   del made['check_memory']
-  config_fields.check(made)
+  configs.read(made)
+
+
+def test_a_config_that_was_read_goes_back_into_the_file_as_it_was():
+  made = config(strategy__name='lora', strategy__rank_pattern=(('mlp/down', 16),), task__choices=('a', 'b'))
+  there = configs.read(made).config()
+  assert there['strategy'] == {'name': 'lora', 'rank_pattern': {'mlp/down': 16}, 'init_from': None, 'allow_other_base': False}
+  assert {group: there[group] for group in ('model', 'task', 'training', 'mesh')} == {
+      group: made[group] for group in ('model', 'task', 'training', 'mesh')}
+  assert configs.read({**made, **there}) == configs.read(made)
+
+
+def test_settings_with_other_values_are_others():
+  made = configs.read(config())
+  other = made.replace({'training.steps': 9, 'mesh.fsdp': 2})
+  assert (other.training.steps, other.mesh.fsdp, made.training.steps) == (9, 2, 4) and hash(other) != hash(made)

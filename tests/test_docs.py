@@ -9,6 +9,7 @@ import pytest
 from helpers import ROOT, reviews, verb
 
 from research import __main__ as command
+from research import run_files
 from research.studies import study_file
 
 PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
@@ -54,7 +55,7 @@ def test_every_measured_number_stands_in_the_file_that_it_names(page):
 
 
 # Sizes, and what stands in the names of versions and models.
-SETTINGS = {'0.01', '0.02', '1,000', '1,024', '2,048', '4,096', '3.11', '1.0', '1.1', '2.5', '3.2'}
+SETTINGS = {'0.01', '0.1', '0.02', '1,000', '1,024', '2,048', '4,096', '3.11', '1.0', '1.1', '2.5', '3.2'}
 
 
 def numbers(file):
@@ -88,6 +89,9 @@ def test_every_command_runs(page, tmp_path, monkeypatch):
   for split in ('train', 'valid', 'test'):
     (tmp_path / 'reviews' / f'{split}.jsonl').symlink_to(fields[split])
   (tmp_path / 'experiments').symlink_to(ROOT / 'experiments')
+  (tmp_path / 'pairs').mkdir()
+  for split in ('train', 'valid'):
+    run_files.write_jsonl(tmp_path / 'pairs' / f'{split}.jsonl', [{'text': 'Is it?', 'good': 'Yes.', 'bad': 'No.'}] * 8)
   load = study_file.load
 
   def small(path, function):

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 from helpers import config, reviews
 
+from research import config as configs
 from research import tree
 from research.errors import InputError
-from research.experiment import restore, settings
+from research.experiment import restore
 from research.experiment.assemble import assemble
 from research.studies import grid
 
@@ -19,13 +20,13 @@ def drawn(**training):
   shots = assemble(config(strategy__name='few_shot', strategy__shots=4, **fields))
   state, _ = restore.begin(exp)
   return {'rows': [row['text'] for row in exp.task.rows('train')],
-          'order': exp.training_batches()(0)['tokens'].tolist(),
+          'order': exp.training_batches()(0).tokens.tolist(),
           'init': [np.asarray(x).tolist() for name, x in tree.leaves(state.trainable).items() if name.endswith('/a')],
           'dropout': jax.random.key_data(state.key).tolist(),
           'shots': [row['text'] for row in shots.demonstrations({'text': 'new'})]}
 
 
-@pytest.mark.parametrize('part', settings.SEEDS)
+@pytest.mark.parametrize('part', configs.SEEDS)
 def test_a_seed_of_its_own_moves_that_alone(part):
   usual, moved = drawn(seed=3), drawn(seed=3, **{f'{part}_seed': 4})
   differ = {name for name in usual if usual[name] != moved[name]}
@@ -41,7 +42,7 @@ def test_one_seed_moves_all_of_them():
 
 @pytest.mark.quick
 def test_a_study_can_vary_each_of_them():
-  parts = tuple(f'{part}_seed' for part in settings.SEEDS)
+  parts = tuple(f'{part}_seed' for part in configs.SEEDS)
   assert grid.VARIED[0] == 'seed' and grid.VARIED[1:] == parts
 
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from research.data import batches
+from research.data.batch import Batch
 from research.data.batches import Document, LineCapacity
 from research.errors import InputError
 from research.models import load, names
@@ -19,7 +20,6 @@ from research.strategies.bind import bind
 from research.training import optim
 from research.training.steps import TrainState, eval_step, train_step
 
-Batch = dict[str, np.ndarray]
 FORWARD = 'forward'      # beside the strategies: the loss alone
 
 
@@ -42,7 +42,7 @@ def tokens(loaded: load.Loaded, batch: int, length: int, seed: int = 0, packed: 
                for ids in drawn]
   room = LineCapacity(length, length if config.has_encoder else 0)
   lines = [list(range(i, i + packed)) for i in range(0, batch * packed, packed)]
-  return {name: x[None] for name, x in batches.pack(documents, lines, room, length)[0].items()}
+  return jax.tree.map(lambda x: x[None], batches.pack(documents, lines, room, length)[0])
 
 
 def begun(loaded: load.Loaded, strategy: str, learning_rate: float, schedule: str = 'constant', steps: int = 10_000,
@@ -133,11 +133,11 @@ def theirs(loaded: load.Loaded, strategy: str, precision: str, batch: Batch) -> 
     made = made.to(torch.bfloat16)
   made = adapted(made, strategy)
   optimizer = torch.optim.AdamW([p for p in made.parameters() if p.requires_grad], lr=1e-6, weight_decay=0.0)
-  of = lambda name: torch.tensor(batch[name][0], dtype=torch.long, device=device())
-  given = {'input_ids': of('tokens'), 'use_cache': False}
+  of = lambda x: torch.tensor(x[0], dtype=torch.long, device=device())
+  given = {'input_ids': of(batch.tokens), 'use_cache': False}
   if loaded.model.config.has_encoder:
-    given |= {'input_ids': of('source_tokens'), 'decoder_input_ids': of('tokens')}
-  targets = of('targets')
+    given |= {'input_ids': of(batch.source_tokens), 'decoder_input_ids': of(batch.tokens)}
+  targets = of(batch.targets)
 
   def loss():
     with torch.autocast(device(), torch.bfloat16, enabled=precision == 'bfloat16'):

@@ -16,8 +16,8 @@ import numpy as np
 from absl import app, flags
 
 from experiments.benchmarks import measure
+from research.config import plain
 from research.distributed import device
-from research.experiment import settings
 from research.runs.evaluate import evaluate_finished
 from research.runs.train import train_one
 from research.studies import carry_out, grid, registration, runner, study_file
@@ -50,7 +50,7 @@ def one(folder: Path, strategy: str, members: int, lines: int, length: int) -> d
       'arms': {strategy: {'strategy': {'name': strategy}}}, 'seeds': tuple(range(members)), 'baseline': strategy,
       'budget': {'steps': FLAGS.steps, 'batch_size': lines, 'eval_every': FLAGS.steps, 'checkpoint_every': 0},
       'select': 'valid/accuracy', 'report': 'test/accuracy'}, 'benchmark')
-  cells = grid.cells(made, settings.plain(study_file.load('configs/default.py', 'get_config')))
+  cells = grid.cells(made, plain(study_file.load('configs/default.py', 'get_config')))
   chosen, number = [], iter(range(1_000))
 
   def whole(cohorts: registration.Cohorts | None) -> None:

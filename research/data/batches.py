@@ -10,8 +10,10 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
+from research.data.batch import Batch
 from research.data.prompts import Example
 
 
@@ -116,7 +118,7 @@ def first_fit_decreasing(sizes: Sequence[tuple[int, int]], room: LineCapacity) -
 
 
 def pack(documents: Sequence[Document], lines: list[list[int]], room: LineCapacity,
-         targets: int) -> tuple[dict[str, np.ndarray], list[Layout]]:
+         targets: int) -> tuple[Batch, list[Layout]]:
   """Lays documents out in lines.
 
   Args:
@@ -125,36 +127,33 @@ def pack(documents: Sequence[Document], lines: list[list[int]], room: LineCapaci
     room: L and S of every line.
     targets: T of every line, at least `most_targets`.
   Returns:
-    A batch of int32 arrays `tokens`, `positions`, `segments` [B, L] and `index`, `targets` [B, T], float32 `weights` [B, T];
-    where some document has several answers also `branches` [B, L], and with an encoder `source_tokens`, `source_positions`,
-    `source_segments` [B, S]. And where each document's targets stand.
+    The batch, with `branches` where some document has several answers, and where each document's targets stand.
   """
   B, several = len(lines), any(max(d.branches) > 1 for d in documents)
-  fields = ('tokens', 'positions', 'branches') if several else ('tokens', 'positions')
-  batch = {n: np.zeros((B, room.tokens), np.int32) for n in (*fields, 'segments')}
+  empty = lambda length: np.zeros((B, length), np.int32)
+  batch = Batch(empty(room.tokens), empty(room.tokens), empty(room.tokens), index=empty(targets), targets=empty(targets),
+                weights=np.zeros((B, targets), np.float32))
+  if several:
+    batch = batch._replace(branches=empty(room.tokens))
   if room.source:
-    batch |= {f'source_{n}': np.zeros((B, room.source), np.int32) for n in ('tokens', 'positions', 'segments')}
-  batch |= {n: np.zeros((B, targets), np.int32) for n in ('index', 'targets')}
-  batch['weights'] = np.zeros((B, targets), np.float32)
+    batch = batch.with_source(Batch(empty(room.source), empty(room.source), empty(room.source)))
   layout = []
   for b, line in enumerate(lines):
     at = used = read = 0
     for segment, number in enumerate(line, 1):
       d = documents[number]
       end = at + len(d.tokens)
-      for field in fields:
-        batch[field][b, at:end] = getattr(d, field)
-      batch['segments'][b, at:end] = segment
+      batch.tokens[b, at:end], batch.positions[b, at:end], batch.segments[b, at:end] = d.tokens, d.positions, segment
+      if batch.branches is not None:
+        batch.branches[b, at:end] = d.branches
       stop = used + len(d.targets)
-      batch['index'][b, used:stop] = np.asarray(d.index) + at
-      batch['targets'][b, used:stop] = d.targets
-      batch['weights'][b, used:stop] = 1
+      batch.index[b, used:stop] = np.asarray(d.index) + at
+      batch.targets[b, used:stop], batch.weights[b, used:stop] = d.targets, 1
       layout.append(Layout(number, b, used, len(d.targets)))
       if d.source:
         until = read + len(d.source)
-        batch['source_tokens'][b, read:until] = d.source
-        batch['source_positions'][b, read:until] = range(len(d.source))
-        batch['source_segments'][b, read:until] = segment
+        batch.source_tokens[b, read:until], batch.source_positions[b, read:until] = d.source, range(len(d.source))
+        batch.source_segments[b, read:until] = segment
         read = until
       at, used = end, stop
   return batch, layout
@@ -216,15 +215,15 @@ class TrainingBatches:
       parts.append((chosen, first_fit_decreasing([(len(d.tokens), len(d.source)) for d in chosen], self._room)))
     return parts
 
-  def __call__(self, step: int) -> dict[str, np.ndarray]:
-    """The batch of one step: the arrays of `pack`, each with a leading axis of M microbatches."""
+  def __call__(self, step: int) -> Batch:
+    """The batch of one step, every array with a leading axis of M microbatches."""
     packed = self._packed(step, self._redraw)
     lines = round_up(max(self._lines, *(len(lines) for _, lines in packed)), self._multiple)
     targets = round_up(max(self._targets, *(most_targets(*part) for part in packed)), 8)
     own = self._own(lines)
     filled = lambda found: [found[n] if n < len(found) and n in own else [] for n in range(lines)]
     parts = [pack(chosen, filled(found), self._room, targets)[0] for chosen, found in packed]
-    return {field: np.stack([part[field] for part in parts]) for field in parts[0]}
+    return jax.tree.map(lambda *x: np.stack(x), *parts)
 
 
 def most_targets(documents: Sequence[Document], lines: list[list[int]]) -> int:
@@ -233,7 +232,7 @@ def most_targets(documents: Sequence[Document], lines: list[list[int]]) -> int:
 
 
 def evaluation_batches(documents: Sequence[Document], batch_size: int,
-                       multiple: int = 1) -> Iterator[tuple[dict[str, np.ndarray], list[Layout]]]:
+                       multiple: int = 1) -> Iterator[tuple[Batch, list[Layout]]]:
   """All documents once, in batches of one shape: at most `batch_size` lines, filled up to a multiple with empty ones.
 
   Each comes as `pack` returns it, a batch and where its documents' targets stand.

@@ -59,13 +59,11 @@ def examples(task: Task, rows: Sequence[Row], tokenizer: Tokenizer,
   Raises:
     InputError: a row cannot be rendered, a prompt is empty and the model has no BOS, or a choice begins like another.
   """
-  label = label_column(task) if task.choices else None
   rendered = []
   for number, row in enumerate(rows):
     shown = demonstrations(row)
     try:
-      choices = {} if label is None else {c: answer(task, {**row, label: c}) for c in task.choices}
-      rendered.append((render(task, row, tokenizer, shown), answer(task, row), choices,
+      rendered.append((render(task, row, tokenizer, shown), answer(task, row), _choices(task, row),
                        _blanks(task, row, tokenizer, shown) if blank else ()))
     except InputError as error:
       raise InputError(f'row {number}: {error}') from None
@@ -79,9 +77,17 @@ def examples(task: Task, rows: Sequence[Row], tokenizer: Tokenizer,
     if not all((e.prompt_ids, *e.content_free)):
       raise InputError(f'row {e.id}: its prompt is empty, and the model has no token for a text to begin with; leave it out of '
                        'the file, or give task.prompt some words of its own')
-  if found:
+  if found and not task.rejected:
     _check_choices(found[0].choices)
   return found
+
+
+def _choices(task: Task, row: Row) -> dict[str, str]:
+  """Each of a row's choices as a target; none where the answer is free."""
+  if task.rejected:
+    texts = answer(task, row), answer(task._replace(target=task.rejected), row)
+    return dict(zip(task.choices, texts))
+  return {choice: answer(task, {**row, label_column(task): choice}) for choice in task.choices}
 
 
 def _blanks(task: Task, row: Row, tokenizer: Tokenizer, shown: Sequence[Row]) -> tuple[str, ...]:

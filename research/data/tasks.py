@@ -17,6 +17,7 @@ class Task(NamedTuple):
   prompt: str                           # template over a row's columns; not used where rows carry `messages`
   target: str                           # template of the answer, leading space included
   choices: tuple[str, ...] = ()         # what the answers can be (values of the target's column), or free text
+  rejected: str = ''                    # of preference pairs: template of the answer that is worse than the target
   metrics: tuple[str, ...] = ()         # names in `evaluation.metrics`
   separator: str = '\n\n'               # between demonstrations
   max_new_tokens: int = 64              # the longest answer that is generated, unless a target is longer
@@ -44,6 +45,7 @@ BUILT_IN: dict[str, dict[str, Any]] = {
                     metrics=('rouge1', 'rouge2', 'rougeL'), max_new_tokens=64),
 }
 OWN = ('files', 'datasets')
+PAIR = ('chosen', 'rejected')                 # the choices of a task of preference pairs, the target first
 TEXT = 'text'
 GAPS = ('span_corruption', 'denoising')       # the target: what stood in a text's gaps, or the whole text
 OBJECTIVES = ('continuation', *GAPS)          # of plain text
@@ -54,8 +56,8 @@ def make(name: str, fields: dict[str, Any]) -> Task:
 
   Args:
     name: a key of `BUILT_IN`, one of `OWN`, or `TEXT`.
-    fields: `prompt`, `target`, `choices`, `metrics`, `separator`, `stop`, `max_new_tokens`, `chat`; `train`, `valid` and
-      `test` (files, or split names of a data set); `path` and `subset` for the datasets library.
+    fields: `prompt`, `target`, `rejected`, `choices`, `metrics`, `separator`, `stop`, `max_new_tokens`, `chat`; `train`,
+      `valid` and `test` (files, or split names of a data set); `path` and `subset` for the datasets library.
   Raises:
     InputError: no such task, or something about its files, columns or labels is wrong.
   """
@@ -66,13 +68,19 @@ def make(name: str, fields: dict[str, Any]) -> Task:
     given['stop'] = (given['stop'],) if isinstance(given['stop'], str) else tuple(map(str, given['stop']))
   if 'choices' in given:
     given['choices'] = tuple(str(c) for c in given['choices'])
+  if given.get('rejected'):
+    if name not in OWN or given.get('choices', PAIR) not in ((), PAIR):
+      raise InputError(f'task.rejected={given["rejected"]!r}: is of pairs of your own, which have no task.choices (task.name='
+                       f'{" or ".join(OWN)})')
+    given['choices'] = PAIR
   if name in BUILT_IN:
     if path or any(where.values()):
       raise InputError(f'task {name} brings its own rows; for your own use task.name=files or task.name=datasets')
     built_in = dict(BUILT_IN[name])
     splits = sources.sample(built_in.pop('data'))
   elif name in OWN:
-    built_in = {'prompt': '', 'target': '', 'metrics': ('accuracy', 'macro_f1') if given.get('choices') else ('exact_match',)}
+    built_in = {'prompt': '', 'target': '', 'metrics': ('accuracy',) if given.get('rejected') else
+                ('accuracy', 'macro_f1') if given.get('choices') else ('exact_match',)}
     if name == 'files':
       if not any(where.values()):
         raise InputError('task.name=files needs task.train, task.valid or task.test, each a JSON-lines file')
@@ -150,10 +158,17 @@ def label_column(task: Task) -> str:
   return columns[0]
 
 
+def label_of(task: Task, row: Row) -> str:
+  """Which of its choices a row's target is."""
+  return PAIR[0] if task.rejected else str(row[label_column(task)])
+
+
 def _check(task: Task) -> None:
+  if task.rejected and task.metrics not in ((), ('accuracy',)):
+    raise InputError(f'task.metrics={task.metrics}: of pairs accuracy alone is measured: whether the chosen answer is likelier')
   if task.objective != 'answer':
     raise InputError(f'task.objective={task.objective!r} is of task.name=text alone')
-  label = label_column(task) if task.choices else None
+  label = label_column(task) if task.choices and not task.rejected else None
   if any(not stop for stop in task.stop):
     raise InputError(f'task.stop={task.stop}: each must be a text of one character or more')
   if task.max_new_tokens < 1:
@@ -190,6 +205,8 @@ def _check_row(task: Task, row: sources.Row, label: str | None) -> None:
     raise InputError('task.target is empty: give a template over the columns such as \' {label}\'')
   if not target_of(task, row).strip():
     raise InputError('the target is empty')
+  if task.rejected and fill(task.rejected, row).strip() in ('', target_of(task, row).strip()):
+    raise InputError('the rejected answer is empty, or the same as the target')
 
 
 def answered(task: Task, row: sources.Row) -> bool:

@@ -68,9 +68,9 @@ def export_model(workdir: Path, output: Path, dtype: str, shard_size: str, allow
     _, written = functions.split_last_layers(config, written, exp.model.config.last_layers)
     record |= measure(exp, split, exp.examples(split), variables, {'params': written, 'delta': {}})
     check_difference(record, dtype, exp.model.config.dtype)
-  source = exp.config['model']['source']
+  source = exp.settings.model.source
   texts = {'export.json': json.dumps(record, indent=2) + '\n',
-           'README.md': card.card(output.name, exp.config, result, provenance, record, FEWER, about.about(source),
+           'README.md': card.card(output.name, exp.settings.config(), result, provenance, record, FEWER, about.about(source),
                                   exp.tokenizer)}
   generation = tokenizers.generation(Path(source).expanduser()) if Path(source).expanduser().is_dir() else {}
   folder.write(output, lambda into: folder.model(into, exp.hf, tensors, exp.tokenizer, np.dtype(DTYPES[dtype]), most, texts,
@@ -122,18 +122,18 @@ def export_adapter(workdir: Path, output: Path, base: str | None = None, dtype: 
   trainable, frozen = restore.learned_and_frozen(workdir, exp)
   learned = {n: np.asarray(x) for n, x in tree.leaves(trainable).items()}
   learned |= values.fixed(frozen) if learned else {}
-  source = exp.config['model']['source']
+  source = exp.settings.model.source
   named, inside = base or about.name_for_others(source), about.inside(source)
   config, tensors, row = writing.write(tree.join(trainable, frozen), exp.strategy, exp.model.config,
                                        named or str(output.resolve() / BASE), learned, inside)
   if config['peft_type'] == modules.OWN_TYPE:      # which no library loads onto anything
     named = named or source
     config['base_model_name_or_path'] = named
-  record = {'strategy': row, 'trained_as': exp.config['strategy'],
+  record = {'strategy': row, 'trained_as': exp.settings.config()['strategy'],
             'base': {'source': source, 'sha256': exp.fingerprint}, 'checksums': modules.checksums(tensors),
             'metrics': result['metrics'], 'intervals': result['intervals'], 'cost': result['cost']}
   texts = {modules.RECORD: json.dumps(record, indent=2, ensure_ascii=False) + '\n',
-           'README.md': card.adapter(output.name, exp.config, result, config, about.about(source), exp.tokenizer,
+           'README.md': card.adapter(output.name, exp.settings.config(), result, config, about.about(source), exp.tokenizer,
                                      written=named is None, inside=inside)}
 
   def fill(into: Path) -> None:
@@ -152,7 +152,7 @@ BASE = 'base'      # the folder in an adapter's where its base is written
 def _write_base(workdir: Path, into: Path, dtype: str, most: int) -> None:
   """The base model of a run, as a folder that transformers loads."""
   exp = restore.of_run(workdir, param_dtype='float32', quantize='none')
-  family, source = FAMILIES[exp.model.config.family], exp.config['model']['source']
+  family, source = FAMILIES[exp.model.config.family], exp.settings.model.source
   tensors = names.export_params(family, *functions.split_last_layers(exp.model.config, exp.params, 0))
   text = f'# Base\n\n`{source}` (weights {exp.fingerprint}) in the layout of transformers, in {dtype}.\n'
   folder.model(into, exp.hf, tensors, exp.tokenizer, np.dtype(DTYPES[dtype]), most, {'README.md': text})
@@ -170,7 +170,7 @@ def measure(exp: Experiment, split: str, examples: list[Example], before: Tree, 
   Returns:
     As export.json holds it; a change is after minus before.
   """
-  start, size = exp.model.config.decoder_start_id, exp.config['training']['eval_batch_size']
+  start, size = exp.model.config.decoder_start_id, exp.settings.training.eval_batch_size
   documents = [batches.prompt_with_answer(e, start) for e in examples[:COMPARED]]
   run, exported = (
       harness.evaluate(exp.model, variables, exp.tokenizer, exp.task, examples, size, label=f'export: {which}')
@@ -195,7 +195,7 @@ def largest_difference(model: Model, before: Tree, after: Tree, documents: list[
   logits = jax.jit(lambda variables, batch: target_logits(model, variables, batch))
   largest, count, total, squares = [], 0, 0.0, 0.0
   for batch, _ in batches.evaluation_batches(documents, batch_size):
-    of_run, exported = (np.asarray(logits(v, batch), np.float32)[batch['weights'] > 0] for v in (before, after))
+    of_run, exported = (np.asarray(logits(v, batch), np.float32)[batch.weights > 0] for v in (before, after))
     largest.append(float(np.abs(of_run - exported).max()))
     count, total, squares = count + of_run.size, total + of_run.sum(dtype=float), squares + np.square(of_run, dtype=float).sum()
   return float(np.max(largest)), float(np.sqrt(max(squares / count - (total / count) ** 2, 0.0)))

@@ -1,8 +1,8 @@
 """Arrays onto the devices of the mesh in use, as `partition` divides them: weights, batches, and parts of files."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,8 @@ from research.distributed import processes
 from research.distributed.mesh import batch_shards, current, member_axis
 from research.distributed.partition import ROWS, spec
 from research.tree import Tree
+
+T = TypeVar('T')
 
 Array = jax.Array
 
@@ -122,21 +124,21 @@ def _put(x: Tree, where: Tree) -> Tree:
   return jax.tree.map(one, x, where)
 
 
-def shard_batch(batch: Mapping[str, np.ndarray], axis: int = 0, members: int = 1) -> dict[str, Array]:
+def shard_batch(batch: T, axis: int = 0, members: int = 1) -> T:
   """A batch on its devices, its lines spread; on all where they cannot be dealt out evenly.
 
   Args:
-    batch: its arrays by name, each whole on this host, [B, …] or with other axes before B.
+    batch: a tree of its arrays, each whole on this host, [B, …] or with other axes before B.
     axis: the number of the axis B of the lines.
     members: of a cohort, each with a batch of its own: these are on the leading axis.
   """
   on = current()
   if on is None:
     return jax.device_put(batch)
-  even = all(x.shape[axis] % batch_shards() == 0 for x in batch.values())
+  even = all(x.shape[axis] % batch_shards() == 0 for x in jax.tree.leaves(batch))
   before = [member_axis(members), *[None] * (axis - 1)] if axis else []
   where = NamedSharding(on, P(*before, ROWS) if even else P(*before))
-  return _put(batch, dict.fromkeys(batch, where))
+  return _put(batch, jax.tree.map(lambda x: where, batch))
 
 
 def local_rows(count: int) -> range | set[int]:

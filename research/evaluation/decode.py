@@ -14,12 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from research.console import tracked
+from research.data.batch import Batch
 from research.data.batches import round_up
 from research.distributed import mesh, placement, processes
 from research.errors import InputError
 from research.models import functions
 from research.models.functions import Model
-from research.models.transformer import Batch, Cache
+from research.models.transformer import Cache
 from research.programs import members
 from research.programs.members import CohortVariables
 from research.tree import Tree
@@ -35,7 +36,7 @@ def _generate(variables: Tree | CohortVariables, batch: Batch, limits: jax.Array
   NOT_FINITE stands where no token could be chosen, and ends its row too. Of several members [M, B, new]: what a cache knows of
   the prompts' tokens is the same for all, its keys and values are not.
   """
-  B, L = batch['tokens'].shape
+  B, L = batch.tokens.shape
   each = Cache._make((0, None, None, None))      # the members' axis, which the layers' keys and values have alone
   hidden, cache = members.vmap_members(variables, lambda v: model.prefill(v, batch, L + new), axes=(0, each))
 
@@ -136,15 +137,14 @@ def generate_all(model: Model, variables: Tree | CohortVariables, prompts: Seque
   return found
 
 
-def _side_by_side(prompts: Sequence[list[int]], rows: int, start: int | None) -> dict[str, np.ndarray]:
+def _side_by_side(prompts: Sequence[list[int]], rows: int, start: int | None) -> Batch:
   """Prompts padded on the left, so that all end in the same slot; with an encoder that reads them, and the decoder `start`."""
   length = round_up(max(map(len, prompts)), 32)
-  read = {n: np.zeros((rows, length), np.int32) for n in ('tokens', 'positions', 'segments')}
+  read = Batch(*(np.zeros((rows, length), np.int32) for _ in range(3)))
   for row, ids in enumerate(prompts):
     at = slice(length - len(ids), None)
-    read['tokens'][row, at], read['positions'][row, at], read['segments'][row, at] = ids, range(len(ids)), 1
+    read.tokens[row, at], read.positions[row, at], read.segments[row, at] = ids, range(len(ids)), 1
   if start is None:
-    return {**read, 'branches': np.zeros_like(read['tokens'])}
+    return read
   one = np.ones((rows, 1), np.int32)
-  return {**{f'source_{n}': x for n, x in read.items()},
-          'tokens': start * one, 'positions': 0 * one, 'segments': one, 'branches': 0 * one}
+  return Batch(start * one, 0 * one, one).with_source(read)

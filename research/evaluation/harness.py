@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from research.data.prompts import Example
-from research.data.tasks import Task, label_column
+from research.data.tasks import Task, label_of
 from research.data.tokenizer import Tokenizer
 from research.errors import InputError
 from research.evaluation import decode, intervals, metrics, shared_prefix
@@ -61,7 +61,7 @@ def evaluate_all(model: Model, variables: Tree | CohortVariables, tokenizer: Tok
   variables, cut = shared_prefix.read(model, variables, [ids for e in examples for ids in (e.prompt_ids, *e.content_free)])
   examples = [e._replace(prompt_ids=e.prompt_ids[cut:], content_free=tuple(ids[cut:] for ids in e.content_free))
               for e in examples]
-  scores = score_all(model, variables, examples, examples[0].target_ids[-1], batch_size, label)
+  scores = score_all(model, variables, examples, examples[0].target_ids[-1], batch_size, label, whole=bool(task.rejected))
   ids: Sequence[list[list[int]] | None] = [None] * len(scores)
   if generate and task.metrics and not task.choices:
     ends = dict.fromkeys((*tokenizer.ends, *(e.target_ids[-1] for e in examples)))
@@ -75,9 +75,8 @@ def _measured(tokenizer: Tokenizer, task: Task, examples: Sequence[Example], sco
   """One member's evaluation, from its scores and, where it wrote free text, that."""
   names = ('loss', *task.metrics)
   if task.choices:
-    column = label_column(task)
     answers = [max(s.ranked, key=s.ranked.__getitem__) for s in scores]
-    targets = [str(e.row[column]) for e in examples]
+    targets = [label_of(task, e.row) for e in examples]
   elif ids is None:
     answers, targets, names = [''] * len(examples), [e.target.strip() for e in examples], ('loss',)
   else:

@@ -70,7 +70,7 @@ def score(model: Model, variables: Tree, examples: Sequence[Example], eos: int, 
 
 
 def score_all(model: Model, variables: Tree | CohortVariables, examples: Sequence[Example], eos: int, batch_size: int,
-              label: str | None = None) -> list[list[Scores]]:
+              label: str | None = None, whole: bool = False) -> list[list[Scores]]:
   """Scores every example, for every member; a run is its only one.
 
   Where there are choices they share their prompt, and the target is one of them.
@@ -82,6 +82,7 @@ def score_all(model: Model, variables: Tree | CohortVariables, examples: Sequenc
     eos: the token that ends each choice.
     batch_size: packed sequences per batch, at most; no result depends on it.
     label: of the progress line; None for silence.
+    whole: a choice is ranked with the token that ends it, as an answer that can be the beginning of another.
   """
   ranked = bool(examples[0].choices)
   start = model.config.decoder_start_id
@@ -89,29 +90,30 @@ def score_all(model: Model, variables: Tree | CohortVariables, examples: Sequenc
   asked = [*examples, *blanks.values()]
   documents = [batches.prompt_with_choices(e, eos, start) if ranked else batches.prompt_with_answer(e, start) for e in asked]
   losses = [np.atleast_2d(one) for one in document_losses(model, variables, documents, batch_size, label)]
-  return [_scores(examples, blanks, ranked, [one[number] for one in losses])
+  return [_scores(examples, blanks, ranked, whole, [one[number] for one in losses])
           for number in range(members.num_members(variables))]
 
 
-def _scores(examples: Sequence[Example], blanks: dict[tuple[int, ...], Example], ranked: bool,
+def _scores(examples: Sequence[Example], blanks: dict[tuple[int, ...], Example], ranked: bool, whole: bool,
             losses: Sequence[np.ndarray]) -> list[Scores]:
   """One member's, from the losses of the examples and then of the prompts without content."""
   if not ranked:
     return [Scores(float(one.sum()), len(one), {}, {}) for one in losses]
-  without = {prompt: _likelihoods(e, one) for (prompt, e), one in zip(blanks.items(), losses[len(examples):])}
+  without = {prompt: _likelihoods(e, one, whole) for (prompt, e), one in zip(blanks.items(), losses[len(examples):])}
   found = []
   for example, one in zip(examples, losses):
     at = [*example.choices.values()].index(example.target_ids[:-1])
     own = np.split(one, np.cumsum([len(ids) + 1 for ids in example.choices.values()])[:-1])[at]
-    found.append(Scores(float(own.sum()), len(own), _likelihoods(example, one),
+    found.append(Scores(float(own.sum()), len(own), _likelihoods(example, one, whole),
                         _mean_share([without[tuple(ids)] for ids in example.content_free])))
   return found
 
 
-def _likelihoods(example: Example, losses: np.ndarray) -> dict[str, float]:
-  """Each choice's log-likelihood without its EOS, from the losses of all choices' tokens in their order."""
+def _likelihoods(example: Example, losses: np.ndarray, whole: bool) -> dict[str, float]:
+  """Each choice's log-likelihood, without its EOS unless `whole`, from the losses of all choices' tokens in their order."""
   ends = np.cumsum([len(ids) + 1 for ids in example.choices.values()])
-  return {choice: -float(part[:-1].sum()) for choice, part in zip(example.choices, np.split(losses, ends[:-1]))}
+  parts = [part if whole else part[:-1] for part in np.split(losses, ends[:-1])]
+  return {choice: -float(part.sum()) for choice, part in zip(example.choices, parts)}
 
 
 def _blanks(examples: Sequence[Example]) -> dict[tuple[int, ...], Example]:

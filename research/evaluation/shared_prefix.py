@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from research.data.batch import Batch
 from research.models.functions import Model
 from research.models.transformer import LAST_LAYERS
 from research.programs import members
@@ -33,7 +34,7 @@ def common(prompts: Sequence[list[int]]) -> int:
 def _read(variables: Tree | CohortVariables, tokens: jax.Array, *, model: Model) -> tuple[jax.Array, jax.Array]:
   """Keys and values [N, S, K · head_dim] of these tokens, for every member."""
   one = jnp.ones_like(tokens)
-  batch = {'tokens': tokens, 'positions': jnp.arange(tokens.shape[1])[None], 'segments': one, 'branches': 0 * one}
+  batch = Batch(tokens, jnp.arange(tokens.shape[1])[None], one)
   of_slots = lambda x: x[:, 0].swapaxes(1, 2).reshape(len(x), tokens.shape[1], -1)
   return members.vmap_members(variables, lambda v: jax.tree.map(of_slots, model.prefill(v, batch, tokens.shape[1])[1].layers))
 

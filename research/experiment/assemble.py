@@ -5,11 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from research import config as config_fields
+from research import config as configs
 from research import run_files, tree
 from research.adapters import modules, reading
+from research.config import Config, ModelSettings, Settings, StrategySettings, TrainingSettings
 from research.console import say
 from research.data import batches, demonstrations, prompts, tasks, texts
 from research.data import tokenizer as tokenizers
@@ -20,19 +19,18 @@ from research.data.tokenizer import Tokenizer
 from research.distributed import mesh, placement
 from research.errors import InputError
 from research.evaluation import metrics
-from research.experiment.settings import SEEDS, seed
 from research.models import load, names
-from research.models.config import execution
+from research.models.config import Execution, execution
 from research.models.functions import Model
 from research.strategies import table
 from research.strategies.table import Strategy
-from research.training.objective import CrossEntropy, Objective
+from research.training.objective import CrossEntropy, Objective, PreferenceLoss
 from research.tree import Tree
 
 
 class Experiment(NamedTuple):
   """All that a config names, checked; nothing has learned yet."""
-  config: dict[str, Any]               # resolved: no `auto`, no open field
+  settings: Settings                   # resolved: no `auto`, no open field
   model: Model
   params: Tree                         # the base's
   fingerprint: str                     # of the base's weights
@@ -79,34 +77,42 @@ class Experiment(NamedTuple):
 
   def corrupted(self, split: str) -> texts.Corrupted:
     return texts.Corrupted(self.task.rows(split), self.tokenizer, self.text_context, self.task.noise, self.task.span,
-                           seed(self.config['training'], 'order'), whole=self.task.objective == 'denoising')
+                           self.settings.training.seed_of('order'), whole=self.task.objective == 'denoising')
 
   def training_batches(self, looked_at: int = 2000) -> batches.TrainingBatches:
     """The batches of all steps; the first ones, so many, determine their shape."""
-    t, start = self.config['training'], self.model.config.decoder_start_id
+    t, start = self.settings.training, self.model.config.decoder_start_id
     if self.task.objective in tasks.GAPS:
       corrupted = self.corrupted('train')
       redraw = lambda number, epoch: batches.prompt_with_answer(self.prepared(corrupted.example(number, epoch)), start)
       documents = [redraw(number, 0) for number in range(len(corrupted))]
     else:
-      redraw, documents = None, [batches.prompt_with_answer(e, start) for e in self.examples('train')]
-    return batches.TrainingBatches(documents, t['batch_size'], t['microbatches'], seed(t, 'order'),
-                                   min(t['steps'], looked_at), redraw, mesh.batch_shards(), placement.local_rows)
+      redraw, pairs = None, self.objective.of_pairs
+      documents = [batches.prompt_with_choices(e, e.target_ids[-1], start) if pairs else batches.prompt_with_answer(e, start)
+                   for e in self.examples('train')]
+    return batches.TrainingBatches(documents, t.batch_size, t.microbatches, t.seed_of('order'),
+                                   min(t.steps, looked_at), redraw, mesh.batch_shards(), placement.local_rows)
 
   @property
   def called(self) -> str:
     """The task's name in results, tables and figures: its label where it has one."""
-    return self.config['task'].get('label') or self.task.name
+    return self.settings.task.label or self.task.name
 
   @property
   def objective(self) -> Objective:
     """What its training lowers."""
-    return CrossEntropy(self.config['training']['label_smoothing'])
+    t = self.settings.training
+    return CrossEntropy(t.label_smoothing) if t.loss != 'dpo' else PreferenceLoss(t.dpo_beta or PreferenceLoss.beta)
 
   @property
   def seeds(self) -> dict[str, int]:
-    """Each of `SEEDS`."""
-    return {part: seed(self.config['training'], part) for part in SEEDS}
+    """Each of `config.SEEDS`."""
+    return {part: self.settings.training.seed_of(part) for part in configs.SEEDS}
+
+  @property
+  def execution(self) -> Execution:
+    """How its model is computed and kept."""
+    return Execution(*(getattr(self.settings.model, field) for field in Execution._fields))
 
 
 def check_finite(variables: Tree, where: str) -> None:
@@ -120,46 +126,44 @@ def check_finite(variables: Tree, where: str) -> None:
     raise InputError(f'{where}: {name} holds numbers that are not finite (NaN or infinite), from which no score can come')
 
 
-def assemble(config: dict[str, Any], abstract: bool = False, trains: bool = True) -> Experiment:
+def assemble(config: Config, abstract: bool = False, trains: bool = True) -> Experiment:
   """Loads and checks what the config names.
 
   Args:
-    config: as nested dicts (see `settings.plain`).
+    config: as nested dicts, or read already.
     abstract: with shapes in place of weights, to plan with.
     trains: whether a step may be taken; without one, training rows and a batch that the mesh divides are not asked for.
   Raises:
     InputError: some field cannot be right.
   """
-  config_fields.check(config)
-  model_fields, training = config['model'], config['training']
-  _check_training(training)
+  given = configs.read(config)
+  training = given.training
   if trains:
     _check_mesh(training)
-  task = tasks.make(config['task']['name'], {k: tuple(v) if isinstance(v, list) else v
-                                             for k, v in config['task'].items() if k not in ('name', 'label', 'rows')})
-  if config['task']['rows'] and (trains or 'train' in task.splits):
-    task = tasks.subsample(task, config['task']['rows'], seed(training, 'rows'))
+  task = tasks.make(given.task.name, {k: v for k, v in given.task._asdict().items() if k not in ('name', 'label', 'rows')})
+  if given.task.rows and (trains or 'train' in task.splits):
+    task = tasks.subsample(task, given.task.rows, training.seed_of('rows'))
   for name in task.metrics:
     metrics.get(name)
-  run_as = execution(model_fields['dtype'], model_fields['param_dtype'], model_fields['scan'], model_fields['quantize'],
-                     model_fields['remat'], model_fields['attention'])
+  m = given.model
+  run_as = execution(m.dtype, m.param_dtype, m.scan, m.quantize, m.remat, m.attention)
   def base(apart: int = 0) -> load.Loaded:
-    named = (model_fields['source'], run_as, _learned_tokenizer(model_fields, task))
+    named = (m.source, run_as, _learned_tokenizer(m, task))
     return load.load_with_last_layers(*named, apart, abstract) if apart else load.load(*named, abstract)
-  strategy, own = _strategy(config['strategy'], base)
+  strategy = strategy_of(given.strategy, base)
   if strategy.trains_base:
     if run_as.quantize != 'none':
       raise InputError(f'model.quantize={run_as.quantize}: strategy {strategy.name} changes the kernels, and needs none')
     run_as = run_as._replace(param_dtype='float32')      # masters of what is trainable are not rounded on the way in
   if task.name == tasks.TEXT and strategy.shots:
     raise InputError(f'strategy.shots={strategy.shots}: task text has no answers to demonstrate')
-  if strategy.calibrate and not task.choices:
+  if strategy.calibrate and (task.rejected or not task.choices):
     raise InputError('strategy.calibrate=True: needs a task with choices to weigh')
-  shown = demonstrations.choose(task, strategy.shots, strategy.selection, seed(training, 'shots'))
+  shown = demonstrations.choose(task, strategy.shots, strategy.selection, training.seed_of('shots'))
   loaded = base(strategy.last_layers)
   model = loaded.model.config
   mesh.check_heads(model.heads, model.kv_heads)
-  context = model_fields['context'] or model.context
+  context = m.context or model.context
   if context < 1 or (context > model.context and model.has_max_length):
     raise InputError(f'model.context={context}: must be between 1 and the model\'s own {model.context}')
   if strategy.slots + strategy.prefix_slots >= context:
@@ -174,119 +178,106 @@ def assemble(config: dict[str, Any], abstract: bool = False, trains: bool = True
   learns = strategy.learns
   if learns and trains:
     task.rows('train')
-    if not training['epochs'] and training['steps'] < 1 and not own['init_from']:
-      raise InputError(f'training.steps={training["steps"]}: must be 1 or more')
-    if training['best_metric'] not in ('loss', *task.metrics):
-      raise InputError(f'training.best_metric={training["best_metric"]}: task {task.name} measures '
+    if not training.epochs and training.steps < 1 and not given.strategy.init_from:
+      raise InputError(f'training.steps={training.steps}: must be 1 or more')
+    if training.loss == 'dpo':
+      if not task.rejected:
+        raise InputError(f'training.loss=dpo: needs pairs; task.rejected must say which answer to a row of task {task.name} '
+                         'is the worse one')
+      if training.best_metric == 'loss' and 'valid' in task.splits:
+        raise InputError('training.best_metric=loss: that is the loss of the chosen answers, which dpo need not lower; give '
+                         'accuracy: how often the chosen answer is the likelier one')
+      training = training._replace(dpo_beta=training.dpo_beta or PreferenceLoss.beta)
+    if training.best_metric not in ('loss', *task.metrics):
+      raise InputError(f'training.best_metric={training.best_metric}: task {task.name} measures '
                        f'{", ".join(("loss", *task.metrics))}')
-    if training['best_metric'] != 'loss' and 'valid' not in task.splits:
-      raise InputError(f'training.best_metric={training["best_metric"]}: task {task.name} has no validation split')
-  resolved = {
-      'model': {**model_fields, **run_as._asdict(), 'context': context},
-      'task': {**config['task'], 'prompt': task.prompt, 'target': task.target, 'choices': list(task.choices),
-               'metrics': list(task.metrics), 'separator': task.separator, 'max_new_tokens': task.max_new_tokens,
-               'stop': list(task.stop),
-               'chat': task.chat, 'objective': task.objective, 'noise': task.noise, 'span': task.span},
-      'strategy': {'name': strategy.name, **strategy.fields, **own},
-      'training': {**training, 'steps': training['steps'] if learns else 0},
-      'mesh': config['mesh'],
-  }
-  exp = Experiment(resolved, loaded.model, loaded.params, loaded.fingerprint, loaded.tokenizer, loaded.hf, task, strategy,
+    if training.best_metric != 'loss' and 'valid' not in task.splits:
+      raise InputError(f'training.best_metric={training.best_metric}: task {task.name} has no validation split')
+  steps = training.steps if learns else 0
+  row = {field: configs.frozen(value) for field, value in strategy.fields.items()}
+  settings = Settings(
+      m._replace(**run_as._asdict(), context=context),
+      given.task._replace(**{field: getattr(task, field) for field in SAID_BY_TASK}),
+      StrategySettings(name=strategy.name, **row, init_from=given.strategy.init_from,
+                       allow_other_base=bool(given.strategy.allow_other_base)),
+      training._replace(steps=steps), given.mesh, given.check_memory)
+  exp = Experiment(settings, loaded.model, loaded.params, loaded.fingerprint, loaded.tokenizer, loaded.hf, task, strategy,
                    shown, context)
-  if learns and trains and training['epochs']:
-    steps = training['epochs'] * exp.count('train') / training['batch_size']
-    if steps >= config_fields.MOST:
-      raise InputError(f'training.epochs={training["epochs"]:g}: comes to {steps:.3g} steps; must be below 2^31')
-    resolved['training']['steps'] = math.ceil(steps)
+  if learns and trains and training.epochs:
+    epochs = training.epochs * exp.count('train') / training.batch_size
+    if epochs >= configs.MOST:
+      raise InputError(f'training.epochs={training.epochs:g}: comes to {epochs:.3g} steps; must be below 2^31')
+    exp = exp._replace(settings=settings.replace({'training.steps': math.ceil(epochs)}))
   return exp
 
 
-OWN = ('init_from', 'allow_other_base')      # fields of config.strategy that are no row's
+# Fields of `config.task` that the task's own row says where the config does not.
+SAID_BY_TASK = ('prompt', 'target', 'rejected', 'choices', 'metrics', 'separator', 'max_new_tokens', 'stop', 'chat',
+                'objective', 'noise', 'span')
 
 
-def _strategy(fields: dict[str, Any], base: Callable[[], load.Loaded] | None) -> tuple[Strategy, dict[str, Any]]:
-  """The row that a config names, and the fields that are no row's own.
+def strategy_of(settings: StrategySettings, base: Callable[[], load.Loaded] | None) -> Strategy:
+  """The row that a config names, with its fields.
 
   With `init_from` the row's settings come from there; what the config says beside that must agree.
 
   Args:
-    fields: of `config.strategy`.
+    settings: of the config.
     base: loads the model, whose modules an adapter folder names; None where `init_from` names none.
   Raises:
     InputError: `init_from` is of another strategy, or says something else of a field than the config.
   """
-  name, given = fields['name'], {k: v for k, v in fields.items() if k not in ('name', *OWN) and v is not None}
-  own: dict[str, Any] = {'init_from': fields.get('init_from'),
-                         'allow_other_base': bool(fields.get('allow_other_base'))}
-  if not own['init_from']:
-    return table.make(name, given), own
-  folder = Path(own['init_from'])
+  name, given = settings.name, settings.of_row()
+  if not settings.init_from:
+    return table.make(name, given)
+  folder = Path(settings.init_from)
   if modules.is_folder(folder):
     assert base is not None      # as the fields say `init_from`
     model = base().model.config
     found = reading.read(folder, model, names.shapes(model))
-    there, settings = found.name, found.fields
+    there, earlier = found.name, found.fields
   else:
-    settings = {k: v for k, v in run_files.read_config(folder)['strategy'].items() if k not in OWN}
-    there = settings.pop('name')
-  strategy = table.make(name, {**settings, **given}) if there == name or table.make(name, {}).kin == there else None
+    there, earlier = strategy_of_run(folder)
+  strategy = table.make(name, {**earlier, **given}) if there == name or table.make(name, {}).kin == there else None
   if strategy is None:
     raise InputError(f'strategy.init_from={folder}: is of strategy {there}, not {name}; set strategy.name={there}')
-  said = table.make(there, settings).fields
+  said = table.make(there, earlier).fields
   for field in given:
-    if field in settings and strategy.fields[field] != said[field]:
-      raise InputError(f'strategy.{field}={given[field]!r}: {folder} says {settings[field]!r}; leave the field out')
-  return strategy, own
+    if field in earlier and strategy.fields[field] != said[field]:
+      raise InputError(f'strategy.{field}={given[field]!r}: {folder} says {earlier[field]!r}; leave the field out')
+  return strategy
 
 
-def _learned_tokenizer(model_fields: dict[str, Any], task: Task) -> Tokenizer | None:
+def strategy_of_run(workdir: Path) -> tuple[str, dict[str, Any]]:
+  """(name, fields) of the row that the run in `workdir` was trained with."""
+  fields = dict(run_files.read_config(workdir)['strategy'])
+  return fields.pop('name'), {field: value for field, value in fields.items() if field not in configs.NO_ROWS}
+
+
+def _learned_tokenizer(settings: ModelSettings, task: Task) -> Tokenizer | None:
   """The vocabulary that `model.vocab` asks for: learned from the task's training rows, for random weights alone.
 
   Raises:
     InputError: its size is below 0, or the model brings its own.
   """
-  if not model_fields['vocab']:
+  if not settings.vocab:
     return None
-  if model_fields['vocab'] < 0:
-    raise InputError(f'model.vocab={model_fields["vocab"]}: must be 0 (bytes) or the size of a vocabulary')
-  kind, _, name = model_fields['source'].partition(':')
+  if settings.vocab < 0:
+    raise InputError(f'model.vocab={settings.vocab}: must be 0 (bytes) or the size of a vocabulary')
+  kind, _, name = settings.source.partition(':')
   if kind != 'random':
-    raise InputError(f'model.vocab={model_fields["vocab"]}: {model_fields["source"]} brings its own vocabulary; only '
-                     'random:NAME learns one')
+    raise InputError(f'model.vocab={settings.vocab}: {settings.source} brings its own vocabulary; only random:NAME learns one')
   strings = (value for row in task.rows('train') for value in row.values() if isinstance(value, str))
-  return tokenizers.learned(strings, model_fields['vocab'], load.sentinels(name))
+  return tokenizers.learned(strings, settings.vocab, load.sentinels(name))
 
 
-def _check_training(t: dict[str, Any]) -> None:
-  def require(holds: Any, message: str) -> None:
-    if not holds:
-      raise InputError(f'training.{message}')
-  require(t['learning_rate'] > 0, f'learning_rate={t["learning_rate"]}: must be above 0')
-  require(t['epochs'] >= 0, f'epochs={t["epochs"]}: must be 0 (use steps) or more')
-  for field in ('seed', *(f'{part}_seed' for part in SEEDS)):
-    require(t.get(field) is None or 0 <= t[field] < config_fields.MOST,
-            f'{field}={t.get(field)}: must be 0 or more, and below 2^31')
-  for field in ('b1', 'b2'):
-    require(0 <= np.float32(t[field]) < 1, f'{field}={t[field]}: must be at least 0 and below 1, as a float32 holds it')
-  require(t['eps'] > 0, f'eps={t["eps"]}: must be above 0')
-  require(t['batch_size'] >= 1, f'batch_size={t["batch_size"]}: must be 1 or more')
-  require(t['microbatches'] >= 1 and t['batch_size'] % t['microbatches'] == 0,
-          f'microbatches={t["microbatches"]}: must divide batch_size={t["batch_size"]}')
-  require(0 <= t['warmup'] < 1, f'warmup={t["warmup"]}: a share of the steps, at least 0 and below 1')
-  require(0 <= t['label_smoothing'] < 1, f'label_smoothing={t["label_smoothing"]}: must be at least 0 and below 1')
-  for field in ('weight_decay', 'clip', 'patience', 'checkpoint_every'):
-    require(t[field] >= 0, f'{field}={t[field]}: must be 0 or more')
-  for field in ('eval_every', 'eval_batch_size', 'log_every'):
-    require(t[field] >= 1, f'{field}={t[field]}: must be 1 or more')
-
-
-def _check_mesh(t: dict[str, Any]) -> None:
+def _check_mesh(t: TrainingSettings) -> None:
   """Refuses a batch that the mesh in use does not divide.
 
   Raises:
     InputError: the rows of a microbatch cannot be dealt out evenly.
   """
-  rows, sizes = t['batch_size'] // t['microbatches'], mesh.sizes()
+  rows, sizes = t.batch_size // t.microbatches, mesh.sizes()
   if rows % mesh.batch_shards():
-    raise InputError(f'training.batch_size={t["batch_size"]}: the {rows} rows of each of its {t["microbatches"]} microbatches '
+    raise InputError(f'training.batch_size={t.batch_size}: the {rows} rows of each of its {t.microbatches} microbatches '
                      f'cannot be dealt out evenly to mesh.data={sizes["data"]} x mesh.fsdp={sizes["fsdp"]} devices')

@@ -42,7 +42,7 @@ def of(experiment: 'Experiment') -> dict[str, Any]:
       'versions': {'python': platform.python_version(), **{p: importlib.metadata.version(p) for p in PACKAGES}},
       'devices': [f'{d.platform}: {d.device_kind}' for d in jax.devices()],
       'machine': {'system': platform.platform(), **device.settings()},
-      'seed': experiment.config['training']['seed'],
+      'seed': experiment.settings.training.seed,
       'seeds': experiment.seeds,
   }
 
@@ -54,16 +54,15 @@ def command() -> list[str]:
 
 def made_of(experiment: 'Experiment') -> dict[str, Any]:
   """The fingerprints: of the rows by split, of weights, tokenizer and template, and of the config but for its mesh."""
-  config = {group: fields for group, fields in experiment.config.items() if group != 'mesh'}
   tokenizer = experiment.tokenizer
   begins = {group: begin_fingerprint(Path(folder)) for group in ('strategy', 'training')
-            if (folder := experiment.config[group].get('init_from'))}
+            if (folder := getattr(experiment.settings, group).init_from)}
   return {
       'data': {split: {'rows': len(rows), 'sha256': sources.fingerprint(rows)}
                for split, rows in experiment.task.splits.items()},
       'model': {'sha256': experiment.fingerprint, 'tokenizer': tokenizer.fingerprint(),
                 'template': tokenizer.template_fingerprint()},
-      'config': config_fingerprint(config),
+      'config': config_fingerprint(experiment.settings.config()),
       **({'init_from': begins} if begins else {})}
 
 

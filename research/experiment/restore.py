@@ -13,17 +13,18 @@ import safetensors.numpy
 
 from research import json_text, run_files, tree
 from research.adapters import modules, reading
+from research.config import SEEDS
 from research.console import say
 from research.distributed import partition, placement, processes
 from research.errors import InputError
 from research.experiment import provenance
-from research.experiment.assemble import OWN, Experiment, _strategy, assemble, check_finite
-from research.experiment.settings import SEEDS, seed
+from research.experiment.assemble import Experiment, assemble, check_finite, strategy_of_run
 from research.models import names
-from research.strategies import values
+from research.strategies import table, values
 from research.strategies.bind import bind
 from research.training import optim
 from research.training.checkpoint import Checkpoints, checksum
+from research.training.objective import REFERENCE
 from research.training.steps import TrainState
 from research.tree import Tree
 
@@ -33,11 +34,11 @@ def variables(experiment: Experiment) -> tuple[Tree, Tree]:
 
   An adapter or run to start from that does not fit, and numbers that are not finite, are refused (`InputError`).
   """
-  fields = experiment.config
-  check_finite(experiment.params, f'model.source={fields["model"]["source"]}')
-  key = jax.random.fold_in(jax.random.key(seed(fields['training'], 'init')), 1)
+  settings = experiment.settings
+  check_finite(experiment.params, f'model.source={settings.model.source}')
+  key = jax.random.fold_in(jax.random.key(settings.training.seed_of('init')), 1)
   trainable, frozen = bind(key, experiment.strategy, experiment.model, experiment.params, experiment.tokenizer.encode)
-  if begins := fields['strategy']['init_from']:
+  if begins := settings.strategy.init_from:
     trainable, frozen = _start_from(experiment, trainable, frozen)
     check_finite(tree.split(frozen, '^delta')[0], f'strategy.init_from={begins}')
     check_finite(trainable, f'strategy.init_from={begins}')
@@ -50,27 +51,34 @@ def begin(experiment: Experiment) -> tuple[TrainState, Tree]:
   Raises:
     InputError: the strategy and the training are both to start from something.
   """
-  t = experiment.config['training']
+  t = experiment.settings.training
   trainable, frozen = variables(experiment)
-  if t.get('init_from'):
-    if experiment.config['strategy']['init_from']:
+  if t.init_from:
+    if experiment.settings.strategy.init_from:
       raise InputError('strategy.init_from and training.init_from are both given; one says where to begin')
-    trainable, frozen = continued(Path(t['init_from']), experiment, trainable, frozen)
-  opt_state = optim.init(optimizer(experiment), trainable, t['learning_rate'], t['weight_decay'], warmup(experiment))
-  return TrainState(jnp.int32(0), jax.random.key(seed(t, 'dropout')), trainable, opt_state), frozen
+    trainable, frozen = continued(Path(t.init_from), experiment, trainable, frozen)
+  opt_state = optim.init(optimizer(experiment), trainable, t.learning_rate, t.weight_decay, warmup(experiment))
+  if experiment.objective.of_pairs:
+    frozen = {**frozen, REFERENCE: jax.tree.map(jnp.copy, trainable)}
+  return TrainState(jnp.int32(0), jax.random.key(t.seed_of('dropout')), trainable, opt_state), frozen
+
+
+def num_params(trainable: Tree, frozen: Tree) -> tuple[int, int]:
+  """How many numbers are trainable, and how many there are in all; a copy of what they were at step 0 is none of them."""
+  learn = tree.size(trainable)
+  return learn, learn + tree.size({name: x for name, x in frozen.items() if name != REFERENCE})
 
 
 def optimizer(experiment: Experiment) -> optax.GradientTransformation:
   """The optimiser that an experiment names."""
-  t = experiment.config['training']
-  return optim.make(t['optimizer'], t['schedule'], t['steps'], t['clip'], t['b1'], t['b2'], t['eps'],
-                    experiment.strategy.lr_multipliers)
+  t = experiment.settings.training
+  return optim.make(t.optimizer, t.schedule, t.steps, t.clip, t.b1, t.b2, t.eps, experiment.strategy.lr_multipliers)
 
 
 def warmup(experiment: Experiment) -> int:
   """Steps in which the rate rises."""
-  t = experiment.config['training']
-  return math.ceil(t['warmup'] * t['steps'])
+  t = experiment.settings.training
+  return math.ceil(t.warmup * t.steps)
 
 
 def of_run(workdir: Path, splits: Iterable[str] = (), allow_changed: bool = False, **model_fields: Any) -> Experiment:
@@ -106,7 +114,7 @@ def learned(workdir: Path, experiment: Experiment) -> Tree:
 def learned_and_frozen(workdir: Path, experiment: Experiment) -> tuple[Tree, Tree]:
   """(trainable, frozen) of a run at its best step."""
   trainable, frozen = variables(experiment)
-  if not jax.tree.leaves(trainable) or experiment.config['strategy']['init_from']:      # nothing has learned here
+  if not jax.tree.leaves(trainable) or experiment.settings.strategy.init_from:      # nothing has learned here
     return trainable, frozen
   return _restored(workdir, trainable, frozen, experiment.fingerprint)
 
@@ -179,8 +187,9 @@ def _start_from(experiment: Experiment, trainable: Tree, frozen: Tree) -> tuple[
   Raises:
     InputError: it belongs to another base model, and that is not allowed.
   """
-  own = experiment.config['strategy']
-  folder, any_base = Path(own['init_from']), own['allow_other_base']
+  own = experiment.settings.strategy
+  assert own.init_from is not None      # as the caller has looked
+  folder, any_base = Path(own.init_from), bool(own.allow_other_base)
   if not modules.is_folder(folder):
     return continued(folder, experiment, trainable, frozen, any_base)
   model = experiment.model.config
@@ -210,7 +219,7 @@ def continued(workdir: Path, experiment: Experiment, trainable: Tree, frozen: Tr
   Raises:
     InputError: the run is of another strategy, or of another base model where that is not allowed.
   """
-  earlier, _ = _strategy(run_files.read_config(workdir)['strategy'] | dict.fromkeys(OWN), None)
+  earlier = table.make(*strategy_of_run(workdir))
   here = experiment.strategy
   same = (earlier.kin or earlier.name) == (here.kin or here.name)      # which differ in how they learn alone
   different = [] if same else [f'name={earlier.name!r} there, {here.name!r} here']

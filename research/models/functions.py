@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from research.data.batch import Batch
 from research.errors import InputError
 from research.models import fused
 from research.models.config import DTYPES, Kind, ModelConfig
@@ -19,8 +20,8 @@ from research.models.layers import (
   stages,
   window_mask,
 )
-from research.models.positions import angles, relative_buckets
-from research.models.transformer import LAST_LAYERS, Array, Batch, Cache, Context, Transformer, stacks
+from research.models.positions import Tokens, angles, relative_buckets
+from research.models.transformer import LAST_LAYERS, Array, Cache, Context, Transformer, stacks
 from research.tree import Tree
 
 LONGEST_BIAS = 8192      # tokens of a line whose relative biases exist as one array [B, H, L, S]
@@ -29,9 +30,8 @@ LONGEST_BIAS = 8192      # tokens of a line whose relative biases exist as one a
 class Model(NamedTuple):
   """A model as pure functions of its variables `{'params': …, 'delta': …, 'shared': …}` (see `layers.delta_at`).
 
-  A batch holds `tokens`, `positions` and `segments`, each int32 [B, L], and where some document has several answers `branches`
-  (see `layers.attention_mask`). Where there is an encoder it reads `source_tokens`, `source_positions` and `source_segments`,
-  each int32 [B, S'].
+  Of a batch it reads `tokens`, `positions`, `segments`, and `branches` where they are there (see `layers.attention_mask`); an
+  encoder reads `source_tokens`, `source_positions` and `source_segments`.
   """
   config: ModelConfig
   init: Callable[[Array], Tree]                      # key -> params, float32, layers stacked on axis 0
@@ -50,34 +50,33 @@ def _prefix(variables: Tree) -> int:
   return 0
 
 
-def _tokens(batch: Batch, prefix: int = 0) -> Batch:
+def _tokens(batch: Batch, prefix: int = 0) -> Tokens:
   """What attention knows of each token; positions count from the prefix's first."""
-  slots = jnp.broadcast_to(jnp.arange(batch['tokens'].shape[1]), batch['tokens'].shape)
-  return {'slots': slots, 'segments': jnp.asarray(batch['segments']),
-          'branches': jnp.asarray(batch.get('branches', 0 * slots)), 'positions': jnp.asarray(batch['positions']) + prefix}
+  slots = jnp.broadcast_to(jnp.arange(batch.tokens.shape[1]), batch.tokens.shape)
+  branches = 0 * slots if batch.branches is None else jnp.asarray(batch.branches)
+  return Tokens(jnp.asarray(batch.segments), jnp.asarray(batch.positions) + prefix, slots, branches)
 
 
-def _prepend_prefix(prefix: int, tokens: Batch) -> Batch:
+def _prepend_prefix(prefix: int, tokens: Tokens) -> Tokens:
   """The tokens that queries see: the prefix's slots, which all documents of the line share, and the line's own."""
   if not prefix:
     return tokens
   numbers = jnp.arange(prefix)
-  before = {'slots': numbers - prefix, 'segments': jnp.full_like(numbers, SHARED), 'branches': 0 * numbers,
-            'positions': numbers}
-  return {n: jnp.concatenate([jnp.broadcast_to(before[n], (x.shape[0], prefix)), x], axis=1) for n, x in tokens.items()}
+  before = Tokens(jnp.full_like(numbers, SHARED), numbers, numbers - prefix, 0 * numbers)
+  return jax.tree.map(lambda b, x: jnp.concatenate([jnp.broadcast_to(b, (x.shape[0], prefix)), x], axis=1), before, tokens)
 
 
-def _part(tokens: Batch, of: slice) -> Batch:
-  return {n: x[:, of] for n, x in tokens.items()}
+def _part(tokens: Tokens, of: slice) -> Tokens:
+  return jax.tree.map(lambda x: x[:, of], tokens)
 
 
-def _lengths(query: Batch, key: Batch) -> tuple[int, int]:
+def _lengths(query: Tokens, key: Tokens) -> tuple[int, int]:
   """L and S."""
-  return query['segments'].shape[1], key['segments'].shape[1]
+  return query.segments.shape[1], key.segments.shape[1]
 
 
-def _source(batch: Batch) -> Batch:
-  return {'segments': jnp.asarray(batch['source_segments']), 'positions': jnp.asarray(batch['source_positions'])}
+def _source(batch: Batch) -> Tokens:
+  return Tokens(jnp.asarray(batch.source_segments), jnp.asarray(batch.source_positions))
 
 
 @lru_cache(maxsize=64)
@@ -92,7 +91,7 @@ def build(config: ModelConfig) -> Model:
     if max(lengths) > LONGEST_BIAS:
       raise InputError(f'model.context: relative biases are kept for every pair of tokens, of at most {LONGEST_BIAS}; here '
                        f'{lengths[0]} x {lengths[1]}')
-    return relative_buckets(query['positions'], key['positions'], config.relative_buckets, config.max_distance, bidirectional)
+    return relative_buckets(query.positions, key.positions, config.relative_buckets, config.max_distance, bidirectional)
 
   def masks(query, key, prefix, straight):
     """Of each kind of layers. In a `straight` line a document's tokens stand one after the other, so windows are stretches."""
@@ -126,12 +125,11 @@ def build(config: ModelConfig) -> Model:
     tokens = _source(batch)
     sees = lambda queries, keys: attention_mask(_part(tokens, queries), _part(tokens, keys), bidirectional=True)
     shared = Context((stages(sees, *_lengths(tokens, tokens)),), None, distances(tokens, tokens, bidirectional=True))
-    return apply(batch['source_tokens'], batch['source_positions'], shared, method='encode'), tokens
+    return apply(batch.source_tokens, batch.source_positions, shared, method='encode'), tokens
 
   def init(key):
     one = jnp.ones((1, 1), jnp.int32)
-    batch = {'tokens': one, 'segments': one, 'branches': 0 * one, 'positions': 0 * one}
-    batch |= {f'source_{n}': x for n, x in batch.items()}
+    batch = Batch(one, 0 * one, one).with_source(Batch(one, 0 * one, one))
 
     def everything(module):
       apply = lambda *args, method: getattr(module, method)(*args)
@@ -148,8 +146,8 @@ def build(config: ModelConfig) -> Model:
     source, source_tokens = encode(applying(variables, keys[0]), batch)
     prefix = _prefix(variables)
     tokens = _tokens(batch, prefix)
-    x, _ = applying(variables, keys[1])(batch['tokens'], tokens['positions'],
-                                        context(tokens, tokens, prefix, None, source, source_tokens, 'branches' not in batch),
+    x, _ = applying(variables, keys[1])(batch.tokens, tokens.positions,
+                                        context(tokens, tokens, prefix, None, source, source_tokens, batch.branches is None),
                                         method='hidden')
     return x
 
@@ -161,25 +159,25 @@ def build(config: ModelConfig) -> Model:
 
     Where there is an encoder it reads the prompts, and `tokens` is the decoder's beginning.
     """
-    B, L = batch['tokens'].shape
+    B, L = batch.tokens.shape
     apply = applying(variables)
     source, source_tokens = encode(apply, batch)
     pad = lambda x: jnp.pad(x, ((0, 0), (0, slots - L)))
     prefix = _prefix(variables)
     query = _tokens(batch, prefix)
-    key = {n: pad(x) for n, x in query.items()} | {'slots': jnp.broadcast_to(jnp.arange(slots), (B, slots))}
+    key = jax.tree.map(pad, query)._replace(slots=jnp.broadcast_to(jnp.arange(slots), (B, slots)))
     empty = jnp.zeros((config.layers, B, config.kv_heads, slots, config.head_dim), DTYPES[config.dtype])
-    x, layers = apply(batch['tokens'], query['positions'],
+    x, layers = apply(batch.tokens, query.positions,
                       context(query, key, prefix, jnp.int32(0), source, source_tokens), (empty, empty), method='hidden')
     return x[:, -1], Cache(layers, key, source_tokens, jnp.int32(L))
 
   def step(variables, cache, tokens):
     at = cache.used
-    position = jax.lax.dynamic_index_in_dim(cache.tokens['positions'], at - 1, 1, keepdims=False) + 1
-    key = {**cache.tokens, 'segments': cache.tokens['segments'].at[:, at].set(1),
-           'positions': cache.tokens['positions'].at[:, at].set(position)}
-    query = {n: jax.lax.dynamic_slice_in_dim(x, at, 1, 1) for n, x in key.items()}
-    x, layers = applying(variables)(tokens[:, None], query['positions'],
+    position = jax.lax.dynamic_index_in_dim(cache.tokens.positions, at - 1, 1, keepdims=False) + 1
+    key = cache.tokens._replace(segments=cache.tokens.segments.at[:, at].set(1),
+                                positions=cache.tokens.positions.at[:, at].set(position))
+    query = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, at, 1, 1), key)
+    x, layers = applying(variables)(tokens[:, None], query.positions,
                                     context(query, key, _prefix(variables), at, None, cache.source), cache.layers,
                                     method='hidden')
     return x[:, 0], Cache(layers, key, cache.source, at + 1)

@@ -13,6 +13,7 @@ from research import tree
 from research.distributed import mesh
 from research.models import fused
 from research.models.config import ModelConfig
+from research.models.positions import Tokens
 from research.models.products import affine, contract
 from research.models.quantized import is_quantized
 
@@ -119,7 +120,7 @@ def output(module: nn.Module, x: Array, y: Array) -> Array:
   return y if delta is None else delta(x, y, dropout_key(module))
 
 
-def attention_mask(query: dict[str, Array], key: dict[str, Array], bidirectional: bool = False) -> Array:
+def attention_mask(query: Tokens, key: Tokens, bidirectional: bool = False) -> Array:
   """Which key each query sees: [B, L, S] bool.
 
   A token sees itself and earlier slots of its own document (`segments`; 0 is padding) and of the line's shared beginning,
@@ -127,33 +128,32 @@ def attention_mask(query: dict[str, Array], key: dict[str, Array], bidirectional
   prompt, without a leak. In an encoder it sees later slots too.
 
   Args:
-    query: `slots`, `segments` and `branches` of the tokens that see, each [B, L].
-    key: the same of those that are seen, each [B, S].
+    query: the tokens that see, [B, L].
+    key: those that are seen, [B, S].
     bidirectional: whether a token sees all of its document; slots and branches are not read then.
   """
   document = same_document(query, key)
   if bidirectional:
     return document
-  q = {n: x[:, :, None] for n, x in query.items()}
-  k = {n: x[:, None, :] for n, x in key.items()}
-  return (k['slots'] <= q['slots']) & document & ((k['branches'] == 0) | (k['branches'] == q['branches']))
+  q, k = jax.tree.map(lambda x: x[:, :, None], query), jax.tree.map(lambda x: x[:, None, :], key)
+  return (k.slots <= q.slots) & document & ((k.branches == 0) | (k.branches == q.branches))
 
 
-def same_document(query: dict[str, Array], key: dict[str, Array]) -> Array:
+def same_document(query: Tokens, key: Tokens) -> Array:
   """[B, L, S] bool: whether the key is no padding, and of the query's document or of what all documents share."""
-  q, k = query['segments'][:, :, None], key['segments'][:, None, :]
+  q, k = query.segments[:, :, None], key.segments[:, None, :]
   return (k != 0) & ((k == q) | (k == SHARED))
 
 
-def window_mask(window: int, query: dict[str, Array], key: dict[str, Array]) -> Array:
+def window_mask(window: int, query: Tokens, key: Tokens) -> Array:
   """[B, L, S] bool: whether the key's position is one of the last `window`, the query's own among them.
 
   Args:
     window: how many positions, 1 or more.
-    query: `positions` [B, L].
-    key: `positions` [B, S].
+    query: the tokens that see, [B, L].
+    key: those that are seen, [B, S].
   """
-  return query['positions'][:, :, None] - key['positions'][:, None, :] < window
+  return query.positions[:, :, None] - key.positions[:, None, :] < window
 
 
 def softcap(x: Array, cap: float) -> Array:

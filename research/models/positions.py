@@ -121,25 +121,33 @@ def _yarn(inverse: np.ndarray, theta: float, dims: int, p: dict[str, Any], conte
   return Rope(tuple(inverse * (1 - ramp) + inverse / factor * ramp), float(scale))
 
 
-def angles(rope: Rope, tokens: dict[str, Array]) -> tuple[Array, Array]:
+class Tokens(NamedTuple):
+  """What attention knows of each token of a line; all int32 [B, L]."""
+  segments: Array                     # the document's number on its line; 0: padding
+  positions: Array                    # in its document, counted from a prefix's first
+  slots: Array | None = None          # on its line, or in its cache; not read in an encoder
+  branches: Array | None = None       # the answer's number in its document, 0: the prompt; not read in an encoder
+
+
+def angles(rope: Rope, tokens: Tokens) -> tuple[Array, Array]:
   """cos and sin of every token's angles, each [B, L, len(inverse)] float32.
 
   Args:
     rope: of one kind of layers.
     tokens: `positions` [B, L]; dynamic scaling also reads `segments`, for the length of each token's own document.
   """
-  positions, inverse = tokens['positions'], jnp.asarray(rope.inverse, jnp.float32)
+  positions, inverse = tokens.positions, jnp.asarray(rope.inverse, jnp.float32)
   if rope.dynamic:
     inverse = _stretched(rope.dynamic, tokens, 2 * len(rope.inverse))
   angle = positions[..., None].astype(jnp.float32) * inverse
   return jnp.cos(angle) * rope.scale, jnp.sin(angle) * rope.scale
 
 
-def _stretched(d: Dynamic, tokens: dict[str, Array], dims: int) -> Array:
+def _stretched(d: Dynamic, tokens: Tokens, dims: int) -> Array:
   """[B, L, dims / 2]: each token's inverse frequencies, by how long its document is so far as this call sees it."""
-  segments = tokens['segments']
+  segments = tokens.segments
   same = segments[:, :, None] == segments[:, None, :]
-  length = 1 + jnp.max(jnp.where(same, tokens['positions'][:, None, :], 0), axis=-1)
+  length = 1 + jnp.max(jnp.where(same, tokens.positions[:, None, :], 0), axis=-1)
   stretch = d.factor * jnp.maximum(length, d.trained) / d.trained - (d.factor - 1)
   theta = d.theta * stretch ** (dims / (dims - 2))
   return theta[..., None] ** -(jnp.arange(0, dims, 2, dtype=jnp.float32) / dims)

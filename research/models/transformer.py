@@ -26,18 +26,17 @@ from research.models.layers import (
   output,
   softcap,
 )
-from research.models.positions import rotate
+from research.models.positions import Tokens, rotate
 from research.models.products import contract
 
 Array = jax.Array
-Batch = dict[str, Array]
 
 
 class Cache(NamedTuple):
   """Keys and values of what was read so far: S slots a row, `used` of them filled, the same for every row."""
   layers: tuple[Array, ...]   # keys and values [N, B, K, S, head_dim]; with an encoder also those of its S' tokens
-  tokens: Batch               # slots, segments, branches, positions: each [B, S]
-  source: Batch | None        # the encoder's: segments [B, S']
+  tokens: Tokens              # each [B, S]
+  source: Tokens | None       # the encoder's, each [B, S']
   used: Array                 # []
 
 

@@ -14,12 +14,13 @@ import jax
 import jax.numpy as jnp
 
 from research import tree
+from research.data.batch import Batch
 from research.data.batches import round_up
 from research.distributed import mesh, partition
 from research.experiment import restore
 from research.experiment.assemble import Experiment
 from research.models import functions, load
-from research.models.config import DTYPES, Execution, ModelConfig
+from research.models.config import DTYPES, ModelConfig
 from research.programs import flops, memory
 from research.training.steps import TrainState, train_step
 from research.tree import Tree
@@ -62,21 +63,19 @@ def of_a_device(exp: Experiment, tensor: int) -> Experiment:
     tensor: the size of that axis, which divides the numbers of heads.
   """
   share = lambda n: n // tensor if n % tensor == 0 else n
-  c, fields = exp.model.config, exp.config
+  c = exp.model.config
   config = dataclasses.replace(c, heads=c.heads // tensor, kv_heads=c.kv_heads // tensor, hidden=share(c.hidden),
                                vocab=share(c.vocab), devices=tensor)
-  begins = {**fields, 'strategy': {**fields['strategy'], 'init_from': None},
-            'training': {**fields['training'], 'init_from': None}}
-  run_as = Execution(**{name: fields['model'][name] for name in Execution._fields})
+  begins = exp.settings.replace({'strategy.init_from': None, 'training.init_from': None})
   whole = dataclasses.replace(config, last_layers=0)
-  params = load.shapes(whole, run_as)
+  params = load.shapes(whole, exp.execution)
   if config.last_layers:
     params = jax.eval_shape(lambda params: functions.split_last_layers(whole, params, config.last_layers)[1], params)
-  return exp._replace(config=begins, model=functions.build(config), params=params)
+  return exp._replace(settings=begins, model=functions.build(config), params=params)
 
 
-def batch_shapes(exp: Experiment, sizes: Mapping[str, int], tokens: int = 0) -> dict[str, jax.ShapeDtypeStruct]:
-  """The arrays of a training batch on a mesh of these sizes.
+def batch_shapes(exp: Experiment, sizes: Mapping[str, int], tokens: int = 0) -> Batch:
+  """The shapes of a training batch on a mesh of these sizes.
 
   Args:
     exp: of weights or of shapes.
@@ -84,14 +83,15 @@ def batch_shapes(exp: Experiment, sizes: Mapping[str, int], tokens: int = 0) -> 
     tokens: of every row, each on a line of its own, all of them targets; an encoder reads so many, and its decoder a quarter.
       0: as the data has it in the first steps.
   """
-  t = exp.config['training']
+  t = exp.settings.training
   if not tokens:
     with mesh.use_abstract(sizes):
-      return {n: jax.ShapeDtypeStruct(x.shape, x.dtype) for n, x in exp.training_batches(looked_at=4)(0).items()}
-  lead, encoder = (t['microbatches'], t['batch_size'] // t['microbatches']), exp.model.config.has_encoder
-  read = dict.fromkeys(('tokens', 'positions', 'segments', 'index', 'targets', 'weights'), tokens // 4 if encoder else tokens)
-  read |= dict.fromkeys(('source_tokens', 'source_positions', 'source_segments') if encoder else (), tokens)
-  return {n: jax.ShapeDtypeStruct((*lead, length), 'float32' if n == 'weights' else 'int32') for n, length in read.items()}
+      return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), exp.training_batches(looked_at=4)(0))
+  lead, encoder = (t.microbatches, t.batch_size // t.microbatches), exp.model.config.has_encoder
+  shape = lambda length, dtype='int32': jax.ShapeDtypeStruct((*lead, length), dtype)
+  line = shape(tokens // 4 if encoder else tokens)
+  read, branches = shape(tokens) if encoder else None, line if exp.objective.of_pairs else None
+  return Batch(line, line, line, branches, read, read, read, line, line, shape(line.shape[-1], 'float32'))
 
 
 def _parts(x: Tree, sizes: Mapping[str, int]) -> Tree:
@@ -114,8 +114,8 @@ def account(exp: Experiment, sizes: Mapping[str, int], tokens: int = 0) -> Accou
   state, frozen = begun(exp)
   spread, fsdp, tensor = sizes['data'] * sizes['fsdp'], sizes['fsdp'], sizes['tensor']
   there = of_a_device(exp, tensor) if tensor > 1 else exp
-  batch = {n: jax.ShapeDtypeStruct((x.shape[0], x.shape[1] // spread, *x.shape[2:]), x.dtype)
-           for n, x in batch_shapes(exp, sizes, tokens).items()}
+  batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct((x.shape[0], x.shape[1] // spread, *x.shape[2:]), x.dtype),
+                       batch_shapes(exp, sizes, tokens))
   given = (*(begun(there) if tensor > 1 else (state, frozen)), batch)      # what a layer reads: gathered
   traced = jax.jit(lambda *args: train_step(*args, model=there.model, tx=restore.optimizer(exp),
                                             objective=exp.objective)).trace(*given)
@@ -131,14 +131,14 @@ def account(exp: Experiment, sizes: Mapping[str, int], tokens: int = 0) -> Accou
   kinds = {'weights': _bytes(here), 'trainables': _bytes(learning),
            'optimizer': _bytes(_parts(state.opt_state, sizes)), 'gradients': gradients,
            'activations': max(0.0, temporary - gradients), 'cache': _cache(exp, sizes)}
-  microbatches, lines = batch['tokens'].shape[:2]
+  microbatches, lines = batch.tokens.shape[:2]
   passes = 3 if config.remat != 'none' else 2                      # forward, backward, and forward again
   moved = _bytes(given[1]) + _bytes(given[0].trainable)
   read = (passes * microbatches * moved + 2 * microbatches * kinds['activations'] + 2 * gradients
           + 2 * (kinds['trainables'] + kinds['optimizer']))
   return Account(kinds, flops.count(traced.jaxpr), read,
                  microbatches * _sent(exp, sizes, given, learning, lines, passes),
-                 math.prod(batch['tokens'].shape) * spread + _source(batch) * spread)
+                 math.prod(batch.tokens.shape) * spread + _source(batch) * spread)
 
 
 def _itemsize(config: ModelConfig) -> int:
@@ -146,8 +146,8 @@ def _itemsize(config: ModelConfig) -> int:
   return jnp.dtype(DTYPES[config.dtype]).itemsize
 
 
-def _source(batch: Mapping[str, Any]) -> int:
-  return math.prod(batch['source_tokens'].shape) if 'source_tokens' in batch else 0
+def _source(batch: Batch) -> int:
+  return 0 if batch.source_tokens is None else math.prod(batch.source_tokens.shape)
 
 
 def _sent(exp: Experiment, sizes: Mapping[str, int], given: tuple[Any, ...], learning: Tree, lines: int, passes: int) -> float:
@@ -159,18 +159,18 @@ def _sent(exp: Experiment, sizes: Mapping[str, int], given: tuple[Any, ...], lea
   sent += ring(fsdp) * _bytes(state.trainable) + 2 * ring(data) * _bytes(learning)
   width = config.width * _itemsize(config)
   sublayers = (2 + config.has_encoder) * config.layers
-  tokens = lines * batch['tokens'].shape[2] * sublayers + (
-      lines * batch['source_tokens'].shape[2] * 2 * config.encoder_layers if config.has_encoder else 0)
+  tokens = lines * batch.tokens.shape[2] * sublayers + (
+      lines * batch.source_tokens.shape[2] * 2 * config.encoder_layers if config.has_encoder else 0)
   return sent + 2 * ring(tensor) * passes * width * tokens                     # each sublayer's result is summed up once a pass
 
 
 def _cache(exp: Experiment, sizes: Mapping[str, int]) -> float:
   """Bytes of the keys and values where validation writes free text."""
-  config, task, t = exp.model.config, exp.task, exp.config['training']
+  config, task, t = exp.model.config, exp.task, exp.settings.training
   if task.choices or not task.metrics or 'valid' not in task.splits:
     return 0.0
   longest = max(len(e.prompt_ids) for e in exp.examples('valid'))
-  rows = round_up(t['eval_batch_size'], sizes['data'] * sizes['fsdp']) // (sizes['data'] * sizes['fsdp'])
+  rows = round_up(t.eval_batch_size, sizes['data'] * sizes['fsdp']) // (sizes['data'] * sizes['fsdp'])
   slots = (1 if config.has_encoder else round_up(longest, 32)) + task.max_new_tokens
   slots += round_up(longest, 32) if config.has_encoder else 0
   each = config.kv_heads // sizes['tensor'] * config.head_dim * _itemsize(config)

@@ -63,8 +63,8 @@ def step(exp: Experiment, said: str, tokens: int = 0) -> dict[str, Any]:
     JaxRuntimeError: the compiler fails for another reason.
   """
   state, frozen = account.begun(exp)
-  batch = account.batch_shapes(exp, exp.config['mesh'], tokens)
-  of_plan = mesh.make(exp.config['mesh'], devices(said))
+  batch = account.batch_shapes(exp, exp.settings.mesh._asdict(), tokens)
+  of_plan = mesh.make(exp.settings.mesh._asdict(), devices(said))
   assert of_plan is not None      # a single chip has none: its step cannot be compiled so
   tx, objective = restore.optimizer(exp), exp.objective
   with device.compiling_for('tpu'), mesh.use(of_plan):

@@ -1,27 +1,28 @@
 """The plan of a config on a topology: what it takes, whether that fits, how long it is, and what would make it fit."""
 
-import json
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+from research import config as configs
 from research import tree
+from research.config import Config, MeshSettings, Settings, StrategySettings
 from research.distributed import device, mesh, processes
 from research.errors import InputError
-from research.experiment import settings
+from research.experiment import restore
 from research.experiment.assemble import Experiment, assemble
 from research.planning import account, chips, compiled
 from research.planning.account import Account
 from research.planning.chips import GIB, Topology
 
 
-def plan(config: dict[str, Any], said: str, compile: bool = True, tokens: int = 0) -> dict[str, Any]:
+def plan(config: Config, said: str, compile: bool = True, tokens: int = 0) -> dict[str, Any]:
   """The plan of one config, as JSON holds it.
 
   A config of which something cannot be right, and a topology that does not exist, are refused (`InputError`).
 
   Args:
-    config: as nested dicts.
+    config: as for `config.read`.
     said: the topology (see `chips.topology`).
     compile: whether a TPU's step is compiled where libtpu is installed.
     tokens: of every row; 0: as the data has it.
@@ -30,12 +31,12 @@ def plan(config: dict[str, Any], said: str, compile: bool = True, tokens: int = 
   with device.compiling_for(topology.kind, topology.chip.capability):
     exp, sizes = assembled(config, topology)
     state, frozen = account.begun(exp)
-    trainable = tree.size(state.trainable)
-    found = {'topology': said, 'devices': topology.count, 'device': topology.chip.name, 'mesh': sizes,
-             'model': exp.config['model']['source'], 'strategy': exp.strategy.name,
+    trainable, total = restore.num_params(state.trainable, frozen)
+    found: dict[str, Any] = {'topology': said, 'devices': topology.count, 'device': topology.chip.name, 'mesh': sizes,
+             'model': exp.settings.model.source, 'strategy': exp.strategy.name,
              'tokens_per_row': tokens or None,
-             'parameters': {'total': trainable + tree.size(frozen), 'trainable': trainable}}
-    if not exp.config['training']['steps']:
+             'parameters': {'total': total, 'trainable': trainable}}
+    if not exp.settings.training.steps:
       return {**found, 'because': 'nothing learns: there is no training step to plan'}
     of_step = account.account(exp, sizes, tokens)
     found |= {'bytes_per_device': {**of_step.kinds, 'total': of_step.total}, 'memory_per_device': topology.chip.memory,
@@ -48,11 +49,12 @@ def plan(config: dict[str, Any], said: str, compile: bool = True, tokens: int = 
   return found
 
 
-def assembled(config: dict[str, Any], topology: Topology) -> tuple[Experiment, dict[str, int]]:
+def assembled(config: Config, topology: Topology) -> tuple[Experiment, dict[str, int]]:
   """The experiment as shapes, and the sizes of its mesh on this topology."""
-  sizes = mesh.infer_axis_sizes(config['mesh'], topology.count)
+  settings = configs.read(config)
+  sizes = mesh.infer_axis_sizes(settings.mesh._asdict(), topology.count)
   with mesh.use_abstract(sizes):
-    return assemble({**config, 'mesh': sizes}, abstract=True), sizes
+    return assemble(settings._replace(mesh=MeshSettings(**sizes)), abstract=True), sizes
 
 
 def timed(exp: Experiment, of_step: Account, topology: Topology) -> dict[str, Any]:
@@ -63,7 +65,7 @@ def timed(exp: Experiment, of_step: Account, topology: Topology) -> dict[str, An
     of_step: the account of its step.
     topology: the devices, whose peak rates bound a step.
   """
-  steps = exp.config['training']['steps']
+  steps = exp.settings.training.steps
   bounds = {'products': of_step.flops / topology.rate(exp.model.config.dtype),
             'memory': of_step.bytes_accessed / topology.bandwidth,
             'interconnect': of_step.bytes_sent / topology.chip.interconnect}
@@ -75,42 +77,39 @@ def timed(exp: Experiment, of_step: Account, topology: Topology) -> dict[str, An
           'steps': steps, 'hours': hours, 'cost': chips.costs(topology, hours)}
 
 
-def fitting_changes(config: dict[str, Any], of_step: Account, topology: Topology, tokens: int = 0) -> Iterator[dict[str, Any]]:
+def fitting_changes(config: Config, of_step: Account, topology: Topology, tokens: int = 0) -> Iterator[dict[str, Any]]:
   """Changes of a config after which its step fits, by the account: single ones, and smaller parts with recomputation.
 
   Args:
-    config: as nested dicts; it is not changed.
+    config: as for `config.read`.
     of_step: of the config itself.
     topology: the devices that the step is to fit on.
     tokens: as for `plan`.
   """
-  t, mesh = config['training'], config['mesh']
-  rows = t['batch_size'] // t['microbatches']
-  smaller = [{'training.microbatches': t['microbatches'] * n} for n in (2, 4, 8, 16, 32, 64) if rows % n == 0]
-  again = [{'model.remat': name} for name in ('products', 'layer') if name != config['model']['remat']]
+  settings = configs.read(config)
+  t, mesh = settings.training, settings.mesh
+  rows = t.batch_size // t.microbatches
+  smaller: list[dict[str, Any]] = [{'training.microbatches': t.microbatches * n}
+                                   for n in (2, 4, 8, 16, 32, 64) if rows % n == 0]
+  again: list[dict[str, Any]] = [{'model.remat': name} for name in ('products', 'layer') if name != settings.model.remat]
   tried = [*smaller, *again, *({**s, **a} for a in again for s in smaller)]
   if of_step.static_bytes > topology.chip.memory:       # then no smaller part will do
     tried = []
-  if topology.count > 1 and mesh['fsdp'] != -1:
+  if topology.count > 1 and mesh.fsdp != -1:
     everywhere = {'mesh.data': 1, 'mesh.fsdp': -1, 'mesh.tensor': 1}
     tried += [everywhere, *({**everywhere, **a} for a in again)]
-  if config['strategy']['name'] in ('full', 'last_layers'):
+  if settings.strategy.name in ('full', 'last_layers'):
     tried += [{'strategy.name': 'lora'}, *({'strategy.name': 'lora', **a} for a in again)]
-  elif config['model']['quantize'] == 'none':
+  elif settings.model.quantize == 'none':
     tried += [{'model.quantize': 'nf4'}, *({'model.quantize': 'nf4', **a} for a in again)]
   found: list[dict[str, Any]] = []
   for changes in tried:
     if any(set(f.items()) <= set(changes.items()) for f in found):      # a part of it is enough
       continue
-    changed = {group: dict(fields) if isinstance(fields, dict) else fields for group, fields in config.items()}
-    for field, value in changes.items():
-      group, name = field.split('.')
-      if field == 'strategy.name':
-        changed[group] = dict.fromkeys(changed[group]) | {'name': value, 'allow_other_base': False}
-      else:
-        changed[group][name] = value
+    other = changes.get('strategy.name')
+    changed = settings._replace(strategy=StrategySettings(other)) if other else settings
     try:
-      exp, sizes = assembled(changed, topology)
+      exp, sizes = assembled(changed.replace(changes), topology)
       total = account.account(exp, sizes, tokens).total
     except InputError:                            # no config, such as a batch that cannot be dealt out so
       continue
@@ -138,31 +137,32 @@ class LocalPlan(NamedTuple):
     return shared + members * (self.of_step.total - shared)
 
 
-def here(config: dict[str, Any]) -> LocalPlan | None:
+def here(config: Config) -> LocalPlan | None:
   """The account of a config on this machine; None where nothing learns. Settings that only change arrays share one."""
-  arrays = {**config['training'], 'learning_rate': 1.0, 'weight_decay': 0.0, 'warmup': 0.0,
-            **{f'{part}_seed': None for part in settings.SEEDS if part not in ('rows', 'shots')}}
-  if not config['task']['rows']:                # otherwise the seed draws them
-    arrays |= {'seed': 0, 'rows_seed': None}
-  dropout = config['strategy'].get('dropout') and 0.1
-  return _here(json.dumps({**config, 'training': arrays, 'strategy': {**config['strategy'], 'dropout': dropout}}))
+  settings = configs.read(config)
+  arrays = {'training.learning_rate': 1.0, 'training.weight_decay': 0.0, 'training.warmup': 0.0,
+            **{f'training.{part}_seed': None for part in configs.SEEDS if part not in ('rows', 'shots')},
+            'strategy.dropout': settings.strategy.dropout and 0.1}
+  if not settings.task.rows:                    # otherwise the seed draws them
+    arrays |= {'training.seed': 0, 'training.rows_seed': None}
+  return _here(settings.replace(arrays))
 
 
 @lru_cache(maxsize=128)
-def _here(said: str) -> LocalPlan | None:
+def _here(settings: Settings) -> LocalPlan | None:
   topology = chips.topology('local')
-  exp, sizes = assembled(json.loads(said), topology)
-  if not exp.config['training']['steps']:
+  exp, sizes = assembled(settings, topology)
+  if not exp.settings.training.steps:
     return None
   of_step = account.account(exp, sizes)
   return LocalPlan(exp, of_step, tree.size(account.begun(exp)[0].trainable), timed(exp, of_step, topology)['step_seconds'])
 
 
-def check(config: dict[str, Any], members: int = 1) -> None:
+def check(config: Config, members: int = 1) -> None:
   """Refuses a config whose step finds no room here.
 
   Args:
-    config: as nested dicts.
+    config: as for `config.read`.
     members: of a cohort, that are trained as one program.
   Raises:
     InputError: it does not fit; it says what would.

@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from research import config as configs
 from research import run_files, tree
+from research.config import Config
 from research.console import say
 from research.data.sources import SPLITS
 from research.distributed import mesh, partition, processes
@@ -18,14 +20,14 @@ from research.runs.result import describe, record
 from research.training.ledger import Cost, TrainResult
 
 
-def evaluate_one(workdir: Path, split: str, config: dict[str, Any] | None = None,
+def evaluate_one(workdir: Path, split: str, config: Config | None = None,
                  allow_changed: bool = False) -> dict[str, Any]:
   """Evaluates the run in `workdir` at its best step; with a config, a model that needs no training.
 
   Args:
     workdir: the run directory; with a config, the place for the result.
     split: train, valid or test.
-    config: as nested dicts; None: the run's own.
+    config: as for `config.read`; None: the run's own.
     allow_changed: although the run was made from something else than is there now (see `provenance.check`).
   Returns:
     result.json, with the split's scores.
@@ -37,21 +39,23 @@ def evaluate_one(workdir: Path, split: str, config: dict[str, Any] | None = None
   run_files.check_name(workdir)
   if config is None:
     return evaluate_finished([workdir], split, allow_changed)[0]
-  with mesh.use(mesh.make(config['mesh'])):
-    exp = assemble(config, trains=False)
-    if exp.strategy.learns and not exp.config['strategy']['init_from']:
+  settings = configs.read(config)
+  with mesh.use(mesh.make(settings.mesh._asdict())):
+    exp = assemble(settings, trains=False)
+    if exp.strategy.learns and not exp.settings.strategy.init_from:
       raise InputError(f'strategy {exp.strategy.name} has to learn first: run research.train, then evaluate its workdir; '
                        'a base model is evaluated with --config.strategy.name=few_shot')
-    exp.config['training'] |= {'steps': 0, 'epochs': 0.0}       # a workdir that holds no training
+    no_training = exp.settings.replace({'training.steps': 0, 'training.epochs': 0.0})
+    exp = exp._replace(settings=no_training)
     processes.assert_equal_across_processes(lambda: provenance.content(exp))
-    run_files.check(workdir, exp.config)
+    run_files.check(workdir, exp.settings.config())
     provenance.check(workdir, exp, {split, 'train'} if exp.strategy.shots else {split}, allow_changed)
     variables = tree.join(*restore.variables(exp))
     examples = exp.examples(split)
     if (workdir / run_files.RESULT).exists():
       run_files.read_result(workdir)                 # says what is damaged, before anything is computed
     else:
-      run_files.claim(workdir, exp.config)
+      run_files.claim(workdir, exp.settings.config())
       provenance.begin(workdir, exp)
     [evaluation] = run.evaluate_runs([exp], variables, [examples], generate=True, label=f'evaluate {split}')
     new = describe(exp, TrainResult(0, 0, {}, Cost()), 0, tree.size(variables))

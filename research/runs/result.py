@@ -29,9 +29,9 @@ def describe(exp: Experiment, outcome: ledger.TrainResult, trainable: int, total
   memory = _memory(c.peak_bytes, c.cohort_size)      # before the product below, which takes some too
   peak = jax.device_count() * flops.matrix_peak(exp.model.config.dtype) if c.train_flops else 0.0
   return {
-      'model': exp.config['model']['source'], 'task': exp.called,
+      'model': exp.settings.model.source, 'task': exp.called,
       'strategy': exp.strategy.name,
-      'seed': exp.config['training']['seed'], 'best_step': outcome.best_step, 'steps': outcome.steps,
+      'seed': exp.settings.training.seed, 'best_step': outcome.best_step, 'steps': outcome.steps,
       'metrics': {}, 'intervals': {},
       'cost': {'total_params': total, 'trainable_params': trainable, **c._asdict(),
                'tokens_per_second': per_second(c.train_tokens), 'matrix_peak': peak,

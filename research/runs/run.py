@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from research import run_files, tree
+from research import run_files
 from research.console import say
 from research.data.prompts import Example
 from research.distributed import placement
@@ -34,9 +34,9 @@ def _check_same_program(exps: Sequence[Experiment]) -> None:
   Raises:
     InputError: they differ in their model, or in their number of steps.
   """
-  first = exps[0].config['training']['steps']
+  first = exps[0].settings.training.steps
   for exp in exps[1:]:
-    if exp.model is not exps[0].model or exp.config['training']['steps'] != first:
+    if exp.model is not exps[0].model or exp.settings.training.steps != first:
       raise InputError('the rows that the seeds draw give other vocabularies or numbers of steps')
 
 
@@ -59,11 +59,11 @@ class Run:
       planned: what it is to take, to be told beside what it took.
       told: as for `train.train_one`.
     """
-    t = exp.config['training']
+    t = exp.settings.training
     self.exp, self.workdir, self.label, self.planned = exp, workdir, label, planned
     self.told: Told = set() if told is None else told
-    self.by = metrics.get(t['best_metric'])
-    self.batch_of = exp.training_batches() if t['steps'] else None
+    self.by = metrics.get(t.best_metric)
+    self.batch_of = exp.training_batches() if t.steps else None
     self.held_out = exp.examples('valid') if 'valid' in exp.task.splits else []
     self.seen: dict[int, harness.Evaluation] = {}      # this process's best step -> what validation found, where that is all
 
@@ -77,15 +77,14 @@ class Run:
     """
     exp = self.exp
     state, frozen = _initial_state(exp)
-    run_files.claim(self.workdir, exp.config)
+    run_files.claim(self.workdir, exp.settings.config())
     frozen = restore.keep_fixed(self.workdir, state.trainable, frozen)
     lines = bind.table(state.trainable, frozen)
     run_files.write_json(self.workdir / run_files.SITES, [line._asdict() for line in lines])
     if not self.held_out:
       say(f'{self.label}: no validation split: the last step is kept')
     provenance.begin(self.workdir, exp)
-    self.trainable_params = tree.size(state.trainable)
-    self.total_params = self.trainable_params + tree.size(frozen)
+    self.trainable_params, self.total_params = restore.num_params(state.trainable, frozen)
     say(f'{self.label}: {exp.strategy.name} on {exp.called}, {self.trainable_params:,} of {self.total_params:,} '
         'parameters learn')
     table = tuple(map(str, lines))
@@ -96,16 +95,16 @@ class Run:
 
   def member(self) -> ledger.Member:
     """This run as the loop knows it."""
-    t, warmup = self.exp.config['training'], restore.warmup(self.exp)
-    lr_fraction = lambda step: float(optim.shape(t['schedule'], t['steps'], step, warmup))
-    return ledger.Member(self.label, self.batch_of, t['learning_rate'], lr_fraction,
+    t, warmup = self.exp.settings.training, restore.warmup(self.exp)
+    lr_fraction = lambda step: float(optim.shape(t.schedule, t.steps, step, warmup))
+    return ledger.Member(self.label, self.batch_of, t.learning_rate, lr_fraction,
                          Checkpoints(self.workdir / run_files.CHECKPOINTS, self.exp.fingerprint), MetricsLog(self.workdir))
 
   @property
   def schedule(self) -> Schedule:
     """When it is validated, saved, and ended."""
-    t = self.exp.config['training']
-    return Schedule(t['steps'], t['eval_every'], t['checkpoint_every'], t['log_every'], t['patience'],
+    t = self.exp.settings.training
+    return Schedule(t.steps, t.eval_every, t.checkpoint_every, t.log_every, t.patience,
                     f'valid/{self.by.name}', self.by.higher_is_better)
 
   @property
@@ -145,7 +144,7 @@ def evaluate_runs(exps: Sequence[Experiment], variables: Tree | members.CohortVa
     generate: free text too, where that is the task.
     label: of the progress line; None for silence.
   """
-  exp, size = exps[0], exps[0].config['training']['eval_batch_size']
+  exp, size = exps[0], exps[0].settings.training.eval_batch_size
   if all(one == examples[0] for one in examples[1:]):
     return harness.evaluate_all(exp.model, variables, exp.tokenizer, exp.task, examples[0], size, generate, label)
   return [harness.evaluate(exp.model, members.select_member(number, variables), exp.tokenizer, exp.task, its, size, generate,
@@ -156,7 +155,7 @@ def _validation(runs: Sequence[Run], label: str) -> loop.Evaluate:
   """What the loop asks after some of its steps."""
   def evaluate(step: int, going: Sequence[int], variables: Tree | members.CohortVariables) -> list[dict[str, float]]:
     if not sys.stderr.isatty():
-      say(f'{label}  {step}/{runs[0].exp.config["training"]["steps"]}  validating')
+      say(f'{label}  {step}/{runs[0].exp.settings.training.steps}  validating')
     found = evaluate_runs([run.exp for run in runs], variables, [run.held_out for run in runs], runs[0].generates,
                           f'{label}: valid')
     return [runs[number].validated(step, found[number]) for number in going]

@@ -5,7 +5,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from research import config as configs
 from research import run_files
+from research.config import Config, Settings
 from research.console import say
 from research.distributed import device, mesh, processes
 from research.errors import InputError, InUse
@@ -17,12 +19,12 @@ from research.training import cohort, loop, trial
 from research.training.checkpoint import Checkpoints
 
 
-def train_one(config: dict[str, Any], workdir: Path, label: str = 'train', profile: bool = False, allow_changed: bool = False,
+def train_one(config: Config, workdir: Path, label: str = 'train', profile: bool = False, allow_changed: bool = False,
               told: Told | None = None) -> dict[str, Any]:
   """Trains, validates at the best step, and leaves a run in `workdir`; gives its result.json.
 
   Args:
-    config: as nested dicts.
+    config: as for `config.read`.
     workdir: the run directory: a run that is there and was stopped is resumed, and a finished one is not trained again.
     label: what the run is called where something is said of it.
     profile: also writes a trace of five steps beside TensorBoard's metrics, which shows where a step's time goes.
@@ -33,27 +35,28 @@ def train_one(config: dict[str, Any], workdir: Path, label: str = 'train', profi
       diverged.
   """
   run_files.check_name(workdir)
+  settings = configs.read(config)
   finished = processes.all_gather_object((workdir / run_files.RESULT).exists())[0]
-  if config['check_memory'] and not finished:
-    plans.check(config)
-  with mesh.use(mesh.make(config['mesh'])):
-    exp = assemble(config)
+  if settings.check_memory and not finished:
+    plans.check(settings)
+  with mesh.use(mesh.make(settings.mesh._asdict())):
+    exp = assemble(settings)
     processes.assert_equal_across_processes(lambda: provenance.content(exp))
-    run_files.check(workdir, exp.config)
+    run_files.check(workdir, exp.settings.config())
     provenance.check(workdir, exp, LEARNED_FROM, allow_changed)
     if finished:
       say(f'{label}: {workdir} is finished already')
       return run_files.read_result(workdir)
-    if profile and exp.config['training']['steps'] < 2:
-      raise InputError(f'--profile: training.steps={exp.config["training"]["steps"]}: the first step compiles, and the second '
+    if profile and exp.settings.training.steps < 2:
+      raise InputError(f'--profile: training.steps={exp.settings.training.steps}: the first step compiles, and the second '
                        'is the first to be traced')
-    [result] = _trained([Run(exp, workdir, label, _planned(config), told)], workdir / run_files.CHECKPOINTS, label, profile)
+    [result] = _trained([Run(exp, workdir, label, _planned(settings), told)], workdir / run_files.CHECKPOINTS, label, profile)
     if isinstance(result, InputError):
       raise result
     return result
 
 
-def train_cohort(jobs: Sequence[tuple[dict[str, Any], Path, str]], latest: Path,
+def train_cohort(jobs: Sequence[tuple[Config, Path, str]], latest: Path,
                  told: Told | None = None, allow_changed: bool = False) -> list[dict[str, Any] | InputError]:
   """Trains runs that differ in nothing but arrays (see `cohort`) as one program; each leaves what it would leave alone.
 
@@ -67,9 +70,10 @@ def train_cohort(jobs: Sequence[tuple[dict[str, Any], Path, str]], latest: Path,
   Returns:
     Of each its result, or what is wrong with it.
   """
-  if jobs[0][0]['check_memory']:
-    plans.check(jobs[0][0], len(jobs))
-  with mesh.use(mesh.make(jobs[0][0]['mesh'], members=len(jobs))):
+  first = configs.read(jobs[0][0])
+  if first.check_memory:
+    plans.check(first, len(jobs))
+  with mesh.use(mesh.make(first.mesh._asdict(), members=len(jobs))):
     runs = [_run_or_error(*job, told, allow_changed) for job in jobs]
     whole = [run for run in runs if isinstance(run, Run)]
     if len(whole) == len(jobs):
@@ -79,35 +83,39 @@ def train_cohort(jobs: Sequence[tuple[dict[str, Any], Path, str]], latest: Path,
   return [next(results) if isinstance(run, Run) else run for run in runs]
 
 
-def _planned(config: dict[str, Any]) -> plans.LocalPlan | None:
+def _planned(settings: Settings) -> plans.LocalPlan | None:
   """What the config was planned to take, where that was looked at."""
-  return plans.here(config) if config['check_memory'] else None
+  return plans.here(settings) if settings.check_memory else None
 
 
-def _run_or_error(config: dict[str, Any], workdir: Path, label: str, told: Told | None,
+def _run_or_error(config: Config, workdir: Path, label: str, told: Told | None,
                   allow_changed: bool) -> 'Run | InputError':
   try:
-    exp = assemble(config)
-    run_files.check(workdir, exp.config)
+    settings = configs.read(config)
+    exp = assemble(settings)
+    run_files.check(workdir, exp.settings.config())
     provenance.check(workdir, exp, LEARNED_FROM, allow_changed)
-    return Run(exp, workdir, label, _planned(config), told)
+    return Run(exp, workdir, label, _planned(settings), told)
   except InputError as e:
     return e
 
 
-def cohort_size(configs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def cohort_size(jobs: Sequence[Config]) -> dict[str, Any]:
   """How many of these runs, which differ in nothing but arrays, to train as one program: `size`, and what was found."""
+  alike = [configs.read(one) for one in jobs]
+  sizes = alike[0].mesh._asdict()
+
   def side(count: int) -> trial.TimedStep:
-    with mesh.use(mesh.make(configs[0]['mesh'], members=count)):
-      exps = [assemble(config) for config in configs[:count]]
+    with mesh.use(mesh.make(sizes, members=count)):
+      exps = [assemble(one) for one in alike[:count]]
       return trial.timed_step([_initial_state(exp) for exp in exps], [exp.training_batches()(0) for exp in exps],
                               model=exps[0].model, tx=restore.optimizer(exps[0]),
                               objective=exps[0].objective)
 
-  with mesh.use(mesh.make(configs[0]['mesh'])):
-    exps = [assemble(config) for config in configs]
+  with mesh.use(mesh.make(sizes)):
+    exps = [assemble(one) for one in alike]
   _check_same_program(exps)
-  steps = exps[0].config['training']['steps']
+  steps = exps[0].settings.training.steps
   if not steps:
     return {'size': 1, 'because': 'nothing learns'}
   if not trial.trial_pays(len(exps), steps):
@@ -123,8 +131,8 @@ def _trained(runs: Sequence[Run], latest: Path, label: str, profile: bool = Fals
   """
   exp = runs[0].exp
   _check_same_program([run.exp for run in runs])
-  lengths = {run.batch_of(0)['tokens'].shape[-1] for run in runs if run.batch_of}
-  if len(lengths) > 1 and exp.config['strategy'].get('dropout'):
+  lengths = {run.batch_of(0).tokens.shape[-1] for run in runs if run.batch_of}
+  if len(lengths) > 1 and exp.settings.strategy.dropout:
     raise InputError('the rows that the seeds draw give lines of other lengths, on which dropout would draw otherwise')
   with ExitStack() as stack:
     for run in runs:

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 
+from research import config as configs
 from research import run_files
 from research.console import say
 from research.errors import InputError
@@ -29,9 +30,10 @@ def check_study(study: grid.Study, cells: list[grid.Cell]) -> dict[str, dict[str
   """
   made_of = {}
   for cell in {(c.model, c.task, c.arm, str(c.setting)): c for c in cells}.values():
-    if cell.config['check_memory']:
-      plans.check(cell.config)
-    exp = assemble(cell.config)
+    settings = configs.read(cell.config)
+    if settings.check_memory:
+      plans.check(settings)
+    exp = assemble(settings)
     examples = len(exp.task.rows('test'))
     if study.margin is not None and metrics.measured(study.report).is_share and study.margin * examples < 1:
       raise InputError(f'margin={study.margin:g}: is less than one of the {examples} test examples of task {exp.task.name}; '
@@ -60,7 +62,7 @@ def dry_run(study: grid.Study, cells: list[grid.Cell]) -> None:
     if found is None:
       print(f'{cell.key}  nothing learns')
       continue
-    steps = found.exp.config['training']['steps']
+    steps = found.exp.settings.training.steps
     of_cell = operations(cell.config)
     in_all += of_cell
     seconds += steps * found.step_seconds
@@ -82,7 +84,7 @@ def dry_run(study: grid.Study, cells: list[grid.Cell]) -> None:
 def operations(config: dict[str, Any]) -> float:
   """FLOPs that a cell's training is planned to take, on all devices; 0 where nothing learns."""
   found = plans.here(config)
-  return found.exp.config['training']['steps'] * found.of_step.flops * jax.device_count() if found else 0.0
+  return found.exp.settings.training.steps * found.of_step.flops * jax.device_count() if found else 0.0
 
 
 def cohorts(text: str, told: run.Told | None = None, allow_changed: bool = False) -> registration.Cohorts | None:

@@ -1,5 +1,7 @@
 """A study's figures: how the arms learned, how they were tuned, and what quality costs."""
 
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +90,16 @@ def _learning(study: Study, c: dict[str, Any], rows: list[dict[str, Any]], workd
   return 'How the arms learned', f'Thin: training loss; thick: validation loss; ring: the step that is kept. {turn}'
 
 
+def _apart(places: list[float], scale: Callable[[float], float]) -> list[float]:
+  """Of the places on an axis, those that have room for a label: no two nearer than a fifteenth of the axis."""
+  least = (scale(max(places)) - scale(min(places))) / 15
+  found: list[float] = []
+  for place in sorted(places):
+    if not found or scale(place) - scale(found[-1]) >= least:
+      found.append(place)
+  return found
+
+
 def _tuning(study: Study, c: dict[str, Any], rows: list[dict[str, Any]], workdir: Path,
             colour: dict[str, str]) -> tuple[str, str] | None:
   """The selection metric over each arm's grid; the chosen setting is ringed."""
@@ -121,8 +133,9 @@ def _tuning(study: Study, c: dict[str, Any], rows: list[dict[str, Any]], workdir
     if 'learning_rate' in field:
       axis.set_xscale('log')
       axis.set_xticks([], minor=True)
-    axis.set_xticks(range(len(places)) if words else places, [shown(p) for p in places])
-    axis.tick_params(axis='x', rotation=30 if len(places) > 5 else 0)
+    labelled = places if words else _apart(places, math.log if 'learning_rate' in field else float)
+    axis.set_xticks(range(len(places)) if words else labelled, [shown(p) for p in labelled])
+    axis.tick_params(axis='x', rotation=30 if len(labelled) > 5 else 0)
     axis.set_xlabel(field.split('.')[-1].replace('_', ' '))
     axis.legend(fontsize=9)
   axes[0][0].set_ylabel(study.select)

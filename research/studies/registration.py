@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from research import config as config_fields
+from research import config as configs
 from research import run_files
 from research.errors import InputError
 from research.experiment.provenance import FLAG
@@ -80,7 +80,7 @@ def planned(workdir: Path) -> Plan:
   for cell in there['cells']:
     if extra := cell.keys() - {*Cell._fields}:
       raise InputError(f'{workdir / PLAN}: is damaged: the cell {cell["key"]} has a field {min(extra)!r}')
-    config_fields.check(cell['config'])
+    configs.read(cell['config'])
     cells.append(Cell(**cell))
   if not cells:
     raise InputError(f'{workdir / PLAN}: is damaged: holds no cells')

@@ -4,9 +4,9 @@ import importlib.util
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from research import config as configs
 from research import shipped
 from research.errors import InputError
-from research.experiment import settings
 from research.studies import grid
 
 
@@ -68,4 +68,6 @@ def base_config(study: grid.Study, where: Path) -> dict[str, Any]:
       path = Path(shipped.path('config', study.base))
     except InputError as e:
       raise InputError(f'{where}: base={study.base!r}: {e}') from None
-  return settings.plain(load(str(path), 'get_config'))
+  found = configs.plain(load(str(path), 'get_config'))
+  configs.read(found)
+  return found

@@ -13,9 +13,9 @@ import jax
 import numpy as np
 
 from research import tree
+from research.data.batch import Batch
 from research.distributed import mesh, placement
 from research.models.functions import Model
-from research.models.transformer import Batch
 from research.programs.members import CohortVariables, split_shared, stack_trees, vmap_members
 from research.training import steps
 from research.training.steps import Metrics, TrainState
@@ -65,17 +65,17 @@ def step_for(frozen: Tree | CohortVariables) -> Callable[..., tuple[TrainState, 
   return train_step if isinstance(frozen, CohortVariables) else steps.train_step
 
 
-def stack_batches(members: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+def stack_batches(members: Sequence[Batch]) -> Batch:
   """The members' batches on a leading axis, filled up with padding to one shape."""
   if len(members) == 1:
     return members[0]
 
-  def stacked(arrays: list[np.ndarray]) -> np.ndarray:
+  def stacked(*arrays: np.ndarray) -> np.ndarray:
     shape = np.max([x.shape for x in arrays], axis=0)
     return np.stack([np.pad(x, [(0, most - has) for most, has in zip(shape, x.shape)]) for x in arrays])
-  return {field: stacked([member[field] for member in members]) for field in members[0]}
+  return jax.tree.map(stacked, *members)
 
 
-def shard_batches(members: Sequence[dict[str, np.ndarray]]) -> dict[str, jax.Array]:
+def shard_batches(members: Sequence[Batch]) -> Batch:
   """The batch of a run, every array [M, B, …], or of all members [members, M, B, …], on its devices."""
   return placement.shard_batch(stack_batches(members), axis=1 if len(members) == 1 else 2, members=len(members))

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from research.data.batch import Batch
 from research.distributed import processes
 from research.errors import Diverged, InputError
 from research.training.checkpoint import Checkpoints
@@ -52,7 +53,7 @@ class TrainResult(NamedTuple):
 class Member:
   """One run, by itself or in a cohort: what it learns from, where it writes, and the book of what it came to so far."""
 
-  def __init__(self, label: str, batch_of: Callable[[int], dict[str, np.ndarray]] | None, learning_rate: float,
+  def __init__(self, label: str, batch_of: Callable[[int], Batch] | None, learning_rate: float,
                lr_fraction: Callable[[int], float], checkpoints: Checkpoints, log: MetricsLog):
     """
     Args:

@@ -11,6 +11,7 @@ import optax
 
 from research import tree
 from research.console import ProgressLine, say
+from research.data.batch import Batch
 from research.distributed import mesh, partition, placement
 from research.errors import InputError
 from research.models.functions import Model
@@ -130,11 +131,11 @@ def _due(schedule: Schedule, step: int, validates: bool, members: int) -> Due:
              last or step % schedule.log_every == 0)
 
 
-def _batches(members: Sequence[Member]) -> Callable[[int], dict[str, jax.Array]]:
+def _batches(members: Sequence[Member]) -> Callable[[int], Batch]:
   """Step -> the batch of all members on the devices of the mesh in use, also where another thread asks."""
   in_use = mesh.current()
 
-  def batch_of(step: int) -> dict[str, jax.Array]:
+  def batch_of(step: int) -> Batch:
     with mesh.use(in_use):
       return cohort.shard_batches([m.batch_of(step) for m in members if m.batch_of])
   return batch_of

@@ -10,10 +10,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from research.data.batch import Batch
 from research.distributed import device, mesh
 from research.models.functions import Model
 from research.models.products import is_primal
-from research.models.transformer import Batch
 from research.tree import Tree
 
 Array = jax.Array
@@ -23,7 +23,7 @@ CHUNK, CHUNK_ON_GPU = 256, 1024   # targets whose logits are alive at one time, 
 def _target_hidden(model: Model, variables: Tree, batch: Batch, key: Array | None = None) -> Array:
   """[B, T, D]: what the head reads to predict each target."""
   hidden = model.hidden(variables, batch, key)
-  return jnp.take_along_axis(hidden, batch['index'][..., None], axis=1)
+  return jnp.take_along_axis(hidden, batch.index[..., None], axis=1)
 
 
 def _head(model: Model, variables: Tree) -> Tree:
@@ -68,20 +68,21 @@ def target_logits(model: Model, variables: Tree, batch: Batch) -> Array:
   return model.logits(variables, _target_hidden(model, variables, batch))
 
 
-def target_losses(model: Model, variables: Tree, batch: Batch, label_smoothing: float = 0.0) -> Array:
-  """The loss of every target, to be looked at and not differentiated.
+def target_losses(model: Model, variables: Tree, batch: Batch, key: Array | None = None, label_smoothing: float = 0.0) -> Array:
+  """The loss of every target; its gradient computes the logits of a chunk once more in place of keeping them.
 
   Args:
     model: whose losses are meant.
     variables: the model's, deltas among them.
-    batch: beside the model's fields (see `Model`), `index` [B, T], the position in its line whose next token is
-      predicted, and `targets` [B, T], that token.
+    batch: what is read, and the targets [B, T] asked there.
+    key: for dropout; None switches it off.
     label_smoothing: the share of the target's probability that is spread evenly over the vocabulary.
   Returns:
     [B, T] float32, in nats; what stands at unused targets means nothing.
   """
-  head, wanted, targets = _head(model, variables), _target_hidden(model, variables, batch), jnp.asarray(batch['targets'])
-  each = jax.lax.map(lambda chunk: _losses(model, label_smoothing, head, *chunk), (_chunks(wanted), _chunks(targets)))
+  head, wanted, targets = _head(model, variables), _target_hidden(model, variables, batch, key), jnp.asarray(batch.targets)
+  of_chunk = jax.checkpoint(lambda chunk: _losses(model, label_smoothing, head, *chunk), prevent_cse=False)
+  each = jax.lax.map(of_chunk, (_chunks(wanted), _chunks(targets)))
   return _whole(each, targets)
 
 
@@ -133,13 +134,13 @@ def cross_entropy(model: Model, variables: Tree, batch: Batch, key: Array | None
   Args:
     model: whose loss is meant.
     variables: the model's, deltas among them.
-    batch: as for `target_losses`, with `weights` [B, T]: 1 for a target, 0 for padding.
+    batch: what is read, and the targets asked there.
     key: for dropout; None switches it off.
     label_smoothing: as for `target_losses`.
   Returns:
     The loss [], in nats, and {loss: the same, tokens: the number of targets []}.
   """
   wanted = _target_hidden(model, variables, batch, key)
-  targets, weights = jnp.asarray(batch['targets']), jnp.asarray(batch['weights'])
+  targets, weights = jnp.asarray(batch.targets), jnp.asarray(batch.weights)
   total = _total(model, label_smoothing, _head(model, variables), wanted, targets, weights)
   return total, {'loss': total, 'tokens': jnp.sum(weights)}

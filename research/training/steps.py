@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import optax
 
 from research import tree
+from research.data.batch import Batch
 from research.models.functions import Model
-from research.models.transformer import Batch
 from research.training import losses
 from research.training.objective import CROSS_ENTROPY, Objective
 from research.tree import Tree
@@ -71,7 +71,7 @@ def accumulate(loss_sum: Callable[..., tuple[Array, Metrics]], trainable: Tree, 
     The gradients, a tree like `trainable`, and the sums, each [].
   """
   gradient = jax.grad(loss_sum, has_aux=True)
-  count = batch['tokens'].shape[0]
+  count = batch.tokens.shape[0]
   if count == 1:
     return gradient(trainable, jax.tree.map(lambda x: x[0], batch), jax.random.fold_in(key, 0))
 

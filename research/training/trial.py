@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
+from research.data.batch import Batch
 from research.distributed import placement
 from research.programs.compile import Executable, compiled
 from research.programs.members import CohortVariables
@@ -37,7 +37,7 @@ class TimedStep(NamedTuple):
   """Runs at one of their steps, alone or as one program."""
   state: TrainState
   frozen: Tree | CohortVariables
-  batch: dict[str, jax.Array]
+  batch: Batch
   step: Executable
 
   def advance(self) -> 'TimedStep':
@@ -47,7 +47,7 @@ class TimedStep(NamedTuple):
     return self._replace(state=state)
 
 
-def timed_step(begun: Sequence[tuple[TrainState, Tree]], batches: Sequence[dict[str, np.ndarray]], **static: Any) -> TimedStep:
+def timed_step(begun: Sequence[tuple[TrainState, Tree]], batches: Sequence[Batch], **static: Any) -> TimedStep:
   """Runs before their first step.
 
   Args:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from research.data import batches, demonstrations, prompts, tasks
+from research.data.batch import Batch
 from research.data.batches import (
   LineCapacity,
   TrainingBatches,
@@ -28,8 +29,7 @@ def naive(tiny):
   """(prompt, answer) -> the answer's losses, from the logits of the one sequence, in NumPy."""
   @jax.jit
   def forward(variables, tokens):
-    batch = {'tokens': tokens, 'positions': np.arange(LENGTH)[None], 'segments': np.ones((1, LENGTH), np.int32),
-             'branches': np.zeros((1, LENGTH), np.int32)}
+    batch = Batch(tokens, np.arange(LENGTH)[None], np.ones((1, LENGTH), np.int32))
     return tiny.model.logits(variables, tiny.model.hidden(variables, batch))[0]
 
   def losses(prompt, answer):
@@ -55,7 +55,7 @@ def test_packed_losses_equal_one_by_one_losses(tiny, naive, shots):
   assert (cut > 50) == (shots > 0)                                               # the demonstrations are read once
   documents = [prompt_with_answer(e._replace(prompt_ids=e.prompt_ids[cut:])) for e in found]
   [batch, *_] = (batch for batch, _ in batches.evaluation_batches(documents, 4))
-  assert batch['segments'].max() > 1                                             # documents do share lines
+  assert batch.segments.max() > 1                                             # documents do share lines
   for example, losses in zip(found, document_losses(tiny.model, variables, documents, 4)):
     np.testing.assert_allclose(losses, naive(example.prompt_ids, example.target_ids), rtol=0, atol=1e-5)
 
@@ -121,16 +121,16 @@ def test_loss_is_on_target_tokens_alone_and_every_one_of_them(tiny):
   documents = [prompt_with_answer(e) for e in found]
   capacity = LineCapacity(LENGTH)
   batch, layout = pack(documents, first_fit_decreasing([(len(d.tokens), 0) for d in documents], capacity), capacity, 512)
-  assert batch['weights'].sum() == sum(len(e.target_ids) for e in found)
+  assert batch.weights.sum() == sum(len(e.target_ids) for e in found)
   assert sorted(place.document for place in layout) == list(range(30))
   for place in layout:
     own = np.s_[place.line, place.start:place.start + place.count]
-    assert batch['targets'][own].tolist() == found[place.document].target_ids
-    assert batch['targets'][own][-1] == tiny.tokenizer.eos and (batch['weights'][own] == 1).all()
-    index = batch['index'][own]                                     # the target's token is the next one in the line
-    assert batch['tokens'][place.line, index[:-1] + 1].tolist() == found[place.document].target_ids[:-1]
-    [segment] = {*batch['segments'][place.line, index]}
-    assert batch['tokens'][place.line][batch['segments'][place.line] == segment].tolist() == [
+    assert batch.targets[own].tolist() == found[place.document].target_ids
+    assert batch.targets[own][-1] == tiny.tokenizer.eos and (batch.weights[own] == 1).all()
+    index = batch.index[own]                                     # the target's token is the next one in the line
+    assert batch.tokens[place.line, index[:-1] + 1].tolist() == found[place.document].target_ids[:-1]
+    [segment] = {*batch.segments[place.line, index]}
+    assert batch.tokens[place.line][batch.segments[place.line] == segment].tolist() == [
         *found[place.document].prompt_ids, *found[place.document].target_ids[:-1]]
 
 
@@ -167,11 +167,10 @@ def test_a_batch_is_a_pure_function_of_its_step(tiny):
   walked = [run(step) for step in range(12)]
   again = TrainingBatches(documents, 8, 2, seed=1, steps=12)
   for step in (11, 4, 0):
-    for field, x in again(step).items():
-      np.testing.assert_array_equal(x, walked[step][field])
-  assert len({tuple((n, x.shape) for n, x in batch.items()) for batch in walked}) == 1      # one shape, one compilation
+    jax.tree.map(np.testing.assert_array_equal, again(step), walked[step])
+  assert len({str(jax.tree.map(np.shape, batch)) for batch in walked}) == 1      # one shape, one compilation
   other = TrainingBatches(documents, 8, 2, seed=2, steps=12)(0)
-  assert any(other[n].shape != x.shape or (other[n] != x).any() for n, x in walked[0].items())
+  assert other.tokens.shape != walked[0].tokens.shape or (other.tokens != walked[0].tokens).any()
 
 
 @pytest.mark.parametrize('microbatches', [1, 2, 4])
@@ -180,10 +179,10 @@ def test_batches_hold_the_rows_that_order_draws(tiny, microbatches):
   run, numbers = TrainingBatches(documents, 8, microbatches, seed=1, steps=5), order(20, 1, 0)
   for step in range(5):
     batch = run(step)
-    assert batch['tokens'].shape[0] == microbatches
+    assert batch.tokens.shape[0] == microbatches
     expected = sorted(tuple(documents[next(numbers)].tokens) for _ in range(8))
     held = [tuple(tokens[segments == s].tolist())
-            for tokens, segments in zip(batch['tokens'].reshape(-1, batch['tokens'].shape[-1]),
-                                        batch['segments'].reshape(-1, batch['tokens'].shape[-1]))
+            for tokens, segments in zip(batch.tokens.reshape(-1, batch.tokens.shape[-1]),
+                                        batch.segments.reshape(-1, batch.tokens.shape[-1]))
             for s in range(1, segments.max() + 1)]
     assert sorted(held) == expected

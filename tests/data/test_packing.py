@@ -9,6 +9,7 @@ import pytest
 from helpers import scaled_up, torch_twin
 
 from research.data import batches, prompts, sources, tasks
+from research.data.batch import Batch
 from research.data.batches import (
   LineCapacity,
   TrainingBatches,
@@ -54,14 +55,13 @@ def alone(loaded):
 
   def line(ids):
     pad = lambda x: np.pad(np.asarray(x, np.int32), (0, LENGTH - len(ids)))[None]
-    return {'tokens': pad(ids), 'positions': pad(range(len(ids))), 'segments': pad([1] * len(ids))}
+    return Batch(pad(ids), pad(range(len(ids))), pad([1] * len(ids)))
 
   def losses(prompt, answer):
     read = prompt if start is None else [start]
     batch = line([*read, *answer])
-    batch['branches'] = np.zeros_like(batch['tokens'])
     if start is not None:
-      batch |= {f'source_{name}': x for name, x in line(prompt).items()}
+      batch = batch.with_source(line(prompt))
     logits = np.asarray(forward({'params': loaded.params}, batch), np.float64)
     at = np.arange(len(read) - 1, len(read) + len(answer) - 1)
     return np.log(np.exp(logits[at]).sum(-1)) - logits[at, answer]
@@ -157,10 +157,10 @@ def test_every_documents_targets_weigh_once_in_an_evaluation(loaded):
   for batch, layout in batches.evaluation_batches(documents, 3):
     for place in layout:
       own = np.s_[place.line, place.start:place.start + place.count]
-      assert batch['targets'][own].tolist() == found[place.document].target_ids
-      batch['weights'][own] -= 1
+      assert batch.targets[own].tolist() == found[place.document].target_ids
+      batch.weights[own] -= 1
       seen.append(place.document)
-    assert not batch['weights'].any()                    # 1 at every target, 0 everywhere else
+    assert not batch.weights.any()                    # 1 at every target, 0 everywhere else
   assert sorted(seen) == list(range(50))
 
 
@@ -168,21 +168,21 @@ def test_every_documents_targets_weigh_once_in_an_epoch(loaded):
   documents = documents_of(loaded, made(loaded, 'translation', 24))
   run = TrainingBatches(documents, 8, 2, seed=1, steps=3)
   drawn = [run(step) for step in range(3)]
-  held = np.concatenate([batch['targets'][batch['weights'] == 1] for batch in drawn])
-  assert {*np.unique(np.concatenate([batch['weights'].ravel() for batch in drawn]))} == {0, 1}
+  held = np.concatenate([batch.targets[batch.weights == 1] for batch in drawn])
+  assert {*np.unique(np.concatenate([batch.weights.ravel() for batch in drawn]))} == {0, 1}
   assert sorted(held) == sorted(itertools.chain(*(d.targets for d in documents)))
 
 
 def held(batch):
   """(source, targets) of every document of a training batch, in no order."""
   found = []
-  for part in range(len(batch['tokens'])):
-    b = {name: x[part] for name, x in batch.items()}
-    for line in range(len(b['tokens'])):
-      of_target = b['segments'][line, b['index'][line]]
-      for segment in range(1, b['source_segments'][line].max() + 1):
-        source = b['source_tokens'][line, b['source_segments'][line] == segment]
-        found.append((tuple(source.tolist()), tuple(b['targets'][line, (of_target == segment) & (b['weights'][line] == 1)])))
+  for part in range(len(batch.tokens)):
+    b = jax.tree.map(lambda x, part=part: x[part], batch)
+    for line in range(len(b.tokens)):
+      of_target = b.segments[line, b.index[line]]
+      for segment in range(1, b.source_segments[line].max() + 1):
+        source = b.source_tokens[line, b.source_segments[line] == segment]
+        found.append((tuple(source.tolist()), tuple(b.targets[line, (of_target == segment) & (b.weights[line] == 1)])))
   return sorted(found)
 
 
@@ -199,13 +199,12 @@ def test_a_batch_holds_what_its_epoch_redraws_and_is_a_pure_function_of_its_step
   make = lambda: TrainingBatches(first, 8, microbatches, seed=3, steps=steps, redraw=redraw)
   run, numbers = make(), order(count, 3, 0)
   walked = [run(step) for step in range(steps)]
-  assert len({tuple((name, x.shape) for name, x in batch.items()) for batch in walked}) == 1     # so one compilation
+  assert len({str(jax.tree.map(np.shape, batch)) for batch in walked}) == 1     # so one compilation
   for step, batch in enumerate(walked):
     expected = [redraw(next(numbers), draw // count) for draw in range(8 * step, 8 * step + 8)]
     assert held(batch) == sorted((tuple(d.source), tuple(d.targets)) for d in expected)
   for step in (steps - 1, 0, steps // 2):
-    for name, x in make()(step).items():
-      np.testing.assert_array_equal(x, walked[step][name])
+    jax.tree.map(np.testing.assert_array_equal, make()(step), walked[step])
 
 
 def test_fit_leaves_no_line_too_full_on_either_side(t5):

@@ -286,8 +286,8 @@ def assembled(tmp_path_factory):
 @pytest.mark.parametrize('model, objective', [('gpt2', 'continuation'), ('t5', 'span_corruption')])
 def test_a_model_has_the_objective_that_it_is_made_for_and_an_epoch_is_a_pass_over_all_pieces(assembled, model, objective):
   exp = assembled(model, training__epochs=2.0, training__batch_size=5)
-  assert exp.task.objective == exp.config['task']['objective'] == objective
-  assert len(exp.examples('train')) == 12 and exp.config['training']['steps'] == 5       # 24 of 5 at a time
+  assert exp.task.objective == exp.settings.task.objective == objective
+  assert len(exp.examples('train')) == 12 and exp.settings.training.steps == 5       # 24 of 5 at a time
 
 
 @pytest.mark.parametrize('model, fields, match', [

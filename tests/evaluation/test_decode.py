@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from helpers import torch_twin, verb
 
+from research.data.batch import Batch
 from research.evaluation.decode import generate
 
 NEVER = 257   # a token that none of these answers comes to
@@ -27,7 +28,7 @@ def alone(preset, prompts):
 def line(ids, length=128):
   """Arrays of one line that hold these ids and padding after them."""
   pad = lambda x: np.pad(np.asarray(x, np.int32), (0, length - len(ids)))[None]
-  return {'tokens': pad(ids), 'positions': pad(range(len(ids))), 'segments': pad([1] * len(ids))}
+  return Batch(pad(ids), pad(range(len(ids))), pad([1] * len(ids)))
 
 
 def test_greedy_takes_the_likeliest_token_of_the_full_forward(preset, prompts, alone):
@@ -36,9 +37,8 @@ def test_greedy_takes_the_likeliest_token_of_the_full_forward(preset, prompts, a
   for prompt, continuation in zip(prompts, alone):
     read = prompt if start is None else [start]
     batch = line([*read, *continuation])
-    batch['branches'] = np.zeros_like(batch['tokens'])
     if start is not None:
-      batch |= {f'source_{name}': x for name, x in line(prompt).items()}
+      batch = batch.with_source(line(prompt))
     logits = np.asarray(forward({'params': preset.params}, batch))
     assert logits[len(read) - 1:len(read) + 23].argmax(-1).tolist() == continuation
 

@@ -8,6 +8,7 @@ import numpy as np
 import safetensors.numpy
 
 from research.data import tokenizer as tokenizers
+from research.data.batch import Batch
 from research.models.config import Execution
 
 FLOAT32 = Execution('float32', 'float32', True)
@@ -119,9 +120,9 @@ def write_gguf(file, config, tensors, pre='smollm', architecture='llama', quanti
 
 def lone(ids):
   """A batch of whole sequences [B, L] that share their lines with nothing."""
-  ids = np.asarray(ids, np.int32)
+  ids = np.array(ids, np.int32)
   positions = np.broadcast_to(np.arange(ids.shape[1], dtype=np.int32), ids.shape)
-  return {'tokens': ids, 'positions': positions, 'segments': np.ones_like(ids), 'branches': np.zeros_like(ids)}
+  return Batch(ids, positions, np.ones_like(ids))
 
 
 def logits(model, params, ids):

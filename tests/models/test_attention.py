@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from helpers import scaled_up
 
+from research.data.batch import Batch
 from research.errors import InputError
 from research.models import layers
 from research.models.config import Kind
@@ -37,10 +38,9 @@ def line(model, seed=0, lengths=LENGTHS):
   """One line of documents, straight ones."""
   rng = np.random.default_rng(seed)
   row = lambda parts: np.concatenate(parts).astype(np.int32)[None]
-  side = lambda: {'tokens': rng.integers(3, 250, (1, sum(lengths))).astype(np.int32),
-                  'positions': row([np.arange(n) for n in lengths]),
-                  'segments': row([np.full(n, i + 1) for i, n in enumerate(lengths)])}
-  return side() | ({f'source_{n}': x for n, x in side().items()} if model.config.has_encoder else {})
+  side = lambda: Batch(rng.integers(3, 250, (1, sum(lengths))).astype(np.int32), row([np.arange(n) for n in lengths]),
+                       row([np.full(n, i + 1) for i, n in enumerate(lengths)]))
+  return side().with_source(side()) if model.config.has_encoder else side()
 
 
 def logits(model, params, batch):
@@ -72,7 +72,7 @@ def whole(case, short_blocks):
 def test_blocks_compute_what_one_block_does(case, whole, branches):
   batch = line(case[0])
   if branches:                 # says that documents may have several answers: windows are looked up, not cut out
-    batch['branches'] = np.zeros_like(batch['tokens'])
+    batch = batch._replace(branches=np.zeros_like(batch.tokens))
   np.testing.assert_allclose(logits(*case, batch), whole[0], rtol=0, atol=1e-5 * np.abs(whole[0]).max())
   ours, expected = gradient(*case, batch), whole[1]
   assert jax.tree.structure(ours) == jax.tree.structure(expected)
@@ -83,10 +83,10 @@ def test_blocks_compute_what_one_block_does(case, whole, branches):
 def test_a_document_changes_no_other_by_a_bit(case, short_blocks):
   first, second, _ = LENGTHS
   batch = line(case[0])
-  other = {n: x.copy() for n, x in batch.items()}
-  for side in ('tokens', 'source_tokens'):
-    if side in other:
-      other[side][:, first:first + second] = 255 - other[side][:, first:first + second]
+  other = jax.tree.map(np.copy, batch)
+  for side in (other.tokens, other.source_tokens):
+    if side is not None:
+      side[:, first:first + second] = 255 - side[:, first:first + second]
   before, after = (np.asarray(logits(*case, b))[0] for b in (batch, other))
   np.testing.assert_array_equal(after[:first], before[:first])
   np.testing.assert_array_equal(after[first + second:], before[first + second:])
@@ -95,8 +95,7 @@ def test_a_document_changes_no_other_by_a_bit(case, short_blocks):
 
 def test_a_prompt_is_read_into_a_cache_in_blocks_as_in_one(case, short_blocks):
   model, params = case
-  batch = {n: x[:, :20] for n, x in line(model).items()}
-  batch['branches'] = 0 * batch['tokens']
+  batch = jax.tree.map(lambda x: x[:, :20], line(model))
   read = lambda: jax.jit(model.prefill, static_argnums=2)({'params': params}, batch, 30)
   in_blocks = read()
   with pytest.MonkeyPatch.context() as patch:

@@ -9,6 +9,7 @@ import pytest
 import zoo
 
 from research.data import tokenizer as tokenizers
+from research.data.batch import Batch
 from research.models import huggingface, names
 from research.models.config import Execution
 from research.models.functions import build
@@ -49,13 +50,12 @@ def batch_of(config, lengths=None, left=False):
     for row, n in enumerate(lengths):
       at = slice(ids.shape[1] - n, None) if left else slice(0, n)
       rows[0][row, at], rows[1][row, at], rows[2][row, at] = ids[row, :n], range(n), 1
-    return [x.astype(np.int32) for x in rows]
+    return Batch(*(x.astype(np.int32) for x in rows))
   whole = (IDS.shape[1],) * 3, (SOURCE.shape[1],) * 3
   decoder, encoder = lengths or whole
-  tokens, positions, segments = one(IDS, decoder)
-  batch = {'tokens': tokens, 'positions': positions, 'segments': segments, 'branches': np.zeros_like(tokens)}
+  batch = one(IDS, decoder)
   if config.has_encoder:
-    batch |= dict(zip(('source_tokens', 'source_positions', 'source_segments'), one(SOURCE, encoder)))
+    batch = batch.with_source(one(SOURCE, encoder))
   return batch
 
 
@@ -63,19 +63,22 @@ def torch_logits(theirs, config, batch):
   import torch
   t = lambda x: torch.tensor(np.asarray(x), dtype=torch.long)
   if config.has_encoder:
-    return theirs(input_ids=t(batch['source_tokens']), attention_mask=t(batch['source_segments']),
-                  decoder_input_ids=t(batch['tokens']), decoder_attention_mask=t(batch['segments'])).logits
-  return theirs(input_ids=t(batch['tokens']), attention_mask=t(batch['segments']), position_ids=t(batch['positions'])).logits
+    return theirs(input_ids=t(batch.source_tokens), attention_mask=t(batch.source_segments),
+                  decoder_input_ids=t(batch.tokens), decoder_attention_mask=t(batch.segments)).logits
+  return theirs(input_ids=t(batch.tokens), attention_mask=t(batch.segments), position_ids=t(batch.positions)).logits
 
 
 def row_by_row(theirs, config, batch):
   """transformers' logits of every row without its padding, at the places where the row stands in the batch."""
-  found = np.zeros((*batch['tokens'].shape, config.vocab), np.float32)
-  real = batch['segments'] > 0
+  found = np.zeros((*batch.tokens.shape, config.vocab), np.float32)
+  real = batch.segments > 0
   for row in np.argsort(real.sum(1)):      # transformers' dynamic rope stays stretched until it reads a short row
     at = real[row]
-    source = batch['source_segments'][row] > 0 if config.has_encoder else None
-    one = {n: x[row:row + 1, source if n.startswith('source_') else at] for n, x in batch.items()}
+    source = batch.source_segments[row] > 0 if config.has_encoder else None
+    one = Batch(*(x[row:row + 1, at] for x in batch[:3]))
+    if config.has_encoder:
+      one = one.with_source(Batch(*(x[row:row + 1, source] for x in (
+          batch.source_tokens, batch.source_positions, batch.source_segments))))
     found[row, at] = torch_logits(theirs, config, one)[0]
   return found
 
@@ -95,7 +98,7 @@ def test_logits_equal_transformers(pair, padding):
   alone = (name == 'llama-dynamic' and padding != 'none') or (config.has_encoder and padding == 'left')
   with torch.no_grad():
     expected = (row_by_row if alone else torch_logits)(theirs, config, batch)
-  real = batch['segments'] > 0
+  real = batch.segments > 0
   assert expected[real].std() >= 1
   np.testing.assert_allclose(our_logits(loaded.model, loaded.params, batch)[real], expected[real], rtol=0, atol=1e-4)
 
@@ -105,7 +108,7 @@ def test_gradients_equal_transformers_leaf_by_leaf(pair):
   name, theirs, loaded, folder = pair
   batch = batch_of(loaded.model.config, None if name == 'llama-dynamic' else LENGTHS)
   weights = np.random.default_rng(4).normal(size=(*IDS.shape, loaded.model.config.vocab)).astype(np.float32)
-  weights *= (batch['segments'] > 0)[..., None] / batch['segments'].sum()
+  weights *= (batch.segments > 0)[..., None] / batch.segments.sum()
   theirs.zero_grad()
   (torch_logits(theirs, loaded.model.config, batch) * torch.tensor(weights)).sum().backward()
   renamed = {'lm_head.weight': 'embed_out.weight'} if name == 'gpt_neox' else {}     # as transformers saves it
@@ -128,17 +131,17 @@ def test_step_by_step_with_a_cache_equals_the_full_forward(pair):
   if config.has_encoder:
     starts = [1, 1, 1]
     batch = batch_of(config, (starts, LENGTHS[1]))
-    batch |= {n: batch[n][:, :1] for n in ('tokens', 'positions', 'segments', 'branches')}
+    batch = batch._replace(tokens=batch.tokens[:, :1], positions=batch.positions[:, :1], segments=batch.segments[:, :1])
   else:
     starts = [9, 9, 9] if name == 'llama-dynamic' else [9, 5, 1]
     batch = batch_of(config, (starts, None), left=True)
-    batch = {n: x[:, -9:] for n, x in batch.items()}
-  L = batch['tokens'].shape[1]
+    batch = jax.tree.map(lambda x: x[:, -9:], batch)
+  L = batch.tokens.shape[1]
   steps = 6 if name == 'llama-dynamic' else 14       # as far as nothing is stretched: what was read keeps its angles
   hidden, cache = jax.jit(model.prefill, static_argnums=2)(variables, batch, L + 14)
   step, head = jax.jit(model.step), jax.jit(model.logits)
   reference = full if name != 'llama-dynamic' else our_logits(
-      model, loaded.params, {n: x[:, :16] for n, x in batch_of(config).items()})
+      model, loaded.params, jax.tree.map(lambda x: x[:, :16], batch_of(config)))
   for i in range(steps):
     at = [n - 1 + i for n in starts]
     np.testing.assert_allclose(head(variables, hidden), reference[range(3), at], rtol=0, atol=1e-4)
@@ -161,7 +164,7 @@ def test_scanned_equals_unrolled(pair):
   _, _, loaded, _ = pair
   unrolled = build(dataclasses.replace(loaded.model.config, scan=False))
   batch = batch_of(loaded.model.config, LENGTHS)
-  real = batch['segments'] > 0
+  real = batch.segments > 0
   np.testing.assert_allclose(our_logits(unrolled, loaded.params, batch)[real],
                              our_logits(loaded.model, loaded.params, batch)[real], rtol=0, atol=1e-4)
 

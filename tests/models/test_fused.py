@@ -10,10 +10,12 @@ import pytest
 from helpers import scaled_up
 
 from research import tree
+from research.data.batch import Batch
 from research.distributed import device
 from research.models import fused, layers
 from research.models.config import Kind
 from research.models.functions import build
+from research.models.positions import Tokens
 from research.planning import chips
 from research.programs import flops, memory
 from research.strategies import table
@@ -26,9 +28,8 @@ WINDOW = 9
 def batch(lines=2, lengths=LENGTHS):
   rng = np.random.default_rng(0)
   row = lambda parts: np.stack([np.concatenate(parts)] * lines).astype(np.int32)
-  return {'tokens': rng.integers(3, 250, (lines, sum(lengths))).astype(np.int32),
-          'positions': row([np.arange(n) for n in lengths]),
-          'segments': row([np.full(n, i + 1) for i, n in enumerate(lengths)])}
+  return Batch(rng.integers(3, 250, (lines, sum(lengths))).astype(np.int32), row([np.arange(n) for n in lengths]),
+               row([np.full(n, i + 1) for i, n in enumerate(lengths)]))
 
 
 def model(name, windows=(0,), **fields):
@@ -51,7 +52,7 @@ def kernels(model, variables, lines):
 
 def of_a_line(model, variables, lines, kind):
   """What a line's hidden states are, and the gradient of a sum of them by all variables, on a kind of device."""
-  g = np.random.default_rng(1).normal(size=(*lines['tokens'].shape, model.config.width)).astype(np.float32)
+  g = np.random.default_rng(1).normal(size=(*lines.tokens.shape, model.config.width)).astype(np.float32)
   def total(v):
     x = model.hidden(v, lines).astype(jnp.float32)
     return jnp.sum(x * g), x
@@ -74,7 +75,7 @@ def test_a_line_sees_what_it_sees_elsewhere(name, windows, branches):
   """No further from float32 than plain bfloat16 is."""
   made, lines, variables = model(name, windows), batch(), {'params': scaled_up(name).params}
   if branches:
-    lines['branches'] = np.repeat([[0, 1, 2, 3]], 32, axis=1).repeat(2, axis=0).astype(np.int32)
+    lines = lines._replace(branches=np.repeat([[0, 1, 2, 3]], 32, axis=1).repeat(2, axis=0).astype(np.int32))
   assert kernels(made, variables, lines) == dict.fromkeys(('fused_attention', 'fused_attention_gradient'), made.config.layers)
   exact = of_a_line(model(name, windows, dtype='float32'), variables, lines, 'cpu')
   ours, plain = (off(of_a_line(made, variables, lines, kind), exact) for kind in ('gpu', 'cpu'))
@@ -99,7 +100,7 @@ def test_behind_a_prefix_and_in_front_of_a_cache_a_line_attends_plainly():
 def test_what_the_kernel_cannot_do_is_done_without_it(why, name, fields, lengths):
   lines = batch(1, lengths)
   if name == 't5-tiny':
-    lines |= {f'source_{n}': x for n, x in lines.items()}
+    lines = lines.with_source(lines)
   assert kernels(model(name, **fields), {'params': scaled_up(name).params}, lines) == {}, why
 
 
@@ -107,8 +108,8 @@ def attention(length, members=()):
   """Queries, keys and values of 4 heads on 2, and the mask of a line of two documents."""
   keys = jax.random.split(jax.random.key(0), 3)
   q, k, v = (jax.random.normal(key, (*members, 2, length, heads, 16), jnp.bfloat16) for key, heads in zip(keys, (4, 2, 2)))
-  side = {'slots': jnp.arange(length)[None], 'branches': jnp.zeros((1, length), int),
-          'segments': jnp.where(jnp.arange(length)[None] < length // 3, 1, 2)}
+  slots = jnp.arange(length)[None]
+  side = Tokens(jnp.where(slots < length // 3, 1, 2), slots, slots, 0 * slots)
   return q, k, v, jnp.broadcast_to(layers.attention_mask(side, side), (2, length, length))
 
 

@@ -12,6 +12,7 @@ from strategies import rows
 from strategies.rows import ROWS
 
 from research import tree
+from research.data.batch import Batch
 from research.data.prompts import placeholders
 from research.models import functions, load, sites
 from research.models.config import Execution
@@ -46,11 +47,11 @@ def test_step_by_step_with_a_cache_equals_the_full_forward_also_where_prompts_ar
   model, variables = loaded.model, {'params': loaded.params}
   full = llamas.logits(model, loaded.params, IDS)                      # [B, L, V]
   starts = [9, 5, 1]                                                   # tokens of each prompt, padded to 9 on the left
-  batch = {n: np.zeros((3, 9), np.int32) for n in ('tokens', 'positions', 'segments', 'branches')}
+  batch = Batch(*np.zeros((3, 3, 9), np.int32))
   for row, n in enumerate(starts):
-    batch['tokens'][row, 9 - n:] = IDS[row, :n]
-    batch['positions'][row, 9 - n:] = range(n)
-    batch['segments'][row, 9 - n:] = 1
+    batch.tokens[row, 9 - n:] = IDS[row, :n]
+    batch.positions[row, 9 - n:] = range(n)
+    batch.segments[row, 9 - n:] = 1
   hidden, cache = jax.jit(model.prefill, static_argnums=2)(variables, batch, 9 + 14)
   step, head = jax.jit(model.step), jax.jit(model.logits)
   for i in range(14):
@@ -83,10 +84,10 @@ def loss_and_gradient(name, model, params):
   trainable = tree.map_named(
       lambda path, x: x + row.moved * jax.random.normal(next(noise), x.shape) if path.startswith('delta') else x,
       trainable)
-  batch = lone(IDS[:, :-1]) | {'index': np.broadcast_to(np.arange(22), (3, 22)), 'targets': IDS[:, 1:],
-                               'weights': np.ones((3, 22), np.float32)}
-  batch = {n: jnp.asarray(x, jnp.float32 if n == 'weights' else jnp.int32) for n, x in batch.items()}
-  batch['tokens'] = batch['tokens'].at[:, :strategy.slots].set(jnp.asarray(placeholders(strategy.slots), jnp.int32))
+  batch = lone(IDS[:, :-1])
+  batch.tokens[:, :strategy.slots] = placeholders(strategy.slots)
+  batch = batch._replace(index=np.broadcast_to(np.arange(22, dtype=np.int32), (3, 22)), targets=IDS[:, 1:].astype(np.int32),
+                         weights=np.ones((3, 22), np.float32))
   mean = lambda trainable: cross_entropy(model, tree.join(frozen, trainable), batch)[0] / 66
   loss, gradient = jax.jit(jax.value_and_grad(mean))(trainable)
   return float(loss), tree.leaves(gradient)

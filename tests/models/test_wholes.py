@@ -10,6 +10,7 @@ import zoo
 from research import tree
 from research.adapters import reading, writing
 from research.data import tokenizer as tokenizers
+from research.data.batch import Batch
 from research.errors import InputError
 from research.models import about, huggingface, load, names, wholes
 from research.models.config import Execution
@@ -64,8 +65,7 @@ def their_logits(model, ids):
 
 def line(ids):
   ones = np.ones(ids.shape, np.int32)
-  return {'tokens': ids.astype(np.int32), 'positions': np.arange(ids.shape[1], dtype=np.int32)[None], 'segments': ones,
-          'branches': 0 * ones}
+  return Batch(ids.astype(np.int32), np.arange(ids.shape[1], dtype=np.int32)[None], ones)
 
 
 def our_logits(model, variables, ids):

@@ -80,7 +80,7 @@ def test_bitfit_merges_where_every_kernel_has_a_bias(name):
 @pytest.mark.parametrize('name', rows.taking('dropout'))
 def test_dropout_is_on_in_training_and_off_in_evaluation(tiny, name):
   one = batch(documents(tiny, 2, longest=120), 128)
-  first = {n: x[0] for n, x in one.items()}
+  first = jax.tree.map(lambda x: x[0], one)
   found = {}
   for rate in (0.0, 0.5):
     state, frozen, tx = start(tiny, ROWS[name].make(dropout=rate))

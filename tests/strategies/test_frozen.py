@@ -13,6 +13,7 @@ from strategies import rows
 from strategies.rows import ROWS
 
 from research import tree
+from research.data.batch import Batch
 from research.models import load, names
 from research.models.config import Execution
 from research.models.families import FAMILIES
@@ -107,9 +108,8 @@ def test_flops_of_a_step_on_smollm2s_shape(name, most):
     tx = optax.adam(1e-3)
     state = TrainState(jax.ShapeDtypeStruct((), 'int32'), jax.eval_shape(lambda: jax.random.key(0)), trainable,
                        jax.eval_shape(tx.init, trainable))
-    shapes = {'tokens': 256, 'positions': 256, 'segments': 256, 'branches': 256, 'index': 256, 'targets': 256}
-    one = {n: jax.ShapeDtypeStruct((1, 1, size), 'int32') for n, size in shapes.items()}
-    one['weights'] = jax.ShapeDtypeStruct((1, 1, 256), 'float32')
+    ids, weights = (jax.ShapeDtypeStruct((1, 1, 256), dtype) for dtype in ('int32', 'float32'))
+    one = Batch(ids, ids, ids, index=ids, targets=ids, weights=weights)
     jaxpr = jax.make_jaxpr(functools.partial(train_step, model=model, tx=tx))(state, frozen, one)
     found = {tuple(sorted(eqn.outvars[0].aval.shape)) for eqn, _ in flops.equations(jaxpr.jaxpr)
              if eqn.primitive.name == 'dot_general'}

@@ -61,15 +61,15 @@ def ours_from(loaded, folder):
 def their_logits(model, b, slots=0):
   """Of every position: a decoder reads packed lines, an encoder one document a line; the first `slots` are a soft prompt."""
   import torch
-  if 'source_tokens' in b:
-    return model(input_ids=b['source_tokens'][:, slots:], attention_mask=(b['source_segments'][:, slots:] > 0).long(),
-                 decoder_input_ids=b['tokens']).logits
+  if b.source_tokens is not None:
+    return model(input_ids=b.source_tokens[:, slots:], attention_mask=(b.source_segments[:, slots:] > 0).long(),
+                 decoder_input_ids=b.tokens).logits
   if model.active_peft_config.is_prompt_learning:
-    return model(input_ids=b['tokens'][:, slots:], attention_mask=(b['segments'][:, slots:] > 0).long()).logits
-  earlier = torch.ones(2 * b['tokens'].shape[1:]).tril().bool()
-  sees = earlier & (b['segments'][:, None, :, None] == b['segments'][:, None, None, :])
+    return model(input_ids=b.tokens[:, slots:], attention_mask=(b.segments[:, slots:] > 0).long()).logits
+  earlier = torch.ones(2 * b.tokens.shape[1:]).tril().bool()
+  sees = earlier & (b.segments[:, None, :, None] == b.segments[:, None, None, :])
   mask = torch.zeros(sees.shape).masked_fill(~sees, torch.finfo(torch.float32).min)
-  return model(input_ids=b['tokens'], attention_mask=mask, position_ids=b['positions']).logits
+  return model(input_ids=b.tokens, attention_mask=mask, position_ids=b.positions).logits
 
 
 def their_losses(model, of_steps, learning_rate, weight_decay, slots=0, groups=None):
@@ -79,11 +79,11 @@ def their_losses(model, of_steps, learning_rate, weight_decay, slots=0, groups=N
   tx = torch.optim.AdamW(learn, lr=learning_rate, betas=(0.9, 0.999), eps=1e-8, weight_decay=weight_decay)
   losses = []
   for one in of_steps:
-    b = {name: torch.tensor(x[0]) for name, x in one.items()}
+    b = jax.tree.map(lambda x: torch.tensor(x[0]), one)
     found = their_logits(model, b, slots)
-    found = found.gather(1, b['index'].long()[..., None].expand(-1, -1, found.shape[-1]))
-    each = cross_entropy(found.flatten(0, 1), b['targets'].long().flatten(), reduction='none')
-    loss = (each * b['weights'].flatten()).sum() / b['weights'].sum()
+    found = found.gather(1, b.index.long()[..., None].expand(-1, -1, found.shape[-1]))
+    each = cross_entropy(found.flatten(0, 1), b.targets.long().flatten(), reduction='none')
+    loss = (each * b.weights.flatten()).sum() / b.weights.sum()
     tx.zero_grad()
     loss.backward()
     tx.step()
@@ -95,9 +95,9 @@ def batches_for(loaded, per_line, slots=0):
   """Two batches of one shape."""
   docs = documents(loaded, 8, longest=100 + slots, slots=slots)
   of_steps = [batch(docs[i:i + 4], 200, per_line) for i in (0, 4)]
-  wide = max(one['targets'].shape[-1] for one in of_steps)
-  return [one | {n: np.pad(one[n], ((0, 0), (0, 0), (0, wide - one[n].shape[-1]))) for n in ('index', 'targets', 'weights')}
-          for one in of_steps]
+  wide = max(one.targets.shape[-1] for one in of_steps)
+  wider = lambda x: np.pad(x, ((0, 0), (0, 0), (0, wide - x.shape[-1])))
+  return [one._replace(index=wider(one.index), targets=wider(one.targets), weights=wider(one.weights)) for one in of_steps]
 
 
 def written(loaded, strategy, trainable, frozen, folder):
@@ -112,10 +112,10 @@ def written(loaded, strategy, trainable, frozen, folder):
 def differences(loaded, model, variables, one, slots):
   """The largest difference between a position's logits in PEFT and here, and PEFT's standard deviation."""
   import torch
-  b = {name: torch.tensor(x[0]) for name, x in one.items()}
+  b = jax.tree.map(lambda x: torch.tensor(x[0]), one)
   with torch.no_grad():
     theirs = their_logits(model, b, slots).numpy()
-  ours, real = logits(loaded.model, variables, one), one['segments'][0] > 0
+  ours, real = logits(loaded.model, variables, one), one.segments[0] > 0
   return np.abs(ours - theirs)[real].max(), theirs[real].std()
 
 
@@ -260,7 +260,7 @@ def test_a_prefix_for_a_t5_whose_decoder_is_deeper_is_refused_where_peft_fails(t
   model = with_peft(loaded, 'PrefixTuningConfig', num_virtual_tokens=SLOTS)
   model.save_pretrained(tmp_path / 'theirs')
   with pytest.raises(IndexError):
-    their_logits(model, {n: torch.tensor(x[0]) for n, x in batches_for(loaded, 1)[0].items()})
+    their_logits(model, jax.tree.map(lambda x: torch.tensor(x[0]), batches_for(loaded, 1)[0]))
   with pytest.raises(InputError, match=r'as many layers as the encoder has \(2\).*num_decoder_layers=3'):
     ours_from(loaded, tmp_path / 'theirs')
   strategy = table.prefix(SLOTS)

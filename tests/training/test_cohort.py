@@ -12,6 +12,7 @@ from helpers import by_heart, config, reviews, start, without_times
 
 from experiments.benchmarks import sides
 from research import tree
+from research.data.batch import Batch
 from research.errors import InputError
 from research.experiment import restore
 from research.experiment.assemble import assemble
@@ -91,8 +92,8 @@ def test_what_is_the_same_in_all_is_there_once():
 
 @pytest.mark.quick
 def test_batches_of_different_shapes_are_filled_up_with_padding():
-  short, long = ({'tokens': np.ones((1, lines, 4), np.int32)} for lines in (2, 3))
-  found = cohort.stack_batches([short, long])['tokens']
+  short, long = (Batch(*[np.ones((1, lines, 4), np.int32)] * 3) for lines in (2, 3))
+  found = cohort.stack_batches([short, long]).tokens
   assert found.shape == (2, 1, 3, 4) and not found[0, 0, 2].any() and found[1].all()
   assert cohort.stack_batches([short]) is short
 
@@ -163,7 +164,7 @@ def test_a_trial_chooses_a_cohort_where_it_takes_clearly_less_time(together, siz
   monkeypatch.setattr(trial.time, 'perf_counter', lambda: next(clock))
   monkeypatch.setattr(trial, 'compiled', lambda *args, **_: Fake())
   one = TrainState(jnp.int32(0), jax.random.key(0), {'x': jnp.ones(3)}, {}), {'y': jnp.ones(3)}
-  step = lambda count: trial.timed_step([one] * count, [{'tokens': np.ones((1, 2))}] * count)
+  step = lambda count: trial.timed_step([one] * count, [Batch(*[np.ones((1, 2))] * 3)] * count)
   found = trial.tune_cohort_size(step, 4, 2 ** 40)
   assert found == trial.Trial(size, 1, pytest.approx(together), 4)
 

@@ -31,7 +31,7 @@ def test_microbatches_change_no_update(tiny):
   found = []
   for parts in (1, 2, 4):
     one = TrainingBatches(docs, 8, parts, seed=0, steps=1)(0)
-    assert one['tokens'].shape[0] == parts
+    assert one.tokens.shape[0] == parts
     state = TrainState(jnp.int32(0), jax.random.key(0), trainable, tx.init(trainable))
     step = jax.jit(functools.partial(train_step, model=tiny.model, tx=tx, objective=CrossEntropy(0.1)))
     after, metrics = step(state, frozen, one)
@@ -58,7 +58,7 @@ def test_a_step_reads_its_key_and_number_and_nothing_else(tiny):
 
 def test_evaluation_knows_no_dropout(tiny):
   one = batch(documents(tiny, 2, longest=120), 128)
-  first = {name: x[0] for name, x in one.items()}
+  first = jax.tree.map(lambda x: x[0], one)
   of_rate = []
   for rate in (0.0, 0.5):
     state, frozen, _ = start(tiny, table.lora(dropout=rate))
@@ -90,14 +90,14 @@ def test_an_optimiser_lowers_the_loss(tiny, optimizer):
 def test_the_loss_of_many_targets_is_that_of_few_at_a_time(tiny):
   docs = documents(tiny, 12)
   one = {name: x[0] for name, x in batch(docs, 512).items()}
-  assert one['targets'].size > 2 * losses.CHUNK
+  assert one.targets.size > 2 * losses.CHUNK
 
   def plain(params):
     hidden = tiny.model.hidden({'params': params}, one)
     logits = tiny.model.logits({'params': params}, hidden)                     # every position's at one time
-    scores = jnp.take_along_axis(logits, one['index'][..., None], axis=1)
-    each = optax.softmax_cross_entropy_with_integer_labels(scores, one['targets'])
-    return jnp.sum(each * one['weights']), each
+    scores = jnp.take_along_axis(logits, one.index[..., None], axis=1)
+    each = optax.softmax_cross_entropy_with_integer_labels(scores, one.targets)
+    return jnp.sum(each * one.weights), each
 
   def ours(params):
     each = losses.target_losses(tiny.model, {'params': params}, one)
@@ -112,13 +112,13 @@ def test_the_loss_of_many_targets_is_that_of_few_at_a_time(tiny):
 @pytest.mark.parity
 def test_label_smoothing_is_torchs(tiny):
   import torch
-  one = {name: x[0] for name, x in batch(documents(tiny, 2, longest=120), 128).items()}
+  one = jax.tree.map(lambda x: x[0], batch(documents(tiny, 2, longest=120), 128))
   variables = {'params': tiny.params}
   ours = losses.target_losses(tiny.model, variables, one, label_smoothing=0.2)
   logits = np.array(tiny.model.logits(variables, tiny.model.hidden(variables, one)))
-  logits = np.take_along_axis(logits, one['index'][..., None], axis=1)
+  logits = np.take_along_axis(logits, one.index[..., None], axis=1)
   theirs = torch.nn.functional.cross_entropy(
-      torch.tensor(logits).flatten(0, 1), torch.tensor(one['targets']).long().flatten(), label_smoothing=0.2,
+      torch.tensor(logits).flatten(0, 1), torch.tensor(one.targets).long().flatten(), label_smoothing=0.2,
       reduction='none')
   np.testing.assert_allclose(ours.reshape(-1), theirs, rtol=1e-5)
 
@@ -146,8 +146,8 @@ def test_computing_again_takes_less_memory_and_learns_the_same(name, row):
 def test_the_gradient_made_on_the_way_forward_is_that_of_finite_differences(name, row):
   """Along the steepest direction of what learns, where the slope is the gradient's norm; the head learns or does not."""
   loaded, step = scaled_up(name), 2e-3
-  one = {field: x[0] for field, x in batch(documents(loaded, 6), 256).items()}
-  assert one['targets'].size > losses.CHUNK
+  one = jax.tree.map(lambda x: x[0], batch(documents(loaded, 6), 256))
+  assert one.targets.size > losses.CHUNK
   trainable, frozen = bind(jax.random.key(0), table.make(row, {}), loaded.model, loaded.params)
   total = jax.jit(lambda x: losses.cross_entropy(loaded.model, tree.join(x, frozen), one)[0])
   grads = jax.jit(jax.grad(total))(trainable)
@@ -159,7 +159,7 @@ def test_the_gradient_made_on_the_way_forward_is_that_of_finite_differences(name
 def test_a_step_multiplies_by_the_head_three_times_where_it_learns_and_twice_where_not(tiny):
   """Logits, their gradient by what the head read, and by the head: once each, for every chunk."""
   one = batch(documents(tiny, 12), 512)
-  vocab, chunks = tiny.model.config.vocab, -(-one['targets'].size // losses.CHUNK)
+  vocab, chunks = tiny.model.config.vocab, -(-one.targets.size // losses.CHUNK)
   assert chunks > 1
   for row, expected in (('full', 3), ('lora', 2)):
     state, frozen, tx = start(tiny, table.make(row, {}))

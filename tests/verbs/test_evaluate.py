@@ -96,4 +96,4 @@ def test_what_was_learned_elsewhere_is_evaluated_and_asked_without_training_rows
 
 def test_a_run_is_used_on_devices_that_do_not_divide_its_batch(run):
   with mesh.use_abstract({'data': 1, 'fsdp': 8, 'tensor': 1}):
-    assert restore.of_run(run).config['training']['batch_size'] == 4
+    assert restore.of_run(run).settings.training.batch_size == 4

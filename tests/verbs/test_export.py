@@ -13,6 +13,7 @@ from helpers import config, process, reviews, verb
 
 from research import run_files, tree
 from research.data import batches, sources
+from research.data.batch import Batch
 from research.deployment import export
 from research.deployment.export import export_model
 from research.errors import InputError
@@ -64,13 +65,9 @@ def exported(request, trained, tmp_path_factory):
 
 def line(model, prompt, answer):
   """A batch of one: a prompt and an answer, which an encoder reads apart."""
-  def one(ids, prefix=''):
-    ones = np.ones((1, len(ids)), np.int32)
-    return {f'{prefix}tokens': np.asarray([ids], np.int32), f'{prefix}positions': np.arange(len(ids), dtype=np.int32)[None],
-            f'{prefix}segments': ones}
+  one = lambda ids: Batch(*np.asarray([[ids], [range(len(ids))], [[1] * len(ids)]], np.int32))
   start = model.config.decoder_start_id
-  read = one([*prompt, *answer]) if start is None else one(prompt, 'source_') | one([start, *answer])
-  return read | {'branches': np.zeros_like(read['tokens'])}
+  return one([*prompt, *answer]) if start is None else one([start, *answer]).with_source(one(prompt))
 
 
 def our_logits(model, variables, batch):
@@ -87,11 +84,11 @@ def their_model(folder, **how):
 
 def their_logits(theirs, batch):
   import torch
-  t = lambda name: torch.tensor(np.asarray(batch[name]), dtype=torch.long)
+  t = lambda x: torch.tensor(np.asarray(x), dtype=torch.long)
   with torch.no_grad():
-    if 'source_tokens' in batch:
-      return theirs(input_ids=t('source_tokens'), decoder_input_ids=t('tokens')).logits.float().numpy()
-    return theirs(input_ids=t('tokens')).logits.float().numpy()
+    if batch.source_tokens is not None:
+      return theirs(input_ids=t(batch.source_tokens), decoder_input_ids=t(batch.tokens)).logits.float().numpy()
+    return theirs(input_ids=t(batch.tokens)).logits.float().numpy()
 
 
 @pytest.mark.parity
@@ -158,9 +155,9 @@ def test_the_card_says_what_it_is_how_good_it_is_what_it_cost_and_where_it_ends(
   workdir, exp, _, output, _ = exported
   text, result = (output / 'README.md').read_text(encoding='utf-8'), json.loads((workdir / 'result.json').read_text())
   said = ' '.join(text.split())
-  strategy = exp.config['strategy']['name']
+  strategy = exp.settings.strategy.name
   assert huggingface_hub.ModelCard(text).data.tags == ['flaxtune', strategy]
-  assert f'{exp.config["model"]["source"]}, adapted by `{strategy}`' in said
+  assert f'{exp.settings.model.source}, adapted by `{strategy}`' in said
   assert ('rank 8' in said) == ('the delta merged' in said) == (strategy == 'lora')
   assert PROMPT in text and 'train: 40 rows' in said and 'test: 12 rows' in said
   assert set(result['metrics']) == {f'{split}/{m}' for split in ('valid', 'test') for m in ('loss', 'accuracy', 'macro_f1')}
@@ -200,7 +197,7 @@ def test_what_bfloat16_changes_is_measured_against_the_run(trained, tmp_path, pr
   documents = [batches.prompt_with_answer(e, exp.model.config.decoder_start_id) for e in exp.examples('test')]
   [(batch, _)] = batches.evaluation_batches(documents, len(documents))
   logits = jax.jit(lambda variables: target_logits(exp.model, variables, batch))
-  largest = np.abs(np.asarray(logits(learned)) - np.asarray(logits({'params': rounded})))[batch['weights'] > 0].max()
+  largest = np.abs(np.asarray(logits(learned)) - np.asarray(logits({'params': rounded})))[batch.weights > 0].max()
   assert record['largest_logit_difference'] == pytest.approx(largest, rel=1e-3) and largest > 1e-4
   assert json.loads((tmp_path / 'model' / 'config.json').read_text())['dtype'] == 'bfloat16'
 
