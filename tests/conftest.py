@@ -1,7 +1,7 @@
 """What the tests run on, in which tiers (`tiers.py`), and what they say where a package that some of them need is missing.
 
-Tests marked `parity` need torch, peft, trl, bitsandbytes and sentencepiece, tests marked `smollm2` the package with the real model.
-Where those are not installed the tests are left out and the summary says how many; with CI_STRICT=1 the run fails instead.
+Tests marked `parity` need torch, peft, trl, bitsandbytes and sentencepiece, tests marked `smollm2` the package with the real
+model. Where those are not installed the tests are left out and the summary says how many; with CI_STRICT=1 the run fails.
 """
 
 import os

@@ -17,7 +17,6 @@ class Task(NamedTuple):
   prompt: str                           # template over a row's columns; not used where rows carry `messages`
   target: str                           # template of the answer, leading space included
   choices: tuple[str, ...] = ()         # what the answers can be (values of the target's column), or free text
-  rejected: str = ''                    # of preference pairs: template of the answer that is worse than the target
   metrics: tuple[str, ...] = ()         # names in `evaluation.metrics`
   separator: str = '\n\n'               # between demonstrations
   max_new_tokens: int = 64              # the longest answer that is generated, unless a target is longer
@@ -26,6 +25,7 @@ class Task(NamedTuple):
   objective: str = 'answer'             # what is learned: the answer; of plain text one of OBJECTIVES
   noise: float = 0.15                   # GAPS: the share of tokens that go into gaps
   span: float = 3.0                     # GAPS: tokens in a gap, on average
+  rejected: str = ''                    # of preference pairs: template of the answer that is worse than the target
 
   def rows(self, split: str) -> list[Row]:
     if split not in self.splits:

@@ -134,7 +134,7 @@ def cross_entropy(model: Model, variables: Tree, batch: Batch, key: Array | None
   Args:
     model: whose loss is meant.
     variables: the model's, deltas among them.
-    batch: what is read, and the targets asked there.
+    batch: what is read, and the targets [B, T] asked there.
     key: for dropout; None switches it off.
     label_smoothing: as for `target_losses`.
   Returns:

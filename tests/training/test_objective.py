@@ -35,7 +35,7 @@ def pairs(tmp_path):
 
 def of_steps(loaded, count, per_line=2):
   """So many batches of four pairs."""
-  task = tasks.Task('pairs', {}, '{question}', '{good}', tasks.PAIR, '{bad}')
+  task = tasks.Task('pairs', {}, '{question}', '{good}', tasks.PAIR, rejected='{bad}')
   rows = [PAIRS[i % len(PAIRS)] for i in range(4 * count)]
   found = prompts.examples(task, rows, loaded.tokenizer)
   documents = [batches.prompt_with_choices(e, loaded.tokenizer.eos, loaded.model.config.decoder_start_id) for e in found]
@@ -144,14 +144,13 @@ def test_a_run_on_pairs_prefers_what_was_chosen_and_resumes_to_the_same(strategy
 
 def test_an_answer_that_another_begins_with_is_ranked_with_its_end():
   loaded = scaled_up('llama-tiny')
-  task = tasks.Task('pairs', {}, '{q}', '{a}', tasks.PAIR, '{b}', metrics=('accuracy',))
+  task = tasks.Task('pairs', {}, '{q}', '{a}', tasks.PAIR, ('accuracy',), rejected='{b}')
   found = prompts.examples(task, [{'q': 'Why?', 'a': ' So', 'b': ' So it is.'}] * 2, loaded.tokenizer)
   scores = harness.evaluate(loaded.model, {'params': loaded.params}, loaded.tokenizer, task, found, 2)
   one = scores.predictions[0]
   assert one['choices']['chosen'] == pytest.approx(-one['loss'])      # with the token that ends it
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize('fields, says', [
     ({'task__rejected': None}, 'training.loss=dpo: needs pairs'),
     ({'training__best_metric': 'loss'}, 'training.best_metric=loss: that is the loss of the chosen answers'),
