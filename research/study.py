@@ -45,6 +45,7 @@ def main() -> None:
   if f.shard is None and processes.told_of_others():
     raise InputError('--shard: a cluster started several processes, and each would run the whole study; give each its part, '
                      '--shard=1/2 and so on, or one of them 1/1 and start no other')
+  cells = registration.as_planned(cells, workdir)
   made_of = check_study(study, cells)
   registration.refuse(workdir)
   with run_files.held(workdir, f'{run_files.LOCK}-{part.number}'):      # shards work in one folder

@@ -188,6 +188,13 @@ def _cell(arm: str, seed: int, setting: dict[str, Any], config: dict[str, Any], 
   return Cell(key, source, task, arm, seed, setting, config, reports)
 
 
+def content(cell: Cell) -> str:
+  """What a cell trains, whatever it is called: all that its config says, but for where it runs and what its task is called."""
+  says = {group: {field: value for field, value in fields.items() if value is not None and field != 'label'}
+          for group, fields in cell.config.items() if group not in PLACE}
+  return json.dumps([cell.arm, says], sort_keys=True)
+
+
 def called(source: str) -> str:
   """A model's name in the names of cells: the last part of its source."""
   return re.split(r'[/:]', source.rstrip('/'))[-1]

@@ -89,6 +89,17 @@ def planned(workdir: Path) -> Plan:
   return Plan(study, cells, there.get('earlier', []))
 
 
+def as_planned(cells: list[Cell], workdir: Path) -> list[Cell]:
+  """The cells, each as the folder's plan has it where that names the same run.
+
+  A field that configs have only since then, and that says nothing, makes no other run of it and no other name.
+  """
+  if not (workdir / PLAN).exists():
+    return cells
+  there = {grid.content(cell): cell for cell in planned(workdir).cells}
+  return [there.get(grid.content(cell), cell) for cell in cells]
+
+
 def check(s: Study, cells: list[Cell], workdir: Path) -> Plan:
   """The plan with which a folder's study goes on, where it is this one or this one with fewer seeds; refuses any other.
 
@@ -100,6 +111,7 @@ def check(s: Study, cells: list[Cell], workdir: Path) -> Plan:
     InputError: the folder holds another study, or none.
   """
   there = planned(workdir)
+  cells = as_planned(cells, workdir)
   for field in ('select', 'report'):
     if (before := getattr(there.study, field)) != getattr(s, field):
       raise InputError(f'{workdir}: the study there has {field}={before!r}; with another the test split would be read twice; '
