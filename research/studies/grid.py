@@ -268,13 +268,7 @@ def _next(tried: list[float], chosen: float) -> float | None:
   value = chosen * chosen / beside
   if isinstance(chosen, int):
     return round(value) if round(value) not in (0, chosen) else None
-  rounded = [float(f'{value:.{digits}g}') for digits in range(max(_digits(chosen), _digits(beside)), 4)]
-  return next((x for x in rounded if x != chosen), None)
-
-
-def _digits(x: float) -> int:
-  """Significant digits with which a number is written, three at most."""
-  return min(3, len(f'{x:e}'.split('e')[0].replace('.', '').rstrip('0')))
+  return float(f'{value:.3g}')
 
 
 # Fields that change nothing but arrays of a step.

