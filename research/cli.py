@@ -98,18 +98,18 @@ def run(main: Callable[[], None], doc: str, saves: bool = False) -> None:
     _end(128 + signal.SIGPIPE)
   except OSError as e:
     where = f'{e.filename}: ' if e.filename is not None else ''
-    again = '; the same command goes on from the last checkpoint' if saves else ''
+    again = '; the same command resumes from the last checkpoint' if saves else ''
     _end(2, f'error: {where}{e.strerror or e}{again}')
   except Stopped as e:
-    _end(128 + e.signum, 'stopped; the same command goes on from here')
+    _end(128 + e.signum, 'stopped; the same command resumes from here')
   except KeyboardInterrupt:
-    _end(130, 'stopped; the same command goes on from here')
+    _end(130, 'stopped; the same command resumes from here')
   except jax.errors.JaxRuntimeError as e:
     if not processes.is_multiprocess():
       raise
     why = str(e).strip().partition('\n')[0]
     print(f'error: process {jax.process_index()} cannot go on, as when another died ({why:.300}); the same command, in all '
-          'of them, goes on from the last checkpoint', file=sys.stderr, flush=True)
+          'of them, resumes from the last checkpoint', file=sys.stderr, flush=True)
     os._exit(1)                   # an orderly end would wait for the other
   except BaseException as e:  # what a library in Rust cannot go on with is no `Exception`
     if type(e).__name__ != 'PanicException':

@@ -189,7 +189,7 @@ def read_result(workdir: Path) -> dict[str, Any]:
     InputError: it is not finished, or the file is damaged.
   """
   if not (workdir / RESULT).exists():
-    raise InputError(f'{workdir}: the run is not finished; the same research.train command goes on with it')
+    raise InputError(f'{workdir}: the run is not finished; the same research.train command resumes it')
   return read_json(workdir / RESULT, RESULT_FIELDS)
 
 
@@ -228,7 +228,7 @@ def check(workdir: Path, config: dict[str, Any]) -> None:
       raise InputError(f'{workdir}: {parent} is a file, and no folder can be made in it')
   path, taken = workdir / CONFIG, is_taken(workdir)      # in this order: another process may just claim it
   if path.exists():
-    there, here = (flat({**c, 'mesh': {}}) for c in (read_config(workdir), config))      # a run goes on on any mesh
+    there, here = (flat({**c, 'mesh': {}}) for c in (read_config(workdir), config))      # a run is resumed on any mesh
     different = [f'{k}={there.get(k)!r} there, {here.get(k)!r} here' for k in sorted({*there, *here})
                  if there.get(k) != here.get(k)]
     if different:

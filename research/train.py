@@ -2,7 +2,7 @@
 
     python -m research.train --config=configs/default.py --workdir=runs/lora --config.training.learning_rate=1e-3
 
-The same command goes on with a run that was stopped. See docs/run-directory.md for the files in the run directory.
+The same command resumes a run that was stopped. See docs/run-directory.md for the files in the run directory.
 """
 
 from pathlib import Path

@@ -162,7 +162,7 @@ def pack(documents: Sequence[Document], lines: list[list[int]], room: LineCapaci
 def order(count: int, seed: int, start: int) -> Iterator[int]:
   """Row numbers from the `start`-th draw on: every row once an epoch, each epoch in its own order.
 
-  A pure function of (seed, start): a run that goes on, or runs elsewhere, sees the same rows.
+  A pure function of (seed, start): a run that is resumed, or runs elsewhere, sees the same rows.
 
   Args:
     count: how many rows there are.

@@ -147,7 +147,7 @@ def check_tokenizer(workdir: Path, experiment: 'Experiment') -> None:
 
 
 def begin(workdir: Path, experiment: 'Experiment') -> None:
-  """Records what a run is made from; of one that goes on, what it goes on with, where that is another program or machine."""
+  """Records what a run is made from; of one that is resumed, what it resumes with, where that is another program or machine."""
   path, now = workdir / run_files.PROVENANCE, of(experiment)
   if path.exists():
     record = run_files.read_json(path, FIELDS)

@@ -28,7 +28,7 @@ LEARNED_FROM = ('train', 'valid')      # splits that make a run what it is
 Told = set[tuple[str, ...]]      # tables of what was added where that a person has seen
 
 
-def _check_same_program(exps: Sequence[Experiment]) -> None:
+def check_same_program(exps: Sequence[Experiment]) -> None:
   """Refuses experiments of which one step cannot be made: the seed can draw rows, and they can decide more than arrays.
 
   Raises:
@@ -40,7 +40,7 @@ def _check_same_program(exps: Sequence[Experiment]) -> None:
       raise InputError('the rows that the seeds draw give other vocabularies or numbers of steps')
 
 
-def _initial_state(exp: Experiment) -> tuple[TrainState, Tree]:
+def initial_state(exp: Experiment) -> tuple[TrainState, Tree]:
   """(state, frozen) at step 0, sharded over the mesh in use."""
   return placement.shard(restore.begin(exp))
 
@@ -76,7 +76,7 @@ class Run:
       tells: whether it says what was added where.
     """
     exp = self.exp
-    state, frozen = _initial_state(exp)
+    state, frozen = initial_state(exp)
     run_files.claim(self.workdir, exp.settings.config())
     frozen = restore.keep_fixed(self.workdir, state.trainable, frozen)
     lines = bind.table(state.trainable, frozen)
@@ -151,7 +151,7 @@ def evaluate_runs(exps: Sequence[Experiment], variables: Tree | members.CohortVa
                            label) for number, its in enumerate(examples)]
 
 
-def _validation(runs: Sequence[Run], label: str) -> loop.Evaluate:
+def validate(runs: Sequence[Run], label: str) -> loop.Evaluate:
   """What the loop asks after some of its steps."""
   def evaluate(step: int, going: Sequence[int], variables: Tree | members.CohortVariables) -> list[dict[str, float]]:
     if not sys.stderr.isatty():
@@ -162,9 +162,16 @@ def _validation(runs: Sequence[Run], label: str) -> loop.Evaluate:
   return evaluate
 
 
-def _at_best(runs: Sequence[Run], outcomes: Sequence[ledger.TrainResult], frozen: Sequence[Tree],
+def at_best(runs: Sequence[Run], outcomes: Sequence[ledger.TrainResult], frozen: Sequence[Tree],
              label: str) -> list[harness.Evaluation | None]:
-  """What validation finds at each run's best step, free text with it; None without a validation split."""
+  """What validation finds at each run's best step, free text with it; None without a validation split.
+
+  Args:
+    runs: of one model and one task.
+    outcomes: what training of each came to.
+    frozen: what is frozen in each.
+    label: of the progress line.
+  """
   found = [run.seen.get(outcome.best_step) for run, outcome in zip(runs, outcomes)]
   missing = [number for number, run in enumerate(runs) if run.held_out and not found[number]]
   if missing:

@@ -14,7 +14,7 @@ from research.errors import InputError, InUse
 from research.experiment import provenance, restore
 from research.experiment.assemble import assemble
 from research.planning import plans
-from research.runs.run import LEARNED_FROM, Run, Told, _at_best, _check_same_program, _initial_state, _validation
+from research.runs.run import LEARNED_FROM, Run, Told, at_best, check_same_program, initial_state, validate
 from research.training import cohort, loop, trial
 from research.training.checkpoint import Checkpoints
 
@@ -64,7 +64,7 @@ def train_cohort(jobs: Sequence[tuple[Config, Path, str]], latest: Path,
 
   Args:
     jobs: (config, workdir, label) of each, as for `train_one`; none of them finished.
-    latest: the folder of the state of all, to go on from.
+    latest: the folder of the state of all, to resume from.
     told: as for `train_one`.
     allow_changed: as for `train_one`.
   Returns:
@@ -108,13 +108,13 @@ def cohort_size(jobs: Sequence[Config]) -> dict[str, Any]:
   def side(count: int) -> trial.TimedStep:
     with mesh.use(mesh.make(sizes, members=count)):
       exps = [assemble(one) for one in alike[:count]]
-      return trial.timed_step([_initial_state(exp) for exp in exps], [exp.training_batches()(0) for exp in exps],
+      return trial.timed_step([initial_state(exp) for exp in exps], [exp.training_batches()(0) for exp in exps],
                               model=exps[0].model, tx=restore.optimizer(exps[0]),
                               objective=exps[0].objective)
 
   with mesh.use(mesh.make(sizes)):
     exps = [assemble(one) for one in alike]
-  _check_same_program(exps)
+  check_same_program(exps)
   steps = exps[0].settings.training.steps
   if not steps:
     return {'size': 1, 'because': 'nothing learns'}
@@ -130,7 +130,7 @@ def _trained(runs: Sequence[Run], latest: Path, label: str, profile: bool = Fals
     InputError: they cannot be one program, or another process is at work in a run directory.
   """
   exp = runs[0].exp
-  _check_same_program([run.exp for run in runs])
+  check_same_program([run.exp for run in runs])
   lengths = {run.batch_of(0).tokens.shape[-1] for run in runs if run.batch_of}
   if len(lengths) > 1 and exp.settings.strategy.dropout:
     raise InputError('the rows that the seeds draw give lines of other lengths, on which dropout would draw otherwise')
@@ -160,7 +160,7 @@ def _trained_here(runs: Sequence['Run'], latest: Path, label: str, profile: bool
   kept = members[0].checkpoints if len(runs) == 1 else Checkpoints(latest, exp.fingerprint)
   trace = runs[0].workdir / run_files.TENSORBOARD if profile else None
   try:
-    validation = _validation(runs, label) if runs[0].held_out else None
+    validation = validate(runs, label) if runs[0].held_out else None
     outcomes = loop.train(exp.model, state, frozen_of_all, tx, exp.objective, members, kept, validation, runs[0].schedule,
                           label, trace)
   finally:
@@ -171,7 +171,7 @@ def _trained_here(runs: Sequence['Run'], latest: Path, label: str, profile: bool
   if trace and not (trace / 'plugins').exists():
     say(f'{label}: nothing was traced: only the step that compiles was left')
   whole = {number: outcome for number, outcome in enumerate(outcomes) if not isinstance(outcome, InputError)}
-  best = _at_best([runs[number] for number in whole], [*whole.values()], [frozen[number] for number in whole], label)
+  best = at_best([runs[number] for number in whole], [*whole.values()], [frozen[number] for number in whole], label)
   ended = {number: runs[number].end(outcome, evaluation) for (number, outcome), evaluation in zip(whole.items(), best)}
   results = [outcome if isinstance(outcome, InputError) else ended[number] for number, outcome in enumerate(outcomes)]
   for run, result in zip(runs, results):       # at one time, so that a cohort that is killed has ended in all or in none

@@ -101,7 +101,7 @@ def as_planned(cells: list[Cell], workdir: Path) -> list[Cell]:
 
 
 def check(s: Study, cells: list[Cell], workdir: Path) -> Plan:
-  """The plan with which a folder's study goes on, where it is this one or this one with fewer seeds; refuses any other.
+  """The plan with which a folder's study is resumed, where it is this one or this one with fewer seeds; refuses any other.
 
   Args:
     s: the study that is meant.
@@ -151,7 +151,7 @@ def refuse(workdir: Path) -> None:
 
 def claim(s: Study, cells: list[Cell], workdir: Path, part: Shard = WHOLE, cohorts: Cohorts | None = None,
           made_of: dict[str, dict[str, Any]] | None = None, allow_changed: bool = False) -> None:
-  """Makes `workdir` this study's, or goes on in it; raises as `check` does, and where shards would share cells differently.
+  """Makes `workdir` this study's, or resumes in it; raises as `check` does, and where shards would share cells differently.
 
   Args:
     s: the study.

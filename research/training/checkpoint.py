@@ -1,6 +1,6 @@
 """Checkpoints of what is trainable, by Orbax, saved while training goes on.
 
-`checkpoints/latest` holds all that a run goes on from; `checkpoints/best` what it learned up to its best validation.
+`checkpoints/latest` holds all that a run resumes from; `checkpoints/best` what it learned up to its best validation.
 What does not learn is in neither: a record beside the arrays names the base by its fingerprint, with every array's shape and
 checksum, and is compared when they are restored. Of `latest` the one before is kept too, for the case that it is damaged.
 """
@@ -99,7 +99,7 @@ class Checkpoints:
     self._save('best', step, tree.leaves(trainable))
 
   def save_latest(self, state: TrainState, members: Sequence['Checkpoints'] = ()) -> None:
-    """Saves what to go on from, after the best so far is whole: a run that goes on from here does not reach it again.
+    """Saves what to resume from, after the best so far is whole: a run that resumes from here does not reach it again.
 
     Args:
       state: of the run, or of all members of a cohort with a leading axis.

@@ -35,7 +35,7 @@ class Schedule(NamedTuple):
   """When a run is validated, saved, and ended."""
   steps: int                   # of the whole run, those before a resumption among them
   eval_every: int              # steps between evaluations; one more comes at the end
-  checkpoint_every: int        # steps between checkpoints to go on from; 0: none
+  checkpoint_every: int        # steps between checkpoints to resume from; 0: none
   log_every: int               # steps between host syncs, at which lines are written
   patience: int                # evaluations without a new best one before a run ends early; 0: no early end
   best_metric: str             # of validation, that says which step is best; of equal ones the first is

@@ -1,4 +1,4 @@
-"""The loop around the step: batches in, metrics and checkpoints out, and it goes on where it was stopped."""
+"""The loop around the step: batches in, metrics and checkpoints out, and it resumes where it was stopped."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -42,7 +42,7 @@ def train(model: Model, state: TrainState, frozen: Tree | CohortVariables, tx: o
     tx: the optimiser (see `optim.make`).
     objective: the loss.
     members: the runs, in the order in which `state` has them.
-    latest: where the state of all is kept to go on from.
+    latest: where the state of all is kept to resume from.
     evaluate: validation of those members that have not ended; None where there is no validation split.
     schedule: when they are validated, saved, and ended.
     label: of the progress line.
@@ -58,7 +58,7 @@ def train(model: Model, state: TrainState, frozen: Tree | CohortVariables, tx: o
   ledger, compiled_before = Ledger(members, schedule), compilation.seconds_spent()
   ledger.start(None if restored is None else step)
   if restored is not None:
-    say(f'{label}: goes on after step {step}')
+    say(f'{label}: resumes after step {step}')
   batch_of = _batches(members)
   program_for = lambda batch: compilation.compiled(cohort.step_for(frozen), state, frozen, batch, donate=(0,), model=model,
                                                    tx=tx, objective=objective)

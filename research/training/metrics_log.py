@@ -52,7 +52,7 @@ class MetricsLog:
       raw = self._path.read_text(encoding='utf-8').split('\n')
       raw = raw[:step] if to_the_end else raw[:-1][:step]
     except (OSError, UnicodeDecodeError) as e:
-      raise InputError(f'{self._path}: cannot be read ({e}), and a checkpoint goes on after step {step}; {REMEDY}') from None
+      raise InputError(f'{self._path}: cannot be read ({e}), and a checkpoint resumes after step {step}; {REMEDY}') from None
     lines = []
     for number, line in enumerate(raw + [''] * (step - len(raw) if to_the_end else 0), 1):
       try:
@@ -61,7 +61,7 @@ class MetricsLog:
       except (ValueError, InputError):
         row = {}
       if row.get('step') != number:
-        raise InputError(f'{self._path}: line {number} is not that of step {number}, and a checkpoint goes on after step '
+        raise InputError(f'{self._path}: line {number} is not that of step {number}, and a checkpoint resumes after step '
                          f'{step}: the file is damaged; {REMEDY}')
       lines.append(row)
     return lines

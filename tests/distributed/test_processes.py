@@ -142,10 +142,10 @@ def test_where_one_process_is_killed_the_other_ends(victim, folder):
   command.all[victim].send_signal(signal.SIGKILL)
   found = command.ends(within=60)
   status, said = found[1 - victim]
-  assert status not in (0, None) and ('goes on from the last checkpoint' in said or 'another task died' in said), said
+  assert status not in (0, None) and ('resumes from the last checkpoint' in said or 'another task died' in said), said
   assert 2 * EVERY <= kept() <= len(lines(workdir)) < STEPS
   command, at = Command(folder, workdir.name, 2, 1), kept()
-  assert f'goes on after step {at}' in command.ends()[0][1]
+  assert f'resumes after step {at}' in command.ends()[0][1]
   assert len(losses(workdir)) == STEPS
 
 

@@ -57,7 +57,7 @@ def test_predicted_bytes_are_within_a_quarter_of_the_compilers(step, size):
 def test_shapes_are_those_of_a_run(source, strategy, quantize):
   """What is planned without weights has the leaves, shapes and bytes of what is trained."""
   made = config(model__source=source, strategy__name=strategy, model__quantize=quantize)
-  state, frozen = run._initial_state(assemble(made))
+  state, frozen = run.initial_state(assemble(made))
   shapes = account.begun(assemble(made, abstract=True))
   describe = lambda x: {name: (leaf.shape, str(leaf.dtype)) for name, leaf in tree.leaves(x).items()}
   assert describe(shapes) == describe((state, frozen))

@@ -224,7 +224,7 @@ def test_metrics_that_are_not_those_of_every_step_once_are_not_gone_on_with(here
   made, folder = here
   path = folder / 'run' / 'metrics.jsonl'
   path.write_text(''.join(change(lines(path)[:3])))
-  with pytest.raises(InputError, match=r'metrics\.jsonl: line \d is not that of step \d, and a checkpoint goes on after'):
+  with pytest.raises(InputError, match=r'metrics\.jsonl: line \d is not that of step \d, and a checkpoint resumes after'):
     train_one(made, folder / 'run')
 
 

@@ -99,7 +99,7 @@ def test_killed_at_random_moments_a_run_ends_as_if_it_had_not_been(undisturbed, 
     process.kill()
     process.communicate()
     assert not (workdir / 'result.json').exists()
-  assert 'goes on after step' in finish(LORA, workdir)
+  assert 'resumes after step' in finish(LORA, workdir)
   assert_same(workdir, undisturbed)
   assert 'is finished already' in finish(LORA, workdir)
 
@@ -127,8 +127,8 @@ def test_stopped_by_ctrl_c_and_by_sigterm_a_run_saves_and_goes_on(undisturbed, t
     until(process, reached(workdir, step))
     process.send_signal(number)
     _, said = process.communicate()
-    assert process.returncode == status and said.splitlines()[-1] == 'stopped; the same command goes on from here'
+    assert process.returncode == status and said.splitlines()[-1] == 'stopped; the same command resumes from here'
     done = json.loads(lines(workdir)[-1])['step']
     assert max(int(n) for n in os.listdir(workdir / 'checkpoints' / 'latest')) == done      # not a step is lost
-  assert f'goes on after step {done}' in finish(LORA, workdir)
+  assert f'resumes after step {done}' in finish(LORA, workdir)
   assert_same(workdir, undisturbed)

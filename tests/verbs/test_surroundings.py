@@ -61,10 +61,10 @@ def test_a_full_disk_ends_a_run_in_one_line_and_the_same_command_goes_on(tmp_pat
     write(self, rows)
   monkeypatch.setattr(MetricsLog, 'write', on_a_full_disk)
   given = [*TINY, f'--workdir={tmp_path}/run']
-  one_line(verb('train', *given), 'metrics.jsonl: No space left on device; the same command goes on from the last checkpoint')
+  one_line(verb('train', *given), 'metrics.jsonl: No space left on device; the same command resumes from the last checkpoint')
   full[0] = False
   said = verb('train', *given)
-  assert said.returncode == 0 and 'goes on after step 2' in said.stderr
+  assert said.returncode == 0 and 'resumes after step 2' in said.stderr
   assert [json.loads(line)['step'] for line in (tmp_path / 'run' / 'metrics.jsonl').open()] == [1, 2, 3, 4]
 
 
@@ -107,7 +107,7 @@ def test_a_second_signal_changes_nothing(tmp_path):
     time.sleep(0.02)
   said = started.communicate()[1]
   assert started.returncode == 143 and 'Traceback' not in said
-  assert said.splitlines()[-1] == 'stopped; the same command goes on from here'
+  assert said.splitlines()[-1] == 'stopped; the same command resumes from here'
 
 
 @pytest.mark.quick
