@@ -16,7 +16,7 @@ from pathlib import Path
 from absl import flags
 
 from research import cli, json_text, tree
-from research.data import sources
+from research.data import formats
 from research.distributed import mesh, partition, processes
 from research.errors import InputError
 from research.evaluation import harness
@@ -40,7 +40,7 @@ def main() -> None:
     cli.check_output(Path(f.output))
     if Path(f.output).exists() and Path(f.output).samefile(f.input):
       raise InputError(f'--output={f.output}: is the --input, of which a stop would leave half; give another file')
-  rows = sources.read_jsonl(Path(f.input)) if f.input else []
+  rows = formats.rows(Path(f.input)) if f.input else []
   with mesh.use(mesh.make(partition.EVAL_MESH)):
     if f.workdir:
       exp = restore.of_run(Path(f.workdir), allow_changed=f.allow_changed)

@@ -45,12 +45,12 @@ def loads(text: str) -> Any:
     Deep: it is nested too deeply. It is a `ValueError`, as what is no JSON, or gives a field of one object twice, raises.
   """
   try:
-    return json.loads(text, object_pairs_hook=_once)
+    return json.loads(text, object_pairs_hook=once)
   except RecursionError:
     raise Deep('it is nested too deeply to be read') from None
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
   found = dict(pairs)
   if len(found) < len(pairs):
     names = [name for name, _ in pairs]

@@ -6,66 +6,17 @@ import json
 import re
 from collections.abc import Set
 from pathlib import Path
-from typing import Any
 
-from research import json_text
+from research.data import formats
+from research.data.formats import Row
 from research.errors import InputError
 
-Row = dict[str, Any]
 SPLITS = ('train', 'valid', 'test')
-FORMATS = ('JSON lines are read, one object a line, in UTF-8; other formats (Parquet, CSV, Arrow, a folder) through the '
-           'datasets library: task.name=datasets')
-# How files begin that a person may take for JSON lines.
-MAGIC = {'Parquet': b'PAR1', 'Arrow': b'ARRO', 'compressed (gzip)': b'\x1f\x8b', 'compressed (zstd)': b'\x28\xb5\x2f\xfd',
-         'compressed (zip)': b'PK\x03\x04', 'a PDF': b'%PDF'}
 
 
 def read_jsonl(path: Path) -> list[Row]:
-  """Rows of a JSON-lines file; blank lines do not count.
-
-  Raises:
-    InputError: the file is missing, empty, or a line (named) is not a JSON object in UTF-8.
-  """
-  _check_file(path)
-  rows = []
-  with open(path, 'rb') as f:
-    for number, raw in enumerate(f, 1):
-      try:
-        line = raw.decode('utf-8-sig' if number == 1 else 'utf-8')
-      except UnicodeDecodeError as e:
-        raise InputError(f'{path}: line {number} is not UTF-8 text ({e.reason}); save the file as UTF-8') from None
-      if not line.strip():
-        continue
-      try:
-        row = json_text.loads(line)
-      except json_text.Deep:
-        raise InputError(f'{path}: line {number} is nested too deeply for JSON to be read') from None
-      except ValueError as e:      # also numbers of thousands of digits
-        raise InputError(f'{path}: line {number} is not JSON ({getattr(e, "msg", e)})'
-                         + (f'; {FORMATS}' if number == 1 else '')) from None
-      if not isinstance(row, dict):
-        raise InputError(f'{path}: line {number} is not a JSON object' + (f'; {FORMATS}' if number == 1 else ''))
-      rows.append(row)
-  if not rows:
-    raise InputError(f'{path}: holds no rows')
-  return rows
-
-
-def _check_file(path: Path) -> None:
-  """Refuses what is no file of JSON lines or text.
-
-  Raises:
-    InputError: there is none, or it is a folder or a table of another format.
-  """
-  if path.is_dir():
-    raise InputError(f'{path}: is a folder; {FORMATS}')
-  if not path.is_file():
-    raise InputError(f'{path}: no such file')
-  with open(path, 'rb') as f:
-    begins = f.read(4)
-  kind = next((kind for kind, magic in MAGIC.items() if begins.startswith(magic)), None)
-  if kind:
-    raise InputError(f'{path}: is {kind}; {FORMATS}')
+  """Rows of a JSON-lines file, whatever its name; blank lines do not count. One that is missing or damaged is refused."""
+  return formats.rows(path, '.jsonl')
 
 
 def sample(name: str) -> dict[str, list[Row]]:
@@ -95,7 +46,7 @@ def _texts(path: Path) -> list[Row]:
 
 
 def _paragraphs(path: Path) -> list[Row]:
-  _check_file(path)
+  formats.check(path, '.txt')
   try:
     whole = path.read_text(encoding='utf-8-sig')
   except UnicodeDecodeError as e:
@@ -124,8 +75,8 @@ def sample_texts(name: str | None = None) -> dict[str, list[Row]]:
 
 
 def files(**paths: str | None) -> dict[str, list[Row]]:
-  """A person's own JSON-lines files, by split; a split without a file is absent."""
-  return {split: read_jsonl(Path(path).expanduser()) for split, path in paths.items() if path}
+  """A person's own files, of any format that `formats` reads, by split; a split without a file is absent."""
+  return {split: formats.rows(Path(path).expanduser()) for split, path in paths.items() if path}
 
 
 def huggingface(path: str, subset: str | None, splits: dict[str, str], asked: Set[str] = frozenset()) -> dict[str, list[Row]]:

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from research.data import sources
-from research.data.sources import Row
+from research.data.formats import Row
 from research.data.templates import fields_of, fill, not_text
 from research.errors import InputError
 
@@ -187,7 +187,7 @@ def _check(task: Task) -> None:
         raise InputError(f'task {task.name}, {split} row {number}: {e}') from None
 
 
-def _check_row(task: Task, row: sources.Row, label: str | None) -> None:
+def _check_row(task: Task, row: Row, label: str | None) -> None:
   """Refuses a row that cannot become a prompt and a target.
 
   Raises:
@@ -209,12 +209,12 @@ def _check_row(task: Task, row: sources.Row, label: str | None) -> None:
     raise InputError('the rejected answer is empty, or the same as the target')
 
 
-def answered(task: Task, row: sources.Row) -> bool:
+def answered(task: Task, row: Row) -> bool:
   """Whether a row's own last turn is its target: that of the assistant, where nothing is chosen among."""
   return 'messages' in row and not task.choices and row['messages'][-1]['role'] == 'assistant'
 
 
-def target_of(task: Task, row: sources.Row) -> str:
+def target_of(task: Task, row: Row) -> str:
   """A row's target: its template filled in, or the assistant's turn that its messages end with.
 
   A row whose columns cannot be filled in is refused (`InputError`).

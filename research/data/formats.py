@@ -1,0 +1,294 @@
+"""Rows out of the files that people have: JSON lines and arrays, CSV and TSV, Parquet, Arrow, text; compressed or not.
+
+`read` streams a file and says of everything that is no row where it stands and why; `rows` refuses the first of these.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from research import json_text
+from research.errors import InputError
+
+Row = dict[str, Any]
+COMPRESSED = ('.gz', '.zst', '.bz2')
+TEXT = ('.txt', '.md')
+DELIMITERS = ',;\t|'
+LONGEST = 2 ** 27      # characters of one field of a CSV file
+# How files begin that a person may take for another format, and what to do.
+MAGIC = {b'PAR1': ('Parquet', 'name it .parquet'), b'ARROW1': ('Arrow', 'name it .arrow'),
+         b'\x1f\x8b': ('compressed (gzip)', 'end its name in .gz'),
+         b'\x28\xb5\x2f\xfd': ('compressed (zstd)', 'end its name in .zst'),
+         b'PK\x03\x04': ('a zip archive or an Excel table', 'unpack it, or save the table as CSV'),
+         b'%PDF': ('a PDF', 'save its text'), b'\xff\xfe': ('UTF-16 text', 'save it as UTF-8'),
+         b'\xfe\xff': ('UTF-16 text', 'save it as UTF-8')}
+
+
+class Found(NamedTuple):
+  """What stands at one place of a file: a row, or why it is none."""
+  place: int               # the line on which it begins, from 1; of Parquet and Arrow the row
+  row: Row | None
+  wrong: str = ''
+
+
+def read(path: Path, suffix: str | None = None) -> Iterator[Found]:
+  """Everything in a file, in its order, a batch in memory at a time.
+
+  Args:
+    path: of a file, or of a folder: one of `datasets.save_to_disk`, or one of text files.
+    suffix: of the format, a key of `READERS`; None: what its name says.
+  Raises:
+    InputError: there is no such file, its format is not known or not the one that its name says, or it breaks off.
+  """
+  reader: Callable[[Path], Iterator[Found]]
+  if path.is_dir() and suffix is None:
+    reader = _saved if (path / 'state.json').exists() else _folder
+  else:
+    suffix = suffix or _suffix(path)
+    check(path, suffix)
+    if suffix not in READERS:
+      raise InputError(f'{path}: files that end in {suffix or "no suffix"} are not read ({", ".join(READERS)} are, each also '
+                       f'with {", ".join(COMPRESSED)})')
+    reader = READERS[suffix]
+  try:
+    yield from reader(path)
+  except (OSError, EOFError, UnicodeError) as e:      # pyarrow's own errors are OSErrors, or ValueErrors that its readers name
+    raise InputError(f'{path}: cannot be read: {" ".join(str(e).split()):.200}') from None
+
+
+def rows(path: Path, suffix: str | None = None) -> list[Row]:
+  """All rows of a file.
+
+  Args:
+    path: as for `read`.
+    suffix: as for `read`.
+  Raises:
+    InputError: something in it is no row, or there is none; names the line.
+  """
+  found = []
+  for one in read(path, suffix):
+    if one.row is None:
+      raise InputError(f'{path}: line {one.place} {one.wrong}')
+    found.append(one.row)
+  if not found:
+    raise InputError(f'{path}: holds no rows')
+  return found
+
+
+def _suffix(path: Path) -> str:
+  """The last suffix that is not a compression's, in lower case."""
+  suffixes = [s.lower() for s in path.suffixes]
+  return next((s for s in reversed(suffixes) if s not in COMPRESSED), '')
+
+
+def check(path: Path, suffix: str) -> None:
+  """Refuses what is no file, and a file whose first bytes are those of another format.
+
+  Args:
+    path: of the file.
+    suffix: of the format that it is taken for, such as `.csv`.
+  Raises:
+    InputError: says what it is, and what to do.
+  """
+  if path.is_dir():
+    raise InputError(f'{path}: is a folder; name a file in it')
+  if not path.is_file():
+    raise InputError(f'{path}: no such file')
+  with open(path, 'rb') as f:
+    begins = f.read(6)
+  kind, remedy = next((said for magic, said in MAGIC.items() if begins.startswith(magic)), ('', ''))
+  is_packed = path.suffix.lower() in COMPRESSED and kind.startswith('compressed')
+  if kind and not is_packed and kind != {'.parquet': 'Parquet', '.arrow': 'Arrow'}.get(suffix):
+    raise InputError(f'{path}: is {kind}; {remedy}')
+
+
+def _bytes(path: Path) -> Any:
+  """The file's bytes as a stream, unpacked where its name says that they are packed."""
+  if path.suffix.lower() not in COMPRESSED:
+    return open(path, 'rb')      # the caller closes it
+  import pyarrow as pa
+  return io.BufferedReader(pa.input_stream(str(path), compression='detect'))
+
+
+def _decoded(path: Path, raw: bytes, number: int) -> str:
+  return raw.decode('utf-8-sig' if number == 1 else 'utf-8')
+
+
+def _lines(path: Path) -> Iterator[Found]:
+  """JSON lines; a file that begins as an array of objects is read as one."""
+  with _bytes(path) as f:
+    if f.peek(64).lstrip(b'\xef\xbb\xbf \t\r\n').startswith(b'['):
+      yield from _array(path, f.read())
+      return
+    for number, raw in enumerate(f, 1):
+      if not raw.strip():
+        continue
+      try:
+        yield _object(number, json_text.loads(_decoded(path, raw, number)))
+      except UnicodeDecodeError as e:
+        yield Found(number, None, f'is not UTF-8 text ({e.reason}); save the file as UTF-8')
+      except json_text.Deep:
+        yield Found(number, None, 'is nested too deeply for JSON to be read')
+      except ValueError as e:      # also numbers of thousands of digits
+        yield Found(number, None, f'is not JSON ({getattr(e, "msg", e)})')
+
+
+def _object(number: int, value: Any) -> Found:
+  return Found(number, value) if isinstance(value, dict) else Found(number, None, 'is not a JSON object')
+
+
+def _array(path: Path, raw: bytes) -> Iterator[Found]:
+  """The objects of a JSON array, each with the line on which it begins."""
+  try:
+    text = raw.decode('utf-8-sig')
+  except UnicodeDecodeError as e:
+    yield Found(raw[:e.start].count(b'\n') + 1, None, f'is not UTF-8 text ({e.reason}); save the file as UTF-8')
+    return
+  decoder, at, line = json.JSONDecoder(object_pairs_hook=json_text.once), text.index('[') + 1, 1
+  counted, between = 0, ''
+  while True:
+    while at < len(text) and text[at] in ' \t\r\n,':
+      between += text[at]
+      at += 1
+    line, counted = line + text.count('\n', counted, at), at
+    if text[at:at + 1] == ']':
+      if text[at + 1:].strip():
+        yield Found(line, None, 'goes on after the end of the array')
+      return
+    try:
+      value, at = decoder.raw_decode(text, at)
+    except RecursionError:
+      yield Found(line, None, 'is nested too deeply for JSON to be read')
+      return
+    except ValueError as e:      # what follows cannot be told apart any more
+      yield Found(line, None, f'is not JSON ({getattr(e, "msg", e)}); the rest of the array is not read')
+      return
+    yield _object(line, value)
+
+
+def _table(path: Path) -> Iterator[Found]:
+  """CSV and TSV with a header; every value is text, as it stands there.
+
+  Raises:
+    InputError: it is not UTF-8.
+  """
+  limit = csv.field_size_limit(LONGEST)
+  with io.TextIOWrapper(_bytes(path), 'utf-8-sig', newline='') as f:
+    try:
+      yield from _records(path, f)
+    except UnicodeDecodeError as e:
+      raise InputError(f'{path}: is not UTF-8 text ({e.reason}); save the file as UTF-8') from None
+    finally:
+      csv.field_size_limit(limit)
+
+
+def _records(path: Path, f: Any) -> Iterator[Found]:
+  first = f.readline()
+  delimiter = '\t' if _suffix(path) == '.tsv' else max(DELIMITERS, key=lambda d: (first.count(d), -DELIMITERS.index(d)))
+  reader = csv.reader(_chain(first, f), delimiter=delimiter, strict=True)
+  header = next(reader, [])
+  if not any(header):
+    raise InputError(f'{path}: holds no rows')
+  twice = [name for name in header if header.count(name) > 1]
+  if twice or not all(header):
+    raise InputError(f'{path}: line 1, the header, ' + (f'names the column {twice[0]!r} twice' if twice else
+                                                       'leaves a column without a name'))
+  while True:
+    begins = reader.line_num + 1
+    try:
+      record = next(reader, None)
+    except csv.Error as e:
+      yield Found(begins, None, f'is not CSV ({e})')
+      continue
+    if record is None:
+      return
+    if not record:                     # an empty line
+      continue
+    if len(record) != len(header):
+      yield Found(begins, None, f'has {len(record)} fields and the header {len(header)}')
+    else:
+      yield Found(begins, dict(zip(header, record)))
+
+
+def _chain(first: str, rest: Iterator[str]) -> Iterator[str]:
+  yield first
+  yield from rest
+
+
+def _parquet(path: Path) -> Iterator[Found]:
+  import pyarrow as pa
+  import pyarrow.parquet as pq
+  try:
+    yield from _of_batches(pq.ParquetFile(path).iter_batches(1024))
+  except pa.ArrowException as e:
+    raise InputError(f'{path}: is no Parquet file that can be read ({" ".join(str(e).split()):.200})') from None
+
+
+def _arrow(path: Path) -> Iterator[Found]:
+  """Arrow's file format, or its stream format.
+
+  Raises:
+    InputError: it is neither.
+  """
+  import pyarrow as pa
+  with pa.memory_map(str(path)) as source:
+    try:
+      try:
+        file = pa.ipc.open_file(source)
+        yield from _of_batches(file.get_batch(i) for i in range(file.num_record_batches))
+      except pa.ArrowInvalid:
+        source.seek(0)
+        yield from _of_batches(iter(pa.ipc.open_stream(source)))
+    except pa.ArrowException as e:
+      raise InputError(f'{path}: is no Arrow file that can be read ({" ".join(str(e).split()):.200})') from None
+
+
+def _of_batches(batches: Iterator[Any]) -> Iterator[Found]:
+  number = 0
+  for batch in batches:
+    for row in batch.to_pylist():
+      number += 1
+      yield Found(number, row)
+
+
+def _saved(path: Path) -> Iterator[Found]:
+  """A folder that `datasets.save_to_disk` wrote of one split."""
+  import datasets
+  for number, row in enumerate(datasets.load_from_disk(str(path)), 1):
+    yield Found(number, row)
+
+
+def _text(path: Path) -> Iterator[Found]:
+  """A text file is one row."""
+  with _bytes(path) as f:
+    raw = f.read()
+  try:
+    text = raw.decode('utf-8-sig')
+  except UnicodeDecodeError as e:
+    yield Found(raw[:e.start].count(b'\n') + 1, None, f'is not UTF-8 text ({e.reason}); save the file as UTF-8')
+    return
+  if text.strip():
+    yield Found(1, {'text': text})
+
+
+def _folder(path: Path) -> Iterator[Found]:
+  """A folder of text files: a row each, with the file's name, in the order of their names.
+
+  Raises:
+    InputError: there is none in it.
+  """
+  files = sorted(file for file in path.rglob('*') if file.is_file() and _suffix(file) in TEXT)
+  if not files:
+    raise InputError(f'{path}: is a folder without {" or ".join(TEXT)} files; name a file in it')
+  for number, file in enumerate(files, 1):
+    for one in _text(file):
+      named = f'{file.relative_to(path)}: line {one.place} {one.wrong}' if one.wrong else ''
+      yield Found(number, None if one.row is None else {**one.row, 'file': str(file.relative_to(path))}, named)
+
+
+READERS: dict[str, Callable[[Path], Iterator[Found]]] = {
+    '.jsonl': _lines, '.ndjson': _lines, '.json': _lines, '.csv': _table, '.tsv': _table, '.parquet': _parquet,
+    '.arrow': _arrow, '.txt': _text, '.md': _text}
