@@ -27,7 +27,7 @@ def get_config():
       },
       'task': {
           'name': 'sentiment',          # sentiment, domain, translation, summary; files, datasets: your own; text: plain text
-          'train': optional(str),       # files: a JSON-lines file; text: that or a .txt file; datasets: a split's name
+          'train': optional(str),       # files: a file of rows; text: that or a .txt file; datasets: a split's name
           'valid': optional(str),
           'test': optional(str),
           'label': optional(str),       # what the task is called in a study's cells, tables and figures; None: its name

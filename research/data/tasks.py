@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from research.data import sources
+from research.data import chats, sources
 from research.data.formats import Row
 from research.data.templates import fields_of, fill, not_text
 from research.errors import InputError
@@ -83,7 +83,7 @@ def make(name: str, fields: dict[str, Any]) -> Task:
                 ('accuracy', 'macro_f1') if given.get('choices') else ('exact_match',)}
     if name == 'files':
       if not any(where.values()):
-        raise InputError('task.name=files needs task.train, task.valid or task.test, each a JSON-lines file')
+        raise InputError('task.name=files needs task.train, task.valid or task.test, each a file of rows')
       splits = sources.files(**where)
     else:
       if not path:
@@ -91,6 +91,8 @@ def make(name: str, fields: dict[str, Any]) -> Task:
       theirs = {'train': 'train', 'valid': 'validation', 'test': 'test'}
       splits = sources.huggingface(path, subset, {s: where[s] or theirs[s] for s in sources.SPLITS},
                                    {s for s in sources.SPLITS if where[s]})
+    splits = {split: chats.converted(rows, bool(given.get('prompt')), f'task {name}, {split}')
+              for split, rows in splits.items()}
   elif name == TEXT:
     if path:
       raise InputError('task.path is of task.name=datasets; task text takes task.train, task.valid and task.test')

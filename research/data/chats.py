@@ -1,0 +1,81 @@
+"""Chat logs in the forms that people have them in, as rows with `messages`: OpenAI's, ShareGPT's and Alpaca's."""
+
+from typing import Any
+
+from research.data.formats import Row
+from research.errors import InputError
+
+# Who speaks in ShareGPT's `from`, as a chat template calls them.
+ROLES = {'human': 'user', 'user': 'user', 'gpt': 'assistant', 'chatgpt': 'assistant', 'model': 'assistant',
+         'assistant': 'assistant', 'system': 'system'}
+
+
+def converted(rows: list[Row], has_prompt: bool, where: str) -> list[Row]:
+  """Rows of a chat log with their turns in `messages`; others as they are.
+
+  Args:
+    rows: of one split.
+    has_prompt: whether a template makes the prompt, so that only a row's own `messages` are turns.
+    where: what an error calls the rows.
+  Raises:
+    InputError: a turn is of a kind that is not read; the row is named.
+  """
+  found = []
+  for number, row in enumerate(rows, 1):
+    try:
+      found.append(as_messages(row) if 'messages' in row or not has_prompt else row)
+    except InputError as e:
+      raise InputError(f'{where} row {number}: {e}') from None
+  return found
+
+
+def as_messages(row: Row) -> Row:
+  """The row with its turns in `messages`: each {role, content}, where the content is text.
+
+  OpenAI's `messages` may hold content in parts; ShareGPT has `conversations` of {from, value}; Alpaca has `instruction`,
+  perhaps `input`, and `output`. Other rows are given back as they are; a turn that is not read is refused (`InputError`).
+  """
+  if isinstance(row.get('messages'), list):
+    return {**row, 'messages': [_turn(turn, number) for number, turn in enumerate(row['messages'], 1)]}
+  if isinstance(row.get('conversations'), list):
+    rest = {column: value for column, value in row.items() if column != 'conversations'}
+    return {**rest, 'messages': [_sharegpt(turn, number) for number, turn in enumerate(row['conversations'], 1)]}
+  if isinstance(row.get('instruction'), str) and isinstance(row.get('output'), str):
+    asked = '\n\n'.join(row[column] for column in ('instruction', 'input') if row.get(column))
+    system = [{'role': 'system', 'content': row['system']}] if row.get('system') else []
+    rest = {column: value for column, value in row.items() if column not in ('instruction', 'input', 'output', 'system')}
+    return {**rest, 'messages': [*system, {'role': 'user', 'content': asked}, {'role': 'assistant', 'content': row['output']}]}
+  return row
+
+
+def _turn(turn: Any, number: int) -> Any:
+  """One of OpenAI's turns, its content in one piece; what is no turn is left to be refused where turns are checked.
+
+  Raises:
+    InputError: it calls a tool or is a tool's answer, or a part of it is no text.
+  """
+  if not isinstance(turn, dict):
+    return turn
+  if turn.get('role') in ('tool', 'function') or turn.get('tool_calls') or turn.get('function_call'):
+    raise InputError(f'messages, turn {number}: calls a tool or is a tool\'s answer, which is not read; leave the row out')
+  parts = turn.get('content')
+  if not isinstance(parts, list):
+    return turn
+  for part in parts:
+    if not isinstance(part, dict) or part.get('type') != 'text' or not isinstance(part.get('text'), str):
+      kind = part.get('type', 'unknown') if isinstance(part, dict) else type(part).__name__
+      raise InputError(f'messages, turn {number}: holds a part of type {kind}; only text is read')
+  return {**turn, 'content': ''.join(part['text'] for part in parts)}
+
+
+def _sharegpt(turn: Any, number: int) -> dict[str, Any]:
+  """One of ShareGPT's turns.
+
+  Raises:
+    InputError: it is no {from, value}, or nobody knows who speaks.
+  """
+  if not isinstance(turn, dict) or not {'from', 'value'} <= turn.keys():
+    raise InputError(f'conversations, turn {number}: is not an object with `from` and `value`')
+  if turn['from'] not in ROLES:
+    raise InputError(f'conversations, turn {number}: from={turn["from"]!r:.40}: must be one of {", ".join(ROLES)}')
+  return {'role': ROLES[turn['from']], 'content': turn['value']}
