@@ -24,8 +24,8 @@ def test_forms_of_a_chat_are_one(row):
 
 def test_an_input_stands_below_its_instruction_and_a_system_turn_before():
   row = {'system': 'Be brief.', 'instruction': 'Translate.', 'input': 'Hi', 'output': 'Hallo'}
-  assert as_messages(row)['messages'] == [{'role': 'system', 'content': 'Be brief.'}, {'role': 'user', 'content': 'Translate.\n\nHi'},
-                                          {'role': 'assistant', 'content': 'Hallo'}]
+  said = [('system', 'Be brief.'), ('user', 'Translate.\n\nHi'), ('assistant', 'Hallo')]
+  assert as_messages(row)['messages'] == [{'role': role, 'content': content} for role, content in said]
 
 
 def test_a_task_reads_a_log_unless_a_template_makes_the_prompt(tmp_path):
