@@ -23,7 +23,7 @@ page = pytest.mark.parametrize('page', PAGES, ids=lambda path: path.name)
 def commands(page, kind):
   """The lines of a page's blocks of a kind that call a verb of ours, as arguments."""
   for language, text in BLOCK.findall(page.read_text(encoding='utf-8')):
-    for line in text.splitlines() if language == kind else ():
+    for line in text.replace('\\\n', '').splitlines() if language == kind else ():
       for part in line.split(' && '):
         if found := re.search(r'(?:flaxtune|-m research\.) ?(\w+) (--.*)', part):
           yield found[1], found[2]
