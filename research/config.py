@@ -3,26 +3,17 @@
 Everywhere else a config is either nested dicts, as files hold it, or the `Settings` that `read` makes of them.
 """
 
-import math
-from collections.abc import Iterator, Mapping
-from functools import cache
-from types import NoneType
-from typing import Any, NamedTuple, TypeAlias, get_args, get_type_hints
+from collections.abc import Mapping
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from research import run_files
+from research.config_fields import MOST, WORDS, Pairs, Texts, jsonable, typed, types
 from research.errors import InputError
 
-MOST = 2 ** 31      # above all sizes and seeds
-LEAST, LARGEST = map(float, (np.finfo(np.float32).tiny, np.finfo(np.float32).max))
 SEEDS = ('order', 'init', 'dropout', 'rows', 'shots')      # what a seed is of: fields training.{order,init,…}_seed
 LOSSES = ('cross_entropy', 'dpo')
-Texts = tuple[str, ...]
-Pairs = tuple[tuple[str, float], ...]      # patterns, and a number for what each matches
-WORDS: dict[Any, str] = {str: 'text', int: 'a whole number', float: 'a number', bool: 'True or False', Texts: 'a list',
-                         Pairs: 'pairs of a pattern and a number'}
 
 
 class ModelSettings(NamedTuple):
@@ -163,8 +154,8 @@ class Settings(NamedTuple):
 
   def config(self) -> dict[str, dict[str, Any]]:
     """As config.json holds it: of the strategy the fields that say something, and nothing of `check_memory`."""
-    groups = {group: _jsonable(getattr(self, group)._asdict()) for group in GROUPS}
-    groups['strategy'] = {field: dict(value) if types('strategy')[field] == Pairs else value
+    groups = {group: jsonable(getattr(self, group)._asdict()) for group in GROUPS}
+    groups['strategy'] = {field: dict(value) if types(StrategySettings)[field] == Pairs else value
                           for field, value in groups['strategy'].items() if value is not None or field in NO_ROWS}
     return groups
 
@@ -175,28 +166,15 @@ Config: TypeAlias = ConfigDict | Mapping[str, Any] | Settings
 OF_ALL = ('check_memory',)      # fields that are in no group
 
 
-@cache
-def types(group: str) -> dict[str, Any]:
-  """Field of a group -> its type, a key of `WORDS`."""
-  hints = get_type_hints(GROUPS[group])
-  return {field: next((kind for kind in get_args(hint) if kind in WORDS), hint) for field, hint in hints.items()}
-
-
-def needed(group: str) -> frozenset[str]:
-  """The fields of a group that may not be None, and so must be given."""
-  hints = get_type_hints(GROUPS[group])
-  return frozenset(field for field in hints if NoneType not in get_args(hints[field]))
-
-
 def plain(config: ConfigDict) -> dict[str, Any]:
-  """A config as nested dicts, as JSON gives them back.
+  """A config of a run as nested dicts, as JSON gives them back.
 
   Raises:
     InputError: it is no config.
   """
   if not isinstance(config, ConfigDict):
     raise InputError(f'get_config() returns {type(config).__name__}, not an ml_collections.ConfigDict')
-  return {**dict.fromkeys(OF_ALL, True), **_jsonable(config)}
+  return {**dict.fromkeys(OF_ALL, True), **jsonable(config)}
 
 
 def read(config: Config) -> Settings:
@@ -210,31 +188,9 @@ def read(config: Config) -> Settings:
   if isinstance(config, Settings):
     return config
   config = config if isinstance(config, dict) else plain(config)
-  if unknown := config.keys() - {*GROUPS, *OF_ALL}:
-    raise InputError(f'{min(unknown)}: no config has this group of fields (groups: {", ".join(GROUPS)})')
-  for group in GROUPS:
-    if not isinstance(config.get(group), dict):
-      raise InputError(f'{group}: is missing from the config, or no group of fields; configs/default.py holds all')
-    if missing := [field for field in GROUPS[group]._fields if field in needed(group) and field not in config[group]]:
-      raise InputError(f'{group}.{missing[0]}: is missing from the config; configs/default.py holds every field')
-    for field, value in config[group].items():
-      kind = types(group).get(field)
-      if kind is None:
-        raise InputError(f'{group}.{field}: no config has this field (fields of {group}: {", ".join(types(group))})')
-      if not _is(value, kind) and not (value is None and field not in needed(group)):
-        raise InputError(f'{group}.{field}={value!r:.80}: must be {WORDS[kind]}')
-  if not isinstance(config.get('check_memory', True), bool):
-    raise InputError(f'check_memory={config["check_memory"]!r:.80}: must be {WORDS[bool]}')
-  for field, whole in run_files.flat(dict(config)).items():
-    for value in _numbers(whole):
-      if isinstance(value, float) and not math.isfinite(value):
-        raise InputError(f'{field}={value}: must be a finite number')
-      if isinstance(value, float) and value and not LEAST <= abs(value) <= LARGEST:
-        raise InputError(f'{field}={value}: is beyond what a float32 holds ({LEAST:.2g} to {LARGEST:.2g})')
-      if isinstance(value, int) and abs(value) >= MOST and not field.endswith('seed'):      # seeds say their own range
-        raise InputError(f'{field}={value!r:.40}: must be below 2^31')
-  found = Settings(**{group: GROUPS[group](**{field: frozen(value) for field, value in config[group].items()})
-                      for group in GROUPS}, check_memory=config.get('check_memory', True))
+  found = Settings(**typed(config, GROUPS, 'configs/default.py', OF_ALL), check_memory=config.get('check_memory', True))
+  if not isinstance(found.check_memory, bool):
+    raise InputError(f'check_memory={found.check_memory!r:.80}: must be {WORDS[bool]}')
   _check_training(found.training)
   return found
 
@@ -263,34 +219,3 @@ def _check_training(t: TrainingSettings) -> None:
     require(getattr(t, field) >= 0, field, 'must be 0 or more')
   for field in ('eval_every', 'eval_batch_size', 'log_every'):
     require(getattr(t, field) >= 1, field, 'must be 1 or more')
-
-
-def _jsonable(fields: Mapping[str, Any]) -> dict[str, Any]:
-  """Groups as dicts, tuples as lists."""
-  return {k: _jsonable(v) if isinstance(v, ConfigDict) else list(v) if isinstance(v, tuple) else v for k, v in fields.items()}
-
-
-def frozen(value: Any) -> Any:
-  """A value with its lists as tuples, and its dicts as tuples of pairs."""
-  if isinstance(value, Mapping):
-    value = tuple(value.items())
-  return tuple(map(frozen, value)) if isinstance(value, (list, tuple)) else value
-
-
-def _numbers(value: Any) -> Iterator[float]:
-  """All numbers of a value, those in its lists with them."""
-  if isinstance(value, (list, tuple)):
-    for one in value:
-      yield from _numbers(one)
-  elif isinstance(value, (int, float)):
-    yield value
-
-
-def _is(value: Any, kind: Any) -> bool:
-  if kind in (Texts, Pairs):      # as flags give pairs, and as a run's config keeps them
-    return isinstance(value, (list, tuple) if kind is Texts else (list, tuple, dict))
-  if kind is float:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-  if kind is str and isinstance(value, str):
-    return value.isascii() or not any(0xd800 <= ord(c) < 0xe000 for c in value)
-  return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))

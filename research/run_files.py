@@ -5,11 +5,12 @@ Of several processes the first writes, and the others' calls do nothing.
 
 import fcntl
 import os
+import shutil
 import socket
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
@@ -202,6 +203,39 @@ def flat(nested: dict[str, Any], prefix: str = '') -> dict[str, Any]:
     else:
       out[prefix + key] = list(value) if isinstance(value, tuple) else value
   return out
+
+
+def check_output(output: Path) -> None:
+  """Refuses to write where something is.
+
+  Raises:
+    InputError: the folder exists and is not empty, or is a file, or lies in one.
+  """
+  try:
+    output.resolve()
+  except (RuntimeError, OSError) as e:      # links that lead to each other
+    raise InputError(f'--output={output}: cannot be found ({e}); give another folder') from None
+  if output.exists() and (not output.is_dir() or any(output.iterdir())):
+    raise InputError(f'--output={output}: exists and is not empty; give another folder')
+  if not next(parent for parent in output.absolute().parents if parent.exists()).is_dir():
+    raise InputError(f'--output={output}: lies in a file; give another folder')
+
+
+def write_folder(output: Path, fill: Callable[[Path], None]) -> None:
+  """Writes the whole folder or nothing; `fill` puts into it what it holds."""
+  check_output(output)
+  output = output.resolve()
+  unfinished = output.with_name(f'.{output.name}.unfinished')
+  shutil.rmtree(unfinished, ignore_errors=True)
+  unfinished.mkdir(parents=True)
+  try:
+    fill(unfinished)
+    if output.is_dir():
+      output.rmdir()
+    os.replace(unfinished, output)
+  except BaseException:
+    shutil.rmtree(unfinished, ignore_errors=True)
+    raise
 
 
 def check_name(folder: Path) -> None:

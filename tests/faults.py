@@ -130,8 +130,8 @@ def inputs(count: int, seed: int) -> Counter:
     loaded = load.load('random:llama-tiny', Execution('float32', 'float32', True))
     tensors = names.export_params(families.FAMILIES[loaded.model.config.family],
                                   *functions.split_last_layers(loaded.model.config, loaded.params, 0))
-    folders.write(Path(root) / 'model', lambda into: folders.model(into, loaded.hf, tensors, loaded.tokenizer,
-                                                                   np.dtype('float32'), 10 ** 9, {}, {}))
+    fill = lambda into: folders.model(into, loaded.hf, tensors, loaded.tokenizer, np.dtype('float32'), 10 ** 9, {}, {})
+    run_files.write_folder(Path(root) / 'model', fill)
     signal.signal(signal.SIGALRM, out_of_time)
     for number in range(seed, seed + count):
       rng, folder = random.Random(number), Path(root) / str(number)

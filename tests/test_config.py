@@ -4,6 +4,7 @@ import pytest
 from helpers import config
 
 from research import config as configs
+from research import config_fields
 from research.errors import InputError
 from research.strategies import table
 
@@ -13,7 +14,7 @@ pytestmark = pytest.mark.quick
 def test_every_field_of_the_default_config_has_a_type_and_no_other():
   made = config()
   for group in configs.GROUPS:
-    assert sorted(configs.types(group)) == sorted(made[group]), group
+    assert sorted(config_fields.types(configs.GROUPS[group])) == sorted(made[group]), group
   assert {*made} == {*configs.GROUPS, *configs.OF_ALL}
   configs.read(made)
 
@@ -22,7 +23,8 @@ def test_fields_that_the_default_config_gives_are_needed_and_the_others_may_be_l
   made = config()
   for group in configs.GROUPS:
     given = {field for field, value in made[group].items() if value is not None}
-    assert given - {'allow_other_base'} == configs.needed(group), group      # no study says that of its arms
+    needed = config_fields.needed(configs.GROUPS[group])
+    assert given - {'allow_other_base'} == needed, group      # no study says that of its arms
 
 
 @pytest.mark.parametrize('group, field, value, says', [

@@ -8,7 +8,7 @@ import numpy as np
 
 from research.adapters.modules import Contents, named_modules, stored_as
 from research.adapters.stacking import exact_targets, module_and_suffix, stack, variables_of
-from research.config import LARGEST
+from research.config_fields import LARGEST
 from research.errors import InputError
 from research.models.config import ModelConfig
 from research.models.families import FAMILIES

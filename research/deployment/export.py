@@ -49,7 +49,7 @@ def export_model(workdir: Path, output: Path, dtype: str, shard_size: str, allow
     shard_size: the most bytes in one safetensors file, such as 5GB.
     allow_changed: although the run was made from something else than is there now (see `provenance.check`).
   """
-  folder.check_output(output)
+  run_files.check_output(output)
   most = folder.size_of(shard_size)
   run_files.read_config(workdir)
   result = run_files.read_result(workdir)
@@ -73,8 +73,8 @@ def export_model(workdir: Path, output: Path, dtype: str, shard_size: str, allow
            'README.md': card.card(output.name, exp.settings.config(), result, provenance, record, FEWER, about.about(source),
                                   exp.tokenizer)}
   generation = tokenizers.generation(Path(source).expanduser()) if Path(source).expanduser().is_dir() else {}
-  folder.write(output, lambda into: folder.model(into, exp.hf, tensors, exp.tokenizer, np.dtype(DTYPES[dtype]), most, texts,
-                                                 generation))
+  fill = lambda into: folder.model(into, exp.hf, tensors, exp.tokenizer, np.dtype(DTYPES[dtype]), most, texts, generation)
+  run_files.write_folder(output, fill)
   say(f'export: {output}: {tree.size(stored):,} parameters in {dtype}'
       + (f'; largest difference of a logit {record["largest_logit_difference"]:.3g}' if split else ''))
   return record
@@ -114,7 +114,7 @@ def export_adapter(workdir: Path, output: Path, base: str | None = None, dtype: 
     shard_size: as for `run`.
     allow_changed: although the run was made from something else than is there now (see `provenance.check`).
   """
-  folder.check_output(output)
+  run_files.check_output(output)
   most = folder.size_of(shard_size)
   run_files.read_config(workdir)
   result = run_files.read_result(workdir)
@@ -141,7 +141,7 @@ def export_adapter(workdir: Path, output: Path, base: str | None = None, dtype: 
     if named is None:
       (into / BASE).mkdir()
       _write_base(workdir, into / BASE, dtype, most)
-  folder.write(output, fill)
+  run_files.write_folder(output, fill)
   say(f'export: {output}: {sum(x.size for x in tensors.values()):,} numbers, peft_type {config["peft_type"]}')
   return record
 

@@ -1,10 +1,9 @@
 """Folders as others load them: a model in Hugging Face's layout for transformers, an adapter for PEFT."""
 
 import json
-import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -20,22 +19,6 @@ from research.errors import InputError
 from research.models.families import FAMILIES
 
 
-def check_output(output: Path) -> None:
-  """Refuses to write where something is.
-
-  Raises:
-    InputError: the folder exists and is not empty, or is a file, or lies in one.
-  """
-  try:
-    output.resolve()
-  except (RuntimeError, OSError) as e:      # links that lead to each other
-    raise InputError(f'--output={output}: cannot be found ({e}); give another folder') from None
-  if output.exists() and (not output.is_dir() or any(output.iterdir())):
-    raise InputError(f'--output={output}: exists and is not empty; give another folder')
-  if not next(parent for parent in output.absolute().parents if parent.exists()).is_dir():
-    raise InputError(f'--output={output}: lies in a file; give another folder')
-
-
 def size_of(text: str) -> int:
   """The bytes that a size such as '5GB' stands for.
 
@@ -47,23 +30,6 @@ def size_of(text: str) -> int:
   if not size:
     raise InputError(f'--shard_size={text}: must be a number above 0 with a unit (KB, MB, GB, TB), such as 5GB')
   return size
-
-
-def write(output: Path, fill: Callable[[Path], None]) -> None:
-  """Writes the whole folder or nothing; `fill` puts into it what it holds."""
-  check_output(output)
-  output = output.resolve()
-  unfinished = output.with_name(f'.{output.name}.unfinished')
-  shutil.rmtree(unfinished, ignore_errors=True)
-  unfinished.mkdir(parents=True)
-  try:
-    fill(unfinished)
-    if output.is_dir():
-      output.rmdir()
-    os.replace(unfinished, output)
-  except BaseException:
-    shutil.rmtree(unfinished, ignore_errors=True)
-    raise
 
 
 def model(folder: Path, hf: dict[str, Any], tensors: Mapping[str, np.ndarray], tokenizer: Tokenizer, dtype: np.dtype,

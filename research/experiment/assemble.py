@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from research import config as configs
-from research import run_files, tree
+from research import config_fields, run_files, tree
 from research.adapters import modules, reading
 from research.config import Config, ModelSettings, Settings, StrategySettings, TrainingSettings
 from research.console import say
@@ -194,7 +194,7 @@ def assemble(config: Config, abstract: bool = False, trains: bool = True) -> Exp
     if training.best_metric != 'loss' and 'valid' not in task.splits:
       raise InputError(f'training.best_metric={training.best_metric}: task {task.name} has no validation split')
   steps = training.steps if learns else 0
-  row = {field: configs.frozen(value) for field, value in strategy.fields.items()}
+  row = {field: config_fields.frozen(value) for field, value in strategy.fields.items()}
   settings = Settings(
       m._replace(**run_as._asdict(), context=context),
       given.task._replace(**{field: getattr(task, field) for field in SAID_BY_TASK}),
@@ -205,7 +205,7 @@ def assemble(config: Config, abstract: bool = False, trains: bool = True) -> Exp
                    shown, context)
   if learns and trains and training.epochs:
     epochs = training.epochs * exp.count('train') / training.batch_size
-    if epochs >= configs.MOST:
+    if epochs >= config_fields.MOST:
       raise InputError(f'training.epochs={training.epochs:g}: comes to {epochs:.3g} steps; must be below 2^31')
     exp = exp._replace(settings=settings.replace({'training.steps': math.ceil(epochs)}))
   return exp

@@ -7,7 +7,7 @@ import json
 import re
 from typing import Any, NamedTuple
 
-from research.config import MOST
+from research.config_fields import MOST
 from research.errors import InputError
 
 # What `get_study()` returns; those without a default must be there.

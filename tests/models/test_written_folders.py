@@ -23,8 +23,9 @@ TEMPLATE = ('{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}'
 def write_again(loaded, output, dtype='float32', shard_size=10**9, tokenizer=None):
   family = FAMILIES[loaded.model.config.family]
   tensors = names.export_params(family, loaded.model.config, loaded.params)
-  folder.write(output, lambda into: folder.model(into, loaded.hf, tensors, tokenizer or loaded.tokenizer, np.dtype(dtype),
-                                                 shard_size, {'NOTES.md': 'Ünïcode'}))
+  fill = lambda into: folder.model(into, loaded.hf, tensors, tokenizer or loaded.tokenizer, np.dtype(dtype),
+                                   shard_size, {'NOTES.md': 'Ünïcode'})
+  run_files.write_folder(output, fill)
 
 
 @pytest.mark.parity

@@ -32,8 +32,8 @@ def model(tmp_path_factory):
   loaded = load.load('random:llama-tiny', Execution('float32', 'float32', True))
   family = families.FAMILIES[loaded.model.config.family]
   tensors = names.export_params(family, *functions.split_last_layers(loaded.model.config, loaded.params, 0))
-  folders.write(output, lambda into: folders.model(into, loaded.hf, tensors, loaded.tokenizer, np.dtype('float32'), 10 ** 9,
-                                                   {}, {}))
+  fill = lambda into: folders.model(into, loaded.hf, tensors, loaded.tokenizer, np.dtype('float32'), 10 ** 9, {}, {})
+  run_files.write_folder(output, fill)
   return output
 
 
