@@ -120,6 +120,7 @@ def inputs(count: int, seed: int) -> Counter:
   """Runs cases in this process: each is trained with what was spoiled, or refused in one line."""
   import numpy as np
 
+  from research import run_files
   from research.deployment import folder as folders
   from research.errors import InputError
   from research.models import families, functions, load, names

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import zoo
 
-from research import tree
+from research import run_files, tree
 from research.data import tokenizer as tokenizers
 from research.deployment import folder
 from research.errors import InputError
