@@ -32,7 +32,7 @@ def get_config():
           'test': optional(str),
           'label': optional(str),       # what the task is called in a study's cells, tables and figures; None: its name
           'rows': 0,                    # of the training split: so many, drawn by training.seed; 0: all
-          'path': optional(str),        # datasets: a save_to_disk folder or a hub path
+          'path': optional(str),        # files: a prepared folder; datasets: a save_to_disk folder or a hub path
           'subset': optional(str),      # datasets: a hub data set's configuration; text: one of the shipped data sets
           'prompt': optional(str),      # template over the columns: 'Review: {text}\nSentiment:'
           'target': optional(str),      # template of the answer: ' {label}'

@@ -183,7 +183,7 @@ def _parse() -> None:
     raise InputError(_explain(path, given, e)) from None
   for name in PLACES:
     said = flags.FLAGS[name].value if name in flags.FLAGS else None
-    if said and said.startswith('~'):      # no shell looks into --NAME=~
+    if isinstance(said, str) and said.startswith('~'):      # no shell looks into --NAME=~
       flags.FLAGS[name].value = os.path.expanduser(said)
   if len(rest) > 1:
     raise InputError(f'unexpected argument {rest[1]!r}; flags are given as --name=value')

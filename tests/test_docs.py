@@ -1,5 +1,6 @@
 """README and docs: every command runs, every link leads somewhere, and every measured number stands in the file it names."""
 
+import csv
 import json
 import re
 import shlex
@@ -10,6 +11,7 @@ from helpers import ROOT, reviews, verb
 
 from research import __main__ as command
 from research import run_files
+from research.data import sources
 from research.studies import study_file
 
 PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
@@ -55,7 +57,7 @@ def test_every_measured_number_stands_in_the_file_that_it_names(page):
 
 
 # Sizes, and what stands in the names of versions and models.
-SETTINGS = {'0.01', '0.1', '0.02', '1,000', '1,024', '2,048', '4,096', '3.11', '1.0', '1.1', '2.5', '3.2'}
+SETTINGS = {'0.01', '0.1', '0.8', '0.02', '1,000', '1,024', '2,048', '4,096', '3.11', '1.0', '1.1', '2.5', '3.2'}
 
 
 def numbers(file):
@@ -89,6 +91,10 @@ def test_every_command_runs(page, tmp_path, monkeypatch):
   for split in ('train', 'valid', 'test'):
     (tmp_path / 'reviews' / f'{split}.jsonl').symlink_to(fields[split])
   (tmp_path / 'experiments').symlink_to(ROOT / 'experiments')
+  (tmp_path / 'exports').mkdir()
+  short = [row for row in sources.sample('sentiment_sentences')['train'] if len(row['text']) < 40][:40]
+  with open(tmp_path / 'exports' / 'a.csv', 'w', newline='') as f:
+    csv.writer(f).writerows([('question', 'topic'), *((row['text'], row['label']) for row in short)])
   (tmp_path / 'pairs').mkdir()
   for split in ('train', 'valid'):
     run_files.write_jsonl(tmp_path / 'pairs' / f'{split}.jsonl', [{'text': 'Is it?', 'good': 'Yes.', 'bad': 'No.'}] * 8)
@@ -112,7 +118,7 @@ def test_every_command_runs(page, tmp_path, monkeypatch):
 def with_tiny(name, given, fields):
   """The arguments of a command, on a tiny model and a few rows, but for what it names itself."""
   own = {x.removeprefix('--config.').partition('=')[0] for x in given if x.startswith('--config.')}
-  if name == 'plan':
+  if name in ('plan', 'prepare'):
     return given
   pretrains = any('pretrain' in x for x in given)
   changes = {**TINY, **({} if 'task.name' in own or pretrains else {f'task.{k}': v for k, v in fields.items()})}

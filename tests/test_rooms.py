@@ -9,10 +9,9 @@ pytestmark = pytest.mark.quick
 
 # What stands in one line may import from one another, where that makes no circle, and from the lines above.
 ROOMS = (('errors', 'tree', 'json_text'), ('distributed', 'run_files', 'console', 'config', 'config_fields', 'shipped'),
-         ('data', 'models'),
-         ('strategies',),
-         ('adapters', 'programs'), ('training',), ('evaluation',), ('experiment',), ('planning',), ('deployment', 'runs'),
-         ('studies',), ('cli',), ('train', 'evaluate', 'generate', 'study', 'plan', 'export', '__main__'))
+         ('data', 'models'), ('strategies',), ('adapters', 'programs'), ('training',), ('evaluation',), ('experiment',),
+         ('planning',), ('deployment', 'preparation', 'runs'), ('studies',), ('cli',),
+         ('train', 'evaluate', 'generate', 'study', 'plan', 'prepare', 'export', '__main__'))
 LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
 
 

@@ -6,7 +6,9 @@ import json
 import re
 from collections.abc import Set
 from pathlib import Path
+from typing import Any
 
+from research import run_files
 from research.data import formats
 from research.data.formats import Row
 from research.errors import InputError
@@ -77,6 +79,22 @@ def sample_texts(name: str | None = None) -> dict[str, list[Row]]:
 def files(**paths: str | None) -> dict[str, list[Row]]:
   """A person's own files, of any format that `formats` reads, by split; a split without a file is absent."""
   return {split: formats.rows(Path(path).expanduser()) for split, path in paths.items() if path}
+
+
+TASK_FIELDS = {'prompt?': str, 'target?': str, 'choices?': [str], 'metrics?': [str], 'splits': [str]}      # of task.json
+
+
+def prepared(folder: Path, where: dict[str, str | None]) -> tuple[dict[str, str | None], dict[str, Any]]:
+  """What a folder that `prepare` made says of a task: where its splits are, and its fields.
+
+  Args:
+    folder: of task.path.
+    where: the file of each split that is named beside it, which then is read instead.
+  """
+  said = run_files.read_json(folder / 'task.json', TASK_FIELDS)
+  files = {split: str(folder / f'{split}.jsonl') for split in said.pop('splits')}
+  fields = {field: tuple(value) if isinstance(value, list) else value for field, value in said.items()}
+  return {split: where[split] or files.get(split) for split in SPLITS}, fields
 
 
 def huggingface(path: str, subset: str | None, splits: dict[str, str], asked: Set[str] = frozenset()) -> dict[str, list[Row]]:

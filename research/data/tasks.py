@@ -1,5 +1,6 @@
 """Tasks as data: where the rows are, how a row becomes a prompt and a target, and what is measured."""
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -79,11 +80,13 @@ def make(name: str, fields: dict[str, Any]) -> Task:
     built_in = dict(BUILT_IN[name])
     splits = sources.sample(built_in.pop('data'))
   elif name in OWN:
-    built_in = {'prompt': '', 'target': '', 'metrics': ('accuracy',) if given.get('rejected') else
-                ('accuracy', 'macro_f1') if given.get('choices') else ('exact_match',)}
     if name == 'files':
+      if path:
+        where, said = sources.prepared(Path(path).expanduser(), where)
+        given = said | given
       if not any(where.values()):
-        raise InputError('task.name=files needs task.train, task.valid or task.test, each a file of rows')
+        raise InputError('task.name=files needs task.train, task.valid or task.test, each a file of rows, or task.path, a '
+                         'folder that research.prepare made')
       splits = sources.files(**where)
     else:
       if not path:
@@ -93,6 +96,8 @@ def make(name: str, fields: dict[str, Any]) -> Task:
                                    {s for s in sources.SPLITS if where[s]})
     splits = {split: chats.converted(rows, bool(given.get('prompt')), f'task {name}, {split}')
               for split, rows in splits.items()}
+    built_in = {'prompt': '', 'target': '', 'metrics': ('accuracy',) if given.get('rejected') else
+                ('accuracy', 'macro_f1') if given.get('choices') else ('exact_match',)}
   elif name == TEXT:
     if path:
       raise InputError('task.path is of task.name=datasets; task text takes task.train, task.valid and task.test')

@@ -8,7 +8,7 @@ from typing import Any
 
 from research.errors import InputError
 
-FIELDS = ('prompt', 'target', 'separator')      # of config.task
+FIELDS = ('prompt', 'target', 'rejected', 'separator')      # of config.task
 WIDEST = 1000      # characters to which a template's format may fill a column up
 
 

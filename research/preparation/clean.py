@@ -1,0 +1,115 @@
+"""A row's texts made clean, and why a row goes: pure functions, in the order in which they are applied."""
+
+import html
+import re
+from html.parser import HTMLParser
+from typing import Any
+
+from research.data.formats import Row
+from research.data.templates import not_text
+from research.preparation.settings import CleanSettings
+
+_BLANKS = re.compile(r'[^\S\n]+')
+_LINES = re.compile(r'\n{3,}')
+LANGUAGE_FROM = 20      # characters from which on a text's language can be told
+
+
+def clean(row: Row, settings: CleanSettings) -> Row:
+  """The row with every text in it cleaned, in lists and objects too."""
+  return _mapped(row, settings)
+
+
+def _mapped(value: Any, settings: CleanSettings) -> Any:
+  if isinstance(value, str):
+    return text(value, settings)
+  if isinstance(value, list):
+    return [_mapped(one, settings) for one in value]
+  if isinstance(value, dict):
+    return {name: _mapped(one, settings) for name, one in value.items()}
+  return value
+
+
+def text(value: str, settings: CleanSettings) -> str:
+  """One text: what was decoded wrongly is decoded again and composed (NFC), tags go, white space is made even."""
+  if settings.unicode:
+    value = unicode(value)
+  if settings.markup:
+    value = without_markup(value)
+  if settings.whitespace:
+    value = even_whitespace(value)
+  return value
+
+
+def unicode(value: str) -> str:
+  """The text without mojibake and control characters, in NFC; quotation marks stay as they are (by ftfy)."""
+  import ftfy
+  return ftfy.fix_text(value, unescape_html=False, uncurl_quotes=False, fix_latin_ligatures=False, normalization='NFC')
+
+
+def even_whitespace(value: str) -> str:
+  """The text with single blanks, at most one empty line at a time, and nothing at its ends."""
+  lines = (_BLANKS.sub(' ', line).strip() for line in value.replace('\r\n', '\n').replace('\r', '\n').split('\n'))
+  return _LINES.sub('\n\n', '\n'.join(lines)).strip()
+
+
+class _Data(HTMLParser):
+  """What stands between the tags of an HTML text, but for scripts and styles."""
+
+  def __init__(self) -> None:
+    super().__init__(convert_charrefs=True)
+    self.parts: list[str] = []
+    self.hidden = 0
+
+  def handle_starttag(self, tag: str, attrs: Any) -> None:
+    self.hidden += tag in ('script', 'style')
+    if tag in ('br', 'p', 'div', 'li', 'tr'):
+      self.parts.append('\n')
+
+  def handle_endtag(self, tag: str) -> None:
+    self.hidden = max(0, self.hidden - (tag in ('script', 'style')))
+
+  def handle_data(self, data: str) -> None:
+    if not self.hidden:
+      self.parts.append(data)
+
+
+def without_markup(value: str) -> str:
+  """The text without HTML's tags, its entities as characters."""
+  if '<' not in value:
+    return html.unescape(value)
+  parser = _Data()
+  parser.feed(value)
+  parser.close()
+  return ''.join(parser.parts)
+
+
+def why_not(row: Row, said: str, settings: CleanSettings) -> str:
+  """Why a cleaned row goes; empty where it stays.
+
+  Args:
+    row: cleaned.
+    said: its texts, in one.
+    settings: how long a row may be, and in which languages.
+  """
+  if wrong := _no_unicode(row):
+    return wrong
+  if not said.strip():
+    return 'empty'
+  if len(said) < settings.shortest:
+    return 'too short'
+  if settings.longest and len(said) > settings.longest:
+    return 'too long'
+  if settings.languages and len(said) >= LANGUAGE_FROM:
+    import py3langid
+    language = str(py3langid.classify(said)[0])
+    if language not in settings.languages:
+      return f'language {language}'
+  return ''
+
+
+def _no_unicode(value: Any) -> str:
+  """What of a value no file in UTF-8 can hold."""
+  if isinstance(value, str):
+    return 'not Unicode' if not_text(value) else ''
+  inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+  return next(filter(None, map(_no_unicode, inside)), '')

@@ -1,0 +1,31 @@
+r"""Makes clean splits out of raw files: every row once, nothing of the test split in training.
+
+    python -m research.prepare --config=configs/prepare.py --input='exports/*.csv' --output=data/tickets \
+      --config.columns.text="('question',)" --config.columns.label=topic
+
+The folder holds train.jsonl, valid.jsonl and test.jsonl, dropped.jsonl with every row that went and why, report.md, and
+task.json, so that --config.task.name=files --config.task.path=data/tickets trains on it with nothing more said. The input is
+not changed.
+"""
+
+from pathlib import Path
+
+from absl import flags
+
+from research import cli
+from research.preparation import settings
+from research.preparation.prepare import prepare
+
+
+def main() -> None:
+  f = flags.FLAGS
+  cli.required('config', 'input', 'output')
+  prepare(settings.read(f.config), f.input, Path(f.output), f.strict)
+
+
+if __name__ == '__main__':
+  cli.config_flag()
+  flags.DEFINE_multi_string('input', None, 'a file, a folder of texts, or a pattern such as exports/*.csv; may be given again')
+  flags.DEFINE_string('output', None, 'the folder to be made; it is not there, or empty')
+  flags.DEFINE_boolean('strict', False, 'end at the first line that is no row, in place of keeping it in dropped.jsonl')
+  cli.run(main, __doc__)
