@@ -1,4 +1,4 @@
-r"""Makes clean splits out of raw files: every row once, nothing of the test split in training.
+r"""Makes clean splits out of raw files, without duplicates and leaks.
 
     python -m research.prepare --config=configs/prepare.py --input='exports/*.csv' --output=data/tickets \
       --config.columns.text="('question',)" --config.columns.label=topic

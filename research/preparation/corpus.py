@@ -67,7 +67,7 @@ class Corpus:
     return self.files[self._file_of[number]]
 
   def kept(self) -> np.ndarray:
-    """The numbers of the rows that are left, in order."""
+    """[rows that are left] int64: their numbers, in order."""
     return np.flatnonzero(np.frombuffer(self.left, np.uint8))
 
   def refuse(self, place: int, reason: str, row: Any, detail: str = '') -> None:
@@ -82,7 +82,13 @@ class Corpus:
     self._tell(self.files[-1], place, reason, row, detail)
 
   def drop(self, number: int, reason: str, detail: str = '') -> None:
-    """Drops a row that was kept so far; the arguments are those of `refuse`."""
+    """Drops a row that was kept so far.
+
+    Args:
+      number: the row's.
+      reason: as for `refuse`.
+      detail: as for `refuse`.
+    """
     self.left[number] = 0
     self._tell(self.file_of(number), self._place_of[number], reason, self.row(number), detail)
 

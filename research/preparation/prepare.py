@@ -181,7 +181,7 @@ def _read(settings: PrepareSettings, file: Path, corpus: Corpus, words: Words, k
 
 
 def _shared_out(settings: PrepareSettings, corpus: Corpus, kept: _Columns) -> np.ndarray:
-  """int [rows that are left]: the split of each."""
+  """[rows that are left] int: the split of each."""
   numbers = corpus.kept().tolist()
   if settings.splits.by == 'time':
     return splits.by_time([kept.times[n] for n in numbers], settings.splits, [corpus.where(n) for n in numbers])

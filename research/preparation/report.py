@@ -26,7 +26,7 @@ def made(settings: PrepareSettings, corpus: Corpus, split: np.ndarray, labels: S
   Args:
     settings: what was done.
     corpus: the rows that are left, and what went.
-    split: of each row.
+    split: [rows], of each.
     labels: of each row.
     lengths: of each split's rows, in characters.
     task: what task.json says.

@@ -95,19 +95,19 @@ class Words:
     self._waiting.clear()
 
   def of(self, row: int) -> np.ndarray:
-    """uint64 [words]: the hashes of a row's words."""
+    """[W] uint64: the hashes of a row's words."""
     return self._read(self._starts[row], self._starts[row + 1])
 
   def _read(self, start: int, end: int) -> np.ndarray:
     return np.fromfile(self._folder / 'words', np.uint64, end - start, offset=8 * start)
 
   def grams(self, rows: Sequence[int] | np.ndarray, count: int) -> Iterator[tuple[int, np.ndarray]]:
-    """(row, hashes of all stretches of so many words); rows that are shorter have none."""
+    """(row, [G] uint64 hashes of all stretches of so many words); rows that are shorter have none."""
     for row in rows:
       yield int(row), stretches(self.of(int(row)), count)
 
   def candidates(self) -> np.ndarray:
-    """int64 [pairs, 2], the earlier row first: those that agree in some band, each with the row before and the first."""
+    """[P, 2] int64, the earlier row first: those that agree in some band, each with the row before and the first."""
     found = [np.empty((0, 2), np.int64)]
     for number in range(BANDS):
       keys = np.fromfile(self._folder / f'band{number}', np.uint64)
@@ -130,7 +130,7 @@ class Words:
 
 
 def stretches(hashes: np.ndarray, count: int) -> np.ndarray:
-  """uint64 [words - count + 1]: a hash of every `count` words that stand together."""
+  """[W - count + 1] uint64: a hash of every `count` words that stand together, of words [W]."""
   if len(hashes) < count:
     return np.empty(0, np.uint64)
   found = np.zeros(len(hashes) - count + 1, np.uint64)
@@ -140,12 +140,12 @@ def stretches(hashes: np.ndarray, count: int) -> np.ndarray:
 
 
 def shingles(hashes: np.ndarray, count: int) -> np.ndarray:
-  """The set of a text's stretches, in order; of a text of fewer words, that one stretch."""
+  """[G] uint64: the set of the stretches of words [W], in order; of fewer words, that one stretch."""
   return np.unique(stretches(hashes, min(count, max(1, len(hashes)))))
 
 
 def all_grams(found: Iterable[tuple[int, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-  """The hashes of several rows' stretches, in order and each once, and a row that each is of."""
+  """[G] uint64, the hashes of several rows' stretches in order and each once, and [G] int64, a row that each is of."""
   rows, grams = [], []
   for row, hashes in found:
     rows.append(np.full(len(hashes), row, np.int64))
