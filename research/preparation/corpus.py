@@ -67,7 +67,7 @@ class Corpus:
     return self.files[self._file_of[number]]
 
   def kept(self) -> np.ndarray:
-    """[rows that are left] int64: their numbers, in order."""
+    """[N] int64: the numbers of the rows that are left, in order."""
     return np.flatnonzero(np.frombuffer(self.left, np.uint8))
 
   def refuse(self, place: int, reason: str, row: Any, detail: str = '') -> None:

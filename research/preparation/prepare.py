@@ -181,7 +181,7 @@ def _read(settings: PrepareSettings, file: Path, corpus: Corpus, words: Words, k
 
 
 def _shared_out(settings: PrepareSettings, corpus: Corpus, kept: _Columns) -> np.ndarray:
-  """[rows that are left] int: the split of each."""
+  """[N] int: the split of each row that is left."""
   numbers = corpus.kept().tolist()
   if settings.splits.by == 'time':
     return splits.by_time([kept.times[n] for n in numbers], settings.splits, [corpus.where(n) for n in numbers])

@@ -26,7 +26,7 @@ def made(settings: PrepareSettings, corpus: Corpus, split: np.ndarray, labels: S
   Args:
     settings: what was done.
     corpus: the rows that are left, and what went.
-    split: [rows], of each.
+    split: [N], of each row.
     labels: of each row.
     lengths: of each split's rows, in characters.
     task: what task.json says.

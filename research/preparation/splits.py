@@ -28,7 +28,7 @@ def given(file: str) -> int:
 
 
 def by_time(times: Sequence[object], s: SplitSettings, where: Sequence[str]) -> np.ndarray:
-  """[rows] int: the latest rows are the test split, and those before them validation.
+  """[N] int: the latest rows are the test split, and those before them validation.
 
   Args:
     times: of each row, a number or a date in ISO's form.
@@ -63,7 +63,7 @@ def _counts(rows: int, s: SplitSettings) -> tuple[int, int]:
 
 
 def at_random(labels: Sequence[str | None], groups: Sequence[str | None], s: SplitSettings) -> np.ndarray:
-  """[rows] int: drawn by the seed; rows of one group are never of two splits, and every label has its share in each.
+  """[N] int: drawn by the seed; rows of one group are never of two splits, and every label has its share in each.
 
   With groups the labels' shares are not kept. A label's last row stays in training, and so does a group larger than a split.
 
