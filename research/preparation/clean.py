@@ -9,6 +9,7 @@ from research.data.formats import Row
 from research.data.templates import not_text
 from research.preparation.settings import CleanSettings
 
+_CONTROL = re.compile(r'[\x00-\x08\x0b-\x1f\x7f]')
 _BLANKS = re.compile(r'[^\S\n]+')
 _LINES = re.compile(r'\n{3,}')
 LANGUAGE_FROM = 20      # characters from which on a text's language can be told
@@ -42,6 +43,8 @@ def text(value: str, settings: CleanSettings) -> str:
 
 def unicode(value: str) -> str:
   """The text without mojibake and control characters, in NFC; quotation marks stay as they are (by ftfy)."""
+  if value.isascii() and not _CONTROL.search(value):
+    return value
   import ftfy
   return ftfy.fix_text(value, unescape_html=False, uncurl_quotes=False, fix_latin_ligatures=False, normalization='NFC')
 

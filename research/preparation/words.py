@@ -1,6 +1,7 @@
 """Texts as hashes of their words, on disk: what duplicates and leaks are found by, a few bytes a row in memory."""
 
 import hashlib
+import os
 import re
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
@@ -39,7 +40,7 @@ class Words:
     self._known: dict[str, int] = {}
     self._starts = array('q', [0])
     self.exact = array('Q')                      # of each row the hash of its text, small letters and blanks made even
-    self._words = open(folder / 'words', 'wb')      # noqa: SIM115  # closed in `__exit__`
+    self._words = open(folder / 'words', 'w+b')      # noqa: SIM115  # closed in `__exit__`
     self._bands = [open(folder / f'band{number}', 'wb') for number in range(BANDS)]      # noqa: SIM115
     self._waiting: list[np.ndarray] = []
 
@@ -55,9 +56,9 @@ class Words:
 
   def add(self, text: str) -> None:
     """One row more."""
-    said = split(text)
-    hashes = np.fromiter(map(self._hash, said), np.uint64, len(said))
-    hashes.tofile(self._words)
+    known = self._known
+    hashes = np.array([known[word] if word in known else self._new(word) for word in split(text)], np.uint64)
+    self._words.write(hashes.tobytes())
     self._starts.append(self._starts[-1] + len(hashes))
     self.exact.append(_digest(' '.join(text.casefold().split())))
     self._waiting.append(hashes)
@@ -71,12 +72,10 @@ class Words:
     for file in (self._words, *self._bands):
       file.flush()
 
-  def _hash(self, word: str) -> int:
-    found = self._known.get(word)
-    if found is None:
-      if len(self._known) > 1_000_000:      # words are made up without end, and few of them come again
-        self._known.clear()
-      found = self._known[word] = _digest(word)
+  def _new(self, word: str) -> int:
+    if len(self._known) > 1_000_000:      # words are made up without end, and few of them come again
+      self._known.clear()
+    found = self._known[word] = _digest(word)
     return found
 
   def _write_signatures(self) -> None:
@@ -96,10 +95,8 @@ class Words:
 
   def of(self, row: int) -> np.ndarray:
     """[W] uint64: the hashes of a row's words."""
-    return self._read(self._starts[row], self._starts[row + 1])
-
-  def _read(self, start: int, end: int) -> np.ndarray:
-    return np.fromfile(self._folder / 'words', np.uint64, end - start, offset=8 * start)
+    start, end = self._starts[row], self._starts[row + 1]
+    return np.frombuffer(os.pread(self._words.fileno(), 8 * (end - start), 8 * start), np.uint64)
 
   def grams(self, rows: Sequence[int] | np.ndarray, count: int) -> Iterator[tuple[int, np.ndarray]]:
     """(row, [G] uint64 hashes of all stretches of so many words); rows that are shorter have none."""
