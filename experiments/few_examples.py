@@ -4,9 +4,9 @@
     python -m research.export --workdir=runs/pretrained-llama --output=models/llama-texts
     python -m research.study --study=experiments/few_examples.py --workdir=runs/few_examples
 
-Full fine-tuning and LoRA learn from 32, 128 and 512 reviews that the seed draws; few-shot prompting has as many demonstrations as
-serve it best, of all. Every arm's setting and step are chosen on the same 300 validation reviews, which few examples would not
-come with. `few_examples.py:gpu` is SmolLM2-135M-Instruct, which has learned to read demonstrations.
+Full fine-tuning and LoRA learn from 32, 128 and 512 reviews that the seed draws; few-shot prompting has as many demonstrations
+as serve it best, of all. Every arm's setting and step are chosen on the same 300 validation reviews, which few examples would
+not come with. `few_examples.py:gpu` is SmolLM2-135M-Instruct, which has learned to read demonstrations.
 
 Result (3 seeds choose and 5 others report, 479 test reviews, both sampled; two cores of an AMD EPYC, an hour beside other work;
 commit 93229eb; report and outcomes in `few_examples/`):
@@ -20,9 +20,9 @@ commit 93229eb; report and outcomes in `few_examples/`):
     lora_128    rate 0.0009     0.366 [0.321, 0.414]    +0.059 [-0.014, +0.133], p 0.95
     lora_512    rate 0.0009     0.371 [0.324, 0.420]    +0.064 [-0.004, +0.132], p 0.73
 
-Demonstrations give this small model nothing: it does not beat chance. Full fine-tuning beats them from 32 examples on; no test tells
-32, 128 and 512 apart in 80 steps of eight. LoRA is not shown to beat them, and its intervals reach down to chance. No best rate
-lies at an edge of its grid.
+Demonstrations give this small model nothing: it does not beat chance. Full fine-tuning beats them from 32 examples on; no test
+tells 32, 128 and 512 apart in 80 steps of eight. LoRA is not shown to beat them, and its intervals reach down to chance. No
+best rate lies at an edge of its grid.
 """
 
 COUNTS = {'': (32, 128, 512), 'gpu': (16, 64, 256, 1024)}

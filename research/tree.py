@@ -75,9 +75,11 @@ def join(*trees: Tree) -> Tree:
     if len(present) > 1:
       raise ValueError('two trees hold a leaf at the same place')
     return present[0] if present else None
+  joined = lambda *parts: jax.tree.map(pick, *parts, is_leaf=lambda x: x is None)
+  if not all(isinstance(tree, dict) for tree in trees):      # one delta's leaves
+    return joined(*trees)
   names = sorted({name for tree in trees for name in tree})
-  return {name: jax.tree.map(pick, *(tree[name] for tree in trees if name in tree), is_leaf=lambda x: x is None)
-          for name in names}
+  return {name: joined(*(tree[name] for tree in trees if name in tree)) for name in names}
 
 
 def replace(tree: Tree, named: dict[str, Any]) -> Tree:
