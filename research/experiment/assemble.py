@@ -197,7 +197,7 @@ def assemble(config: Config, abstract: bool = False, trains: bool = True) -> Exp
   row = {field: config_fields.frozen(value) for field, value in strategy.fields.items()}
   settings = Settings(
       m._replace(**run_as._asdict(), context=context),
-      given.task._replace(**{field: getattr(task, field) for field in SAID_BY_TASK}),
+      given.task._replace(**{field: getattr(task, field) for field in SAID_BY_TASK}, rejected=task.rejected or None),
       StrategySettings(name=strategy.name, **row, init_from=given.strategy.init_from,
                        allow_other_base=bool(given.strategy.allow_other_base)),
       training._replace(steps=steps), given.mesh, given.check_memory)
@@ -212,7 +212,7 @@ def assemble(config: Config, abstract: bool = False, trains: bool = True) -> Exp
 
 
 # Fields of `config.task` that the task's own row says where the config does not.
-SAID_BY_TASK = ('prompt', 'target', 'rejected', 'choices', 'metrics', 'separator', 'max_new_tokens', 'stop', 'chat',
+SAID_BY_TASK = ('prompt', 'target', 'choices', 'metrics', 'separator', 'max_new_tokens', 'stop', 'chat',
                 'objective', 'noise', 'span')
 
 
