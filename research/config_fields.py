@@ -91,8 +91,11 @@ def _numbers(value: Any) -> Iterator[float]:
 
 
 def _is(value: Any, kind: Any) -> bool:
-  if kind in (Texts, Pairs):      # as flags give pairs, and as a run's config keeps them
-    return isinstance(value, (list, tuple) if kind is Texts else (list, tuple, dict))
+  if kind == Texts:
+    return isinstance(value, (list, tuple))
+  if kind == Pairs:                # as flags give pairs, and as a run's config keeps them
+    return isinstance(value, dict) or (isinstance(value, (list, tuple)) and all(
+        isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in value))
   if kind is float:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
   if kind is str and isinstance(value, str):

@@ -33,19 +33,36 @@ def as_messages(row: Row) -> Row:
   """The row with its turns in `messages`: each {role, content}, where the content is text.
 
   OpenAI's `messages` may hold content in parts; ShareGPT has `conversations` of {from, value}; Alpaca has `instruction`,
-  perhaps `input`, and `output`. Other rows are given back as they are; a turn that is not read is refused (`InputError`).
+  perhaps `input`, and `output`; the last two may have `system`. Other rows are given back as they are.
+
+  Args:
+    row: of a chat log.
+  Raises:
+    InputError: something in it is of a kind that is not read.
   """
   if isinstance(row.get('messages'), list):
     return {**row, 'messages': [_turn(turn, number) for number, turn in enumerate(row['messages'], 1)]}
   if isinstance(row.get('conversations'), list):
-    rest = {column: value for column, value in row.items() if column != 'conversations'}
-    return {**rest, 'messages': [_sharegpt(turn, number) for number, turn in enumerate(row['conversations'], 1)]}
+    if row.get('tools'):
+      raise InputError('tools are not read; leave the row out')
+    rest = {column: value for column, value in row.items() if column not in ('conversations', 'system', 'tools')}
+    turns = [_sharegpt(turn, number) for number, turn in enumerate(row['conversations'], 1)]
+    return {**rest, 'messages': [*_system(row), *turns]}
   if isinstance(row.get('instruction'), str) and isinstance(row.get('output'), str):
+    if not isinstance(row.get('input') or '', str):
+      raise InputError('input is not text')
+    if row.get('history'):
+      raise InputError('history holds earlier turns, which are not read; give the row as messages')
     asked = '\n\n'.join(row[column] for column in ('instruction', 'input') if row.get(column))
-    system = [{'role': 'system', 'content': row['system']}] if row.get('system') else []
     rest = {column: value for column, value in row.items() if column not in ('instruction', 'input', 'output', 'system')}
-    return {**rest, 'messages': [*system, {'role': 'user', 'content': asked}, {'role': 'assistant', 'content': row['output']}]}
+    turns = [{'role': 'user', 'content': asked}, {'role': 'assistant', 'content': row['output']}]
+    return {**rest, 'messages': [*_system(row), *turns]}
   return row
+
+
+def _system(row: Row) -> list[dict[str, Any]]:
+  """The turn that a column `system` stands for."""
+  return [{'role': 'system', 'content': row['system']}] if row.get('system') else []
 
 
 def _turn(turn: Any, number: int) -> Any:
@@ -76,6 +93,6 @@ def _sharegpt(turn: Any, number: int) -> dict[str, Any]:
   """
   if not isinstance(turn, dict) or not {'from', 'value'} <= turn.keys():
     raise InputError(f'conversations, turn {number}: is not an object with `from` and `value`')
-  if turn['from'] not in ROLES:
+  if not isinstance(turn['from'], str) or turn['from'] not in ROLES:
     raise InputError(f'conversations, turn {number}: from={turn["from"]!r:.40}: must be one of {", ".join(ROLES)}')
   return {'role': ROLES[turn['from']], 'content': turn['value']}

@@ -48,7 +48,7 @@ def _balanced(task: Task, rows: list[Row], shots: int, rng: np.random.Generator)
   Raises:
     InputError: the task has no choices, or too few rows of one.
   """
-  if not task.choices:
+  if not task.choices or task.rejected:
     raise InputError('strategy.selection=balanced: needs a task with choices')
   column = label_column(task)
   of_choice: dict[str, list[tuple[Row, str]]] = {choice: [] for choice in task.choices}

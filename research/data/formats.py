@@ -5,7 +5,9 @@
 
 import csv
 import io
+import itertools
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +16,7 @@ from research import json_text
 from research.errors import InputError
 
 Row = dict[str, Any]
-COMPRESSED = ('.gz', '.zst', '.bz2')
+COMPRESSED = {'.gz': 'gzip', '.zst': 'zstd', '.bz2': 'bz2'}      # suffix -> pyarrow's name
 TEXT = ('.txt', '.md')
 DELIMITERS = ',;\t|'
 LONGEST = 2 ** 27      # characters of one field of a CSV file
@@ -29,7 +31,7 @@ MAGIC = {b'PAR1': ('Parquet', 'name it .parquet'), b'ARROW1': ('Arrow', 'name it
 
 class Found(NamedTuple):
   """What stands at one place of a file: a row, or why it is none."""
-  place: int               # the line on which it begins, from 1; of Parquet and Arrow the row
+  place: int               # the line on which it begins, from 1; of Parquet, Arrow and folders the row
   row: Row | None
   wrong: str = ''
 
@@ -55,8 +57,10 @@ def read(path: Path, suffix: str | None = None) -> Iterator[Found]:
     reader = READERS[suffix]
   try:
     yield from reader(path)
-  except (OSError, EOFError, UnicodeError) as e:      # pyarrow's own errors are OSErrors, or ValueErrors that its readers name
-    raise InputError(f'{path}: cannot be read: {" ".join(str(e).split()):.200}') from None
+  except InputError:
+    raise
+  except Exception as e:      # a damaged file makes the readers of tables raise what they like
+    raise InputError(f'{path}: cannot be read ({type(e).__name__}: {" ".join(str(e).split()):.200})') from None
 
 
 def rows(path: Path, suffix: str | None = None) -> list[Row]:
@@ -110,7 +114,7 @@ def _bytes(path: Path) -> Any:
   if path.suffix.lower() not in COMPRESSED:
     return open(path, 'rb')      # the caller closes it
   import pyarrow as pa
-  return io.BufferedReader(pa.input_stream(str(path), compression='detect'))
+  return io.BufferedReader(pa.input_stream(str(path), compression=COMPRESSED[path.suffix.lower()]))
 
 
 def _decoded(path: Path, raw: bytes, number: int) -> str:
@@ -136,6 +140,9 @@ def _lines(path: Path) -> Iterator[Found]:
         yield Found(number, None, f'is not JSON ({getattr(e, "msg", e)})')
 
 
+_BETWEEN = re.compile(r'[ \t\r\n,]*')
+
+
 def _object(number: int, value: Any) -> Found:
   return Found(number, value) if isinstance(value, dict) else Found(number, None, 'is not a JSON object')
 
@@ -148,13 +155,17 @@ def _array(path: Path, raw: bytes) -> Iterator[Found]:
     yield Found(raw[:e.start].count(b'\n') + 1, None, f'is not UTF-8 text ({e.reason}); save the file as UTF-8')
     return
   decoder, at, line = json.JSONDecoder(object_pairs_hook=json_text.once), text.index('[') + 1, 1
-  counted, between = 0, ''
+  counted, objects = 0, 0
   while True:
-    while at < len(text) and text[at] in ' \t\r\n,':
-      between += text[at]
-      at += 1
+    between = _BETWEEN.match(text, at)
+    assert between is not None      # it matches nothing too
+    at = between.end()
     line, counted = line + text.count('\n', counted, at), at
-    if text[at:at + 1] == ']':
+    ends = text[at:at + 1] == ']'
+    if between[0].count(',') != (objects > 0 and not ends):
+      yield Found(line, None, 'is not JSON (one comma stands between two objects); the rest of the array is not read')
+      return
+    if ends:
       if text[at + 1:].strip():
         yield Found(line, None, 'goes on after the end of the array')
       return
@@ -166,6 +177,7 @@ def _array(path: Path, raw: bytes) -> Iterator[Found]:
     except ValueError as e:      # what follows cannot be told apart any more
       yield Found(line, None, f'is not JSON ({getattr(e, "msg", e)}); the rest of the array is not read')
       return
+    objects += 1
     yield _object(line, value)
 
 
@@ -175,24 +187,38 @@ def _table(path: Path) -> Iterator[Found]:
   Raises:
     InputError: it is not UTF-8.
   """
-  limit = csv.field_size_limit(LONGEST)
+  csv.field_size_limit(LONGEST)
   with io.TextIOWrapper(_bytes(path), 'utf-8-sig', newline='') as f:
     try:
       yield from _records(path, f)
     except UnicodeDecodeError as e:
-      raise InputError(f'{path}: is not UTF-8 text ({e.reason}); save the file as UTF-8') from None
-    finally:
-      csv.field_size_limit(limit)
+      raise InputError(f'{path}: {_line_not_utf8(path)}is not UTF-8 text ({e.reason}); save the file as UTF-8') from None
+
+
+def _line_not_utf8(path: Path) -> str:
+  """The first line of a file that is not UTF-8, as words of an error."""
+  with _bytes(path) as f:
+    for number, raw in enumerate(f, 1):
+      try:
+        raw.decode()
+      except UnicodeDecodeError:
+        return f'line {number} '
+  return ''
 
 
 def _records(path: Path, f: Any) -> Iterator[Found]:
-  first = f.readline()
-  delimiter = '\t' if _suffix(path) == '.tsv' else max(DELIMITERS, key=lambda d: (first.count(d), -DELIMITERS.index(d)))
-  reader = csv.reader(_chain(first, f), delimiter=delimiter, strict=True)
-  header = next(reader, [])
-  if not any(header):
+  lines = itertools.dropwhile(lambda line: not line.strip(), f)      # what is empty before the header
+  first = next(lines, '')
+  unquoted = re.sub(r'"(?:[^"]|"")*("|$)', '', first)                # a column's name may hold any of them
+  delimiter = '\t' if _suffix(path) == '.tsv' else max(DELIMITERS, key=lambda d: (unquoted.count(d), -DELIMITERS.index(d)))
+  reader = csv.reader(itertools.chain([first], lines), delimiter=delimiter, strict=True)
+  try:
+    header = next(reader, [])
+  except csv.Error as e:
+    raise InputError(f'{path}: line 1, the header, is not CSV ({e})') from None
+  if not header:
     raise InputError(f'{path}: holds no rows')
-  twice = [name for name in header if header.count(name) > 1]
+  twice = [name for name in header if header.count(name) > 1 and name]
   if twice or not all(header):
     raise InputError(f'{path}: line 1, the header, ' + (f'names the column {twice[0]!r} twice' if twice else
                                                        'leaves a column without a name'))
@@ -208,47 +234,41 @@ def _records(path: Path, f: Any) -> Iterator[Found]:
     if not record:                     # an empty line
       continue
     if len(record) != len(header):
-      yield Found(begins, None, f'has {len(record)} fields and the header {len(header)}')
+      yield Found(begins, None, f'has {len(record)} fields and the header {len(header)}: put a field that holds {delimiter!r} '
+                                'in quotes')
     else:
       yield Found(begins, dict(zip(header, record)))
 
 
-def _chain(first: str, rest: Iterator[str]) -> Iterator[str]:
-  yield first
-  yield from rest
-
-
 def _parquet(path: Path) -> Iterator[Found]:
-  import pyarrow as pa
   import pyarrow.parquet as pq
-  try:
-    yield from _of_batches(pq.ParquetFile(path).iter_batches(1024))
-  except pa.ArrowException as e:
-    raise InputError(f'{path}: is no Parquet file that can be read ({" ".join(str(e).split()):.200})') from None
+  yield from _of_batches(path, pq.ParquetFile(path).iter_batches(1024))
 
 
 def _arrow(path: Path) -> Iterator[Found]:
-  """Arrow's file format, or its stream format.
-
-  Raises:
-    InputError: it is neither.
-  """
+  """Arrow's file format, or its stream format."""
   import pyarrow as pa
   with pa.memory_map(str(path)) as source:
     try:
-      try:
-        file = pa.ipc.open_file(source)
-        yield from _of_batches(file.get_batch(i) for i in range(file.num_record_batches))
-      except pa.ArrowInvalid:
-        source.seek(0)
-        yield from _of_batches(iter(pa.ipc.open_stream(source)))
-    except pa.ArrowException as e:
-      raise InputError(f'{path}: is no Arrow file that can be read ({" ".join(str(e).split()):.200})') from None
+      file = pa.ipc.open_file(source)
+    except pa.ArrowInvalid:
+      source.seek(0)
+      yield from _of_batches(path, iter(pa.ipc.open_stream(source)))
+    else:
+      yield from _of_batches(path, (file.get_batch(i) for i in range(file.num_record_batches)))
 
 
-def _of_batches(batches: Iterator[Any]) -> Iterator[Found]:
+def _of_batches(path: Path, batches: Iterator[Any]) -> Iterator[Found]:
+  """The rows of a table's batches.
+
+  Raises:
+    InputError: two columns have one name.
+  """
   number = 0
   for batch in batches:
+    names = batch.schema.names
+    if twice := [name for name in names if names.count(name) > 1]:
+      raise InputError(f'{path}: has two columns {twice[0]!r}')
     for row in batch.to_pylist():
       number += 1
       yield Found(number, row)
@@ -270,7 +290,9 @@ def _text(path: Path) -> Iterator[Found]:
   except UnicodeDecodeError as e:
     yield Found(raw[:e.start].count(b'\n') + 1, None, f'is not UTF-8 text ({e.reason}); save the file as UTF-8')
     return
-  if text.strip():
+  if text.lstrip()[:1] in ('{', '['):
+    yield Found(1, None, 'begins like JSON, and a file that ends in .txt or .md is one row; name it .jsonl')
+  elif text.strip():
     yield Found(1, {'text': text})
 
 
@@ -280,9 +302,13 @@ def _folder(path: Path) -> Iterator[Found]:
   Raises:
     InputError: there is none in it.
   """
-  files = sorted(file for file in path.rglob('*') if file.is_file() and _suffix(file) in TEXT)
-  if not files:
-    raise InputError(f'{path}: is a folder without {" or ".join(TEXT)} files; name a file in it')
+  inside = [file for file in path.rglob('*') if file.is_file() and not any(
+      part.startswith('.') for part in file.relative_to(path).parts)]
+  files = sorted(file for file in inside if _suffix(file) in TEXT)
+  others = sorted(file for file in inside if _suffix(file) in READERS and _suffix(file) not in TEXT)
+  if not files or others:
+    found = f'holds {others[0].relative_to(path)}' if others else f'is a folder without {" or ".join(TEXT)} files'
+    raise InputError(f'{path}: {found}; name a file in it, or for a folder of several splits task.name=datasets')
   for number, file in enumerate(files, 1):
     for one in _text(file):
       named = f'{file.relative_to(path)}: line {one.place} {one.wrong}' if one.wrong else ''

@@ -228,7 +228,7 @@ def target_of(task: Task, row: Row) -> str:
   """
   if answered(task, row):
     return row['messages'][-1]['content']
-  if task.choices:
+  if task.choices and not task.rejected:
     column = label_column(task)
     if column in row and not not_text(row[column]):
       row = {**row, column: str(row[column])}

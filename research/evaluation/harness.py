@@ -61,7 +61,7 @@ def evaluate_all(model: Model, variables: Tree | CohortVariables, tokenizer: Tok
   variables, cut = shared_prefix.read(model, variables, [ids for e in examples for ids in (e.prompt_ids, *e.content_free)])
   examples = [e._replace(prompt_ids=e.prompt_ids[cut:], content_free=tuple(ids[cut:] for ids in e.content_free))
               for e in examples]
-  scores = score_all(model, variables, examples, examples[0].target_ids[-1], batch_size, label, whole=bool(task.rejected))
+  scores = score_all(model, variables, examples, batch_size, label, whole=bool(task.rejected))
   ids: Sequence[list[list[int]] | None] = [None] * len(scores)
   if generate and task.metrics and not task.choices:
     ends = dict.fromkeys((*tokenizer.ends, *(e.target_ids[-1] for e in examples)))

@@ -54,7 +54,7 @@ def document_losses(model: Model, variables: Tree | CohortVariables, documents: 
   return [found[number] for number in range(len(documents))]
 
 
-def score(model: Model, variables: Tree, examples: Sequence[Example], eos: int, batch_size: int,
+def score(model: Model, variables: Tree, examples: Sequence[Example], batch_size: int,
           label: str | None = None) -> list[Scores]:
   """Scores every example: `score_all` of one run.
 
@@ -62,14 +62,13 @@ def score(model: Model, variables: Tree, examples: Sequence[Example], eos: int, 
     model: as for `score_all`, as are the others.
     variables: of the run.
     examples: one or more.
-    eos: the token that ends each choice.
     batch_size: packed sequences per batch, at most.
     label: of the progress line; None for silence.
   """
-  return score_all(model, variables, examples, eos, batch_size, label)[0]
+  return score_all(model, variables, examples, batch_size, label)[0]
 
 
-def score_all(model: Model, variables: Tree | CohortVariables, examples: Sequence[Example], eos: int, batch_size: int,
+def score_all(model: Model, variables: Tree | CohortVariables, examples: Sequence[Example], batch_size: int,
               label: str | None = None, whole: bool = False) -> list[list[Scores]]:
   """Scores every example, for every member; a run is its only one.
 
@@ -79,7 +78,6 @@ def score_all(model: Model, variables: Tree | CohortVariables, examples: Sequenc
     model: of all members.
     variables: of a run, or of several that read the same rows.
     examples: one or more; either all have choices or none has.
-    eos: the token that ends each choice.
     batch_size: packed sequences per batch, at most; no result depends on it.
     label: of the progress line; None for silence.
     whole: a choice is ranked with the token that ends it, as an answer that can be the beginning of another.
@@ -88,7 +86,9 @@ def score_all(model: Model, variables: Tree | CohortVariables, examples: Sequenc
   start = model.config.decoder_start_id
   blanks = _blanks(examples)
   asked = [*examples, *blanks.values()]
-  documents = [batches.prompt_with_choices(e, eos, start) if ranked else batches.prompt_with_answer(e, start) for e in asked]
+  document = lambda e: (batches.prompt_with_choices(e, e.target_ids[-1], start) if ranked else
+                        batches.prompt_with_answer(e, start))
+  documents = [document(e) for e in asked]
   losses = [np.atleast_2d(one) for one in document_losses(model, variables, documents, batch_size, label)]
   return [_scores(examples, blanks, ranked, whole, [one[number] for one in losses])
           for number in range(members.num_members(variables))]

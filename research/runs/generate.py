@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from research.data import prompts, tasks, templates
+from research.data import chats, prompts, tasks, templates
 from research.errors import InputError
 from research.evaluation import decode, shared_prefix
 from research.experiment.assemble import Experiment
@@ -80,6 +80,7 @@ def rendered(exp: Experiment, rows: list[dict[str, Any]]) -> list[str]:
           raise InputError(f'`prompt` {wrong}')
         texts.append(asked(exp, row['prompt']))
       else:
+        row = chats.as_messages(row) if 'messages' in row or not exp.task.prompt else row
         if 'messages' in row:
           tasks.check_conversation(row['messages'])
         missing = [c for c in templates.fields_of(exp.task.prompt) if c not in row]

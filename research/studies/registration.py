@@ -96,8 +96,8 @@ def as_planned(cells: list[Cell], workdir: Path) -> list[Cell]:
   """
   if not (workdir / PLAN).exists():
     return cells
-  there = {grid.content(cell): cell for cell in planned(workdir).cells}
-  return [there.get(grid.content(cell), cell) for cell in cells]
+  there = {(grid.content(cell), cell.task): cell for cell in planned(workdir).cells}
+  return [there.get((grid.content(cell), cell.task), cell) for cell in cells]
 
 
 def check(s: Study, cells: list[Cell], workdir: Path) -> Plan:

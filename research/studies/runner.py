@@ -92,8 +92,9 @@ def _trained(s: Study, cells: list[Cell], wanted: list[Cell], workdir: Path,
         jobs.append((cell.config, folder, labels[cell.key]))
     _train(jobs, workdir, train, cohorts)
     for cell in unit:
-      # A cell that has ended is not resumed; the optimiser's state is most of a checkpoint's bytes.
-      shutil.rmtree(workdir / RUNS / cell.key / run_files.CHECKPOINTS / 'latest', ignore_errors=True)
+      # A cell that has ended is not resumed; the optimiser's state is most of a checkpoint's bytes. One that failed may be.
+      if (workdir / RUNS / cell.key / run_files.RESULT).exists():
+        shutil.rmtree(workdir / RUNS / cell.key / run_files.CHECKPOINTS / 'latest', ignore_errors=True)
     if jobs:
       run_files.write_jsonl(workdir / RESULTS, collect(s, cells, workdir))
       if pace:

@@ -63,7 +63,7 @@ def test_packed_losses_equal_one_by_one_losses(tiny, naive, shots):
 def test_choices_side_by_side_equal_each_choice_alone(tiny, naive):
   found = made(tiny, 'domain', 12)
   eos = tiny.tokenizer.eos
-  for example, scores in zip(found, score(tiny.model, {'params': tiny.params}, found, eos, 4)):
+  for example, scores in zip(found, score(tiny.model, {'params': tiny.params}, found, 4)):
     assert list(scores.choices) == ['amazon', 'imdb', 'yelp']
     for choice, ids in example.choices.items():
       alone = naive(example.prompt_ids, [*ids, eos])

@@ -28,6 +28,11 @@ def test_an_input_stands_below_its_instruction_and_a_system_turn_before():
   assert as_messages(row)['messages'] == [{'role': role, 'content': content} for role, content in said]
 
 
+def test_a_system_prompt_of_sharegpt_is_the_first_turn():
+  row = {'system': 'Be brief.', 'conversations': [{'from': 'human', 'value': 'Hi'}, {'from': 'gpt', 'value': 'Hello.'}]}
+  assert as_messages(row) == {'messages': [{'role': 'system', 'content': 'Be brief.'}, *TURNS]}
+
+
 def test_a_task_reads_a_log_unless_a_template_makes_the_prompt(tmp_path):
   (tmp_path / 'a.json').write_text(json.dumps([{'instruction': 'Hi', 'input': '', 'output': 'Hello.'}]))
   task = tasks.make('files', {'train': str(tmp_path / 'a.json')})
@@ -42,6 +47,10 @@ def test_a_task_reads_a_log_unless_a_template_makes_the_prompt(tmp_path):
     ({'messages': [{'role': 'user', 'content': [{'type': 'image_url'}]}]}, 'messages, turn 1: holds a part of type image_url'),
     ({'conversations': [{'role': 'user'}]}, 'conversations, turn 1: is not an object with `from` and `value`'),
     ({'conversations': [{'from': 'narrator', 'value': 'x'}]}, "conversations, turn 1: from='narrator'"),
+    ({'conversations': [{'from': ['x'], 'value': 'x'}]}, 'conversations, turn 1: from=.*x'),
+    ({'instruction': 'a', 'input': 5, 'output': 'b'}, 'input is not text'),
+    ({'instruction': 'a', 'history': [['b', 'c']], 'output': 'b'}, 'history holds earlier turns'),
+    ({'conversations': [], 'tools': '[{}]'}, 'tools are not read'),
     ({'messages': ['Hi']}, 'messages, turn 1: is not an object with `role` and `content`')])
 def test_what_is_no_turn_is_named_with_its_row(tmp_path, row, says):
   (tmp_path / 'a.jsonl').write_text(json.dumps({'messages': TURNS}) + '\n' + json.dumps(row) + '\n')

@@ -92,6 +92,9 @@ def test_any_text_goes_through_csv(tmp_path_factory, rows, delimiter):
     ('a.json', '[{"a": 1},\n{"a": }, {"a": 3}]', 2, 'is not JSON (Expecting value); the rest of the array is not read'),
     ('a.json', '[{"a": 1},\n{"a": 2}', 2, 'is not JSON'),
     ('a.json', '[{"a": 1}]\n{"a": 2}', 1, 'goes on after the end of the array'),
+    ('a.json', '[{"a": 1} {"a": 2}]', 1, 'one comma stands between'), ('a.json', '[{"a": 1},,{"a": 2}]', 1, 'one comma stands'),
+    ('a.json', '[,{"a": 1}]', 1, 'one comma stands'), ('a.json', '[{"a": 1},]', 1, 'one comma stands'),
+    ('a.md', '{"a": 1}\n', 1, 'begins like JSON'),
     ('a.csv', 'a,b\n1,2\n\n3\n', 4, 'has 1 fields and the header 2'),
     ('a.csv', 'a,b\n"1\n1",2\n3,4,5\n', 4, 'has 3 fields and the header 2'),
     ('a.csv', 'a,b\n"1" x,2\n3,4\n', 2, 'is not CSV'),
@@ -108,17 +111,52 @@ def test_what_is_no_row_is_told_with_its_line_and_the_others_are_read(tmp_path, 
 @pytest.mark.parametrize('name, data, says', [
     ('a.csv', b'a,a\n1,2', "line 1, the header, names the column 'a' twice"),
     ('a.csv', b'a,,b\n1,2,3', 'leaves a column without a name'), ('a.csv', b'', 'holds no rows'),
+    ('a.csv', b'"a" x,b\n1,2\n', 'line 1, the header, is not CSV'), ('a.csv', b'"a,b\n1,2\n', 'line 1, the header, is not CSV'),
+    ('a.csv', b',,\n1,2,3', 'leaves a column without a name'), ('a.csv', b'a,b\n1,2\n1,\xe4', 'line 3 is not UTF-8 text'),
     ('a.csv', b'a,b\n', 'holds no rows'),
     ('a.csv', b'a,b\n1,\xe4', 'is not UTF-8 text'), ('a.csv', 'a,b'.encode('utf-16'), 'is UTF-16 text; save it as UTF-8'),
     ('a.json', b'[]', 'holds no rows'), ('a.json', b'', 'holds no rows'),
-    ('a.csv', b'PK\x03\x04', 'is a zip archive or an Excel table'), ('a.parquet', b'PAR1 and no more', 'can be read'),
-    ('a.parquet', b'a,b', 'can be read'), ('a.arrow', b'ARROW1 and no more', 'can be read'),
+    ('a.csv', b'PK\x03\x04', 'is a zip archive or an Excel table'), ('a.parquet', b'PAR1 and no more', 'cannot be read'),
+    ('a.parquet', b'a,b', 'cannot be read'), ('a.arrow', b'ARROW1 and no more', 'cannot be read'),
     ('a.jsonl.gz', b'{"a": 1}', 'cannot be read'), ('a.jsonl', b'\x1f\x8b', r'is compressed \(gzip\); end its name in .gz'),
     ('a.xlsx', b'x', 'files that end in .xlsx are not read'), ('a', b'{"a": 1}', 'files that end in no suffix are not read')])
 def test_a_file_of_no_rows_is_one_line(tmp_path, name, data, says):
   (tmp_path / name).write_bytes(data)
   with pytest.raises(InputError, match=f'{name}: .*({says})|{name}: ({says})'):
     formats.rows(tmp_path / name)
+
+
+@pytest.mark.parametrize('text, rows', [
+    ('"Question, or prompt, or text";answer\nq;a\n', [{'Question, or prompt, or text': 'q', 'answer': 'a'}]),
+    ('"a;b;c;d\ne",f\n1,2\n', [{'a;b;c;d\ne': '1', 'f': '2'}]), ('\n\na,b\n1,2\n', [{'a': '1', 'b': '2'}]),
+    ('"say ""hi; you""",b\n1,2\n', [{'say "hi; you"': '1', 'b': '2'}])])
+def test_a_delimiter_is_looked_for_outside_of_quotes(tmp_path, text, rows):
+  (tmp_path / 'a.csv').write_text(text)
+  assert formats.rows(tmp_path / 'a.csv') == rows
+
+
+def test_damaged_tables_and_folders_are_one_line(tmp_path):
+  import datasets
+  import pyarrow as pa
+  import pyarrow.parquet as pq
+  pq.write_table(pa.table({'a': pa.array([2 ** 40], pa.timestamp('s'))}), tmp_path / 'time.parquet')
+  pq.write_table(pa.Table.from_arrays([pa.array([1]), pa.array([2])], ['a', 'a']), tmp_path / 'twice.parquet')
+  datasets.Dataset.from_list(ROWS).save_to_disk(str(tmp_path / 'saved'))
+  (tmp_path / 'saved' / 'state.json').write_text('{bad')
+  (tmp_path / 'mixed').mkdir()
+  (tmp_path / 'mixed' / 'README.md').write_text('x')
+  (tmp_path / 'mixed' / 'train.jsonl').write_text('{}')
+  (tmp_path / 'hidden' / '.cache').mkdir(parents=True)
+  (tmp_path / 'hidden' / '.cache' / 'a.txt').write_text('x')
+  for name, says in (('time.parquet', 'cannot be read'), ('twice.parquet', "has two columns 'a'"), ('saved', 'cannot be read'),
+                     ('mixed', 'holds train.jsonl; name a file in it'), ('hidden', 'is a folder without')):
+    with pytest.raises(InputError, match=f'{name}: .*{says}'):
+      formats.rows(tmp_path / name)
+
+
+def test_the_case_of_a_suffix_does_not_matter(tmp_path):
+  (tmp_path / 'a.JSONL.GZ').write_bytes(gzip.compress(LINES.encode()))
+  assert formats.rows(tmp_path / 'a.JSONL.GZ') == ROWS
 
 
 def test_a_task_of_files_takes_any_of_them(tmp_path):

@@ -91,7 +91,7 @@ def test_packed_losses_equal_each_documents_alone(loaded, alone):
 
 def test_choices_side_by_side_equal_each_choice_alone(loaded, alone):
   found, eos = made(loaded, 'domain', 8), loaded.tokenizer.eos
-  for example, scores in zip(found, score(loaded.model, {'params': loaded.params}, found, eos, 2)):
+  for example, scores in zip(found, score(loaded.model, {'params': loaded.params}, found, 2)):
     for choice, ids in example.choices.items():
       expected = alone(example.prompt_ids, [*ids, eos])
       np.testing.assert_allclose(scores.choices[choice], -expected[:-1].sum(), rtol=0, atol=1e-5)

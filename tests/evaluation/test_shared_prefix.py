@@ -68,11 +68,11 @@ def test_an_encoder_reads_every_prompt_anew():
 def test_calibrated_choices_are_weighed_against_prompts_without_content(tiny):
   """Zhao et al. 2021: choices' probabilities over those that N/A, nothing and [MASK] give them on average."""
   task, examples = examples_of(tiny, 'sentiment', 1, blank=True)
-  variables, eos = {'params': tiny.params}, tiny.tokenizer.eos
+  variables = {'params': tiny.params}
   assert len({tuple(map(tuple, e.content_free)) for e in examples}) == 1 and len(examples[0].content_free) == 3
-  plain = score(tiny.model, variables, [e._replace(content_free=()) for e in examples], eos, 4)
+  plain = score(tiny.model, variables, [e._replace(content_free=()) for e in examples], 4)
   blanks = [examples[0]._replace(prompt_ids=ids, content_free=()) for ids in examples[0].content_free]
-  shares = np.array([[*s.choices.values()] for s in score(tiny.model, variables, blanks, eos, 4)])
+  shares = np.array([[*s.choices.values()] for s in score(tiny.model, variables, blanks, 4)])
   shares = np.exp(shares) / np.exp(shares).sum(1, keepdims=True)
   evaluation = harness.evaluate(tiny.model, variables, tiny.tokenizer, task, examples, 4)
   for prediction, without in zip(evaluation.predictions, plain):

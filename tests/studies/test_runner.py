@@ -246,6 +246,21 @@ def test_cells_that_cannot_be_trained_together_are_trained_one_by_one(tmp_path):
 
 
 @pytest.mark.quick
+def test_a_cell_that_fails_keeps_what_it_may_resume_from_and_one_that_ended_does_not(tmp_path):
+  of = Recorded(tmp_path)
+  latest = lambda cell: tmp_path / 'runs' / cell.key / 'checkpoints' / 'latest'
+  for cell in of.cells:
+    latest(cell).mkdir(parents=True)
+
+  def train(config, folder, label):
+    if folder.name == of.cells[0].key:
+      raise InputError('its rows were changed')
+    return of.result(folder)
+  runner.run(of.study, of.cells[:2], tmp_path, train, None)
+  assert latest(of.cells[0]).exists() and not latest(of.cells[1]).exists()
+
+
+@pytest.mark.quick
 @pytest.mark.parametrize('text', ['0/2', '3/2', '1/0', '1', 'a/b', '-1/2', '1/2/3'])
 def test_a_shard_outside_its_range_is_refused(text):
   with pytest.raises(InputError, match=r'must be i/n with 1 <= i <= n'):

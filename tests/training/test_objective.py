@@ -161,7 +161,15 @@ def test_an_answer_that_another_begins_with_is_ranked_with_its_end():
     ({'task__metrics': ('exact_match',)}, 'task.metrics=.*: of pairs accuracy alone'),
     ({'task__rejected': '{good}'}, 'row 1: the rejected answer is empty, or the same as the target'),
     ({'task__rejected': '{worse}'}, 'row 1: .*worse'),
-    ({'strategy__name': 'few_shot', 'strategy__calibrate': True}, 'strategy.calibrate=True: needs a task with choices')])
+    ({'strategy__name': 'few_shot', 'strategy__calibrate': True}, 'strategy.calibrate=True: needs a task with choices'),
+    ({'strategy__name': 'few_shot', 'strategy__shots': 2, 'strategy__selection': 'balanced'}, 'balanced: needs a task with')])
 def test_what_cannot_be_learned_from_pairs_is_named(fields, says, pairs):
   with pytest.raises(InputError, match=says):
     assemble(config(**pairs | fields))
+
+
+@pytest.mark.parametrize('fields', [{'task__target': '{good} {question}', 'task__rejected': '{bad} {question}'},
+                                    {'task__rejected': "I don't know."}])
+def test_templates_of_pairs_may_name_any_columns(fields, pairs):
+  first = assemble(config(**pairs | fields)).examples('train')[0]
+  assert first.choices['chosen'] == first.target_ids[:-1] != first.choices['rejected']
