@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from research.data.formats import Row
+from research.data.rows import Row
 from research.errors import InputError
 
 # Who speaks in ShareGPT's `from`, as a chat template calls them.

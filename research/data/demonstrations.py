@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from research.data.formats import Row
+from research.data.rows import Row
 from research.data.tasks import Task, label_column
 from research.data.templates import fields_of, fill
 from research.errors import InputError

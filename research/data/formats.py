@@ -3,23 +3,20 @@
 `read` streams a file and says of everything that is no row where it stands and why; `rows` refuses the first of these.
 """
 
-import csv
 import io
-import itertools
 import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from research import json_text
+from research.data import delimited
+from research.data.rows import Found, Row
 from research.errors import InputError
 
-Row = dict[str, Any]
 COMPRESSED = {'.gz': 'gzip', '.zst': 'zstd', '.bz2': 'bz2'}      # suffix -> pyarrow's name
 TEXT = ('.txt', '.md')
-DELIMITERS = ',;\t|'
-LONGEST = 2 ** 27      # characters of one field of a CSV file
 # How files begin that a person may take for another format, and what to do.
 MAGIC = {b'PAR1': ('Parquet', 'name it .parquet'), b'ARROW1': ('Arrow', 'name it .arrow'),
          b'\x1f\x8b': ('compressed (gzip)', 'end its name in .gz'),
@@ -27,13 +24,6 @@ MAGIC = {b'PAR1': ('Parquet', 'name it .parquet'), b'ARROW1': ('Arrow', 'name it
          b'PK\x03\x04': ('a zip archive or an Excel table', 'unpack it, or save the table as CSV'),
          b'%PDF': ('a PDF', 'save its text'), b'\xff\xfe': ('UTF-16 text', 'save it as UTF-8'),
          b'\xfe\xff': ('UTF-16 text', 'save it as UTF-8')}
-
-
-class Found(NamedTuple):
-  """What stands at one place of a file: a row, or why it is none."""
-  place: int               # the line on which it begins, from 1; of Parquet, Arrow and folders the row
-  row: Row | None
-  wrong: str = ''
 
 
 def read(path: Path, suffix: str | None = None) -> Iterator[Found]:
@@ -182,62 +172,8 @@ def _array(path: Path, raw: bytes) -> Iterator[Found]:
 
 
 def _table(path: Path) -> Iterator[Found]:
-  """CSV and TSV with a header; every value is text, as it stands there.
-
-  Raises:
-    InputError: it is not UTF-8.
-  """
-  csv.field_size_limit(LONGEST)
-  with io.TextIOWrapper(_bytes(path), 'utf-8-sig', newline='') as f:
-    try:
-      yield from _records(path, f)
-    except UnicodeDecodeError as e:
-      raise InputError(f'{path}: {_line_not_utf8(path)}is not UTF-8 text ({e.reason}); save the file as UTF-8') from None
-
-
-def _line_not_utf8(path: Path) -> str:
-  """The first line of a file that is not UTF-8, as words of an error."""
-  with _bytes(path) as f:
-    for number, raw in enumerate(f, 1):
-      try:
-        raw.decode()
-      except UnicodeDecodeError:
-        return f'line {number} '
-  return ''
-
-
-def _records(path: Path, f: Any) -> Iterator[Found]:
-  lines = itertools.dropwhile(lambda line: not line.strip(), f)      # what is empty before the header
-  first = next(lines, '')
-  unquoted = re.sub(r'"(?:[^"]|"")*("|$)', '', first)                # a column's name may hold any of them
-  delimiter = '\t' if _suffix(path) == '.tsv' else max(DELIMITERS, key=lambda d: (unquoted.count(d), -DELIMITERS.index(d)))
-  reader = csv.reader(itertools.chain([first], lines), delimiter=delimiter, strict=True)
-  try:
-    header = next(reader, [])
-  except csv.Error as e:
-    raise InputError(f'{path}: line 1, the header, is not CSV ({e})') from None
-  if not header:
-    raise InputError(f'{path}: holds no rows')
-  twice = [name for name in header if header.count(name) > 1 and name]
-  if twice or not all(header):
-    raise InputError(f'{path}: line 1, the header, ' + (f'names the column {twice[0]!r} twice' if twice else
-                                                       'leaves a column without a name'))
-  while True:
-    begins = reader.line_num + 1
-    try:
-      record = next(reader, None)
-    except csv.Error as e:
-      yield Found(begins, None, f'is not CSV ({e})')
-      continue
-    if record is None:
-      return
-    if not record:                     # an empty line
-      continue
-    if len(record) != len(header):
-      yield Found(begins, None, f'has {len(record)} fields and the header {len(header)}: put a field that holds {delimiter!r} '
-                                'in quotes')
-    else:
-      yield Found(begins, dict(zip(header, record)))
+  """CSV and TSV."""
+  yield from delimited.read(path, lambda: _bytes(path), '\t' if _suffix(path) == '.tsv' else None)
 
 
 def _parquet(path: Path) -> Iterator[Found]:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from research.data.formats import Row
+from research.data.rows import Row
 from research.data.tasks import Task, label_column, target_of
 from research.data.templates import fields_of, fill
 from research.data.tokenizer import Tokenizer

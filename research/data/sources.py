@@ -10,7 +10,7 @@ from typing import Any
 
 from research import run_files
 from research.data import formats
-from research.data.formats import Row
+from research.data.rows import Row
 from research.errors import InputError
 
 SPLITS = ('train', 'valid', 'test')

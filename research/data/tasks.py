@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from research.data import chats, sources
-from research.data.formats import Row
+from research.data.rows import Row
 from research.data.templates import fields_of, fill, not_text
 from research.errors import InputError
 

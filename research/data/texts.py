@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from research.data.formats import Row
 from research.data.prompts import Example
+from research.data.rows import Row
 from research.data.tokenizer import Tokenizer, sentinel
 from research.errors import InputError
 

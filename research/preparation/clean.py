@@ -5,7 +5,7 @@ import re
 from html.parser import HTMLParser
 from typing import Any
 
-from research.data.formats import Row
+from research.data.rows import Row
 from research.data.templates import not_text
 from research.preparation.settings import CleanSettings
 

@@ -10,7 +10,7 @@ from typing import Any, TextIO
 import numpy as np
 
 from research import json_text
-from research.data.formats import Row
+from research.data.rows import Row
 
 SHOWN = 3      # rows of each reason that the report shows
 

@@ -15,7 +15,7 @@ import numpy as np
 from research import json_text, run_files
 from research.console import say
 from research.data import chats, formats
-from research.data.formats import Row
+from research.data.rows import Row
 from research.data.templates import fields_of
 from research.errors import InputError
 from research.preparation import clean, duplicates, report, splits

@@ -98,7 +98,7 @@ def test_any_text_goes_through_csv(tmp_path_factory, rows, delimiter):
     ('a.csv', 'a,b\n1,2\n\n3\n', 4, 'has 1 fields and the header 2'),
     ('a.csv', 'a,b\n"1\n1",2\n3,4,5\n', 4, 'has 3 fields and the header 2'),
     ('a.csv', 'a,b\n"1" x,2\n3,4\n', 2, 'is not CSV'),
-    ('a.csv', 'a,b\n1,"2\n3,4\n', 2, 'is not CSV (unexpected end of data)')])
+    ('a.csv', '\n\na,b\n1,2\n3\n', 5, 'has 1 fields'), ('a.csv', 'a,b\n1,"2\n3,4\n', 2, 'is not CSV (unexpected end of data)')])
 def test_what_is_no_row_is_told_with_its_line_and_the_others_are_read(tmp_path, name, text, place, says):
   (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
   found = [*formats.read(tmp_path / name)]
