@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from ml_collections import ConfigDict
 
+from research import config_fields
 from research.config_fields import MOST, WORDS, Pairs, Texts, jsonable, typed, types
 from research.errors import InputError
 
@@ -167,14 +168,8 @@ OF_ALL = ('check_memory',)      # fields that are in no group
 
 
 def plain(config: ConfigDict) -> dict[str, Any]:
-  """A config of a run as nested dicts, as JSON gives them back.
-
-  Raises:
-    InputError: it is no config.
-  """
-  if not isinstance(config, ConfigDict):
-    raise InputError(f'get_config() returns {type(config).__name__}, not an ml_collections.ConfigDict')
-  return {**dict.fromkeys(OF_ALL, True), **jsonable(config)}
+  """A run's config as nested dicts; what is no config is refused (see `config_fields.plain`)."""
+  return {**dict.fromkeys(OF_ALL, True), **config_fields.plain(config)}
 
 
 def read(config: Config) -> Settings:

@@ -69,6 +69,17 @@ def typed(config: Mapping[str, Any], groups: Mapping[str, Any], shipped: str, of
   return {group: kind_of(**{f: frozen(value) for f, value in config[group].items()}) for group, kind_of in groups.items()}
 
 
+def plain(config: Any) -> dict[str, Any]:
+  """What a config file's `get_config` returned, as nested dicts, as JSON gives them back.
+
+  Raises:
+    InputError: it is no config.
+  """
+  if not isinstance(config, ConfigDict):
+    raise InputError(f'get_config() returns {type(config).__name__}, not an ml_collections.ConfigDict')
+  return jsonable(config)
+
+
 def jsonable(fields: Mapping[str, Any]) -> dict[str, Any]:
   """Groups as dicts, tuples as lists."""
   return {k: jsonable(v) if isinstance(v, ConfigDict) else list(v) if isinstance(v, tuple) else v for k, v in fields.items()}

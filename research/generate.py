@@ -28,11 +28,11 @@ from research.runs.generate import answer_all, asked, has_own, in_chat, rendered
 def main() -> None:
   f = flags.FLAGS
   if (f.prompt is None) == (f.input is None):
-    raise InputError('give --prompt=TEXT or --input=FILE.jsonl, one of them')
+    raise InputError('give --prompt=TEXT or --input=FILE, one of them')
   if f.workdir and f.config is not None:
     raise InputError('--workdir and --config are both given: a run answers with its own config; give one of them')
   if f.output and not f.input:
-    raise InputError('--output goes with --input=FILE.jsonl; the answer to --prompt is printed')
+    raise InputError('--output goes with --input=FILE; the answer to --prompt is printed')
   if f.temperature and not 1e-3 <= f.temperature <= 1e3:
     raise InputError(f'--temperature={f.temperature}: must be 0 (the likeliest token each time), or from 0.001 to 1000')
   if f.input:

@@ -45,15 +45,15 @@ def prompt_with_answer(example: Example, start: int | None = None) -> Document:
   return _document(example.prompt_ids, [example.target_ids], start)
 
 
-def prompt_with_choices(example: Example, eos: int, start: int | None = None) -> Document:
-  """The prompt once, with every choice on a branch; the targets are the choices' tokens and EOS, in their order.
+def prompt_with_choices(example: Example, start: int | None = None) -> Document:
+  """The prompt once, with every choice on a branch; the targets are the choices' tokens in their order, each with its end.
 
   Args:
-    example: a row as token ids; it has choices.
-    eos: the token that ends each choice.
+    example: a row as token ids; it has choices, which end as its target does.
     start: as for `prompt_with_answer`.
   """
-  return _document(example.prompt_ids, [[*ids, eos] for ids in example.choices.values()], start)
+  end = example.target_ids[-1]
+  return _document(example.prompt_ids, [[*ids, end] for ids in example.choices.values()], start)
 
 
 def _document(prompt: list[int], answers: Sequence[list[int]], start: int | None) -> Document:

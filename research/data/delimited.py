@@ -54,12 +54,12 @@ def _records(path: Path, f: Any, delimiter: str | None) -> Iterator[Found]:
   try:
     header = next(reader, [])
   except csv.Error as e:
-    raise InputError(f'{path}: line 1, the header, is not CSV ({e})') from None
+    raise InputError(f'{path}: line {before + 1}, the header, is not CSV ({e})') from None
   if not header:
     raise InputError(f'{path}: holds no rows')
   twice = [name for name in header if header.count(name) > 1 and name]
   if twice or not all(header):
-    raise InputError(f'{path}: line 1, the header, ' + (f'names the column {twice[0]!r} twice' if twice else
+    raise InputError(f'{path}: line {before + 1}, the header, ' + (f'names the column {twice[0]!r} twice' if twice else
                                                        'leaves a column without a name'))
   while True:
     begins = before + reader.line_num + 1

@@ -107,23 +107,23 @@ def _bytes(path: Path) -> Any:
   return io.BufferedReader(pa.input_stream(str(path), compression=COMPRESSED[path.suffix.lower()]))
 
 
-def _decoded(path: Path, raw: bytes, number: int) -> str:
-  return raw.decode('utf-8-sig' if number == 1 else 'utf-8')
+def _not_utf8(place: int, e: UnicodeDecodeError) -> Found:
+  return Found(place, None, f'is not UTF-8 text ({e.reason}); save the file as UTF-8')
 
 
 def _lines(path: Path) -> Iterator[Found]:
   """JSON lines; a file that begins as an array of objects is read as one."""
   with _bytes(path) as f:
     if f.peek(64).lstrip(b'\xef\xbb\xbf \t\r\n').startswith(b'['):
-      yield from _array(path, f.read())
+      yield from _array(f.read())
       return
     for number, raw in enumerate(f, 1):
       if not raw.strip():
         continue
       try:
-        yield _object(number, json_text.loads(_decoded(path, raw, number)))
+        yield _object(number, json_text.loads(raw.decode('utf-8-sig' if number == 1 else 'utf-8')))
       except UnicodeDecodeError as e:
-        yield Found(number, None, f'is not UTF-8 text ({e.reason}); save the file as UTF-8')
+        yield _not_utf8(number, e)
       except json_text.Deep:
         yield Found(number, None, 'is nested too deeply for JSON to be read')
       except ValueError as e:      # also numbers of thousands of digits
@@ -137,12 +137,12 @@ def _object(number: int, value: Any) -> Found:
   return Found(number, value) if isinstance(value, dict) else Found(number, None, 'is not a JSON object')
 
 
-def _array(path: Path, raw: bytes) -> Iterator[Found]:
+def _array(raw: bytes) -> Iterator[Found]:
   """The objects of a JSON array, each with the line on which it begins."""
   try:
     text = raw.decode('utf-8-sig')
   except UnicodeDecodeError as e:
-    yield Found(raw[:e.start].count(b'\n') + 1, None, f'is not UTF-8 text ({e.reason}); save the file as UTF-8')
+    yield _not_utf8(raw[:e.start].count(b'\n') + 1, e)
     return
   decoder, at, line = json.JSONDecoder(object_pairs_hook=json_text.once), text.index('[') + 1, 1
   counted, objects = 0, 0
@@ -224,7 +224,7 @@ def _text(path: Path) -> Iterator[Found]:
   try:
     text = raw.decode('utf-8-sig')
   except UnicodeDecodeError as e:
-    yield Found(raw[:e.start].count(b'\n') + 1, None, f'is not UTF-8 text ({e.reason}); save the file as UTF-8')
+    yield _not_utf8(raw[:e.start].count(b'\n') + 1, e)
     return
   if text.lstrip()[:1] in ('{', '['):
     yield Found(1, None, 'begins like JSON, and a file that ends in .txt or .md is one row; name it .jsonl')

@@ -81,7 +81,8 @@ def files(**paths: str | None) -> dict[str, list[Row]]:
   return {split: formats.rows(Path(path).expanduser()) for split, path in paths.items() if path}
 
 
-TASK_FIELDS = {'prompt?': str, 'target?': str, 'choices?': [str], 'metrics?': [str], 'splits': [str]}      # of task.json
+TASK = 'task.json'      # of a prepared folder
+TASK_FIELDS = {'prompt?': str, 'target?': str, 'choices?': [str], 'metrics?': [str], 'splits': [str]}
 
 
 def prepared(folder: Path, where: dict[str, str | None]) -> tuple[dict[str, str | None], dict[str, Any]]:
@@ -91,7 +92,7 @@ def prepared(folder: Path, where: dict[str, str | None]) -> tuple[dict[str, str 
     folder: of task.path.
     where: the file of each split that is named beside it, which then is read instead.
   """
-  said = run_files.read_json(folder / 'task.json', TASK_FIELDS)
+  said = run_files.read_json(folder / TASK, TASK_FIELDS)
   files = {split: str(folder / f'{split}.jsonl') for split in said.pop('splits')}
   fields = {field: tuple(value) if isinstance(value, list) else value for field, value in said.items()}
   return {split: where[split] or files.get(split) for split in SPLITS}, fields

@@ -86,9 +86,8 @@ def score_all(model: Model, variables: Tree | CohortVariables, examples: Sequenc
   start = model.config.decoder_start_id
   blanks = _blanks(examples)
   asked = [*examples, *blanks.values()]
-  document = lambda e: (batches.prompt_with_choices(e, e.target_ids[-1], start) if ranked else
-                        batches.prompt_with_answer(e, start))
-  documents = [document(e) for e in asked]
+  document = batches.prompt_with_choices if ranked else batches.prompt_with_answer
+  documents = [document(e, start) for e in asked]
   losses = [np.atleast_2d(one) for one in document_losses(model, variables, documents, batch_size, label)]
   return [_scores(examples, blanks, ranked, whole, [one[number] for one in losses])
           for number in range(members.num_members(variables))]

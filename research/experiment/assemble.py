@@ -87,9 +87,8 @@ class Experiment(NamedTuple):
       redraw = lambda number, epoch: batches.prompt_with_answer(self.prepared(corrupted.example(number, epoch)), start)
       documents = [redraw(number, 0) for number in range(len(corrupted))]
     else:
-      redraw, pairs = None, self.objective.of_pairs
-      documents = [batches.prompt_with_choices(e, e.target_ids[-1], start) if pairs else batches.prompt_with_answer(e, start)
-                   for e in self.examples('train')]
+      redraw, document = None, batches.prompt_with_choices if self.objective.of_pairs else batches.prompt_with_answer
+      documents = [document(e, start) for e in self.examples('train')]
     return batches.TrainingBatches(documents, t.batch_size, t.microbatches, t.seed_of('order'),
                                    min(t.steps, looked_at), redraw, mesh.batch_shards(), placement.local_rows)
 
@@ -102,7 +101,10 @@ class Experiment(NamedTuple):
   def objective(self) -> Objective:
     """What its training lowers."""
     t = self.settings.training
-    return CrossEntropy(t.label_smoothing) if t.loss != 'dpo' else PreferenceLoss(t.dpo_beta or PreferenceLoss.beta)
+    if t.loss != 'dpo':
+      return CrossEntropy(t.label_smoothing)
+    assert t.dpo_beta is not None      # settings are resolved
+    return PreferenceLoss(t.dpo_beta)
 
   @property
   def seeds(self) -> dict[str, int]:
@@ -187,12 +189,13 @@ def assemble(config: Config, abstract: bool = False, trains: bool = True) -> Exp
       if training.best_metric == 'loss' and 'valid' in task.splits:
         raise InputError('training.best_metric=loss: that is the loss of the chosen answers, which dpo need not lower; give '
                          'accuracy: how often the chosen answer is the likelier one')
-      training = training._replace(dpo_beta=training.dpo_beta or PreferenceLoss.beta)
     if training.best_metric not in ('loss', *task.metrics):
       raise InputError(f'training.best_metric={training.best_metric}: task {task.name} measures '
                        f'{", ".join(("loss", *task.metrics))}')
     if training.best_metric != 'loss' and 'valid' not in task.splits:
       raise InputError(f'training.best_metric={training.best_metric}: task {task.name} has no validation split')
+  if training.loss == 'dpo' and training.dpo_beta is None:
+    training = training._replace(dpo_beta=PreferenceLoss.beta)
   steps = training.steps if learns else 0
   row = {field: config_fields.frozen(value) for field, value in strategy.fields.items()}
   settings = Settings(

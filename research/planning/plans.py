@@ -32,10 +32,10 @@ def plan(config: Config, said: str, compile: bool = True, tokens: int = 0) -> di
     exp, sizes = assembled(config, topology)
     state, frozen = account.begun(exp)
     trainable, total = restore.num_params(state.trainable, frozen)
-    found: dict[str, Any] = {'topology': said, 'devices': topology.count, 'device': topology.chip.name, 'mesh': sizes,
-             'model': exp.settings.model.source, 'strategy': exp.strategy.name,
-             'tokens_per_row': tokens or None,
-             'parameters': {'total': total, 'trainable': trainable}}
+    found: dict[str, Any] = {
+        'topology': said, 'devices': topology.count, 'device': topology.chip.name, 'mesh': sizes,
+        'model': exp.settings.model.source, 'strategy': exp.strategy.name, 'tokens_per_row': tokens or None,
+        'parameters': {'total': total, 'trainable': trainable}}
     if not exp.settings.training.steps:
       return {**found, 'because': 'nothing learns: there is no training step to plan'}
     of_step = account.account(exp, sizes, tokens)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from research.preparation import splits
 from research.preparation.corpus import Corpus
 from research.preparation.words import Words, all_grams
 
@@ -64,26 +65,26 @@ def _similar(corpus: Corpus, words: Words, rank: Sequence[int], similarity: floa
 
 
 def drop_leaks(corpus: Corpus, words: Words, split: Sequence[int], similarity: float, count: int, near: bool) -> None:
-  """Drops training rows (split 2) that are a row of the test (0) or validation split (1), nearly so, or share words with one.
+  """Drops training rows that are a row of the test or validation split, nearly so, or share words with one.
 
   Args:
     corpus: the rows.
     words: of them.
-    split: of each row; below 0: of none.
+    split: of each row, one of those of `splits`; below 0: of none.
     similarity: as for `drop_near`.
     count: how many words that stand together make a leak; 0: they are not looked for.
     near: whether similar rows are looked for; those that were dropped as duplicates are not there any more.
   """
   numbers = corpus.kept()
   of = np.asarray(split)[numbers]
-  held_out, train = numbers[(of == 0) | (of == 1)], numbers[of == 2]
+  held_out, train = numbers[(of == splits.TEST) | (of == splits.VALID)], numbers[of == splits.TRAIN]
   keys = np.frombuffer(words.exact, np.uint64)
   there = dict(zip(keys[held_out].tolist(), held_out.tolist()))
   for number in train.tolist():
     if (other := there.get(int(keys[number]))) is not None:
       corpus.drop(number, LEAK, f'of {corpus.where(other)}')
   if near:
-    apart = lambda one, other: split[one] in (0, 1) and split[other] == 2
+    apart = lambda one, other: split[one] in (splits.TEST, splits.VALID) and split[other] == splits.TRAIN
     for number, other, found in _similar(corpus, words, split, similarity, apart):
       corpus.drop(number, LEAK, f'{found:.2f} of {corpus.where(other)}')
   if not count:

@@ -14,7 +14,7 @@ import numpy as np
 
 from research import json_text, run_files
 from research.console import say
-from research.data import chats, formats
+from research.data import chats, formats, sources
 from research.data.rows import Row
 from research.data.templates import fields_of
 from research.errors import InputError
@@ -23,7 +23,7 @@ from research.preparation.corpus import Corpus
 from research.preparation.settings import PrepareSettings
 from research.preparation.words import Words
 
-TASK, DROPPED = 'task.json', 'dropped.jsonl'
+DROPPED = 'dropped.jsonl'
 PACKAGES = ('flaxtune', 'ftfy', 'py3langid', 'rensa', 'pyarrow', 'numpy')
 SAID_EVERY = 100_000      # rows between lines of progress
 
@@ -97,7 +97,7 @@ def _filled(settings: PrepareSettings, files: list[Path], into: Path, strict: bo
     found = report.made(settings, corpus, split, kept.labels, lengths, task)
   if not counts[splits.NAMES[splits.TRAIN]]:
     raise InputError(f'no row is left to train on: {report.reasons(corpus)}')
-  run_files.write_json(into / TASK, task)
+  run_files.write_json(into / sources.TASK, task)
   run_files.write_json(into / 'report.json', found)
   run_files.write_text(into / 'report.md', '\n'.join(report.lines(found)) + '\n')
   run_files.write_json(into / run_files.PROVENANCE, _provenance(settings, files, into))

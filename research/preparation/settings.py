@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from research.config_fields import Texts, jsonable, typed
+from research.config_fields import Texts, jsonable, plain, typed
 from research.errors import InputError
 
 BY = ('random', 'time', 'given')
@@ -84,9 +84,7 @@ def read(config: ConfigDict) -> PrepareSettings:
   Raises:
     InputError: names the first field that cannot be right.
   """
-  if not isinstance(config, ConfigDict):
-    raise InputError(f'get_config() returns {type(config).__name__}, not an ml_collections.ConfigDict')
-  found = PrepareSettings(**typed(jsonable(config), GROUPS, 'configs/prepare.py'))
+  found = PrepareSettings(**typed(plain(config), GROUPS, 'configs/prepare.py'))
   s, clean = found.splits, found.clean
   for holds, message in (
       (s.by in BY, f'splits.by={s.by}: must be one of {", ".join(BY)}'),

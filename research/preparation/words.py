@@ -51,9 +51,6 @@ class Words:
     for file in (self._words, *self._bands):
       file.close()
 
-  def __len__(self) -> int:
-    return len(self.exact)
-
   def add(self, text: str) -> None:
     """One row more."""
     known = self._known

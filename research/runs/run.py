@@ -163,7 +163,7 @@ def validate(runs: Sequence[Run], label: str) -> loop.Evaluate:
 
 
 def at_best(runs: Sequence[Run], outcomes: Sequence[ledger.TrainResult], frozen: Sequence[Tree],
-             label: str) -> list[harness.Evaluation | None]:
+            label: str) -> list[harness.Evaluation | None]:
   """What validation finds at each run's best step, free text with it; None without a validation split.
 
   Args:

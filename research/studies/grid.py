@@ -179,9 +179,7 @@ def cells(s: Study, base: dict[str, Any]) -> list[Cell]:
 def _cell(arm: str, seed: int, setting: dict[str, Any], config: dict[str, Any], reports: bool = False,
           several: bool = False) -> Cell:
   """A cell; its name says the model where the study has several. A label changes no result, and so nothing of the hash."""
-  says = {group: fields for group, fields in config.items() if group not in PLACE}
-  says['task'] = {field: value for field, value in config['task'].items() if field != 'label'}
-  digest = hashlib.sha256(json.dumps(says, sort_keys=True).encode()).hexdigest()[:8]
+  digest = hashlib.sha256(json.dumps(_trains(config), sort_keys=True).encode()).hexdigest()[:8]
   source, task = config['model']['source'], config['task'].get('label') or config['task']['name']
   words = [*([called(source)] if several else []), task, *settled(arm, setting), f'seed={seed}']
   key = re.sub(r'[^\w.=+-]', '_', '-'.join(words)) + f'-{digest}'
@@ -190,9 +188,15 @@ def _cell(arm: str, seed: int, setting: dict[str, Any], config: dict[str, Any], 
 
 def content(cell: Cell) -> str:
   """What a cell trains, whatever it is called: all that its config says, but for where it runs and what its task is called."""
-  says = {group: {field: value for field, value in fields.items() if value is not None and field != 'label'}
-          for group, fields in cell.config.items() if group not in PLACE}
+  says = {group: {field: value for field, value in fields.items() if value is not None}
+          for group, fields in _trains(cell.config).items()}
   return json.dumps([cell.arm, says], sort_keys=True)
+
+
+def _trains(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
+  """What of a config decides a run's result."""
+  return {group: {field: value for field, value in fields.items() if field != 'label'}
+          for group, fields in config.items() if group not in PLACE}
 
 
 def called(source: str) -> str:

@@ -106,7 +106,7 @@ def test_changing_one_document_cannot_change_its_neighbours_loss_by_a_bit(tiny, 
 @pytest.mark.parametrize('changed, kept', [(1, 2), (2, 1)])
 def test_changing_one_choice_cannot_change_another_choices_loss_by_a_bit(tiny, compiled, changed, kept):
   [example] = made(tiny, 'sentiment', 1)
-  document = prompt_with_choices(example, tiny.tokenizer.eos)
+  document = prompt_with_choices(example)
   [before] = lines_losses(tiny, [document], [[0]], step=compiled)
   [after] = lines_losses(tiny, [other_tokens(document, [b == changed for b in document.branches])], [[0]],
                          step=compiled)

@@ -133,7 +133,7 @@ def test_another_choice_changes_no_choices_loss_by_a_bit(loaded):
   first = len(example.choices['negative']) + 1
   parts = {'negative': slice(0, first), 'positive': slice(first, None)}
   begins = loaded.model.config.decoder_start_id
-  whole = lambda e: line_losses(loaded, [prompt_with_choices(e, loaded.tokenizer.eos, begins)], step)[0]
+  whole = lambda e: line_losses(loaded, [prompt_with_choices(e, begins)], step)[0]
   before = whole(example)
   for changed, kept in (parts, reversed(parts)):
     after = whole(example._replace(choices={**example.choices, changed: other(example.choices[changed])}))

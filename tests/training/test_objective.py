@@ -38,7 +38,7 @@ def of_steps(loaded, count, per_line=2):
   task = tasks.Task('pairs', {}, '{question}', '{good}', tasks.PAIR, rejected='{bad}')
   rows = [PAIRS[i % len(PAIRS)] for i in range(4 * count)]
   found = prompts.examples(task, rows, loaded.tokenizer)
-  documents = [batches.prompt_with_choices(e, loaded.tokenizer.eos, loaded.model.config.decoder_start_id) for e in found]
+  documents = [batches.prompt_with_choices(e, loaded.model.config.decoder_start_id) for e in found]
   return [batch(documents[i:i + 4], 200, per_line) for i in range(0, len(documents), 4)]
 
 
