@@ -61,7 +61,7 @@ def _join(saves: bool) -> None:
   processes.assert_equal_across_processes(given)
 
 
-def run(main: Callable[[], None], doc: str, saves: bool = False) -> None:
+def run(main: Callable[[], None], doc: str, saves: bool = False, stopped: str = 'the same command resumes from here') -> None:
   """Parses the flags, runs a verb, and turns what a person can put right into one line and exit status 2.
 
   Ctrl-C ends with 130 and SIGTERM with 143, after what must be saved is saved.
@@ -70,6 +70,7 @@ def run(main: Callable[[], None], doc: str, saves: bool = False) -> None:
     main: the verb, called once its flags are parsed.
     doc: what --help prints before the flags.
     saves: whether, of several processes that were asked to end, all go on to the same step and save (see `processes.begin`).
+    stopped: what is told where it was stopped.
   Raises:
     JaxRuntimeError: in a process that is alone: then it is no other process that died.
   """
@@ -101,9 +102,9 @@ def run(main: Callable[[], None], doc: str, saves: bool = False) -> None:
     again = '; the same command resumes from the last checkpoint' if saves else ''
     _end(2, f'error: {where}{e.strerror or e}{again}')
   except Stopped as e:
-    _end(128 + e.signum, 'stopped; the same command resumes from here')
+    _end(128 + e.signum, f'stopped; {stopped}')
   except KeyboardInterrupt:
-    _end(130, 'stopped; the same command resumes from here')
+    _end(130, f'stopped; {stopped}')
   except jax.errors.JaxRuntimeError as e:
     if not processes.is_multiprocess():
       raise

@@ -24,7 +24,8 @@ WORDS: dict[Any, str] = {str: 'text', int: 'a whole number', float: 'a number', 
 def types(group: type) -> dict[str, Any]:
   """Field of a group's NamedTuple -> its type, a key of `WORDS`."""
   hints = get_type_hints(group)
-  return {field: next((kind for kind in get_args(hint) if kind in WORDS), hint) for field, hint in hints.items()}
+  return {field: hint if hint in WORDS else next((kind for kind in get_args(hint) if kind in WORDS), hint)
+          for field, hint in hints.items()}
 
 
 @cache
@@ -47,17 +48,11 @@ def typed(config: Mapping[str, Any], groups: Mapping[str, Any], shipped: str, of
   """
   if unknown := config.keys() - {*groups, *of_all}:
     raise InputError(f'{min(unknown)}: no config has this group of fields (groups: {", ".join(groups)})')
+  found = {}
   for group, kind_of in groups.items():
     if not isinstance(config.get(group), dict):
       raise InputError(f'{group}: is missing from the config, or no group of fields; {shipped} holds all')
-    if missing := [field for field in kind_of._fields if field in needed(kind_of) and field not in config[group]]:
-      raise InputError(f'{group}.{missing[0]}: is missing from the config; {shipped} holds every field')
-    for field, value in config[group].items():
-      kind = types(kind_of).get(field)
-      if kind is None:
-        raise InputError(f'{group}.{field}: no config has this field (fields of {group}: {", ".join(types(kind_of))})')
-      if not _is(value, kind) and not (value is None and field not in needed(kind_of)):
-        raise InputError(f'{group}.{field}={value!r:.80}: must be {WORDS[kind]}')
+    found[group] = fields(config[group], kind_of, shipped, group)
   for field, whole in run_files.flat(dict(config)).items():
     for value in _numbers(whole):
       if isinstance(value, float) and not math.isfinite(value):
@@ -66,7 +61,31 @@ def typed(config: Mapping[str, Any], groups: Mapping[str, Any], shipped: str, of
         raise InputError(f'{field}={value}: is beyond what a float32 holds ({LEAST:.2g} to {LARGEST:.2g})')
       if isinstance(value, int) and abs(value) >= MOST and not field.endswith('seed'):      # seeds say their own range
         raise InputError(f'{field}={value!r:.40}: must be below 2^31')
-  return {group: kind_of(**{f: frozen(value) for f, value in config[group].items()}) for group, kind_of in groups.items()}
+  return found
+
+
+def fields(config: Mapping[str, Any], kind_of: Any, shipped: str, group: str = '') -> Any:
+  """The fields of one group, as its NamedTuple.
+
+  Args:
+    config: the group's fields.
+    kind_of: its NamedTuple.
+    shipped: as for `typed`.
+    group: its name; empty for fields that are in none.
+  Raises:
+    InputError: as for `typed`.
+  """
+  prefix = group and f'{group}.'
+  if missing := [field for field in kind_of._fields if field in needed(kind_of) and field not in config]:
+    raise InputError(f'{prefix}{missing[0]}: is missing from the config; {shipped} holds every field')
+  for field, value in config.items():
+    kind = types(kind_of).get(field)
+    if kind is None:
+      of = group and f' of {group}'
+      raise InputError(f'{prefix}{field}: no config has this field (fields{of}: {", ".join(types(kind_of))})')
+    if not _is(value, kind) and not (value is None and field not in needed(kind_of)):
+      raise InputError(f'{prefix}{field}={value!r:.80}: must be {WORDS[kind]}')
+  return kind_of(**{field: frozen(value) for field, value in config.items()})
 
 
 def plain(config: Any) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import datetime
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar, TypeVar
 
 from rich.console import Console
@@ -17,6 +18,7 @@ from research.distributed import processes
 T = TypeVar('T')
 
 
+SECONDS_BETWEEN_UPDATES = 0.2
 SECONDS_BETWEEN_LINES = 4.0     # where there is no terminal
 
 
@@ -137,6 +139,30 @@ def tracked(items: Sequence[T], label: str | None, size: Callable[[T], int] = la
       progress.update(done)
   finally:
     progress.close()
+
+
+@contextmanager
+def progress(label: str, total: int, facts: Callable[[float], str] = lambda seconds: '') -> Iterator[Callable[[int], None]]:
+  """Gives what is called with how many more are done, and shows it; without a terminal, what is quickly done is not told.
+
+  Args:
+    label: of the line.
+    total: how many there are; 0: nobody knows, and nothing is shown.
+    facts: of the seconds since it began, what is said beside it.
+  """
+  line, done, began = ProgressLine(label, total), 0, time.monotonic()
+  said = began
+
+  def more(count: int) -> None:
+    nonlocal done, said
+    done, now = done + count, time.monotonic()
+    if total and now - said >= SECONDS_BETWEEN_UPDATES:
+      said = now
+      line.update(min(done, total - 1), facts(now - began))
+  try:
+    yield more
+  finally:
+    line.close()
 
 
 def say(text: str) -> None:

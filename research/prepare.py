@@ -1,7 +1,7 @@
 r"""Makes clean splits out of raw files, without duplicates and leaks.
 
     python -m research.prepare --config=configs/prepare.py --input='exports/*.csv' --output=data/tickets \
-      --config.columns.text="('question',)" --config.columns.label=topic
+      --config.text='{question}' --config.label=topic
 
 The folder holds train.jsonl, valid.jsonl and test.jsonl, dropped.jsonl with every row that went and why, report.md, and
 task.json, so that --config.task.name=files --config.task.path=data/tickets trains on it with nothing more said. The input is
@@ -28,4 +28,4 @@ if __name__ == '__main__':
   flags.DEFINE_multi_string('input', None, 'a file, a folder of texts, or a pattern such as exports/*.csv; may be given again')
   flags.DEFINE_string('output', None, 'the folder to be made; it is not there, or empty')
   flags.DEFINE_boolean('strict', False, 'end at the first line that is no row, in place of keeping it in dropped.jsonl')
-  cli.run(main, __doc__)
+  cli.run(main, __doc__, stopped='nothing was left behind, and the same command begins anew')

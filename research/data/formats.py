@@ -53,6 +53,22 @@ def read(path: Path, suffix: str | None = None) -> Iterator[Found]:
     raise InputError(f'{path}: cannot be read ({type(e).__name__}: {" ".join(str(e).split()):.200})') from None
 
 
+def places(path: Path) -> int:
+  """About how many places `read` finds in a file: its lines, or of a table or folder its rows; 0 where nobody can say."""
+  try:
+    if path.is_dir():
+      return len(_loaded(path)) if (path / 'state.json').exists() else sum(1 for _ in _inside(path))
+    if _suffix(path) == '.parquet':
+      import pyarrow.parquet as pq
+      return int(pq.ParquetFile(path).metadata.num_rows)
+    if _suffix(path) == '.arrow':
+      return sum(batch.num_rows for batch in _record_batches(path))
+    with _bytes(path) as f:
+      return sum(block.count(b'\n') for block in iter(lambda: f.read(2 ** 20), b'')) + 1
+  except Exception:      # what is damaged or not there is told where it is read
+    return 0
+
+
 def rows(path: Path, suffix: str | None = None) -> list[Row]:
   """All rows of a file.
 
@@ -182,16 +198,20 @@ def _parquet(path: Path) -> Iterator[Found]:
 
 
 def _arrow(path: Path) -> Iterator[Found]:
-  """Arrow's file format, or its stream format."""
+  yield from _of_batches(path, _record_batches(path))
+
+
+def _record_batches(path: Path) -> Iterator[Any]:
+  """The batches of Arrow's file format, or of its stream format."""
   import pyarrow as pa
   with pa.memory_map(str(path)) as source:
     try:
       file = pa.ipc.open_file(source)
     except pa.ArrowInvalid:
       source.seek(0)
-      yield from _of_batches(path, iter(pa.ipc.open_stream(source)))
+      yield from pa.ipc.open_stream(source)
     else:
-      yield from _of_batches(path, (file.get_batch(i) for i in range(file.num_record_batches)))
+      yield from (file.get_batch(i) for i in range(file.num_record_batches))
 
 
 def _of_batches(path: Path, batches: Iterator[Any]) -> Iterator[Found]:
@@ -212,9 +232,13 @@ def _of_batches(path: Path, batches: Iterator[Any]) -> Iterator[Found]:
 
 def _saved(path: Path) -> Iterator[Found]:
   """A folder that `datasets.save_to_disk` wrote of one split."""
-  import datasets
-  for number, row in enumerate(datasets.load_from_disk(str(path)), 1):
+  for number, row in enumerate(_loaded(path), 1):
     yield Found(number, row)
+
+
+def _loaded(path: Path) -> Any:
+  import datasets
+  return datasets.load_from_disk(str(path))
 
 
 def _text(path: Path) -> Iterator[Found]:
@@ -238,8 +262,7 @@ def _folder(path: Path) -> Iterator[Found]:
   Raises:
     InputError: there is none in it.
   """
-  inside = [file for file in path.rglob('*') if file.is_file() and not any(
-      part.startswith('.') for part in file.relative_to(path).parts)]
+  inside = [*_inside(path)]
   files = sorted(file for file in inside if _suffix(file) in TEXT)
   others = sorted(file for file in inside if _suffix(file) in READERS and _suffix(file) not in TEXT)
   if not files or others:
@@ -249,6 +272,12 @@ def _folder(path: Path) -> Iterator[Found]:
     for one in _text(file):
       named = f'{file.relative_to(path)}: line {one.place} {one.wrong}' if one.wrong else ''
       yield Found(number, None if one.row is None else {**one.row, 'file': str(file.relative_to(path))}, named)
+
+
+def _inside(path: Path) -> Iterator[Path]:
+  """The files in a folder that are not hidden."""
+  return (file for file in path.rglob('*') if file.is_file() and not any(
+      part.startswith('.') for part in file.relative_to(path).parts))
 
 
 READERS: dict[str, Callable[[Path], Iterator[Found]]] = {

@@ -4,7 +4,7 @@ import hashlib
 import importlib.resources
 import json
 import re
-from collections.abc import Set
+from collections.abc import Iterable, Set
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +129,7 @@ def huggingface(path: str, subset: str | None, splits: dict[str, str], asked: Se
   return found
 
 
-def fingerprint(rows: list[Row]) -> str:
+def fingerprint(rows: Iterable[Row]) -> str:
   """Hash of the rows and their order."""
   digest = hashlib.sha256()
   for row in rows:

@@ -51,6 +51,16 @@ def load(source: str, execution: Execution, tokenizer: Tokenizer | None = None, 
   return (_planned if abstract else _load)(source, execution, tokenizer, mesh.current())
 
 
+def tokenizer_and_context(source: str) -> tuple[Tokenizer, int]:
+  """What a model reads texts by, and the longest sequence that it was trained for; no weight is read.
+
+  Args:
+    source: as for `load`, as is what is refused (`InputError`).
+  """
+  found = _open(source, None)
+  return _fitting(found.tokenizer, found.config), found.config.context
+
+
 class Opened(NamedTuple):
   """What a source says before any weight is read."""
   config: ModelConfig

@@ -1,4 +1,4 @@
-"""A row's texts made clean, and why a row goes: pure functions, in the order in which they are applied."""
+"""A row's texts made clean: pure functions, in the order in which they are applied."""
 
 import html
 import re
@@ -6,13 +6,11 @@ from html.parser import HTMLParser
 from typing import Any
 
 from research.data.rows import Row
-from research.data.templates import not_text
 from research.preparation.settings import CleanSettings
 
 _CONTROL = re.compile(r'[\x00-\x08\x0b-\x1f\x7f]')
 _BLANKS = re.compile(r'[^\S\n]+')
 _LINES = re.compile(r'\n{3,}')
-LANGUAGE_FROM = 20      # characters from which on a text's language can be told
 
 
 def clean(row: Row, settings: CleanSettings) -> Row:
@@ -84,35 +82,3 @@ def without_markup(value: str) -> str:
   parser.feed(value)
   parser.close()
   return ''.join(parser.parts)
-
-
-def why_not(row: Row, said: str, settings: CleanSettings) -> str:
-  """Why a cleaned row goes; empty where it stays.
-
-  Args:
-    row: cleaned.
-    said: its texts, in one.
-    settings: how long a row may be, and in which languages.
-  """
-  if wrong := _no_unicode(row):
-    return wrong
-  if not said.strip():
-    return 'empty'
-  if len(said) < settings.shortest:
-    return 'too short'
-  if settings.longest and len(said) > settings.longest:
-    return 'too long'
-  if settings.languages and len(said) >= LANGUAGE_FROM:
-    import py3langid
-    language = str(py3langid.classify(said)[0])
-    if language not in settings.languages:
-      return f'language {language}'
-  return ''
-
-
-def _no_unicode(value: Any) -> str:
-  """What of a value no file in UTF-8 can hold."""
-  if isinstance(value, str):
-    return 'not Unicode' if not_text(value) else ''
-  inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-  return next(filter(None, map(_no_unicode, inside)), '')

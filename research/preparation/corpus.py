@@ -25,7 +25,7 @@ class Corpus:
       dropped: takes what went, a JSON object a line.
     """
     self._file = open(folder / 'rows.jsonl', 'w+b')      # noqa: SIM115  # closed in `__exit__`
-    self._starts, self._dropped = array('q', [0]), dropped
+    self._starts, self._sizes, self._end, self._dropped = array('q'), array('i'), 0, dropped
     self._file_of, self._place_of = array('i'), array('q')
     self.files: list[str] = []
     self.left = bytearray()                       # of each row 1 as long as it is kept
@@ -42,44 +42,72 @@ class Corpus:
   def __len__(self) -> int:
     return len(self.left)
 
-  def add(self, row: Row, place: int) -> int:
-    """Keeps a row of the last of `files`, for now; gives its number."""
-    self._file.seek(0, 2)
-    self._file.write(json_text.dumps(row, default=str).encode() + b'\n')
-    self._starts.append(self._file.tell())
-    self._file_of.append(len(self.files) - 1)
+  def add(self, line: bytes, file: int, place: int) -> None:
+    """Keeps a row, for now.
+
+    Args:
+      line: the row in JSON.
+      file: of `files`, its number.
+      place: its line there.
+    """
+    self._starts.append(self._end)
+    self._sizes.append(len(line))
+    self._append(line)
+    self._file_of.append(file)
     self._place_of.append(place)
     self.left.append(1)
-    return len(self.left) - 1
+
+  def change(self, number: int, line: bytes) -> None:
+    """Puts another row in a row's place."""
+    self._starts[number], self._sizes[number] = self._end, len(line)
+    self._append(line)
+
+  def _append(self, line: bytes) -> None:
+    self._file.seek(self._end)
+    self._file.write(line)
+    self._end += len(line)
+
+  def line(self, number: int) -> bytes:
+    """A row in JSON, by its number."""
+    self._file.seek(self._starts[number])
+    return self._file.read(self._sizes[number])
 
   def row(self, number: int) -> Row:
     """A row by its number."""
-    self._file.seek(self._starts[number])
-    found: Row = json_text.loads(self._file.read(self._starts[number + 1] - self._starts[number]).decode())
+    found: Row = json_text.loads(self.line(number).decode())
     return found
 
   def where(self, number: int) -> str:
     """A row's file and line."""
-    return f'{self.files[self._file_of[number]]}:{self._place_of[number]}'
+    return f'{self.file_of(number)}:{self._place_of[number]}'
 
   def file_of(self, number: int) -> str:
     """A row's file."""
     return self.files[self._file_of[number]]
 
+  def file_numbers(self) -> np.ndarray:
+    """[N] int32: of each row the number of its file."""
+    return np.frombuffer(self._file_of, np.int32)
+
+  def sizes(self) -> np.ndarray:
+    """[N] int32: of each row its bytes in JSON."""
+    return np.frombuffer(self._sizes, np.int32)
+
   def kept(self) -> np.ndarray:
     """[N] int64: the numbers of the rows that are left, in order."""
     return np.flatnonzero(np.frombuffer(self.left, np.uint8))
 
-  def refuse(self, place: int, reason: str, row: Any, detail: str = '') -> None:
-    """Drops what stands in the last of `files` and was not kept.
+  def refuse(self, file: int, place: int, reason: str, line: bytes, detail: str = '') -> None:
+    """Drops what was not kept.
 
     Args:
-      place: its line.
-      reason: why, in words that many rows share.
-      row: what is left of it; None where nothing could be read.
+      file: of `files`, its number.
+      place: its line there.
+      reason: why, in a word that many rows share.
+      line: what is left of it, in JSON; null where nothing could be read.
       detail: what the reason says of this row alone.
     """
-    self._tell(self.files[-1], place, reason, row, detail)
+    self._tell(self.files[file], place, reason, line, detail)
 
   def drop(self, number: int, reason: str, detail: str = '') -> None:
     """Drops a row that was kept so far.
@@ -90,15 +118,15 @@ class Corpus:
       detail: as for `refuse`.
     """
     self.left[number] = 0
-    self._tell(self.file_of(number), self._place_of[number], reason, self.row(number), detail)
+    self._tell(self.file_of(number), self._place_of[number], reason, self.line(number), detail)
 
-  def _tell(self, file: str, place: int, reason: str, row: Any, detail: str) -> None:
-    line = {'file': file, 'line': place, 'reason': reason, **({'detail': detail} if detail else {}), 'row': row}
-    self._dropped.write(json_text.dumps(line, default=str) + '\n')
+  def _tell(self, file: str, place: int, reason: str, line: bytes, detail: str) -> None:
+    about = {'file': file, 'line': place, 'reason': reason, **({'detail': detail} if detail else {})}
+    self._dropped.write(f'{json_text.dumps(about)[:-1]}, "row": {line.decode()}}}\n')
     self.went[reason] += 1
     examples = self.examples.setdefault(reason, [])
     if len(examples) < SHOWN:
-      examples.append(line)
+      examples.append({**about, 'row': json_text.loads(line.decode())})
 
   def rows(self) -> Iterator[tuple[int, Row]]:
     """The rows that are left, with their numbers."""

@@ -1,99 +1,146 @@
-"""Rows that are one: the same text, or nearly; and training rows that the other splits hold a part of."""
+"""Rows that are one: the same text, or nearly; and training rows that the other splits hold, or hold a part of."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
+from research.console import progress
 from research.preparation import splits
 from research.preparation.corpus import Corpus
-from research.preparation.words import Words, all_grams
+from research.preparation.words import Words
 
-EXACT, NEAR = 'exact duplicate', 'near duplicate'
-LEAK, PART_LEAK = 'leak: a row of valid or test', 'leak: words of a row of valid or test'
+EXACT, NEAR, LEAK = 'exact_duplicate', 'near_duplicate', 'leak'
+PART = 'ngram'                # kind of a leak, beside 'exact' and 'near'
+GRAMS = 20_000_000            # stretches of words that are held at one time
 
 
-def drop_exact(corpus: Corpus, words: Words, rank: Sequence[int], labels: Sequence[str | None], across: bool) -> None:
-  """Drops rows whose text, but for capitals and blanks, is that of a row before; of rows with two labels that is told.
+class Same(NamedTuple):
+  """A row, and the one that it is, or nearly is."""
+  number: int
+  other: int
+  kind: str                   # exact, near or `PART`
+  detail: str
+
+
+def exact(corpus: Corpus, words: Words, rank: np.ndarray) -> Iterator[Same]:
+  """Rows whose text, but for capitals and blanks, is that of another, which comes first.
 
   Args:
     corpus: the rows.
     words: of them.
-    rank: of each row, its split where splits are given: a row of a lower rank stays, and of a higher one goes as a leak.
-    labels: of each row; None where it has none.
-    across: whether rows of different ranks are compared.
+    rank: [N] of each row, its split where splits are given. Training rows are compared among themselves, and so are those of
+      valid and test, where that of test comes first.
   """
   keys, rows = np.frombuffer(words.exact, np.uint64), corpus.kept()
-  order = rows[np.lexsort((rows, np.asarray(rank)[rows], keys[rows]))]
+  trained = rank[rows] == splits.TRAIN
+  order = rows[np.lexsort((rows, rank[rows], keys[rows], trained))]
   first = -1
   for number in order.tolist():
-    if first >= 0 and keys[number] == keys[first] and (across or rank[number] == rank[first]):
-      other = '' if labels[number] == labels[first] else f', which is labelled {labels[first]!r}'
-      corpus.drop(number, EXACT if rank[number] == rank[first] else LEAK, f'of {corpus.where(first)}{other}')
+    if first >= 0 and keys[number] == keys[first] and _compared(rank, number, first):
+      yield Same(number, first, 'exact', f'of {corpus.where(first)}')
     else:
       first = number
 
 
-def drop_near(corpus: Corpus, words: Words, rank: Sequence[int], similarity: float, across: bool) -> None:
-  """Drops rows that are as similar as this to one that stays.
+def _compared(rank: np.ndarray, one: int, other: int) -> bool:
+  return bool((rank[one] == splits.TRAIN) == (rank[other] == splits.TRAIN))
+
+
+def near(corpus: Corpus, words: Words, rank: np.ndarray, threshold: float) -> Iterator[Same]:
+  """Rows that are as similar as this to one that is left when they are looked at; whoever drops them does so at once.
+
+  Those whose text is one are left to `exact`.
 
   Args:
     corpus: the rows.
     words: of them.
-    rank: as for `drop_exact`.
-    similarity: Jaccard's, of the sets of all three words that stand together.
-    across: as for `drop_exact`.
+    rank: as for `exact`.
+    threshold: Jaccard's, of the sets of all three words that stand together.
   """
-  compared = lambda one, other: across or rank[one] == rank[other]
-  for number, other, found in _similar(corpus, words, rank, similarity, compared):
-    corpus.drop(number, NEAR if rank[number] == rank[other] else LEAK, f'{found:.2f} of {corpus.where(other)}')
-
-
-def _similar(corpus: Corpus, words: Words, rank: Sequence[int], similarity: float,
-             compared: Callable[[int, int], bool]) -> Iterator[tuple[int, int, float]]:
-  """(row, one that stays, their similarity) for rows that go; a row that has gone keeps no other from staying."""
-  pairs = words.candidates()
-  if not len(pairs):
-    return
-  ranks = np.asarray(rank)
-  swap = ranks[pairs[:, 0]] > ranks[pairs[:, 1]]      # the one that stays comes first
+  pairs, keys = words.candidates(corpus.kept()), np.frombuffer(words.exact, np.uint64)
+  pairs = pairs[keys[pairs[:, 0]] != keys[pairs[:, 1]]]
+  pairs = pairs[(rank[pairs[:, 0]] == splits.TRAIN) == (rank[pairs[:, 1]] == splits.TRAIN)]
+  swap = rank[pairs[:, 0]] > rank[pairs[:, 1]]      # the one that stays comes first
   pairs[swap] = pairs[swap][:, ::-1]
-  for first, second in pairs[np.lexsort((pairs[:, 0], pairs[:, 1], ranks[pairs[:, 1]]))].tolist():
-    if corpus.left[first] and corpus.left[second] and compared(first, second):
-      found = words.similarity(first, second)
-      if found >= similarity:
-        yield second, first, found
+  pairs = pairs[np.lexsort((pairs[:, 0], pairs[:, 1], rank[pairs[:, 1]]))]
+  with progress('prepare: near duplicates', len(pairs)) as done:
+    for other, number in pairs.tolist():
+      if corpus.left[other] and corpus.left[number]:
+        found = words.similarity(other, number)
+        if found >= threshold:
+          yield Same(number, other, 'near', f'{found:.2f} of {corpus.where(other)}')
+      done(1)
 
 
-def drop_leaks(corpus: Corpus, words: Words, split: Sequence[int], similarity: float, count: int, near: bool) -> None:
-  """Drops training rows that are a row of the test or validation split, nearly so, or share words with one.
+class Leaks(NamedTuple):
+  """What training holds of the other splits."""
+  train: list[Same]                # training rows, each once, with the row of valid or test that it is or holds a part of
+  held_out: list[int]              # all rows of valid and test of which training holds something
+
+
+def leaks(corpus: Corpus, words: Words, split: np.ndarray, threshold: float, count: int) -> Leaks:
+  """Training rows that are a row of valid or test, nearly so, or share words with one.
 
   Args:
     corpus: the rows.
     words: of them.
-    split: of each row, one of those of `splits`; below 0: of none.
-    similarity: as for `drop_near`.
+    split: [N] of each row, one of those of `splits`.
+    threshold: as for `near`.
     count: how many words that stand together make a leak; 0: they are not looked for.
-    near: whether similar rows are looked for; those that were dropped as duplicates are not there any more.
   """
-  numbers = corpus.kept()
-  of = np.asarray(split)[numbers]
-  held_out, train = numbers[(of == splits.TEST) | (of == splits.VALID)], numbers[of == splits.TRAIN]
+  rows = corpus.kept()
+  trained = split[rows] == splits.TRAIN
+  train, held_out = rows[trained], rows[~trained]
+  found: dict[int, Same] = {}
   keys = np.frombuffer(words.exact, np.uint64)
-  there = dict(zip(keys[held_out].tolist(), held_out.tolist()))
-  for number in train.tolist():
-    if (other := there.get(int(keys[number]))) is not None:
-      corpus.drop(number, LEAK, f'of {corpus.where(other)}')
-  if near:
-    apart = lambda one, other: split[one] in (splits.TEST, splits.VALID) and split[other] == splits.TRAIN
-    for number, other, found in _similar(corpus, words, split, similarity, apart):
-      corpus.drop(number, LEAK, f'{found:.2f} of {corpus.where(other)}')
-  if not count:
-    return
-  grams, owner = all_grams(words.grams(held_out, count))
+  there = dict(zip(keys[held_out][::-1].tolist(), held_out[::-1].tolist()))
+  for number in train[np.isin(keys[train], keys[held_out])].tolist():
+    other = there[int(keys[number])]
+    found[number] = Same(number, other, 'exact', f'of {corpus.where(other)}')
+  touched = set(held_out[np.isin(keys[held_out], keys[train])].tolist())
+  for one, other in words.candidates(rows, trained).tolist():
+    number, other = (one, other) if split[one] == splits.TRAIN else (other, one)
+    if number in found and other in touched:
+      continue
+    alike = words.similarity(number, other)
+    if alike >= threshold:
+      found.setdefault(number, Same(number, other, 'near', f'{alike:.2f} of {corpus.where(other)}'))
+      touched.add(other)
+  if count and len(train):
+    for some in _parts(held_out, words, count):
+      _share_words(corpus, words, train, some, count, found, touched)
+  return Leaks([found[number] for number in sorted(found)], sorted(touched))
+
+
+def _parts(rows: np.ndarray, words: Words, count: int) -> Iterator[np.ndarray]:
+  """The rows in parts of about `GRAMS` stretches of so many words."""
+  ends = np.cumsum(np.maximum(words.counts(rows) - count + 1, 0))
+  part = ends // GRAMS
+  for number in np.unique(part):
+    yield rows[part == number]
+
+
+def _share_words(corpus: Corpus, words: Words, train: np.ndarray, held_out: np.ndarray, count: int, found: dict[int, Same],
+                 touched: set[int]) -> None:
+  """Adds what shares `count` words to the training rows found, and to the others touched."""
+  of, grams = map(np.concatenate, zip(*words.grams(held_out, count)))
   if not len(grams):
     return
-  for number, own in words.grams([n for n in train.tolist() if corpus.left[n]], count):
-    at = np.minimum(np.searchsorted(grams, own), len(grams) - 1)
-    hits = np.flatnonzero(grams[at] == own)
-    if len(hits):
-      corpus.drop(number, PART_LEAK, f'{count} words of {corpus.where(int(owner[at[hits[0]]]))}')
+  unique, first, inverse = np.unique(grams, return_index=True, return_inverse=True)
+  hit = np.zeros(len(unique), bool)
+  for numbers, own in words.grams(train, count):
+    at = np.minimum(np.searchsorted(unique, own), len(unique) - 1)
+    hits = np.flatnonzero(unique[at] == own)
+    hit[at[hits]] = True
+    where = np.unique(numbers[hits], return_index=True)
+    for number, place in zip(where[0].tolist(), hits[where[1]].tolist()):
+      if number not in found:
+        other = int(of[first[at[place]]])
+        found[number] = Same(number, other, PART, f'{count} words of {corpus.where(other)}')
+  touched.update(np.unique(of[hit[inverse]]).tolist())
+
+
+def by_kind(found: Sequence[Same]) -> dict[str, int]:
+  """How many leaks there are of each kind."""
+  return {kind: sum(one.kind == kind for one in found) for kind in ('exact', 'near', PART)}

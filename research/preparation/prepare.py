@@ -1,45 +1,44 @@
 """From files of rows to a prepared folder: read, cleaned, each row once, shared out into splits that do not leak."""
 
 import glob
-import hashlib
-import importlib.metadata
-import platform
 import tempfile
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from research import json_text, run_files
-from research.console import say
-from research.data import chats, formats, sources
-from research.data.rows import Row
-from research.data.templates import fields_of
+from research.console import progress, say
+from research.data import formats, sources
 from research.errors import InputError
-from research.preparation import clean, duplicates, report, splits
+from research.models import load
+from research.preparation import duplicates, examine, folder, labels, personal, report, splits, workers
+from research.preparation.about import About, Result
 from research.preparation.corpus import Corpus
+from research.preparation.examine import Given
 from research.preparation.settings import PrepareSettings
 from research.preparation.words import Words
 
-DROPPED = 'dropped.jsonl'
-PACKAGES = ('flaxtune', 'ftfy', 'py3langid', 'rensa', 'pyarrow', 'numpy')
-SAID_EVERY = 100_000      # rows between lines of progress
+DROPPED, PERSONAL = 'dropped.jsonl', 'personal'
 
 
 def inputs(patterns: Sequence[str]) -> list[Path]:
   """The files that patterns such as 'exports/*.csv' name, each once, in the order of their names.
 
+  Args:
+    patterns: each may be several with commas between them.
   Raises:
     InputError: a pattern names none.
   """
   found: dict[Path, None] = {}
-  for pattern in patterns:
-    there = sorted(glob.glob(str(Path(pattern).expanduser()), recursive=True))
-    if not there:
-      raise InputError(f'--input={pattern}: matches no file')
-    found |= dict.fromkeys(map(Path, there))
+  for given in patterns:
+    for pattern in [given] if Path(given).exists() else given.split(','):
+      there = sorted(glob.glob(str(Path(pattern).expanduser()), recursive=True))
+      if not there:
+        raise InputError(f'--input={pattern}: matches no file')
+      found |= dict.fromkeys(map(Path, there))
   return [*found]
 
 
@@ -59,7 +58,7 @@ def prepare(settings: PrepareSettings, patterns: Sequence[str], output: Path, st
   def fill(into: Path) -> None:
     found.update(_filled(settings, files, into, strict))
   run_files.write_folder(output, fill)
-  say(report.lines(found)[-1])
+  say(report.sentence(found))
   return found
 
 
@@ -67,181 +66,185 @@ def _filled(settings: PrepareSettings, files: list[Path], into: Path, strict: bo
   """Writes what a prepared folder holds.
 
   Raises:
-    InputError: nothing is left of the rows.
+    InputError: nothing is left of the rows, or nothing to train on.
   """
-  with (tempfile.TemporaryDirectory(dir=into.parent, prefix='.prepare.') as folder,
-        open(into / DROPPED, 'w', encoding='utf-8') as dropped, Corpus(Path(folder), dropped) as corpus,
-        Words(Path(folder)) as words):
-    kept = _Columns(settings)
-    for file in files:
-      _read(settings, file, corpus, words, kept, strict)
-    words.finish()
+  s, result, about = settings.row, Result(), About(settings)
+  tokenizer, context = load.tokenizer_and_context(s.model) if s.model else (None, 0)
+  by = _by(settings, files)
+  with (tempfile.TemporaryDirectory(dir=into.parent, prefix='.prepare.') as scratch,
+        open(into / DROPPED, 'w', encoding='utf-8') as dropped, Corpus(Path(scratch), dropped) as corpus,
+        Words(Path(scratch)) as words):
+    corpus.files += map(str, files)
+    _read(Given(settings, tokenizer), files, corpus, words, about, strict)
     if not len(corpus):
-      raise InputError(f'none of the {corpus.came} rows of the input is left: {report.reasons(corpus)}')
-    by_file = settings.splits.by == 'given'
-    split = np.array([splits.given(corpus.file_of(n)) for n in range(len(corpus))]) if by_file else np.zeros(len(corpus), int)
-    say(f'prepare: {len(corpus):,} of {corpus.came:,} rows are left to be compared')
-    if settings.duplicates.exact:
-      duplicates.drop_exact(corpus, words, split.tolist(), kept.labels, settings.leaks.remove)
-    if settings.duplicates.near:
-      duplicates.drop_near(corpus, words, split.tolist(), settings.duplicates.similarity, settings.leaks.remove)
-    if not by_file:
-      split = np.full(len(corpus), -1)
-      split[corpus.kept()] = _shared_out(settings, corpus, kept)
-    if settings.leaks.remove:
-      duplicates.drop_leaks(corpus, words, split.tolist(), settings.duplicates.similarity, settings.leaks.words,
-                            near=not settings.duplicates.near)
-    lengths = _write_splits(into, corpus, split)
-    counts = {name: len(of) for name, of in lengths.items()}
-    task = _task(settings, kept, corpus, counts)
-    found = report.made(settings, corpus, split, kept.labels, lengths, task)
-  if not counts[splits.NAMES[splits.TRAIN]]:
-    raise InputError(f'no row is left to train on: {report.reasons(corpus)}')
-  run_files.write_json(into / sources.TASK, task)
-  run_files.write_json(into / 'report.json', found)
-  run_files.write_text(into / 'report.md', '\n'.join(report.lines(found)) + '\n')
-  run_files.write_json(into / run_files.PROVENANCE, _provenance(settings, files, into))
+      raise InputError(f'none of the {corpus.came:,} rows of the input is left: {report.reasons(corpus)}')
+    rank = _given(settings, corpus, about) if by == 'given' else np.full(len(corpus), splits.NONE)
+    _drop_duplicates(settings, corpus, words, rank, result)
+    if s.personal != 'off':
+      _look_for_personal(settings, corpus, result)
+    if settings.labels.join:
+      _join_labels(settings, corpus, about, result)
+    split = rank if by == 'given' else _shared_out(settings, by, corpus, about)
+    result.leaks = duplicates.leaks(corpus, words, split, settings.near.threshold, s.ngram)
+    if s.leaks == 'drop':
+      for one in result.leaks.train:
+        corpus.drop(one.number, duplicates.LEAK, f'{one.kind}: {one.detail}')
+    if settings.labels.suspects:
+      _look_for_suspects(settings, corpus, about, result)
+    numbers = _write_splits(into, corpus, split)
+    if not len(numbers['train']):
+      raise InputError(f'no row is left to train on: {report.reasons(corpus)}')
+    task = folder.task(settings, corpus, about.labels, numbers, result.leaks if s.leaks == 'keep' else None)
+    run_files.write_json(into / sources.TASK, task)
+    run_files.write_json(into / run_files.PROVENANCE, folder.provenance(settings, files, into))
+    found = report.made(settings, corpus, about, result, numbers, task, context)
+    sizes = np.frombuffer(about.tokens, np.int32) if s.model else corpus.sizes()
+    report.write(found, {name: sizes[of] for name, of in numbers.items()}, into)
   return found
 
 
-class _Columns:
-  """Of each row that was kept once: its label, its group and its time."""
-
-  def __init__(self, settings: PrepareSettings):
-    """
-    Args:
-      settings: names the columns.
-    """
-    self.named = settings.columns
-    self.labels: list[str | None] = []
-    self.groups: list[str | None] = []
-    self.times: list[Any] = []
-    self.chat = False
-
-  def add(self, row: Row) -> None:
-    """One row more."""
-    c = self.named
-    self.labels.append(None if c.label is None else str(row[c.label]))
-    self.groups.append(None if c.group is None else str(row[c.group]))
-    self.times.append(None if c.time is None else row[c.time])
-    self.chat |= 'messages' in row
-
-  def missing(self, row: Row) -> str:
-    """A column that was named and that a row lacks; empty where it has all."""
-    c = self.named
-    named = [*(c.text or ()), *(name for name in (c.label, c.group, c.time) if name)]
-    return next((name for name in named if row.get(name) is None), '')
-
-  def said(self, row: Row) -> str:
-    """What a row says, in one text: its columns of text, or all of them but those that say something about it."""
-    c = self.named
-    if c.text is None and isinstance(row.get('messages'), list):
-      return '\n'.join(str(turn.get('content')) for turn in row['messages'] if isinstance(turn, dict))
-    return '\n'.join(str(row[name]) for name in self.text(row))
-
-  def text(self, row: Row) -> list[str]:
-    """The columns that say what a row is: those that were named, or all of text but those that say something about it."""
-    about = {self.named.label, self.named.group, self.named.time}
-    return list(self.named.text or (name for name, value in row.items() if isinstance(value, str) and name not in about))
+def _by(settings: PrepareSettings, files: Sequence[Path]) -> str:
+  """How rows are shared out."""
+  if settings.split.by:
+    return settings.split.by
+  given = settings.split.column or (not settings.row.time and splits.are_given([*map(str, files)]))
+  return 'given' if given else 'time' if settings.row.time else 'random'
 
 
-def _read(settings: PrepareSettings, file: Path, corpus: Corpus, words: Words, kept: _Columns, strict: bool) -> None:
-  """Adds a file's rows, cleaned.
+def _read(given: Given, files: Sequence[Path], corpus: Corpus, words: Words, about: About, strict: bool) -> None:
+  """Adds the rows of files, cleaned.
 
   Raises:
     InputError: what is no row, where that is asked for.
   """
-  corpus.files.append(str(file))
-  for one in formats.read(file):
-    corpus.came += 1
-    if corpus.came % SAID_EVERY == 0:
-      say(f'prepare: {corpus.came:,} rows read, {len(corpus):,} kept')
-    if one.row is None:
-      if strict:
-        raise InputError(f'{file}: line {one.place} {one.wrong}')
-      corpus.refuse(one.place, 'not a row', None, one.wrong)
-      continue
-    try:
-      row = clean.clean(chats.as_messages(one.row), settings.clean)
-    except InputError as e:
-      if strict:
-        raise InputError(f'{file}: line {one.place}: {e}') from None
-      corpus.refuse(one.place, 'not a conversation', one.row, str(e))
-      continue
-    if name := kept.missing(row):
-      corpus.refuse(one.place, f'no {name}', row)
-      continue
-    said = kept.said(row)
-    if reason := clean.why_not(row, said, settings.clean):
-      corpus.refuse(one.place, reason, row)
-      continue
-    corpus.add(row, one.place)
-    words.add(said)
-    kept.add(row)
+  at, speed = 0, lambda seconds: f'{corpus.came / seconds:,.0f} rows/s'
+  with progress('prepare: reading', sum(map(formats.places, files)), speed) as done:
+    for part in workers.mapped(examine.examine, given, workers.chunks(_places(files), examine.size)):
+      for row in part.rows:
+        corpus.came += 1
+        if not row.reason:
+          corpus.add(row.line, row.file, row.place)
+          about.add(row)
+        elif strict and row.reason == examine.PARSE:
+          raise InputError(f'{files[row.file]}: line {row.place} {row.detail}')
+        else:
+          corpus.refuse(row.file, row.place, row.reason, row.line, row.detail)
+      words.add(part.hashes)
+      about.turns += part.turns
+      done(part.rows[-1].at - at)
+      at = part.rows[-1].at
+  words.finish()
 
 
-def _shared_out(settings: PrepareSettings, corpus: Corpus, kept: _Columns) -> np.ndarray:
-  """[N] int: the split of each row that is left."""
-  numbers = corpus.kept().tolist()
-  if settings.splits.by == 'time':
-    return splits.by_time([kept.times[n] for n in numbers], settings.splits, [corpus.where(n) for n in numbers])
-  return splits.at_random([kept.labels[n] for n in numbers], [kept.groups[n] for n in numbers], settings.splits)
+def _places(files: Sequence[Path]) -> Iterator[examine.Place]:
+  """Everything in the files, with the number of its file, and how many places come before it in all."""
+  before = 0
+  for number, file in enumerate(files):
+    last = 0
+    for found in formats.read(file):
+      last = found.place
+      yield examine.Place(number, before + last, found)
+    before += last
 
 
-def _write_splits(into: Path, corpus: Corpus, split: np.ndarray) -> dict[str, list[int]]:
-  """A file for each split that has rows; gives how many characters each row takes."""
-  lengths: dict[str, list[int]] = {name: [] for name in splits.NAMES}
-  with ExitStack() as stack:
-    files = [stack.enter_context(open(into / f'{name}.jsonl', 'w', encoding='utf-8')) for name in splits.NAMES]
-    for number, row in corpus.rows():
-      line = json_text.dumps(row)
-      files[split[number]].write(line + '\n')
-      lengths[splits.NAMES[split[number]]].append(len(line))
-  for name, of in lengths.items():
-    if not of:
-      (into / f'{name}.jsonl').unlink()
-  return lengths
+def _given(settings: PrepareSettings, corpus: Corpus, about: About) -> np.ndarray:
+  """[N] int: the split that each row's column, or its file's name, says."""
+  if settings.split.column:
+    return np.frombuffer(about.splits, np.int8).astype(int)
+  of_file = [splits.of_file(file) for file in corpus.files]
+  return np.array(of_file)[corpus.file_numbers()]
 
 
-def _task(settings: PrepareSettings, kept: _Columns, corpus: Corpus, counts: dict[str, int]) -> dict[str, Any]:
-  """What task.json says: what the config does, and else what follows from the columns.
-
-  Raises:
-    InputError: the prompt or the target names a column that the rows do not have.
-  """
-  t, c = settings.task, settings.columns
-  prompt, target, choices = t.prompt, t.target, t.choices
-  if not kept.chat:
-    first = next(corpus.rows())[1]
-    if prompt is None and c.label:
-      prompt = '\n'.join('{' + name + '}' for name in kept.text(first))
-    if target is None and c.label:
-      target = ' {' + c.label + '}'
-    if choices is None and c.label and t.target is None:
-      left = {label for n in corpus.kept().tolist() if (label := kept.labels[n]) is not None}
-      choices = tuple(sorted(left)) if 2 <= len(left) <= 100 else None
-    for field, template in (('prompt', prompt), ('target', target)):
-      if missing := [name for name in fields_of(template or '') if name not in first]:
-        raise InputError(f'task.{field}={template!r}: the rows have no column {missing[0]!r} (they have {", ".join(first)})')
-  said = {'prompt': prompt, 'target': target, 'choices': None if choices is None else list(choices),
-          'metrics': None if t.metrics is None else list(t.metrics)}
-  return {**{field: value for field, value in said.items() if value is not None},
-          'splits': [name for name in reversed(splits.NAMES) if counts[name]]}
+def _drop_duplicates(settings: PrepareSettings, corpus: Corpus, words: Words, rank: np.ndarray, result: Result) -> None:
+  """Drops rows that are, or nearly are, another, or counts them."""
+  for one in duplicates.exact(corpus, words, rank):
+    result.duplicate(corpus, one)
+    if settings.exact.drop:
+      corpus.drop(one.number, duplicates.EXACT, one.detail)
+  told: set[int] = set()
+  for one in duplicates.near(corpus, words, rank, settings.near.threshold):
+    if one.number not in told:      # one that is not dropped may be like several
+      told.add(one.number)
+      result.duplicate(corpus, one)
+    if settings.near.drop:
+      corpus.drop(one.number, duplicates.NEAR, one.detail)
 
 
-def _provenance(settings: PrepareSettings, files: list[Path], into: Path) -> dict[str, Any]:
-  """What the folder was made from, and the hash of each of its splits."""
-  return {'config': settings.config(), 'input': {str(file): _hash(file) for file in files},
-          'splits': {path.stem: _hash(path) for path in sorted(into.glob('*.jsonl'))},
-          'versions': {'python': platform.python_version(), **{p: importlib.metadata.version(p) for p in PACKAGES}}}
+class Masked(NamedTuple):
+  """Of some rows."""
+  rows: int                                         # how many were looked at
+  found: list[tuple[int, bytes, Counter[str]]]      # number, the row without personal data, and how many of each kind it held
 
 
-def _hash(path: Path) -> str:
-  """SHA-256 of a file, or of a folder's files with their names."""
-  digest = hashlib.sha256()
-  for file in sorted(path.rglob('*')) if path.is_dir() else [path]:
-    if file.is_file():
-      digest.update(str(file.relative_to(path)).encode())
-      with open(file, 'rb') as f:
-        digest.update(hashlib.file_digest(f, 'sha256').digest())
-  return digest.hexdigest()
+def _mask(without: tuple[frozenset[str], Sequence[str]], lines: Sequence[tuple[int, bytes]]) -> Masked:
+  """Looks for personal data in some rows, but for these columns, and with these regions' phone numbers."""
+  found = []
+  for number, line in lines:
+    row, kinds = personal.mask(json_text.loads(line.decode()), *without)
+    if kinds:
+      found.append((number, json_text.dumps(row).encode(), kinds))
+  return Masked(len(lines), found)
+
+
+def _look_for_personal(settings: PrepareSettings, corpus: Corpus, result: Result) -> None:
+  """Masks personal data, or drops the rows that hold some, or counts it."""
+  s = settings.row
+  apart = frozenset(filter(None, (examine.label_column(settings), s.group, s.time, settings.split.column, *(s.groups or ()))))
+  rows = corpus.kept().tolist()
+  lines = ((number, corpus.line(number)) for number in rows)
+  with progress('prepare: personal data', len(rows)) as done:
+    for part in workers.mapped(_mask, (apart, s.regions), workers.chunks(lines, lambda row: len(row[1]))):
+      for number, line, kinds in part.found:
+        result.personal += kinds
+        if s.personal == 'mask':
+          corpus.change(number, line)
+        elif s.personal == 'drop':
+          corpus.drop(number, PERSONAL, ', '.join(sorted(kinds)))
+      done(part.rows)
+
+
+def _join_labels(settings: PrepareSettings, corpus: Corpus, about: About, result: Result) -> None:
+  """Gives labels that mean the same one form."""
+  column, rows = examine.label_column(settings), corpus.kept().tolist()
+  into = labels.joined([about.labels[number] for number in rows], settings.row.choices or ())
+  for number in rows:
+    label = about.labels[number]
+    if column is not None and label in into:
+      about.labels[number] = into[label]
+      result.joined[label, into[label]] += 1
+      corpus.change(number, json_text.dumps({**corpus.row(number), column: into[label]}).encode())
+
+
+def _look_for_suspects(settings: PrepareSettings, corpus: Corpus, about: About, result: Result) -> None:
+  """Finds rows whose label their words contradict, among at most `labels.MOST`."""
+  rows = np.array([number for number in corpus.kept().tolist() if about.labels[number] is not None], int)
+  if len(rows) > labels.MOST:
+    rng = np.random.Generator(np.random.Philox(key=settings.row.seed))
+    rows = np.sort(rng.choice(rows, labels.MOST, replace=False))
+  result.looked_at = len(rows)
+  texts = [examine.text_of(settings, corpus.row(number)) for number in rows.tolist()]
+  result.suspects = labels.suspects(texts, [str(about.labels[number]) for number in rows.tolist()], rows.tolist(),
+                                    settings.row.seed)
+
+
+def _shared_out(settings: PrepareSettings, by: str, corpus: Corpus, about: About) -> np.ndarray:
+  """[N] int: the split of each row that is left; of the others none."""
+  split, rows = np.full(len(corpus), splits.NONE), corpus.kept()
+  if by == 'time':
+    split[rows] = splits.by_time(np.frombuffer(about.times)[rows], settings.split)
+  else:
+    of = [(about.labels[number], about.groups[number]) for number in rows.tolist()]
+    split[rows] = splits.at_random([label for label, _ in of], [group for _, group in of], settings.split, settings.row.seed)
+  return split
+
+
+def _write_splits(into: Path, corpus: Corpus, split: np.ndarray) -> dict[str, np.ndarray]:
+  """A file for each split that has rows; gives the numbers of the rows of each."""
+  rows = corpus.kept()
+  numbers = {name: rows[split[rows] == at] for at, name in reversed([*enumerate(splits.NAMES)])}
+  for name, of in numbers.items():
+    if len(of):
+      with open(into / f'{name}.jsonl', 'wb') as file:
+        for number in of.tolist():
+          file.write(corpus.line(number) + b'\n')
+  return numbers

@@ -1,42 +1,67 @@
-"""What came in, what went and why, and what is left: as numbers, and as Markdown for people."""
+"""What came in, what went and why, and what is left: as numbers, and for people as Markdown and as a page."""
 
+import json
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from research.preparation import splits
+from research import look, run_files
+from research.data import sources
+from research.preparation import duplicates, examine, figures, groups, sections
+from research.preparation.about import About, Result
 from research.preparation.corpus import Corpus
 from research.preparation.settings import PrepareSettings
 
-LONGEST = 160      # characters of a row that the report shows
-LABELS = 20        # that the report lists
+CLUSTERS, SUSPECTS = 10, 100      # that report.json lists
 
 
 def reasons(corpus: Corpus) -> str:
-  """Why rows went, the commonest reason first: '3 too short, 1 empty'."""
-  return ', '.join(f'{count:,} {reason}' for reason, count in corpus.went.most_common()) or 'nothing came in'
+  """Why rows went, the commonest reason first, with what is said of the first: '3 short (the first: 2 characters), 1 empty'."""
+  said = lambda reason: f' (the first: {detail})' if (detail := corpus.examples[reason][0].get('detail')) else ''
+  return ', '.join(f'{count:,} {reason}{said(reason)}' for reason, count in corpus.went.most_common()) or 'nothing came in'
 
 
-def made(settings: PrepareSettings, corpus: Corpus, split: np.ndarray, labels: Sequence[str | None],
-         lengths: dict[str, list[int]], task: dict[str, Any]) -> dict[str, Any]:
+def made(settings: PrepareSettings, corpus: Corpus, about: About, result: Result, numbers: dict[str, np.ndarray],
+         task: dict[str, Any], context: int) -> dict[str, Any]:
   """What report.json holds.
 
   Args:
     settings: what was done.
     corpus: the rows that are left, and what went.
-    split: [N], of each row.
-    labels: of each row.
-    lengths: of each split's rows, in characters.
+    about: each row.
+    result: what was found on the way.
+    numbers: split -> the numbers of its rows.
     task: what task.json says.
+    context: of the model whose tokens were counted; 0: of none.
   """
-  left = corpus.kept()
-  of_split = {name: left[split[left] == number] for number, name in reversed([*enumerate(splits.NAMES)])}
+  left, s = corpus.kept(), settings.row
+  tokens = np.frombuffer(about.tokens, np.int32)
+  of = lambda values, rows: [values[n] for n in rows.tolist()]
+  lengths = {name: corpus.sizes()[rows] for name, rows in numbers.items()}
+  column = examine.label_column(settings)
   return {
-      'came': corpus.came, 'left': len(left), 'went': dict(corpus.went.most_common()), 'files': corpus.files,
-      'splits': {name: {'rows': len(rows), 'labels': _counted([labels[n] for n in rows.tolist()]),
-                        'lengths': _quantiles(lengths[name])} for name, rows in of_split.items()},
+      'rows': {'read': corpus.came, 'kept': len(left), 'dropped': dict(corpus.went.most_common())},
+      'splits': {name: len(rows) for name, rows in numbers.items()},
+      'files': corpus.files,
+      'duplicates': {kind: result.same[kind] for kind in ('exact', 'near')} | {'clusters': _clusters(corpus, result)},
+      'leaks': {**duplicates.by_kind(result.leaks.train), 'kept': s.leaks == 'keep',
+                'of': {name: int(np.isin(rows, result.leaks.held_out).sum())
+                       for name, rows in numbers.items() if name != 'train'}},
+      'personal': dict(sorted(result.personal.items())),
+      'labels': {'column': column, 'joined': [[*pair, n] for pair, n in sorted(result.joined.items())],
+                 'splits': {name: _counted(of(about.labels, rows)) for name, rows in numbers.items()}},
+      'suspects': [_suspect(settings, corpus, one) for one in result.suspects[:SUSPECTS]],
+      'suspects_among': result.looked_at, 'suspects_in_all': len(result.suspects),
+      'groups': {name: groups.shares(of(values, left), of(about.labels, left)) for name, values in about.values.items()},
+      'lengths': {'bytes': {name: _quantiles(found) for name, found in lengths.items()},
+                  'tokens': {name: _quantiles(tokens[rows]) for name, rows in numbers.items()} if s.model else {}},
+      'model': s.model, 'context': context,
+      'beyond_context': {name: int((tokens[rows] > context).sum()) for name, rows in numbers.items()} if context else {},
+      'turns': {kind: count for kind, count in sorted(about.turns.items()) if count},
+      'fingerprints': {name: sources.fingerprint(map(corpus.row, rows.tolist())) for name, rows in numbers.items()},
       'examples': corpus.examples, 'task': task, 'config': settings.config()}
 
 
@@ -44,45 +69,47 @@ def _counted(labels: Sequence[str | None]) -> dict[str, int]:
   return dict(sorted(Counter(label for label in labels if label is not None).items(), key=lambda x: (-x[1], x[0])))
 
 
-def _quantiles(lengths: Sequence[int]) -> dict[str, int]:
-  """The least, the middle, the ninth tenth and the most of some lengths in characters."""
-  if not lengths:
+def _quantiles(lengths: np.ndarray) -> dict[str, int]:
+  """The least, the middle, the ninth tenth and the most of some lengths."""
+  if not len(lengths):
     return {}
   least, middle, most_of_them, most = np.quantile(lengths, (0, 0.5, 0.9, 1)).astype(int).tolist()
   return {'least': least, 'median': middle, '90 %': most_of_them, 'most': most}
 
 
-def lines(found: dict[str, Any]) -> list[str]:
-  """The report in Markdown; its last line says it in one sentence.
+def _clusters(corpus: Corpus, result: Result) -> list[dict[str, Any]]:
+  """The rows that came most often, or nearly."""
+  found = sorted(result.clusters.items(), key=lambda item: (-item[1], item[0]))[:CLUSTERS]
+  return [{'rows': count + 1, 'at': corpus.where(number), 'others': result.of_cluster[number], 'row': corpus.row(number)}
+          for number, count in found]
+
+
+def _suspect(settings: PrepareSettings, corpus: Corpus, one: Any) -> dict[str, Any]:
+  file, _, line = corpus.where(one.number).rpartition(':')
+  return {'file': file, 'line': int(line), 'label': one.label, 'suggests': one.other, 'probability': round(one.probability, 4),
+          'text': examine.text_of(settings, corpus.row(one.number))}
+
+
+def write(found: dict[str, Any], lengths: dict[str, np.ndarray], into: Path) -> None:
+  """Writes report.json, report.md, report.html and figures/.
 
   Args:
     found: what report.json holds.
+    lengths: split -> [N] of its rows, in tokens where a model was named, else in bytes.
+    into: the prepared folder.
   """
-  files = f'{len(found["files"])} file{"s" if len(found["files"]) > 1 else ""}'
-  out = ['# What was prepared', '', f'{found["came"]:,} rows came in from {files}, {found["left"]:,} are left.', '',
-         '| split | rows | median length | longest |', '|---|---|---|---|']
-  for name, of in found['splits'].items():
-    out.append(f'| {name} | {of["rows"]:,} | {of["lengths"].get("median", 0):,} | {of["lengths"].get("most", 0):,} |')
-  named = {label: None for of in found['splits'].values() for label in of['labels']}
-  if named:
-    out += ['', '## Labels', '', f'| label | {" | ".join(found["splits"])} |', f'|---|{"---|" * len(found["splits"])}']
-    out += [f'| {_cell(label)} | ' + ' | '.join(f'{of["labels"].get(label, 0):,}' for of in found['splits'].values()) + ' |'
-            for label in [*named][:LABELS]]
-    if len(named) > LABELS:
-      out.append(f'\nand {len(named) - LABELS} more.')
-  out += ['', '## What went, and why', '']
-  for reason, count in found['went'].items():
-    out += [f'### {reason}: {count:,}', '']
-    for one in found['examples'][reason]:
-      detail = f' ({one["detail"]})' if 'detail' in one else ''
-      out.append(f'- `{one["file"]}:{one["line"]}`{detail}: {_cell(str(one["row"])[:LONGEST])}')
-    out.append('')
-  if not found['went']:
-    out += ['Nothing went.', '']
-  said = ', '.join(f'{of["rows"]:,} {name}' for name, of in found['splits'].items())
-  return [*out, f'{found["left"]:,} of {found["came"]:,} rows are left: {said}.']
+  unit = f'tokens of {found["model"]}' if found['model'] else 'bytes'
+  captions = figures.draw(into, found, lengths, unit)
+  drawn = {name: {'file': f'figures/{name}.png', 'caption': caption, 'data': look.embedded(into / 'figures' / f'{name}.png')}
+           for name, caption in captions.items()}
+  facts = {'sentence': sentence(found), 'sections': sections.of(found), 'figures': drawn, 'css': look.css(),
+           'config': json.dumps(found['config'])}
+  for name in ('report.md', 'report.html'):
+    run_files.write_text(into / name, look.template('research.preparation', name).render(facts))
+  run_files.write_json(into / 'report.json', found)
 
 
-def _cell(text: str) -> str:
-  """A text in one line of a table, in which nothing is markup."""
-  return ''.join(f'\\{c}' if c in '\\`*_{}[]<>|#' else c for c in ' '.join(text.split()))
+def sentence(found: dict[str, Any]) -> str:
+  """The report in one line."""
+  said = ', '.join(f'{count:,} {name}' for name, count in found['splits'].items())
+  return f'{found["rows"]["kept"]:,} of {found["rows"]["read"]:,} rows are left: {said}.'

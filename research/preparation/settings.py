@@ -4,76 +4,92 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from research.config_fields import Texts, jsonable, plain, typed
+from research.config_fields import Texts, fields, jsonable, plain, typed
 from research.errors import InputError
 
 BY = ('random', 'time', 'given')
-
-
-class ColumnSettings(NamedTuple):
-  """Which columns say what; None: nothing does, and of `text` all that hold text."""
-  text: Texts | None = None
-  label: str | None = None
-  group: str | None = None
-  time: str | None = None
-
-
-class TaskSettings(NamedTuple):
-  """What task.json says, for runs on the folder; None: what follows from the columns, or nothing."""
-  prompt: str | None = None
-  target: str | None = None
-  choices: Texts | None = None
-  metrics: Texts | None = None
+PERSONAL = ('mask', 'drop', 'keep', 'off')
+LEAKS = ('drop', 'keep')
+SHIPPED = 'configs/prepare.py'
 
 
 class CleanSettings(NamedTuple):
-  """What is done to each text, and which rows go."""
+  """What is done to each text."""
   unicode: bool
-  whitespace: bool
   markup: bool
-  shortest: int
-  longest: int
-  languages: Texts | None = None
+  whitespace: bool
 
 
-class DuplicateSettings(NamedTuple):
-  """Which rows are one."""
-  exact: bool
-  near: bool
-  similarity: float
+class Bounds(NamedTuple):
+  """How much of something a row may have; a most of 0: any number."""
+  min: int
+  max: int
+
+
+class ExactSettings(NamedTuple):
+  """Rows whose text is one."""
+  drop: bool
+
+
+class NearSettings(NamedTuple):
+  """Rows whose texts are nearly one."""
+  drop: bool
+  threshold: float
+
+
+class LabelSettings(NamedTuple):
+  """What is done about labels."""
+  join: bool
+  suspects: bool
 
 
 class SplitSettings(NamedTuple):
   """How rows are shared out."""
-  by: str
   valid: float
   test: float
-  seed: int
   stratify: bool
+  by: str | None = None
+  column: str | None = None
 
 
-class LeakSettings(NamedTuple):
-  """What of the training rows the other splits may hold."""
-  remove: bool
-  words: int
+class RowSettings(NamedTuple):
+  """The fields that are in no group."""
+  leaks: str
+  seed: int
+  ngram: int
+  personal: str
+  regions: Texts
+  text: str | None = None
+  label: str | None = None
+  group: str | None = None
+  time: str | None = None
+  groups: Texts | None = None
+  prompt: str | None = None
+  target: str | None = None
+  choices: Texts | None = None
+  metrics: Texts | None = None
+  languages: Texts | None = None
+  model: str | None = None
+
+
+GROUPS: dict[str, Any] = {'clean': CleanSettings, 'characters': Bounds, 'tokens': Bounds, 'exact': ExactSettings,
+                          'near': NearSettings, 'labels': LabelSettings, 'split': SplitSettings}
 
 
 class PrepareSettings(NamedTuple):
   """A config of `prepare`, checked."""
-  columns: ColumnSettings
-  task: TaskSettings
+  row: RowSettings
   clean: CleanSettings
-  duplicates: DuplicateSettings
-  splits: SplitSettings
-  leaks: LeakSettings
+  characters: Bounds
+  tokens: Bounds
+  exact: ExactSettings
+  near: NearSettings
+  labels: LabelSettings
+  split: SplitSettings
 
-  def config(self) -> dict[str, dict[str, Any]]:
+  def config(self) -> dict[str, Any]:
     """As provenance.json holds it."""
-    return {group: jsonable(getattr(self, group)._asdict()) for group in GROUPS}
-
-
-GROUPS: dict[str, Any] = {'columns': ColumnSettings, 'task': TaskSettings, 'clean': CleanSettings,
-                          'duplicates': DuplicateSettings, 'splits': SplitSettings, 'leaks': LeakSettings}
+    return jsonable(self.row._asdict()) | {group: jsonable(getattr(self, group)._asdict()) for group in GROUPS}
 
 
 def read(config: ConfigDict) -> PrepareSettings:
@@ -84,20 +100,28 @@ def read(config: ConfigDict) -> PrepareSettings:
   Raises:
     InputError: names the first field that cannot be right.
   """
-  found = PrepareSettings(**typed(plain(config), GROUPS, 'configs/prepare.py'))
-  s, clean = found.splits, found.clean
+  said = plain(config)
+  alone = {field: value for field, value in said.items() if field not in GROUPS}
+  row = fields(alone, RowSettings, SHIPPED)
+  found = PrepareSettings(row, **typed(said, GROUPS, SHIPPED, of_all=[*alone]))
+  split = found.split
   for holds, message in (
-      (s.by in BY, f'splits.by={s.by}: must be one of {", ".join(BY)}'),
-      (s.by != 'time' or found.columns.time, 'splits.by=time: needs columns.time, which says when a row was'),
-      (s.valid >= 0 and s.test >= 0 and s.valid + s.test < 1,
-       f'splits.valid={s.valid}, splits.test={s.test}: must be shares of the rows, below 1 together'),
-      (0 <= s.seed < 2 ** 31, f'splits.seed={s.seed}: must be 0 or more, and below 2^31'),
-      (0.5 <= found.duplicates.similarity <= 1,
-       f'duplicates.similarity={found.duplicates.similarity}: must be between 0.5 and 1'),
-      (clean.shortest >= 0, f'clean.shortest={clean.shortest}: must be 0 or more'),
-      (clean.longest == 0 or clean.longest >= clean.shortest,
-       f'clean.longest={clean.longest}: must be 0 (any length) or at least clean.shortest={clean.shortest}'),
-      (found.leaks.words >= 0, f'leaks.words={found.leaks.words}: must be 0 (not looked for) or more')):
+      (split.by in (None, *BY), f'split.by={split.by}: must be one of {", ".join(BY)}'),
+      (split.by != 'time' or row.time, 'split.by=time: needs `time`, the column that says when a row was'),
+      (not split.column or split.by in (None, 'given'), f'split.column={split.column}: is of split.by=given'),
+      (split.valid >= 0 and split.test >= 0 and split.valid + split.test < 1,
+       f'split.valid={split.valid}, split.test={split.test}: must be shares of the rows, below 1 together'),
+      (0 <= row.seed < 2 ** 31, f'seed={row.seed}: must be 0 or more, and below 2^31'),
+      (0.5 <= found.near.threshold <= 1, f'near.threshold={found.near.threshold}: must be between 0.5 and 1'),
+      (found.exact.drop or not found.near.drop,
+       'exact.drop=False keeps rows that are one, and near.drop=True drops those that nearly are; set near.drop=False too'),
+      (row.personal in PERSONAL, f'personal={row.personal}: must be one of {", ".join(PERSONAL)}'),
+      (row.leaks in LEAKS, f'leaks={row.leaks}: must be one of {", ".join(LEAKS)}'),
+      (found.tokens == (0, 0) or row.model, 'tokens.min, tokens.max: need `model`, whose tokens are counted'),
+      (row.ngram >= 0, f'ngram={row.ngram}: must be 0 (parts are not looked for) or more'),
+      *((bounds.min >= 0 and (bounds.max == 0 or bounds.max >= bounds.min),
+         f'{name}.min={bounds.min}, {name}.max={bounds.max}: must be 0 or more, and max 0 (any number) or at least min')
+        for name, bounds in (('characters', found.characters), ('tokens', found.tokens)))):
     if not holds:
       raise InputError(message)
   return found

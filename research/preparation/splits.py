@@ -10,12 +10,12 @@ import numpy as np
 from research.errors import InputError
 from research.preparation.settings import SplitSettings
 
-TEST, VALID, TRAIN = 0, 1, 2
+NONE, TEST, VALID, TRAIN = -1, 0, 1, 2
 NAMES = ('test', 'valid', 'train')
-_GIVEN = {'train': TRAIN, 'training': TRAIN, 'valid': VALID, 'validation': VALID, 'dev': VALID, 'test': TEST}
+_GIVEN = {'train': TRAIN, 'training': TRAIN, 'valid': VALID, 'validation': VALID, 'val': VALID, 'dev': VALID, 'test': TEST}
 
 
-def given(file: str) -> int:
+def of_file(file: str) -> int:
   """The split that a file's name says: of its words one is train, valid (validation, dev) or test.
 
   Raises:
@@ -23,34 +23,59 @@ def given(file: str) -> int:
   """
   said = {_GIVEN[word] for word in re.split(r'[^a-z]+', Path(file).name.lower()) if word in _GIVEN}
   if len(said) != 1:
-    raise InputError(f'splits.by=given: the name of {file} must say one of {", ".join(_GIVEN)}')
+    raise InputError(f'split.by=given: the name of {file} must say one of {", ".join(_GIVEN)}, or split.column name the column '
+                     'that does')
   return said.pop()
 
 
-def by_time(times: Sequence[object], s: SplitSettings, where: Sequence[str]) -> np.ndarray:
+def are_given(files: Sequence[str]) -> bool:
+  """Whether the names of all files say a split, and not all the same."""
+  try:
+    return len({of_file(file) for file in files}) > 1
+  except InputError:
+    return False
+
+
+def named(value: object) -> int:
+  """The split that a row's own column says.
+
+  Raises:
+    InputError: it says none.
+  """
+  split = _GIVEN.get(str(value).strip().lower())
+  if split is None:
+    raise InputError(f'{value!r:.60} is no split (must be one of {", ".join(_GIVEN)})')
+  return split
+
+
+def by_time(times: np.ndarray, s: SplitSettings) -> np.ndarray:
   """[N] int: the latest rows are the test split, and those before them validation.
 
   Args:
-    times: of each row, a number or a date in ISO's form.
+    times: [N] of each row, in seconds.
     s: says how many are of which split.
-    where: of each row its file and line, for the error (`InputError`) that it has no time.
   """
-  keys = np.array([_seconds(time, place) for time, place in zip(times, where)])
-  order, found = np.argsort(keys, kind='stable'), np.full(len(keys), TRAIN)
-  test, valid = _counts(len(keys), s)
+  order, found = np.argsort(times, kind='stable'), np.full(len(times), TRAIN)
+  test, valid = _counts(len(times), s)
   found[order[len(order) - test:]] = TEST
   found[order[len(order) - test - valid:len(order) - test]] = VALID
   return found
 
 
-def _seconds(time: object, where: str) -> float:
-  if isinstance(time, (int, float)) and not isinstance(time, bool):
-    return float(time)
+def seconds(time: object) -> float:
+  """When a row was, from its number or its date in ISO's form.
+
+  Raises:
+    InputError: it is neither.
+  """
   try:
+    if isinstance(time, datetime.datetime):
+      return _timestamp(time)
     text = str(time).strip()
-    return float(text) if re.fullmatch(r'-?\d+(\.\d+)?', text) else _timestamp(datetime.datetime.fromisoformat(text))
-  except ValueError:
-    raise InputError(f'{where}: columns.time holds {time!r:.60}, which is no number and no date such as 2024-05-31') from None
+    is_number = re.fullmatch(r'-?\d+(\.\d+)?(e[+-]?\d+)?', text)
+    return float(text) if is_number else _timestamp(datetime.datetime.fromisoformat(text))
+  except (ValueError, OverflowError):
+    raise InputError(f'time {time!r:.60} is no number and no date such as 2024-05-31') from None
 
 
 def _timestamp(time: datetime.datetime) -> float:
@@ -62,7 +87,7 @@ def _counts(rows: int, s: SplitSettings) -> tuple[int, int]:
   return round(rows * s.test), round(rows * s.valid)
 
 
-def at_random(labels: Sequence[str | None], groups: Sequence[str | None], s: SplitSettings) -> np.ndarray:
+def at_random(labels: Sequence[str | None], groups: Sequence[str | None], s: SplitSettings, seed: int) -> np.ndarray:
   """[N] int: drawn by the seed; rows of one group are never of two splits, and every label has its share in each.
 
   With groups the labels' shares are not kept. A label's last row stays in training, and so does a group larger than a split.
@@ -70,9 +95,10 @@ def at_random(labels: Sequence[str | None], groups: Sequence[str | None], s: Spl
   Args:
     labels: of each row; None: it has none.
     groups: of each row; None: it is a group of its own.
-    s: says how many are of which split, and the seed.
+    s: says how many are of which split.
+    seed: of the draw.
   """
-  rng, found = np.random.Generator(np.random.Philox(key=s.seed)), np.full(len(labels), TRAIN)
+  rng, found = np.random.Generator(np.random.Philox(key=seed)), np.full(len(labels), TRAIN)
   if any(group is not None for group in groups):
     units: dict[object, list[int]] = {}
     for number, group in enumerate(groups):

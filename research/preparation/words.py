@@ -1,12 +1,14 @@
 """Texts as hashes of their words, on disk: what duplicates and leaks are found by, a few bytes a row in memory."""
 
+import functools
 import hashlib
 import os
 import re
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,10 +17,11 @@ _WORD = re.compile('[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|[^\\W\u3040-\u30ff
 SHINGLE = 3             # words that stand together, by which two texts are compared
 BANDS, IN_BAND = 25, 5  # at a similarity of 0.8 two texts miss each other in all bands once in 20,000 times
 SEED = 17               # of the signatures: the same rows give the same result
-AT_ONCE = 4096          # rows whose signatures are made together
+AT_ONCE = 4096          # rows whose stretches are made together
 _MULTIPLIER = np.uint64(0x9e3779b97f4a7c15)
 
 
+@functools.lru_cache(maxsize=200_000)      # words are made up without end, and few of them come again
 def _digest(text: str) -> int:
   return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), 'little')
 
@@ -26,6 +29,30 @@ def _digest(text: str) -> int:
 def split(text: str) -> list[str]:
   """The words of a text, in small letters."""
   return _WORD.findall(text.casefold())
+
+
+class Hashes(NamedTuple):
+  """Of some texts."""
+  counts: np.ndarray      # [N] int64: how many words each has
+  words: np.ndarray       # [W] uint64: of all words, text by text
+  exact: np.ndarray       # [N] uint64: of the whole text, in small letters and blanks made even
+  bands: np.ndarray       # [N, BANDS] uint64: texts that are alike agree in some band
+
+
+def hashes(texts: Sequence[str]) -> Hashes:
+  """What texts are compared by."""
+  import rensa
+  words = [np.array([*map(_digest, split(text))], np.uint64) for text in texts]
+  exact = [int.from_bytes(hashlib.blake2b(' '.join(text.casefold().split()).encode(), digest_size=8).digest(), 'little')
+           for text in texts]
+  sets = [shingles(of, SHINGLE) for of in words]
+  flat = np.concatenate([*sets, _NONE]).tolist(), np.cumsum([0, *map(len, sets)]).tolist()
+  matrix = rensa.RMinHash.digest_matrix_from_flat_token_hashes(*flat, BANDS * IN_BAND, SEED)
+  rows = np.array(matrix.to_rows(), np.uint64).reshape(len(sets), BANDS, IN_BAND)
+  keys = np.zeros((len(sets), BANDS), np.uint64)
+  for part in range(IN_BAND):
+    keys = keys * _MULTIPLIER + rows[:, :, part]
+  return Hashes(np.array([*map(len, words)], np.int64), np.concatenate([*words, _NONE]), np.array(exact, np.uint64), keys)
 
 
 class Words:
@@ -37,12 +64,10 @@ class Words:
       folder: where the files are made; it exists.
     """
     self._folder = folder
-    self._known: dict[str, int] = {}
     self._starts = array('q', [0])
-    self.exact = array('Q')                      # of each row the hash of its text, small letters and blanks made even
+    self.exact = array('Q')                      # see `Hashes`, of each row
     self._words = open(folder / 'words', 'w+b')      # noqa: SIM115  # closed in `__exit__`
     self._bands = [open(folder / f'band{number}', 'wb') for number in range(BANDS)]      # noqa: SIM115
-    self._waiting: list[np.ndarray] = []
 
   def __enter__(self) -> 'Words':
     return self
@@ -51,76 +76,86 @@ class Words:
     for file in (self._words, *self._bands):
       file.close()
 
-  def add(self, text: str) -> None:
-    """One row more."""
-    known = self._known
-    hashes = np.array([known[word] if word in known else self._new(word) for word in split(text)], np.uint64)
-    self._words.write(hashes.tobytes())
-    self._starts.append(self._starts[-1] + len(hashes))
-    self.exact.append(_digest(' '.join(text.casefold().split())))
-    self._waiting.append(hashes)
-    if len(self._waiting) == AT_ONCE:
-      self._write_signatures()
+  def add(self, found: Hashes) -> None:
+    """Some rows more."""
+    self._starts.frombytes((np.cumsum(found.counts) + self._starts[-1]).astype(np.int64).tobytes())
+    self._words.write(found.words.tobytes())
+    self.exact.frombytes(found.exact.tobytes())
+    for number, file in enumerate(self._bands):
+      file.write(np.ascontiguousarray(found.bands[:, number]).tobytes())
 
   def finish(self) -> None:
     """Makes what was added readable."""
-    self._write_signatures()
-    self._known.clear()
     for file in (self._words, *self._bands):
       file.flush()
 
-  def _new(self, word: str) -> int:
-    if len(self._known) > 1_000_000:      # words are made up without end, and few of them come again
-      self._known.clear()
-    found = self._known[word] = _digest(word)
-    return found
-
-  def _write_signatures(self) -> None:
-    import rensa
-    if not self._waiting:
-      return
-    sets = [shingles(hashes, SHINGLE) for hashes in self._waiting]
-    flat = np.concatenate(sets).tolist(), np.cumsum([0, *map(len, sets)]).tolist()
-    matrix = rensa.RMinHash.digest_matrix_from_flat_token_hashes(*flat, BANDS * IN_BAND, SEED)
-    rows = np.array(matrix.to_rows(), np.uint64).reshape(len(sets), BANDS, IN_BAND)
-    keys = np.zeros((len(sets), BANDS), np.uint64)
-    for part in range(IN_BAND):
-      keys = keys * _MULTIPLIER + rows[:, :, part]
-    for number, file in enumerate(self._bands):
-      np.ascontiguousarray(keys[:, number]).tofile(file)
-    self._waiting.clear()
-
   def of(self, row: int) -> np.ndarray:
     """[W] uint64: the hashes of a row's words."""
-    start, end = self._starts[row], self._starts[row + 1]
+    return self._read(self._starts[row], self._starts[row + 1])
+
+  def _read(self, start: int, end: int) -> np.ndarray:
     return np.frombuffer(os.pread(self._words.fileno(), 8 * (end - start), 8 * start), np.uint64)
 
-  def grams(self, rows: Sequence[int] | np.ndarray, count: int) -> Iterator[tuple[int, np.ndarray]]:
-    """(row, [G] uint64 hashes of all stretches of so many words); rows that are shorter have none."""
-    for row in rows:
-      yield int(row), stretches(self.of(int(row)), count)
+  def grams(self, rows: np.ndarray, count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Hashes of all stretches of so many words, some rows at a time: [G] int64, the row of each, and [G] uint64, the hashes.
 
-  def candidates(self) -> np.ndarray:
-    """[P, 2] int64, the earlier row first: those that agree in some band, each with the row before and the first."""
+    Args:
+      rows: [N] int64, their numbers in order; those that have fewer words have no stretch.
+      count: words of a stretch.
+    """
+    starts = np.frombuffer(self._starts, np.int64)
+    for some in (rows[at:at + AT_ONCE] for at in range(0, len(rows), AT_ONCE)):
+      first, past = starts[some], starts[some + 1]
+      words = self._read(int(first[0]), int(past[-1]))
+      of = np.full(len(words), -1)                                # rows between these are of none
+      for number, one, end in zip(some.tolist(), (first - first[0]).tolist(), (past - first[0]).tolist()):
+        of[one:max(one, end - count + 1)] = number
+      found = stretches(words, count)
+      of = of[:len(found)]
+      yield of[of >= 0], found[of >= 0]
+
+  def candidates(self, rows: np.ndarray, side: np.ndarray | None = None) -> np.ndarray:
+    """[P, 2] int64, the earlier row first: those that agree in some band, each with the row before and the first.
+
+    Args:
+      rows: [N] int64, the numbers of those that are compared, in order.
+      side: [N] bool; given, rows are compared with those of the other side alone, each with the nearest before and after.
+    """
     found = [np.empty((0, 2), np.int64)]
     for number in range(BANDS):
-      keys = np.fromfile(self._folder / f'band{number}', np.uint64)
+      keys = np.fromfile(self._folder / f'band{number}', np.uint64)[rows]
       order = np.argsort(keys, kind='stable')
-      same = np.flatnonzero(keys[order[1:]] == keys[order[:-1]]) + 1      # places that go on with the key before
-      if not len(same):
-        continue
-      begins = np.ones(len(order), bool)
-      begins[same] = False
-      first = np.maximum.accumulate(np.where(begins, np.arange(len(order)), 0))
-      pairs = (np.stack([order[before], order[same]], 1) for before in (same - 1, first[same]))
-      found = [np.unique(np.concatenate([*found, *pairs]), axis=0)]
+      places = np.arange(len(order))
+      begins = np.ones(len(order), bool)                     # places of which the key is not the one before
+      begins[1:] = keys[order[1:]] != keys[order[:-1]]
+      first = np.maximum.accumulate(np.where(begins, places, 0))
+      if side is None:
+        same = places[~begins]
+        pairs = [(same - 1, same), (first[same], same)]
+      else:
+        pairs = [(before[ok], places[ok]) for of in (True, False)
+                 for before in [np.maximum.accumulate(np.where(side[order] == of, places, -1))]
+                 for ok in [(before >= first) & (side[order] != of)]]
+        last = np.append(np.flatnonzero(begins)[1:], len(order))[np.cumsum(begins) - 1] if len(order) else places
+        pairs += [(places[ok], after[ok]) for of in (True, False)
+                  for after in [np.minimum.accumulate(np.where(side[order] == of, places, len(order))[::-1])[::-1]]
+                  for ok in [(after < last) & (side[order] != of)]]
+      found = [np.unique(np.concatenate([*found, *(rows[np.stack([order[a], order[b]], 1)] for a, b in pairs)]), axis=0)]
     return found[0]
+
+  def counts(self, rows: np.ndarray) -> np.ndarray:
+    """[N] int64: how many words each of these rows has."""
+    starts = np.frombuffer(self._starts, np.int64)
+    return starts[rows + 1] - starts[rows]
 
   def similarity(self, row: int, other: int) -> float:
     """Jaccard's, of the sets of all stretches of `SHINGLE` words."""
     a, b = (shingles(self.of(one), SHINGLE) for one in (row, other))
     both = len(np.intersect1d(a, b, assume_unique=True))
     return both / max(1, len(a) + len(b) - both)
+
+
+_NONE = np.empty(0, np.uint64)
 
 
 def stretches(hashes: np.ndarray, count: int) -> np.ndarray:
@@ -136,15 +171,3 @@ def stretches(hashes: np.ndarray, count: int) -> np.ndarray:
 def shingles(hashes: np.ndarray, count: int) -> np.ndarray:
   """[G] uint64: the set of the stretches of words [W], in order; of fewer words, that one stretch."""
   return np.unique(stretches(hashes, min(count, max(1, len(hashes)))))
-
-
-def all_grams(found: Iterable[tuple[int, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-  """[G] uint64, the hashes of several rows' stretches in order and each once, and [G] int64, a row that each is of."""
-  rows, grams = [], []
-  for row, hashes in found:
-    rows.append(np.full(len(hashes), row, np.int64))
-    grams.append(hashes)
-  if not grams:
-    return np.empty(0, np.uint64), np.empty(0, np.int64)
-  unique, at = np.unique(np.concatenate(grams), return_index=True)
-  return unique, np.concatenate(rows)[at]

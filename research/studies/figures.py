@@ -5,25 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import matplotlib
+import matplotlib.pyplot as plt
 import matplotlib.ticker
 
-matplotlib.use('Agg')
-import matplotlib.pyplot as plt
-
 from research.evaluation import metrics
+from research.look import COLOURS, STYLE, count
 from research.studies import outcomes
 from research.studies.grid import Study
-
-# Okabe & Ito's palette, which people of every colour vision tell apart.
-COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000')
-STYLE: dict[Any, Any] = {      # of rcParams, whose keys matplotlib's types list one by one
-    'figure.dpi': 160, 'savefig.bbox': 'tight', 'font.size': 10, 'axes.spines.top': False, 'axes.spines.right': False,
-    'axes.grid': True, 'grid.color': '#e6e6e6', 'grid.linewidth': 0.8, 'axes.edgecolor': '#888888', 'axes.axisbelow': True,
-    'axes.titlelocation': 'left', 'axes.titleweight': 'bold', 'legend.frameon': False, 'xtick.color': '#555555',
-    'ytick.color': '#555555', 'axes.labelcolor': '#333333',
-}
-
 
 Drawn = dict[str, dict[str, str]]      # figure -> {name, title, caption}; `name` is the file's
 
@@ -177,10 +165,3 @@ def _cost(study: Study, c: dict[str, Any], rows: list[dict[str, Any]], workdir: 
 def shown(value: Any) -> str:
   """A setting's value for people."""
   return f'{value:g}' if isinstance(value, (int, float)) else str(value)
-
-
-def count(n: float) -> str:
-  for unit, size in (('T', 1e12), ('G', 1e9), ('M', 1e6), ('k', 1e3)):
-    if n >= size:
-      return f'{n / size:.3g} {unit}'
-  return f'{n:.0f}'

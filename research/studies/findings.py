@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from research.evaluation import metrics
+from research.look import count
 from research.studies import outcomes
 from research.studies.compare import LEVEL
-from research.studies.figures import count, shown
+from research.studies.figures import shown
 from research.studies.grid import Study
 
 SHOWN = 6           # examples on which arms disagree

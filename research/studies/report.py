@@ -1,18 +1,15 @@
 """A study's report: the same table and findings as report.md and as report.html, which opens by itself."""
 
-import base64
 import csv
 import io
 import json
-import re
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
-from research import run_files
+from research import look, run_files
+from research.look import count
 from research.studies import figures, findings
-from research.studies.figures import count, shown
+from research.studies.figures import shown
 from research.studies.findings import interval, p_value
 from research.studies.outcomes import RUNS
 from research.studies.registration import Plan
@@ -35,10 +32,10 @@ def write(plan: Plan, comparison: dict[str, Any], rows: list[dict[str, Any]], wo
   study = plan.study
   drawn = figures.draw(study, comparison, rows, workdir)
   for figure in (figure for of_comparison in drawn for figure in of_comparison.values()):
-    data = (workdir / 'figures' / figure['name']).read_bytes()
-    figure['data'] = 'data:image/png;base64,' + base64.b64encode(data).decode()
+    figure['data'] = look.embedded(workdir / 'figures' / figure['name'])
   facts = {
-      'study': study, 'command': command, 'plan': comparison.get('plan'), 'interim': comparison.get('interim'),
+      'css': look.css(), 'study': study, 'command': command,
+      'plan': comparison.get('plan'), 'interim': comparison.get('interim'),
       'commands': [of_cells[r['key']] or f'# no flags say what {r["key"]} is: see its config.json'
                    for r in rows if r['selected']],
       'columns': COLUMNS, 'rows': rows, 'validated': [*dict.fromkeys((study.select, 'valid/loss'))],
@@ -48,12 +45,8 @@ def write(plan: Plan, comparison: dict[str, Any], rows: list[dict[str, Any]], wo
       'failed': [r for r in rows if r['error']], 'provenance': _provenance(rows, workdir),
       'config': json.dumps(plan.cells[0].config['training']),
   }
-  environment = jinja2.Environment(loader=jinja2.PackageLoader('research.studies', '.'), trim_blocks=True,
-                                   lstrip_blocks=True, autoescape=lambda name: name is not None and '.html' in name,
-                                   undefined=jinja2.StrictUndefined)
-  environment.filters |= {'cell': _cell, 'quoted': _quoted}
   for name in ('report.md', 'report.html'):
-    run_files.write_text(workdir / name, environment.get_template(f'{name}.jinja').render(facts))
+    run_files.write_text(workdir / name, look.template('research.studies', name).render(facts))
   run_files.write_text(workdir / 'table.csv', table_csv(comparison))
   run_files.write_text(workdir / 'table.tex', table_tex(comparison))
 
@@ -65,16 +58,6 @@ def _provenance(rows: list[dict[str, Any]], workdir: Path) -> dict[str, Any]:
     commits = list(dict.fromkeys(one['code']['commit'] for one in found))
     run_files.write_json(workdir / run_files.PROVENANCE, {**found[0], 'commits': commits})
   return run_files.read_json(workdir / run_files.PROVENANCE)
-
-
-def _cell(text: Any) -> str:
-  """As it can stand in a line or a table's cell of Markdown."""
-  return ' '.join(re.sub(r'([|<])', r'\\\1', str(text)).split())
-
-
-def _quoted(text: str) -> str:
-  """As the rest of a quoted block of Markdown."""
-  return text.replace('<', '\\<').replace('\n', '\n> ')
 
 
 def _row(arm: dict[str, Any], baseline: str) -> dict[str, str]:
