@@ -163,6 +163,8 @@ def progress(label: str, total: int, facts: Callable[[float], str] = lambda seco
     yield more
   finally:
     line.close()
+  if (seconds := time.monotonic() - began) >= SECONDS_BETWEEN_LINES:
+    say(f'{label}: {done:,} in {seconds:.0f} s')
 
 
 def say(text: str) -> None:

@@ -49,6 +49,8 @@ def unicode(value: str) -> str:
 
 def even_whitespace(value: str) -> str:
   """The text with single blanks, at most one empty line at a time, and nothing at its ends."""
+  if ' '.join(value.split()) == value:      # one line that is even, as most are
+    return value
   lines = (_BLANKS.sub(' ', line).strip() for line in value.replace('\r\n', '\n').replace('\r', '\n').split('\n'))
   return _LINES.sub('\n\n', '\n'.join(lines)).strip()
 

@@ -27,6 +27,7 @@ class Corpus:
     self._file = open(folder / 'rows.jsonl', 'w+b')      # noqa: SIM115  # closed in `__exit__`
     self._starts, self._sizes, self._end, self._dropped = array('q'), array('i'), 0, dropped
     self._file_of, self._place_of = array('i'), array('q')
+    self._appending = True                        # whether the file's next byte is its end
     self.files: list[str] = []
     self.left = bytearray()                       # of each row 1 as long as it is kept
     self.came = 0                                 # rows in all, those that were none with them
@@ -63,12 +64,15 @@ class Corpus:
     self._append(line)
 
   def _append(self, line: bytes) -> None:
-    self._file.seek(self._end)
+    if not self._appending:      # to seek costs more than to write
+      self._file.seek(self._end)
+      self._appending = True
     self._file.write(line)
     self._end += len(line)
 
   def line(self, number: int) -> bytes:
     """A row in JSON, by its number."""
+    self._appending = False
     self._file.seek(self._starts[number])
     return self._file.read(self._sizes[number])
 

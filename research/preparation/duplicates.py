@@ -64,7 +64,7 @@ def near(corpus: Corpus, words: Words, rank: np.ndarray, threshold: float) -> It
   swap = rank[pairs[:, 0]] > rank[pairs[:, 1]]      # the one that stays comes first
   pairs[swap] = pairs[swap][:, ::-1]
   pairs = pairs[np.lexsort((pairs[:, 0], pairs[:, 1], rank[pairs[:, 1]]))]
-  with progress('prepare: near duplicates', len(pairs)) as done:
+  with progress('prepare: comparing pairs', len(pairs)) as done:
     for other, number in pairs.tolist():
       if corpus.left[other] and corpus.left[number]:
         found = words.similarity(other, number)

@@ -7,7 +7,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 
-from research.look import COLOURS, STYLE, count
+from research.look import COLOURS, STYLE
 
 MOST = 20      # bars of one figure
 
@@ -47,10 +47,10 @@ def _dropped(rows: dict[str, Any]) -> str | None:
   return f'Of {rows["read"]:,} rows that came in, those that stayed, and those that went, by reason.'
 
 
-def _bars(axis: Any, bars: Sequence[tuple[str, float, str]]) -> None:
+def _bars(axis: Any, bars: Sequence[tuple[str, int, str]]) -> None:
   for y, (_, value, colour) in enumerate(bars):
     axis.barh(y, value, color=colour, height=0.6)
-    axis.annotate(count(value), (value, y), xytext=(4, 0), textcoords='offset points', va='center', fontsize=9)
+    axis.annotate(f'{value:,}', (value, y), xytext=(4, 0), textcoords='offset points', va='center', fontsize=9)
   axis.set(yticks=range(len(bars)), yticklabels=[_short(name) for name, _, _ in bars],
            xlim=(0, 1.15 * max(1, *(value for _, value, _ in bars))))
   axis.invert_yaxis()
@@ -77,7 +77,7 @@ def _labels(splits: dict[str, dict[str, int]]) -> str | None:
   axis.set(yticks=range(len(names)), yticklabels=[_short(name) for name in names], xlabel='share of the split\'s rows')
   axis.invert_yaxis()
   axis.grid(axis='y', visible=False)
-  axis.legend(fontsize=9)
+  axis.legend(fontsize=9, loc='upper left', bbox_to_anchor=(1, 1))
   return 'Which share of each split has which label.'
 
 

@@ -118,7 +118,7 @@ def _read(given: Given, files: Sequence[Path], corpus: Corpus, words: Words, abo
     InputError: what is no row, where that is asked for.
   """
   at, speed = 0, lambda seconds: f'{corpus.came / seconds:,.0f} rows/s'
-  with progress('prepare: reading', sum(map(formats.places, files)), speed) as done:
+  with progress('prepare: reading lines', sum(map(formats.places, files)), speed) as done:
     for part in workers.mapped(examine.examine, given, workers.chunks(_places(files), examine.size)):
       for row in part.rows:
         corpus.came += 1
@@ -192,7 +192,7 @@ def _look_for_personal(settings: PrepareSettings, corpus: Corpus, result: Result
   apart = frozenset(filter(None, (examine.label_column(settings), s.group, s.time, settings.split.column, *(s.groups or ()))))
   rows = corpus.kept().tolist()
   lines = ((number, corpus.line(number)) for number in rows)
-  with progress('prepare: personal data', len(rows)) as done:
+  with progress('prepare: personal data in rows', len(rows)) as done:
     for part in workers.mapped(_mask, (apart, s.regions), workers.chunks(lines, lambda row: len(row[1]))):
       for number, line, kinds in part.found:
         result.personal += kinds

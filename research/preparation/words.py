@@ -1,6 +1,5 @@
 """Texts as hashes of their words, on disk: what duplicates and leaks are found by, a few bytes a row in memory."""
 
-import functools
 import hashlib
 import os
 import re
@@ -21,7 +20,19 @@ AT_ONCE = 4096          # rows whose stretches are made together
 _MULTIPLIER = np.uint64(0x9e3779b97f4a7c15)
 
 
-@functools.lru_cache(maxsize=200_000)      # words are made up without end, and few of them come again
+class _Digests(dict[str, int]):
+  """Word -> its hash, those that were asked for lately; words are made up without end, and few of them come again."""
+
+  def __missing__(self, word: str) -> int:
+    if len(self) > 200_000:
+      self.clear()
+    found = self[word] = _digest(word)
+    return found
+
+
+_digests = _Digests()
+
+
 def _digest(text: str) -> int:
   return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), 'little')
 
@@ -42,17 +53,36 @@ class Hashes(NamedTuple):
 def hashes(texts: Sequence[str]) -> Hashes:
   """What texts are compared by."""
   import rensa
-  words = [np.array([*map(_digest, split(text))], np.uint64) for text in texts]
-  exact = [int.from_bytes(hashlib.blake2b(' '.join(text.casefold().split()).encode(), digest_size=8).digest(), 'little')
-           for text in texts]
-  sets = [shingles(of, SHINGLE) for of in words]
-  flat = np.concatenate([*sets, _NONE]).tolist(), np.cumsum([0, *map(len, sets)]).tolist()
-  matrix = rensa.RMinHash.digest_matrix_from_flat_token_hashes(*flat, BANDS * IN_BAND, SEED)
-  rows = np.array(matrix.to_rows(), np.uint64).reshape(len(sets), BANDS, IN_BAND)
-  keys = np.zeros((len(sets), BANDS), np.uint64)
+  of = [split(text) for text in texts]
+  counts = np.array([*map(len, of)], np.int64)
+  words = np.fromiter((_digests[word] for one in of for word in one), np.uint64, int(counts.sum()))
+  exact = np.array([_digest(' '.join(text.casefold().split())) for text in texts], np.uint64)
+  row, found = _shingles_of_all(words, counts)
+  ends = np.searchsorted(row, np.arange(len(texts) + 1))
+  matrix = rensa.RMinHash.digest_matrix_from_flat_token_hashes(found.tolist(), ends.tolist(), BANDS * IN_BAND, SEED)
+  rows = np.array(matrix.to_rows(), np.uint64).reshape(len(texts), BANDS, IN_BAND)
+  keys = np.zeros((len(texts), BANDS), np.uint64)
   for part in range(IN_BAND):
     keys = keys * _MULTIPLIER + rows[:, :, part]
-  return Hashes(np.array([*map(len, words)], np.int64), np.concatenate([*words, _NONE]), np.array(exact, np.uint64), keys)
+  return Hashes(counts, words, exact, keys)
+
+
+def _shingles_of_all(words: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """[G] int64, of rows in their order, and [G] uint64, their shingles as `shingles` has them, but some more than once.
+
+  Args:
+    words: [W] uint64 of all rows.
+    counts: [N] int64, how many each row has.
+  """
+  row = np.repeat(np.arange(len(counts)), counts)
+  whole = row[SHINGLE - 1:] == row[:max(0, len(row) - SHINGLE + 1)]      # stretches within one row
+  found, of = stretches(words, SHINGLE)[whole], row[SHINGLE - 1:][whole]
+  few = np.flatnonzero((counts > 0) & (counts < SHINGLE))
+  starts = np.cumsum(counts) - counts
+  short = [stretches(words[starts[n]:starts[n] + counts[n]], int(counts[n])) for n in few]
+  of, found = np.concatenate([of, few]), np.concatenate([found, *short])
+  order = np.argsort(of, kind='stable')
+  return of[order], found[order]
 
 
 class Words:
