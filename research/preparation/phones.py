@@ -1,0 +1,158 @@
+"""Telephone numbers of a text: stretches of digits that may be one, judged by phonenumbers and by what stands around them."""
+
+import functools
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import phonenumbers
+from phonenumbers import PhoneNumberFormat
+
+from research.preparation.recognizers import Hit
+
+LEAST, MOST, GROUPS = 7, 20, 8      # digits of a stretch, and groups of a number
+_GAP = '[ \u00a0\u2009\u202f./()\u2010-\u2013（）－-]'
+_STRETCH = re.compile(rf'(?<![\w+])(?:[+＋] ?)?[(（]?\d(?:{_GAP}{{0,3}}\d){{{LEAST - 1},{MOST - 1}}}')
+_HAS_PHONE = re.compile(rf'\d(?:{_GAP}{{0,3}}\d){{{LEAST - 1}}}')
+_GROUP = re.compile(r'\d+')
+_NEXT = re.compile(rf'({_GAP}{{1,3}})(\d{{1,{MOST}}})')
+_EXTENSION = re.compile(r'[ ,;]{0,2}(?:ext(?:ension|n)?\b\.?|x|durchwahl|dw|poste|;ext=|#)[ .:]{0,2}(\d{1,6})(?!\w)', re.I)
+_ABROAD = re.compile(r'(?:00|011(?=\D))[ -]?(?=[1-9])')
+_TOLD = re.compile(r"""(?:\b|_)(?:tel|(?:tele|smart|mobile|home|work|cell)?phone|[tf]el[eé]fon|fon|fax|mobil|cell|handy|whatsapp|sms|hotline
+  |contact|call|ring|dial|reach|anruf|ruf\w*|appel\w*|portable|m[oó]vil|ll[aá]m\w*|t[eé]l[eé]ph|☎|📞|📱)[^\[\]\d\n]{0,24}$""", re.X | re.I)
+_OF_NUMBER = r'(?:[\W_]{0,3}(?:no|nr|num|number|nummer|n°|nº))?[\s.:\#="\'_-]{0,4}(?:(?:is|was|ist|war|lautet)[\s:]{1,2})?$'
+_OTHER = re.compile(r"""(?:(?:\b|_)(?:order|invoice|ref(?:erence)?|ids?|uid|isbn(?:-1[03])?|issn|doi|serial|article|item|account|acct|ticket|case
+  |version|ver|sku|ean|gtin|upc|pmid|part|model|key|code|zip|plz|issue|hash|seed|timestamp|tracking|parcel|facture|commande)
+  |(?:bestell|rechnungs?|kunden|artikel|vorgangs?|konto|sendungs?|auftrags?|vertrags?|serien|teile)-?(?:nummer|nr|id)?|[$€£¥])""" + _OF_NUMBER,
+                    re.X | re.I)
+_NUMBER = re.compile(r'(?:\b|_)(?:no|nr|num|number|nummer|n°|nº)[\s.:\#="\'_-]{0,4}$|[\#№]\s?$', re.I)
+_FREE = re.compile(r'(?:^|[\s("\'<>\[\]{;|*:（]|(?<!\d),)$')      # what may stand before a number that nothing announces
+_LAST = re.compile(r'(?<!\d)(\d{1,20})[ .-]$')                  # a number right before, as in a list
+_PART = re.compile(r'[^\W]|[.,]\d|-\w')                          # what goes on after the digits, so that they are no number
+_AMOUNT = re.compile(r' ?(?:[€$£¥%°]|(?:EUR|USD|GBP|CHF|kg|km|mm|cm|ms|MB|GB|kB|Hz|kWh|Mio|Mrd|million|bytes?|Euro|Stück)\b)')
+_DATE = re.compile(r'(?:\d{4}([./-])\d{1,2}\1\d{1,2}|\d{1,2}([./-])\d{1,2}\2(?:\d{4}|\d{2}))(?![./-]?\d)'
+                   r'|\d{1,2}\.\d{2} ?[\u2010-\u2013-] ?\d{1,2}\.\d{2}(?!\d)')
+_AMERICAN = re.compile(r'\(\d{3}\) ?\d{3}[ -]\d{4}|(?:1[ -])?[2-9]\d\d-\d{3}-\d{4}')
+
+
+class _Around(NamedTuple):
+  """What the words before a number say."""
+  told: bool      # that it is one
+  free: bool      # nothing, and that nothing runs into it
+
+
+def phones(text: str, regions: Sequence[str]) -> Iterator[Hit]:
+  """Numbers with their country's code, and those written as in these regions (ISO's codes), with extensions."""
+  if not _HAS_PHONE.search(text):
+    return
+  at = 0
+  while stretch := _STRETCH.search(text, at):
+    begin, end = stretch.span()
+    groups = [found.span() for found in _GROUP.finditer(text, begin, end)]
+    at = groups[0][1]
+    if text[end:end + 1].isdigit():      # its last group is longer than a number
+      groups.pop()
+    abroad = text[begin] in '+＋'
+    if not abroad and (date := _DATE.match(text, begin)):
+      at = date.end()
+    elif groups and (hit := _number(text, begin, _usable(text, groups, abroad), abroad, regions)):
+      yield hit
+      at = hit[1]
+
+
+def _usable(text: str, groups: list[tuple[int, int]], abroad: bool) -> list[tuple[int, int]]:
+  """(end, groups) of what a number may be, the longest first."""
+  found = []
+  for count, (begin, end) in enumerate(groups[:GROUPS], 1):
+    following = _NEXT.match(text, end)
+    # A list of groups that go on alike is none, unless a country's code begins it.
+    alike = following and len(following[1]) == 1 and following[1] not in '/(' and len(following[2]) == end - begin
+    if not _PART.match(text, end) and (abroad or not alike):
+      found.append((end, count))
+    if end - begin >= 6 and text[end:end + 1] in (' ', '\u00a0', '/') or following and re.search(r'/ ?\(?$', following[1]) and (
+        following[2].startswith('0') and count > 1):
+      break      # what follows is a thing of its own
+  return found[::-1]
+
+
+def _number(text: str, begin: int, ends: list[tuple[int, int]], abroad: bool, regions: Sequence[str]) -> Hit | None:
+  """The number that begins here."""
+  before = text[max(0, begin - 48):begin]
+  told = bool(_TOLD.search(before))
+  other = bool(_OTHER.search(before)) or not told and bool(_NUMBER.search(before))
+  listed = (last := _LAST.search(before)) and len(last[1]) == len(_GROUP.findall(text[begin:ends[0][0]])[0]) if ends else False
+  around = _Around(told and not other, not other and not listed and bool(_FREE.search(before)))
+  for strict in (True, False):
+    for end, _ in ends:
+      written = unicodedata.normalize('NFKC', text[begin:end])
+      opened = written.startswith('(') and ')' not in written      # the bracket is the sentence's
+      written = written[opened:]
+      value = _abroad(written, strict) if abroad else _at_home(written, text, end, strict, around, regions)
+      if value:
+        extension = _EXTENSION.match(text, end)
+        return begin + opened, extension.end() if extension else end, value + (f'x{extension[1]}' if extension else '')
+  return None
+
+
+def _abroad(written: str, strict: bool) -> str:
+  """E.164 of a number with its country's code; not strictly, one in groups of which only the length is right."""
+  return _parsed(written, None, strict) if strict or re.search(r'\d\D+\d', written) else ''
+
+
+@functools.lru_cache(1024)
+def _parsed(written: str, region: str | None, strict: bool) -> str:
+  try:
+    number = phonenumbers.parse(written, region)
+  except phonenumbers.NumberParseException:
+    return ''
+  right = phonenumbers.is_valid_number(number) if strict else phonenumbers.is_possible_number(number)
+  return str(phonenumbers.format_number(number, PhoneNumberFormat.E164)) if right else ''
+
+
+def _at_home(written: str, text: str, end: int, strict: bool, around: _Around, regions: Sequence[str]) -> str:
+  """E.164 of a number as it is written in one of the regions; empty where it is none.
+
+  Args:
+    written: the number.
+    text: it ends in.
+    end: where.
+    strict: whether phonenumbers must know it as valid, and not only as of a right length.
+    around: what stands before it.
+    regions: the first in which it is one counts.
+  """
+  if not (around.told or around.free) or not around.told and _AMOUNT.match(text, end):
+    return ''
+  if (code := _ABROAD.match(written)) and (value := _parsed(f'+{written[code.end():]}', None, True)):
+    return value
+  groups = _GROUP.findall(written)
+  digits = ''.join(groups)
+  lone = len(groups) == 2 and '.' in written and len(groups[0]) < 3      # a decimal point
+  if not 8 <= len(digits) <= 13 or lone or len(digits) == len(groups) or groups[0] == '0' and not around.told:
+    return ''
+  for region in regions:
+    if _usual(written, groups, digits, strict, around.told, region) and (
+        value := _parsed(written, region, strict and not (region in ('US', 'CA') and _AMERICAN.fullmatch(written)))):
+      return value
+  return ''
+
+
+def _usual(written: str, groups: list[str], digits: str, strict: bool, told: bool, region: str) -> bool:
+  """Whether a region's numbers are written like this, so that it is worth the while to parse it."""
+  prefix = phonenumbers.ndd_prefix_for_region(region, True)
+  if digits.startswith('0') and prefix in ('0', None):
+    return len(digits) >= 9 and digits[1] != '0' and (strict or told and len(groups) > 1)
+  if phonenumbers.country_code_for_region(region) == 1:
+    return strict and ([*map(len, groups)][-3:] == [3, 3, 4] and len(digits) < 12 or told and len(digits) in (10, 11))
+  if not strict or prefix == '0' and not told:
+    return False
+  return told or len(groups) > 1 and groups == _as_formatted(written, region)
+
+
+@functools.lru_cache(1024)
+def _as_formatted(written: str, region: str) -> list[str]:
+  try:
+    number = phonenumbers.parse(written, region)
+  except phonenumbers.NumberParseException:
+    return []
+  return _GROUP.findall(phonenumbers.format_number(number, PhoneNumberFormat.NATIONAL))
