@@ -38,7 +38,7 @@ def get_config():
           'threshold': 0.8,             # Jaccard's, of the sets of all three words that stand together; 0.5 to 1
       },
       'personal': 'mask',               # e-mail, phone, card, IBAN, IP, keys: mask, drop (the row), keep (counted), off
-      'regions': ('US', 'GB', 'DE'),    # whose national phone numbers are known; those that begin with + always are
+      'regions': ('US', 'GB', 'DE', 'AT', 'CH', 'FR'),      # whose national phone numbers are known; with + all are
       'labels': {
           'join': True,                 # labels that differ by capitals or blanks alone are the commonest of them
           'suspects': True,             # rows whose label their words contradict are listed; they are never dropped

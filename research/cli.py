@@ -139,7 +139,8 @@ def _end(status: int, line: str = '') -> NoReturn:
   sys.exit(status)
 
 
-TEMPLATES = ('--prompt', *(f'--config.task.{field}' for field in templates.FIELDS))
+TEMPLATES = ('--prompt', *(f'--config.task.{field}' for field in templates.FIELDS),
+             *(f'--config.{field}' for field in ('text', 'prompt', 'target')))      # of `prepare`
 
 
 def _with_templates(arguments: list[str]) -> list[str]:

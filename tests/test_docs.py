@@ -2,6 +2,7 @@
 
 import csv
 import json
+import random
 import re
 import shlex
 from unittest import mock
@@ -113,6 +114,36 @@ def test_every_command_runs(page, tmp_path, monkeypatch):
       tiny = with_tiny(name, given, fields) if any(x.startswith('--config=') for x in given) else given
       said = verb(name, *tiny, cwd=tmp_path)
     assert said.returncode == 0, f'{name} {text}\n{said.stderr}'
+
+
+def test_from_a_csv_of_questions_to_a_score_in_three_commands(tmp_path, monkeypatch):
+  """The README's, on 2,000 rows with duplicates, parts of test rows in training rows, and phone numbers."""
+  monkeypatch.chdir(tmp_path)
+  rng = random.Random(0)
+  rows = [(row['text'], row['domain']) for split in sources.SPLITS for row in sources.sample('sentiment_sentences')[split]][:1700]
+  rows += [(text, label.upper()) for text, label in rng.sample(rows, 100)]
+  rows += [(f'{text} Really', label) for text, label in rng.sample([row for row in rows if len(row[0]) > 60], 100)]
+  long = ' '.join(f'word{i}' for i in range(20))
+  rows += [(f'{text} {long} +49 30 2093{number:04}', label) for number, (text, label) in enumerate(rng.sample(rows, 100))]
+  (tmp_path / 'exports').mkdir()
+  with open(tmp_path / 'exports' / 'a.csv', 'w', newline='') as f:
+    csv.writer(f).writerows([('question', 'topic'), *rows])
+  for name, text in [*commands(ROOT / 'README.md', 'console')][1:4]:
+    given = with_tiny(name, shlex.split(text), {}) if '--config=' in text else shlex.split(text)
+    said = verb(name, *given, cwd=tmp_path)
+    assert said.returncode == 0, said.stderr
+  report = run_files.read_json(tmp_path / 'data' / 'tickets' / 'report.json')
+  dropped = report['rows']['dropped']
+  assert report['rows']['read'] == 2000 == report['rows']['kept'] + sum(dropped.values())
+  assert dropped['exact_duplicate'] >= 100 and dropped['near_duplicate'] >= 60 and dropped['leak'] >= 60
+  assert report['personal']['phone'] >= 90 and report['labels']['splits']['train'].keys() == {'amazon', 'imdb', 'yelp'}
+  texts = {split: (tmp_path / 'data' / 'tickets' / f'{split}.jsonl').read_text() for split in sources.SPLITS}
+  assert all('+49 30' not in text for text in texts.values()) and '[PHONE]' in texts['test']
+  assert long not in texts['train'] and long in texts['test']
+  result = run_files.read_result(tmp_path / 'runs' / 'tickets')
+  assert 0 <= result['metrics']['test/accuracy'] <= 1 and 'test/accuracy' in result['intervals']
+  predictions = (tmp_path / 'runs' / 'tickets' / 'predictions' / 'test.jsonl').read_text().splitlines()
+  assert len(predictions) == report['splits']['test'] == len(texts['test'].splitlines())
 
 
 def with_tiny(name, given, fields):

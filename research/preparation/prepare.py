@@ -176,11 +176,11 @@ class Masked(NamedTuple):
   found: list[tuple[int, bytes, Counter[str]]]      # number, the row without personal data, and how many of each kind it held
 
 
-def _mask(without: tuple[frozenset[str], Sequence[str]], lines: Sequence[tuple[int, bytes]]) -> Masked:
-  """Looks for personal data in some rows, but for these columns, and with these regions' phone numbers."""
+def _mask(how: tuple[Sequence[str], frozenset[str]], lines: Sequence[tuple[int, bytes]]) -> Masked:
+  """Looks for personal data in some rows, with these regions' phone numbers, and not in these columns."""
   found = []
   for number, line in lines:
-    row, kinds = personal.mask(json_text.loads(line.decode()), *without)
+    row, kinds = personal.mask(json_text.loads(line.decode()), *how)
     if kinds:
       found.append((number, json_text.dumps(row).encode(), kinds))
   return Masked(len(lines), found)
@@ -193,7 +193,7 @@ def _look_for_personal(settings: PrepareSettings, corpus: Corpus, result: Result
   rows = corpus.kept().tolist()
   lines = ((number, corpus.line(number)) for number in rows)
   with progress('prepare: personal data in rows', len(rows)) as done:
-    for part in workers.mapped(_mask, (apart, s.regions), workers.chunks(lines, lambda row: len(row[1]))):
+    for part in workers.mapped(_mask, (s.regions, apart), workers.chunks(lines, lambda row: len(row[1]))):
       for number, line, kinds in part.found:
         result.personal += kinds
         if s.personal == 'mask':

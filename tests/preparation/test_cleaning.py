@@ -98,7 +98,7 @@ def test_conversations_are_put_in_the_order_that_a_template_asks_for(tmp_path):
   a, b, c, d = sentences(4)
   rows = [say(('user', a), ('user', 'And?'), ('assistant', b), ('user', 'Thanks')), say(('user', c), ('assistant', d)),
           say(('user', 'Hello?')), say(('assistant', 'Hello!')), say(('user', c), ('assistant', ' ')),
-          {'messages': [{'role': 'user', 'content': [{'type': 'text', 'text': 'Part'}]}, {'role': 'assistant', 'content': 'x'}]},
+          say(('user', [{'type': 'text', 'text': 'Part'}]), ('assistant', 'x')),
           {'messages': [{'role': 'user', 'content': 'x'}, {'role': 'assistant', 'content': None, 'tool_calls': [{}]}]}]
   report, kept, dropped = prepared(tmp_path, rows, split__test=0.0, split__valid=0.0)
   assert kept['train'][0] == say(('user', f'{a}\n\nAnd?'), ('assistant', b)) and len(kept['train']) == 3

@@ -64,7 +64,7 @@ def test_a_config_that_cannot_be_is_refused(fields, says):
     (['--input=a.csv', '--strict'], 'a.csv: line 3 has 1 fields'),
     (['--input=a.csv', '--config.label=topic', '--config.prompt={what}'],
      "none of the 3 rows of the input is left: 3 parse (the first: no column 'what', which the template names"),
-    (['--input=a.csv', '--config.label=kind'], 'rows of the input is left: 2 label (the first: no kind), 1 parse (the first: has 1'),
+    (['--input=a.csv', '--config.label=kind'], 'is left: 2 label (the first: no kind), 1 parse (the first: has 1'),
     (['--input=a.csv', '--config.split.by=given'], 'split.by=given: the name of a.csv must say one of'),
     (['--input=a.csv', '--output=full'], '--output=full: exists and is not empty'), ([], '--input')])
 def test_what_cannot_be_prepared_is_one_line_and_leaves_nothing(tmp_path, monkeypatch, given, says):
@@ -120,3 +120,15 @@ def test_the_report_says_what_happened_in_fields_that_stay(tmp_path):
   page = (tmp_path / 'out' / 'report.html').read_text()
   assert page.count('<img src="data:image/png;base64,') == len([*(tmp_path / 'out' / 'figures').iterdir()]) == 3
   assert 'http' not in page.replace('http-equiv', '')
+
+
+@pytest.mark.parametrize('personal, kept, counted', [
+    ('mask', ['Write to [EMAIL] or [EMAIL_2], not to [EMAIL]', 'Nothing'], 3), ('drop', ['Nothing'], 3),
+    ('keep', ['Write to a@b.org or c@d.org, not to A@b.org', 'Nothing'], 3),
+    ('off', ['Write to a@b.org or c@d.org, not to A@b.org', 'Nothing'], 0)])
+def test_personal_data_is_masked_or_its_rows_go(tmp_path, personal, kept, counted):
+  rows = [{'text': 'Write to a@b.org or c@d.org, not to A@b.org', 'who': 'x@y.org'}, {'text': 'Nothing', 'who': 'z@y.org'}]
+  report, found, dropped = prepared(tmp_path, rows, personal=personal, group='who', split__test=0.0, split__valid=0.0)
+  assert [row['text'] for row in found['train']] == kept and report['personal'].get('email', 0) == counted
+  assert found['train'][-1]['who'] == 'z@y.org'      # whose a row is stays what it is
+  assert [one['reason'] for one in dropped] == ['personal'] * (personal == 'drop')
