@@ -29,8 +29,9 @@ LOCK = '.lock'           # held by the process that is at work in a folder
 # What the files that a run leaves must hold to be read (see `expect`).
 COST_FIELDS = {**dict.fromkeys(('trainable_params', 'train_flops', 'train_seconds', 'peak_bytes'), NUMBER), 'cohort_size?': int,
                **dict.fromkeys(('total_params?', 'train_tokens?', 'compile_seconds?', 'tokens_per_second?'), NUMBER)}
-RESULT_FIELDS = {'best_step?': int, 'steps': int, 'metrics': {str: NUMBER}, 'intervals': {str: [NUMBER]}, 'cost': COST_FIELDS}
-PREDICTION_FIELDS = {'id?': int, 'prediction': str, 'target': str, 'loss': NUMBER, 'tokens': int}
+RESULT_FIELDS = {'best_step?': int, 'steps': int, 'metrics': {str: NUMBER}, 'intervals': {str: [NUMBER]}, 'cost': COST_FIELDS,
+                 'leaked?': {str: int}}
+PREDICTION_FIELDS = {'id?': int, 'prediction': str, 'target': str, 'loss': NUMBER, 'tokens': int, 'leaked?': bool}
 FAILED_FIELDS = {'error': str}
 
 

@@ -82,20 +82,47 @@ def files(**paths: str | None) -> dict[str, list[Row]]:
 
 
 TASK = 'task.json'      # of a prepared folder
-TASK_FIELDS = {'prompt?': str, 'target?': str, 'choices?': [str], 'metrics?': [str], 'splits': [str]}
+TASK_FIELDS = {'prompt?': str, 'target?': str, 'choices?': [str], 'metrics?': [str], 'splits': [str], 'leaked?': {str: [int]}}
 
 
 def prepared(folder: Path, where: dict[str, str | None]) -> tuple[dict[str, str | None], dict[str, Any]]:
   """What a folder that `prepare` made says of a task: where its splits are, and its fields.
 
+  `leaked`, the rows of a split that training holds, is about the folder's own files, so it is left out for any other.
+
   Args:
     folder: of task.path.
     where: the file of each split that is named beside it, which then is read instead.
+  Raises:
+    InputError: task.json is damaged.
   """
   said = run_files.read_json(folder / TASK, TASK_FIELDS)
   files = {split: str(folder / f'{split}.jsonl') for split in said.pop('splits')}
+  leaked = said.pop('leaked', None) or {}
+  if unknown := leaked.keys() - (files.keys() - {'train'}):
+    raise InputError(f'{folder / TASK}: is damaged: leaked names {min(unknown)!r}, not a split that is scored')
   fields = {field: tuple(value) if isinstance(value, list) else value for field, value in said.items()}
-  return {split: where[split] or files.get(split) for split in SPLITS}, fields
+  named = {split: where[split] or files.get(split) for split in SPLITS}
+  own = {split for split, file in files.items() if Path(named[split] or '').expanduser().resolve() == Path(file).resolve()}
+  if 'train' in own:
+    fields['leaked'] = {split: frozenset(numbers) for split, numbers in leaked.items() if split in own}
+  return named, fields
+
+
+def check_leaked(folder: Path, leaked: dict[str, frozenset[int]], splits: dict[str, list[Row]]) -> None:
+  """Refuses numbers of leaked rows that are none of their split's.
+
+  Args:
+    folder: whose task.json says which rows leaked.
+    leaked: split -> numbers of rows, from 0.
+    splits: the rows.
+  Raises:
+    InputError: a number is below 0, or too large.
+  """
+  for split, numbers in leaked.items():
+    if wrong := [n for n in sorted(numbers) if not 0 <= n < len(splits[split])]:
+      raise InputError(f'{folder / TASK}: is damaged: leaked names row {wrong[0]} of {split}, whose {len(splits[split])} rows '
+                       'are numbered from 0; prepare the folder again')
 
 
 def huggingface(path: str, subset: str | None, splits: dict[str, str], asked: Set[str] = frozenset()) -> dict[str, list[Row]]:

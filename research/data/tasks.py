@@ -27,11 +27,16 @@ class Task(NamedTuple):
   noise: float = 0.15                   # GAPS: the share of tokens that go into gaps
   span: float = 3.0                     # GAPS: tokens in a gap, on average
   rejected: str = ''                    # of preference pairs: template of the answer that is worse than the target
+  leaked: dict[str, frozenset[int]] | None = None      # valid, test -> numbers of the rows that training holds, where known
 
   def rows(self, split: str) -> list[Row]:
     if split not in self.splits:
       raise InputError(f'task {self.name} has no {split} split (it has {", ".join(self.splits)}); set task.{split}')
     return self.splits[split]
+
+  def leaked_rows(self, split: str) -> frozenset[int]:
+    """Numbers of a split's rows that training holds, as far as is known."""
+    return (self.leaked or {}).get(split, frozenset())
 
 
 # Built-in tasks; `data` names a folder of `samples/`.
@@ -88,6 +93,7 @@ def make(name: str, fields: dict[str, Any]) -> Task:
         raise InputError('task.name=files needs task.train, task.valid or task.test, each a file of rows, or task.path, a '
                          'folder that research.prepare made')
       splits = sources.files(**where)
+      sources.check_leaked(Path(path or '').expanduser(), given.get('leaked', {}), splits)
     else:
       if not path:
         raise InputError('task.name=datasets needs task.path, a save_to_disk folder or a hub path')

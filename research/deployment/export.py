@@ -173,12 +173,14 @@ def measure(exp: Experiment, split: str, examples: list[Example], before: Tree, 
   start, size = exp.model.config.decoder_start_id, exp.settings.training.eval_batch_size
   documents = [batches.prompt_with_answer(e, start) for e in examples[:COMPARED]]
   run, exported = (
-      harness.evaluate(exp.model, variables, exp.tokenizer, exp.task, examples, size, label=f'export: {which}')
+      harness.evaluate(exp.model, variables, exp.tokenizer, exp.task, examples, size, label=f'export: {which}',
+                       leaked=exp.task.leaked_rows(split))
       for which, variables in (('the run', before), ('exported', after)))
   difference, deviation = largest_difference(exp.model, before, after, documents, size)
   return {'split': split, 'examples': len(examples), 'largest_logit_difference': difference, 'logit_deviation': deviation,
           'before': run.scores, 'after': exported.scores, 'intervals': exported.intervals,
-          'change': {name: exported.scores[name] - run.scores[name] for name in run.scores}}
+          'change': {name: exported.scores[name] - run.scores[name] for name in run.scores},
+          **({'leaked': run.leaked} if run.leaked else {})}
 
 
 def largest_difference(model: Model, before: Tree, after: Tree, documents: list[batches.Document],

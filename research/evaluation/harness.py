@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,16 +18,20 @@ from research.models.functions import Model
 from research.programs.members import CohortVariables
 from research.tree import Tree
 
+WITHOUT = '_without_leaked'      # what the name of a score ends with that leaves out the examples that training holds
+
 
 class Evaluation(NamedTuple):
   """Of one model on one split."""
   predictions: list[dict[str, Any]]        # one an example, in the rows' order (fields: see the contract in the README)
-  scores: dict[str, float]                 # metric -> value over all examples; `loss` in nats per target token
+  scores: dict[str, float]                 # metric -> value over all examples; `loss` in nats per target token; see WITHOUT
   intervals: dict[str, list[float]]        # metric -> [low, high], 95 %, over examples
+  leaked: int = 0                          # examples that training holds; where it holds all there is no score without them
 
 
 def evaluate(model: Model, variables: Tree, tokenizer: Tokenizer, task: Task, examples: Sequence[Example],
-             batch_size: int, generate: bool = True, label: str | None = None) -> Evaluation:
+             batch_size: int, generate: bool = True, label: str | None = None,
+             leaked: Collection[int] = ()) -> Evaluation:
   """One run's evaluation: see `evaluate_all`.
 
   Args:
@@ -39,12 +43,14 @@ def evaluate(model: Model, variables: Tree, tokenizer: Tokenizer, task: Task, ex
     batch_size: packed sequences or prompts per batch.
     generate: False leaves out free text.
     label: of the progress line; None for silence.
+    leaked: numbers of the rows that training holds.
   """
-  return evaluate_all(model, variables, tokenizer, task, examples, batch_size, generate, label)[0]
+  return evaluate_all(model, variables, tokenizer, task, examples, batch_size, generate, label, leaked)[0]
 
 
 def evaluate_all(model: Model, variables: Tree | CohortVariables, tokenizer: Tokenizer, task: Task, examples: Sequence[Example],
-                 batch_size: int, generate: bool = True, label: str | None = None) -> list[Evaluation]:
+                 batch_size: int, generate: bool = True, label: str | None = None,
+                 leaked: Collection[int] = ()) -> list[Evaluation]:
   """Scores every row, ranks its choices by log-likelihood or generates its answer, and measures; for every member.
 
   Args:
@@ -57,6 +63,7 @@ def evaluate_all(model: Model, variables: Tree | CohortVariables, tokenizer: Tok
     generate: False leaves out free text, which takes much longer than its loss, and the metrics that need it; so does a
       task without metrics.
     label: of the progress line; None for silence.
+    leaked: numbers of the rows that training holds; there are scores without these too.
   """
   variables, cut = shared_prefix.read(model, variables, [ids for e in examples for ids in (e.prompt_ids, *e.content_free)])
   examples = [e._replace(prompt_ids=e.prompt_ids[cut:], content_free=tuple(ids[cut:] for ids in e.content_free))
@@ -67,11 +74,11 @@ def evaluate_all(model: Model, variables: Tree | CohortVariables, tokenizer: Tok
     ends = dict.fromkeys((*tokenizer.ends, *(e.target_ids[-1] for e in examples)))
     longest = max(task.max_new_tokens, *(len(e.target_ids) for e in examples))
     ids = decode.generate_all(model, variables, [e.prompt_ids for e in examples], longest, [*ends], batch_size, label=label)
-  return [_measured(tokenizer, task, examples, *of_member) for of_member in zip(scores, ids)]
+  return [_measured(tokenizer, task, examples, *of_member, leaked) for of_member in zip(scores, ids)]
 
 
 def _measured(tokenizer: Tokenizer, task: Task, examples: Sequence[Example], scores: Sequence[Scores],
-              ids: Sequence[list[int]] | None) -> Evaluation:
+              ids: Sequence[list[int]] | None, leaked: Collection[int]) -> Evaluation:
   """One member's evaluation, from its scores and, where it wrote free text, that."""
   names = ('loss', *task.metrics)
   if task.choices:
@@ -86,19 +93,22 @@ def _measured(tokenizer: Tokenizer, task: Task, examples: Sequence[Example], sco
   scored = [Scored(a, t, s.loss, s.tokens, task.choices) for a, t, s in zip(answers, targets, scores)]
   predictions = [{'id': e.id, 'row': e.row, 'prompt': e.prompt, 'target': s.target, 'prediction': s.prediction,
                   'loss': s.loss, 'tokens': s.tokens, **({'choices': c.choices} if task.choices else {}),
-                  **({'calibrated': c.ranked} if c.blank else {})}
+                  **({'calibrated': c.ranked} if c.blank else {}), **({'leaked': True} if e.id in leaked else {})}
                  for e, s, c in zip(examples, scored, scores)]
+  apart = [number for number, e in enumerate(examples) if e.id not in leaked]
   values, ranges = {}, {}
   for name in names:
     metric = metrics.get(name)
     vectors = metric.sums(scored)
-    values[name] = float(metric.score(vectors.sum(0)))
-    ranges[name] = intervals.interval(metric, vectors)
+    for called, some in ((name, vectors), (name + WITHOUT, vectors[apart])):
+      if called == name or 0 < len(some) < len(vectors):
+        values[called] = float(metric.score(some.sum(0)))
+        ranges[called] = intervals.interval(metric, some)
     if name != 'loss':
       each = metric.each(vectors) if metric.each else np.full(len(scored), None)
       for prediction, value in zip(predictions, each):
         prediction[name] = None if value is None else float(value)
-  return Evaluation(predictions, values, ranges)
+  return Evaluation(predictions, values, ranges, len(examples) - len(apart))
 
 
 def check_finite(evaluation: Evaluation, where: str) -> None:

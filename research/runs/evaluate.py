@@ -16,7 +16,7 @@ from research.experiment import provenance, restore
 from research.experiment.assemble import assemble
 from research.programs import members
 from research.runs import run
-from research.runs.result import describe, record
+from research.runs.result import describe, record, spoken
 from research.training.ledger import Cost, TrainResult
 
 
@@ -57,7 +57,7 @@ def evaluate_one(workdir: Path, split: str, config: Config | None = None,
     else:
       run_files.claim(workdir, exp.settings.config())
       provenance.begin(workdir, exp)
-    [evaluation] = run.evaluate_runs([exp], variables, [examples], generate=True, label=f'evaluate {split}')
+    [evaluation] = run.evaluate_runs([exp], variables, [examples], split, generate=True, label=f'evaluate {split}')
     new = describe(exp, TrainResult(0, 0, {}, Cost()), 0, tree.size(variables))
     return _recorded(evaluation, workdir, split, new)
 
@@ -84,7 +84,7 @@ def evaluate_finished(workdirs: Sequence[Path], split: str, allow_changed: bool 
     learned = [restore.learned_and_frozen(workdir, exp) for workdir, exp in zip(workdirs, exps)]
     variables = members.stack_variables([trainable for trainable, _ in learned], [frozen for _, frozen in learned])
     examples = [exp.examples(split) for exp in exps]
-    found = run.evaluate_runs(exps, variables, examples, generate=True, label=f'evaluate {split}')
+    found = run.evaluate_runs(exps, variables, examples, split, generate=True, label=f'evaluate {split}')
     return [_recorded(*one, split) for one in zip(found, workdirs)]
 
 
@@ -94,7 +94,6 @@ def _recorded(evaluation: harness.Evaluation, workdir: Path, split: str, new: di
     result = new if new and not (workdir / run_files.RESULT).exists() else run_files.read_result(workdir)
     record(result, evaluation, workdir, split)
     run_files.write_json(workdir / run_files.RESULT, result)
-  say('evaluate: ' + ', '.join(
-      f'{split}/{name} {value:.4f} [{evaluation.intervals[name][0]:.4f}, {evaluation.intervals[name][1]:.4f}]'
-      for name, value in evaluation.scores.items()))
+  for line in spoken(evaluation, split):
+    say(f'evaluate: {line}')
   return result

@@ -64,5 +64,31 @@ def record(result: dict[str, Any], evaluation: harness.Evaluation, workdir: Path
   """
   harness.check_finite(evaluation, str(workdir))
   run_files.write_jsonl(workdir / run_files.PREDICTIONS / f'{split}.jsonl', evaluation.predictions)
-  result['metrics'] |= {f'{split}/{name}': value for name, value in evaluation.scores.items()}
-  result['intervals'] |= {f'{split}/{name}': ends for name, ends in evaluation.intervals.items()}
+  for told, found in (('metrics', evaluation.scores), ('intervals', evaluation.intervals)):
+    for name in [name for name in result[told] if name.startswith(f'{split}/') and name.endswith(harness.WITHOUT)]:
+      del result[told][name]                       # of what training held when the split was evaluated before
+    result[told] |= {f'{split}/{name}': x for name, x in found.items()}
+  leaked = {**(result.pop('leaked', None) or {}), split: evaluation.leaked}
+  if leaked := {name: count for name, count in leaked.items() if count}:
+    result['leaked'] = leaked
+
+
+def spoken(evaluation: harness.Evaluation, split: str, ranges: bool = True) -> list[str]:
+  """A split's scores for people: a line of those over all rows and, where training holds some of these, one without them.
+
+  Args:
+    evaluation: of the split.
+    split: train, valid or test.
+    ranges: with their intervals.
+  """
+  def line(ends: str) -> str:
+    return ', '.join(
+        f'{split}/{name.removesuffix(ends)} {value:.4f}' + ranges * (' [{:.4f}, {:.4f}]'.format(*evaluation.intervals[name]))
+        for name, value in evaluation.scores.items() if name.endswith(harness.WITHOUT) == bool(ends))
+
+  count, rows = evaluation.leaked, len(evaluation.predictions)
+  if not count:
+    return [line('')]
+  if count == rows:
+    return [line(''), f'training holds all {rows} {split} rows, so there is no score without them']
+  return [line(''), f'without the {count} of {rows} {split} rows that training holds: {line(harness.WITHOUT)}']

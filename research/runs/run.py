@@ -15,7 +15,7 @@ from research.experiment import provenance, restore
 from research.experiment.assemble import Experiment
 from research.planning import plans
 from research.programs import members
-from research.runs.result import describe, record
+from research.runs.result import describe, record, spoken
 from research.strategies import bind
 from research.training import ledger, loop, optim
 from research.training.checkpoint import Checkpoints
@@ -125,30 +125,35 @@ class Run:
     result = describe(self.exp, outcome, self.trainable_params, self.total_params, self.planned)
     if evaluation:
       record(result, evaluation, self.workdir, 'valid')
-    if self.held_out:
-      said = ', '.join(f'{k} {v:.4f}' for k, v in result['metrics'].items())
+    if evaluation:
+      said, *without = spoken(evaluation, 'valid', ranges=False)
       say(f'{self.label}: best step {outcome.best_step} of {outcome.steps}; {said}')
+      for line in without:
+        say(f'{self.label}: {line}')
     else:
       say(f'{self.label}: no validation split, so the last step was kept: {outcome.steps} of {outcome.steps}')
     return result
 
 
 def evaluate_runs(exps: Sequence[Experiment], variables: Tree | members.CohortVariables,
-                  examples: Sequence[Sequence[Example]], generate: bool, label: str | None = None) -> list[harness.Evaluation]:
+                  examples: Sequence[Sequence[Example]], split: str, generate: bool,
+                  label: str | None = None) -> list[harness.Evaluation]:
   """The evaluation of every run: of all as one program where they read the same rows.
 
   Args:
     exps: of one model and one task.
     variables: of one run, or of all side by side.
     examples: of each run.
+    split: the examples', of which the task can say that training holds some.
     generate: free text too, where that is the task.
     label: of the progress line; None for silence.
   """
   exp, size = exps[0], exps[0].settings.training.eval_batch_size
-  if all(one == examples[0] for one in examples[1:]):
-    return harness.evaluate_all(exp.model, variables, exp.tokenizer, exp.task, examples[0], size, generate, label)
+  leaked = [one.task.leaked_rows(split) for one in exps]
+  if all(one == examples[0] for one in examples[1:]) and len({*leaked}) == 1:
+    return harness.evaluate_all(exp.model, variables, exp.tokenizer, exp.task, examples[0], size, generate, label, leaked[0])
   return [harness.evaluate(exp.model, members.select_member(number, variables), exp.tokenizer, exp.task, its, size, generate,
-                           label) for number, its in enumerate(examples)]
+                           label, leaked[number]) for number, its in enumerate(examples)]
 
 
 def validate(runs: Sequence[Run], label: str) -> loop.Evaluate:
@@ -156,8 +161,8 @@ def validate(runs: Sequence[Run], label: str) -> loop.Evaluate:
   def evaluate(step: int, going: Sequence[int], variables: Tree | members.CohortVariables) -> list[dict[str, float]]:
     if not sys.stderr.isatty():
       say(f'{label}  {step}/{runs[0].exp.settings.training.steps}  validating')
-    found = evaluate_runs([run.exp for run in runs], variables, [run.held_out for run in runs], runs[0].generates,
-                          f'{label}: valid')
+    found = evaluate_runs([run.exp for run in runs], variables, [run.held_out for run in runs], 'valid',
+                          runs[0].generates, f'{label}: valid')
     return [runs[number].validated(step, found[number]) for number in going]
   return evaluate
 
@@ -178,7 +183,7 @@ def at_best(runs: Sequence[Run], outcomes: Sequence[ledger.TrainResult], frozen:
     variables = members.stack_variables([outcomes[number].trainable for number in missing],
                                         [frozen[number] for number in missing])
     looked = evaluate_runs([runs[number].exp for number in missing], variables,
-                           [runs[number].held_out for number in missing], True, f'{label}: valid')
+                           [runs[number].held_out for number in missing], 'valid', True, f'{label}: valid')
     for number, evaluation in zip(missing, looked):
       found[number] = evaluation
   return found

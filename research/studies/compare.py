@@ -9,7 +9,7 @@ import numpy as np
 
 from research import json_text, run_files
 from research.errors import InputError
-from research.evaluation import harness, metrics
+from research.evaluation import harness, intervals, metrics
 from research.evaluation.metrics import Metric, Scored
 from research.studies import multiplicity, optimum, outcomes, statistics
 from research.studies.grid import Study
@@ -33,6 +33,7 @@ class _Case(NamedTuple):
   apart: list[str]                    # arms that have none of these, and are compared with nothing
   gaps: dict[Pair, statistics.Estimate]      # every pair of arms -> the first minus the second
   scored: list[Scored]                # some run's test rows
+  leaked: list[int]                   # numbers of the examples that the training of some run holds
   scores: statistics.Scores
 
 
@@ -87,8 +88,10 @@ def _case(s: Study, metric: Metric, rows: list[Row], workdir: Path, model: str, 
   if s.baseline in missing:
     raise InputError(f'{workdir}: no cell of the baseline {s.baseline} on {task} ended; see results.jsonl')
   reported = {arm: found for arm, found in reported.items() if found}
-  scored = {arm: {r['seed']: harness.scored_rows(outcomes.predictions(workdir, r['key'], s.report.split('/')[0]))
-                  for r in found} for arm, found in reported.items()}
+  lines = {arm: {r['seed']: outcomes.predictions(workdir, r['key'], s.report.split('/')[0]) for r in found}
+           for arm, found in reported.items()}
+  leaked = {n for of_seeds in lines.values() for of_run in of_seeds.values() for n, e in enumerate(of_run) if e.get('leaked')}
+  scored = {arm: {seed: harness.scored_rows(x) for seed, x in of_seeds.items()} for arm, of_seeds in lines.items()}
   sums = {arm: {seed: metric.sums(x) for seed, x in of_seeds.items()} for arm, of_seeds in scored.items()}
   some = next(iter(scored[s.baseline].values()))
   if s.diverged == 'worst':
@@ -105,7 +108,7 @@ def _case(s: Study, metric: Metric, rows: list[Row], workdir: Path, model: str, 
   trained = {arm for arm, found in reported.items() if found[0]['result']['steps']}
   scores = statistics.scores(metric, {arm: [sums[arm][seed] for seed in seeds] for arm in compared}, trained)
   gaps = {pair: statistics.gap(scores, *pair) for pair in itertools.combinations(compared, 2)}
-  return _Case(model, task, reported, missing, sums, seeds, apart, gaps, some, scores)
+  return _Case(model, task, reported, missing, sums, seeds, apart, gaps, some, sorted(leaked), scores)
 
 
 def _common(sums: Sums, baseline: str) -> tuple[list[int], list[str]]:
@@ -158,15 +161,33 @@ def _comparison(s: Study, metric: Metric, case: _Case, told: dict[Pair, dict[str
       'seeds_agree': bool(case.scores.fit.agree), **_lines(metric, case.scored),
       'arms': [{'arm': arm, 'selected': {f.split('.')[-1]: v for f, v in found[0]['setting'].items()},
                 'seeds': [r['seed'] for r in found] if arm in case.apart else case.seeds,
-                **_level(s, metric, case, arm), 'group': groups.get(arm), 'difference': to_baseline.get(arm),
+                **_level(s.report, metric, case, arm), 'group': groups.get(arm), 'difference': to_baseline.get(arm),
                 'runs': _runs(case, rows, arm), 'best': best.get(arm, {}), 'cost': _mean_cost(found)}
                for arm, found in case.reported.items()],
       'pairs': [{'arm': arm, 'other': other, **{name: x[name] for name in PAIR}} for (arm, other), x in told.items()],
-      'missing': case.missing}
+      'missing': case.missing, **_without_leaked(s, metric, case)}
 
 
-def _level(s: Study, metric: Metric, case: _Case, arm: str) -> dict[str, float]:
-  """An arm's mean with its interval; of one trained model the interval that its own result.json gives."""
+def _without_leaked(s: Study, metric: Metric, case: _Case) -> dict[str, Any]:
+  """`without_leaked`: every arm's mean, and its difference to the baseline, on the examples that no run's training holds.
+
+  Nothing where none is held; no arms where fewer than two examples are left. It is not tested.
+  """
+  kept = [n for n in range(case.scores.fit.examples) if n not in {*case.leaked}]
+  found: dict[str, Any] = {'leaked': len(case.leaked), 'examples': len(kept), 'arms': []}
+  if case.leaked and len(kept) > 1:
+    sums = {arm: {seed: x[kept] for seed, x in of_seeds.items()} for arm, of_seeds in case.sums.items()}
+    trained = [arm for arm, learns in zip(case.scores.arms, case.scores.fit.pooled) if learns]
+    scores = statistics.scores(metric, {arm: [sums[arm][seed] for seed in case.seeds] for arm in case.scores.arms}, trained)
+    for arm in sums:
+      gap = statistics.gap(scores, arm, s.baseline) if arm in scores.arms and arm != s.baseline else None
+      found['arms'].append({'arm': arm, **_level(None, metric, case._replace(sums=sums, scores=scores), arm),
+                            'difference': {'mean': gap.mean, 'low': gap.low, 'high': gap.high} if gap else None})
+  return {'without_leaked': found} if case.leaked else {}
+
+
+def _level(report: str | None, metric: Metric, case: _Case, arm: str) -> dict[str, float]:
+  """An arm's mean with its interval; of one trained model the interval that its own result.json gives of the report."""
   if arm in case.apart:
     alone = statistics.scores(metric, {arm: list(case.sums[arm].values())}, [])
     estimate, seeds = statistics.mean(alone, arm), [*case.sums[arm]]
@@ -174,7 +195,7 @@ def _level(s: Study, metric: Metric, case: _Case, arm: str) -> dict[str, float]:
     estimate, seeds = statistics.mean(case.scores, arm), case.seeds
   runs = [r for r in case.reported[arm] if r['seed'] in seeds]
   if len(seeds) == 1 and runs:
-    low, high = runs[0]['result']['intervals'][s.report]
+    low, high = runs[0]['result']['intervals'][report] if report else intervals.interval(metric, case.sums[arm][seeds[0]])
     return {'mean': estimate.mean, 'low': low, 'high': high}
   return {'mean': estimate.mean, 'low': estimate.low, 'high': estimate.high}
 

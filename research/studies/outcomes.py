@@ -21,6 +21,7 @@ DIGITS = 7          # of each number kept: as many as float32 has
 PROMPT = 400        # characters of a prompt that are kept: its end
 CURVE = ('step', 'train/loss', 'valid/loss')
 EXAMPLE = ('id', 'target', 'prediction', 'loss', 'tokens', 'choices')
+LEAKED = 'leaked'   # kept where training holds some example
 
 
 def predictions(workdir: Path, key: str, split: str) -> list[dict[str, Any]]:
@@ -72,9 +73,9 @@ def write(rows: Iterable[dict[str, Any]], workdir: Path) -> None:
     kept: dict[str, Any] = {'key': row['key'], 'curve': _columns(curve(workdir, row['key']), CURVE)}
     if row['selected']:
       examples = predictions(workdir, row['key'], 'test')
-      columns = _columns(examples, EXAMPLE)
+      columns = _columns(examples, (*EXAMPLE, LEAKED) if any(e.get(LEAKED) for e in examples) else EXAMPLE)
       first, same = firsts.setdefault((row['model'], row['task']), (row['key'], columns))
-      kept['test'] = {name: column for name, column in columns.items() if first == row['key'] or column != same[name]}
+      kept['test'] = {name: column for name, column in columns.items() if first == row['key'] or column != same.get(name)}
       if first == row['key']:
         kept['test']['prompt'] = [e['prompt'].strip()[-PROMPT:] for e in examples]
       else:

@@ -8,7 +8,7 @@ from typing import Any
 
 from research import look, run_files
 from research.look import count
-from research.studies import figures, findings
+from research.studies import figures, findings, leaked
 from research.studies.figures import shown
 from research.studies.findings import interval, p_value
 from research.studies.outcomes import RUNS
@@ -40,7 +40,7 @@ def write(plan: Plan, comparison: dict[str, Any], rows: list[dict[str, Any]], wo
                    for r in rows if r['selected']],
       'columns': COLUMNS, 'rows': rows, 'validated': [*dict.fromkeys((study.select, 'valid/loss'))],
       'comparisons': [{**c, 'table': [_row(a, c['baseline']) for a in c['arms']], 'figures': of_comparison,
-                       'parts': findings.parts(study, c, rows, workdir, plan.earlier)}
+                       'parts': leaked.parts(c, findings.parts(study, c, rows, workdir, plan.earlier))}
                       for c, of_comparison in zip(comparison['comparisons'], drawn)],
       'failed': [r for r in rows if r['error']], 'provenance': _provenance(rows, workdir),
       'config': json.dumps(plan.cells[0].config['training']),
@@ -117,5 +117,5 @@ def table_text(comparison: dict[str, Any]) -> str:
     lines.append(f'{c["task"]} on {c["model"]}: {c["metric"]}')
     table = [COLUMNS, *(tuple(_row(a, c['baseline']).values()) for a in c['arms'])]
     widths = [max(len(row[i]) for row in table) for i in range(len(COLUMNS))]
-    lines += ['  '.join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip() for row in table]
+    lines += ['  '.join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip() for row in table] + leaked.line(c)
   return '\n'.join(lines)
