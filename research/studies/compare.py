@@ -33,7 +33,7 @@ class _Case(NamedTuple):
   apart: list[str]                    # arms that have none of these, and are compared with nothing
   gaps: dict[Pair, statistics.Estimate]      # every pair of arms -> the first minus the second
   scored: list[Scored]                # some run's test rows
-  leaked: list[int]                   # numbers of the examples that the training of some run holds
+  leaked: set[int]                    # numbers of the examples that the training of some run holds
   scores: statistics.Scores
 
 
@@ -108,7 +108,7 @@ def _case(s: Study, metric: Metric, rows: list[Row], workdir: Path, model: str, 
   trained = {arm for arm, found in reported.items() if found[0]['result']['steps']}
   scores = statistics.scores(metric, {arm: [sums[arm][seed] for seed in seeds] for arm in compared}, trained)
   gaps = {pair: statistics.gap(scores, *pair) for pair in itertools.combinations(compared, 2)}
-  return _Case(model, task, reported, missing, sums, seeds, apart, gaps, some, sorted(leaked), scores)
+  return _Case(model, task, reported, missing, sums, seeds, apart, gaps, some, leaked, scores)
 
 
 def _common(sums: Sums, baseline: str) -> tuple[list[int], list[str]]:
@@ -173,7 +173,7 @@ def _without_leaked(s: Study, metric: Metric, case: _Case) -> dict[str, Any]:
 
   Nothing where none is held; no arms where fewer than two examples are left. It is not tested.
   """
-  kept = [n for n in range(case.scores.fit.examples) if n not in {*case.leaked}]
+  kept = [n for n in range(case.scores.fit.examples) if n not in case.leaked]
   found: dict[str, Any] = {'leaked': len(case.leaked), 'examples': len(kept), 'arms': []}
   if case.leaked and len(kept) > 1:
     sums = {arm: {seed: x[kept] for seed, x in of_seeds.items()} for arm, of_seeds in case.sums.items()}

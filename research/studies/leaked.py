@@ -23,9 +23,10 @@ def parts(c: dict[str, Any], others: Sequence[Part]) -> list[Part]:
     return [others[0], Part(TITLE, [f'Training holds {rows}, in whole or in part: too few are left to score the arms without '
                                     'them, and the scores above may be of what was learned by heart.']), *others[1:]]
   before = {a['arm']: a for a in c['arms']}
-  table: list[tuple[str, ...]] = [('arm', 'score [95 %]', 'without these rows [95 %]', f'difference to {c["baseline"]} without them')]
-  table += [(a['arm'], interval(before[a['arm']]), interval(a), interval(a['difference'], '+') if a['difference'] else '–')
-            for a in found['arms']]
+  table: list[tuple[str, ...]] = [('arm', 'score [95 %]', 'without these rows', f'difference to {c["baseline"]} without them')]
+  for a in found['arms']:
+    gap = interval(a['difference'], '+') if a['difference'] else '–'
+    table.append((a['arm'], interval(before[a['arm']]), interval(a), gap))
   sentence = (f'Training holds {rows}, in whole or in part. All else in this report is over all rows; here the scores stand '
               f'beside those over the other {found["examples"]}, of which nothing is tested.')
   return [others[0], Part(TITLE, [sentence], table=table), *others[1:]]

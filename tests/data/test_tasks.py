@@ -258,3 +258,40 @@ def test_a_column_that_is_given_twice_is_refused(tmp_path):
   (tmp_path / 'a.jsonl').write_text('{"text": "x", "label": "no", "label": "yes"}\n')
   with pytest.raises(InputError, match=r"line 1 is not JSON .*'label' is given twice"):
     tasks.make('files', {'test': str(tmp_path / 'a.jsonl'), 'prompt': '{text}', 'target': '{label}'})
+
+
+def prepared(folder, leaked, **said):
+  """A folder as `prepare` leaves it, of 6, 2 and 3 rows."""
+  folder.mkdir(exist_ok=True)
+  for split, rows in (('train', ROWS[:6]), ('valid', ROWS[4:6]), ('test', ROWS[6:])):
+    write(folder / f'{split}.jsonl', rows)
+  told = {'splits': ['train', 'valid', 'test'], **FIELDS, **({} if leaked is None else {'leaked': leaked}), **said}
+  (folder / 'task.json').write_text(json.dumps(told))
+  return str(folder)
+
+
+def test_a_prepared_folder_says_which_rows_training_holds(tmp_path):
+  task = tasks.make('files', {'path': prepared(tmp_path / 'a', {'valid': [1, 0], 'test': [2]})})
+  assert [task.leaked_rows(split) for split in sources.SPLITS] == [set(), {0, 1}, {2}]
+  assert tasks.subsample(task, 2, 0).leaked_rows('test') == {2}
+  for none in (None, {}, {'test': []}):
+    task = tasks.make('files', {'path': prepared(tmp_path / 'b', none)})
+    assert not any(task.leaked_rows(split) for split in sources.SPLITS)
+
+
+def test_what_leaked_is_said_of_the_prepared_files_alone(tmp_path):
+  folder, other = prepared(tmp_path / 'a', {'valid': [0], 'test': [2]}), write(tmp_path / 'other.jsonl', ROWS[:1])
+  def leaked(**named):
+    return tasks.make('files', {'path': folder, **named}).leaked or {}
+  assert leaked() == leaked(test=f'{folder}/../a/test.jsonl') == {'valid': {0}, 'test': {2}}
+  assert leaked(test=other) == {'valid': {0}} and leaked(valid=other) == {'test': {2}}
+  assert leaked(train=other) == {}                          # what is trained on then, nobody has looked at
+
+
+@pytest.mark.parametrize('leaked, says', [
+    ({'test': [3]}, 'leaked names row 3 of test, whose 3 rows are numbered from 0'), ({'valid': [0, -1]}, 'row -1 of valid'),
+    ({'test': ['1']}, "entry 1 of test holds '1'"), ({'test': [True]}, 'entry 1 of test holds True'),
+    ({'test': 1}, 'test holds 1, not a list'), ([1], 'leaked holds .1., not an object'),
+    ({'train': [0]}, "leaked names 'train'"), ({'tset': [0]}, "leaked names 'tset'")])
+def test_damaged_numbers_of_leaked_rows_are_refused_by_file(tmp_path, leaked, says):
+  refused(f'a/task.json: is damaged: .*{says}', path=prepared(tmp_path / 'a', leaked))

@@ -14,10 +14,12 @@ from research.programs import members
 from research.strategies import table
 
 
-def evaluated(tiny, name, count, batch_size, generate=True, split='valid', **fields):
+def evaluated(tiny, name, count, batch_size, generate=True, split='valid', leaked=(), left_out=(), **fields):
   task = tasks.make(name, fields)
   found = [e for e in prompts.examples(task, task.rows(split), tiny.tokenizer) if len(e.prompt_ids) < 350][:count]
-  return harness.evaluate(tiny.model, {'params': tiny.params}, tiny.tokenizer, task, found, batch_size, generate)
+  found = [e for e in found if e.id not in left_out]
+  return harness.evaluate(tiny.model, {'params': tiny.params}, tiny.tokenizer, task, found, batch_size, generate,
+                          leaked=leaked)
 
 
 @pytest.mark.parametrize('name', ['sentiment', 'translation'])
@@ -144,6 +146,28 @@ def test_every_score_lies_in_its_interval(tiny):
   assert evaluation.scores.keys() == evaluation.intervals.keys() == {'loss', 'accuracy', 'macro_f1'}
   for name, (low, high) in evaluation.intervals.items():
     assert low < evaluation.scores[name] < high
+
+
+@pytest.mark.parametrize('name, count, fields', [
+    ('sentiment', 30, {}), ('translation', 5, {'max_new_tokens': 12, 'metrics': ('chrf', 'exact_match')})])
+def test_scores_without_the_rows_that_training_holds_are_those_of_a_split_without_them(tiny, name, count, fields):
+  leaked = {1, 2}            # not the longest target, which says how long answers may be
+  whole, left = evaluated(tiny, name, count, 8, **fields), evaluated(tiny, name, count, 8, left_out=leaked, **fields)
+  both = evaluated(tiny, name, count, 8, leaked=leaked, **fields)
+  apart = {metric: metric + harness.WITHOUT for metric in whole.scores}
+  assert both.scores.keys() == both.intervals.keys() == {*apart, *apart.values()} and (both.leaked, whole.leaked) == (2, 0)
+  for metric, without in apart.items():
+    assert (both.scores[metric], both.intervals[metric]) == (whole.scores[metric], whole.intervals[metric])
+    assert both.scores[without] == pytest.approx(left.scores[metric], abs=1e-5)
+    assert both.intervals[without] == pytest.approx(left.intervals[metric], abs=1e-5)
+  assert both.scores['loss'] != both.scores[apart['loss']]
+  assert [p['id'] for p in both.predictions if p.get('leaked')] == [1, 2]
+  assert [{k: v for k, v in p.items() if k != 'leaked'} for p in both.predictions] == whole.predictions
+
+
+def test_where_training_holds_every_row_there_is_no_score_without_them(tiny):
+  held = evaluated(tiny, 'sentiment', 4, 4, leaked=range(10))
+  assert held.leaked == 4 and held.scores.keys() == held.intervals.keys() == {'loss', 'accuracy', 'macro_f1'}
 
 
 def test_an_evaluation_without_generation_leaves_out_what_needs_it(tiny):

@@ -1,12 +1,14 @@
 """The report's sentences say what the numbers say: no more, no less, and never two things at once."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 
 from research.errors import InputError
-from research.studies import compare, findings, grid, registration, report, runner
+from research.studies import compare, findings, grid, outcomes, registration, report, runner
+from research.studies import leaked as without_leaked
 
 EXAMPLES = 60
 
@@ -18,11 +20,11 @@ def study(arms, margin=None, **more):
           arm: {'strategy': {'name': 'lora'}, 'grid': {'training.learning_rate': [1e-3]}} for arm in arms}}, 'x.py')
 
 
-def ran(workdir, arms, margin=None, examples=EXAMPLES, answers=('yes', 'no'), members=None, earlier=(), **of_study):
+def ran(workdir, arms, margin=None, examples=EXAMPLES, answers=('yes', 'no'), members=None, earlier=(), leaked=(), **of_study):
   """{question title: sentences} of a finished study.
 
   arms: {arm: {seed: share of right answers, or 'failed' or 'diverged'}}; members: {arm: how many were trained as one program};
-  earlier: the fields of the plan that were changed after each report.
+  earlier: the fields of the plan that were changed after each report; leaked: numbers of the examples that training holds.
   """
   rng, rows, s = np.random.default_rng(0), [], study(list(arms), margin, **of_study)
   hard = rng.random(examples)
@@ -35,7 +37,7 @@ def ran(workdir, arms, margin=None, examples=EXAMPLES, answers=('yes', 'no'), me
         continue
       right = hard + rng.normal(0, 0.1, examples) < share
       lines = [{'prompt': f'Is it {i}?', 'prediction': answers[0 if r else 1], 'target': answers[0], 'loss': 1.0, 'tokens': 1,
-                'choices': {}} for i, r in enumerate(right)]
+                'choices': {}, **({'leaked': True} if i in leaked else {})} for i, r in enumerate(right)]
       folder = workdir / runner.RUNS / f'{arm}-{seed}' / 'predictions'
       folder.mkdir(parents=True)
       (folder / 'test.jsonl').write_text(''.join(json.dumps(line) + '\n' for line in lines))
@@ -48,7 +50,8 @@ def ran(workdir, arms, margin=None, examples=EXAMPLES, answers=('yes', 'no'), me
   plan = registration.Plan(s, [], [{'plan': 'abc', 'changed': list(fields)} for fields in earlier])
   [c] = compare.compare(s, rows, workdir, plan.looks)['comparisons']
   report.table_text({'comparisons': [c]})
-  return c, {part.title: part.sentences for part in findings.parts(s, c, rows, workdir, plan.earlier)}
+  told = without_leaked.parts(c, findings.parts(s, c, rows, workdir, plan.earlier))
+  return c, {part.title: part.sentences for part in told}
 
 
 def same(share, seeds=(0, 1, 2)):
@@ -164,6 +167,62 @@ def test_arms_tested_on_other_examples_are_refused(tmp_path):
           for arm in ('base', 'other') for seed in range(3)]
   with pytest.raises(InputError, match=r'different numbers of examples .base 60, other 59 or 60'):
     compare.compare(study(['base', 'other']), rows, tmp_path)
+
+
+def shares(workdir, arm, seeds, kept):
+  """The mean share of right answers of an arm's runs among some examples."""
+  of_seed = []
+  for seed in seeds:
+    path = workdir / runner.RUNS / f'{arm}-{seed}' / 'predictions' / 'test.jsonl'
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    of_seed.append(np.mean([lines[n]['prediction'] == lines[n]['target'] for n in kept]))
+  return np.mean(of_seed)
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize('seeds', [(0, 1, 2), (0,)])
+def test_arms_are_scored_without_the_rows_that_training_holds_too(tmp_path, seeds):
+  leaked = range(0, 60, 3)
+  c, said = ran(tmp_path / 'leaked', {'base': same(0.3, seeds), 'other': same(0.8, seeds)}, leaked=leaked)
+  plain, before = ran(tmp_path / 'plain', {'base': same(0.3, seeds), 'other': same(0.8, seeds)})
+  found = c.pop('without_leaked')
+  assert c == plain and 'without_leaked' not in plain      # what stands over all rows stays as it is
+  assert list(said) == [next(iter(said)), without_leaked.TITLE, *list(before)[1:]]
+  assert said[without_leaked.TITLE][0].startswith('Training holds 20 of the 60 test rows, in whole or in part.')
+  assert (found['leaked'], found['examples']) == (20, 40)
+  base, other = found['arms']
+  for arm in (base, other):
+    share = shares(tmp_path / 'leaked', arm['arm'], seeds, [n for n in range(60) if n not in leaked])
+    assert arm['mean'] == pytest.approx(share) and arm['low'] < share < arm['high']
+  assert base['difference'] is None and other['difference']['mean'] == pytest.approx(other['mean'] - base['mean'])
+  assert other['difference']['low'] < other['difference']['mean'] < other['difference']['high']
+  line = report.table_text({'comparisons': [{**c, 'without_leaked': found}]}).splitlines()[-1]
+  assert line.startswith(f'without the 20 of 60 test rows that training holds: base {base["mean"]:.3f} [')
+
+
+@pytest.mark.quick
+def test_where_training_holds_all_rows_no_arm_is_scored_without_them(tmp_path):
+  c, said = ran(tmp_path, {'base': same(0.3), 'other': same(0.8)}, leaked=range(60))
+  assert c['without_leaked'] == {'leaked': 60, 'examples': 0, 'arms': []}
+  [sentence] = said[without_leaked.TITLE]
+  assert 'too few are left to score the arms without them' in sentence
+  assert report.table_text({'comparisons': [c]}).endswith('too few are left to be scored')
+
+
+@pytest.mark.quick
+def test_which_rows_leaked_is_kept_with_the_test_examples(tmp_path):
+  """So that a report without the runs says the same; a study without such rows keeps what it always kept."""
+  arms = {'base': same(0.3), 'other': same(0.8)}
+  for name, leaked in (('leaked', (1, 2)), ('plain', ())):
+    ran(tmp_path / name, arms, leaked=leaked)
+    rows = [{'key': f'{arm}-{seed}', 'model': 'm', 'task': 't', 'selected': True, 'result': {}}
+            for arm in arms for seed in range(3)]
+    outcomes.write(rows, tmp_path / name)
+    shutil.rmtree(tmp_path / name / runner.RUNS)
+    for row in rows:
+      kept = outcomes.predictions(tmp_path / name, row['key'], 'test')
+      assert tuple(n for n, line in enumerate(kept) if line.get('leaked')) == leaked
+    assert ('leaked' in kept[0]) == bool(leaked)
 
 
 @pytest.mark.quick

@@ -1,6 +1,7 @@
 """After training: evaluate and generate, by the command line."""
 
 import json
+import shutil
 
 import helpers
 import pytest
@@ -18,6 +19,13 @@ def verb(name, *given, by=helpers.verb):
   done = by(name, *given)
   assert done.returncode == 0, done.stderr
   return done.stdout
+
+
+def said(name, *given):
+  """What a verb told a person on its way."""
+  done = helpers.verb(name, *given)
+  assert done.returncode == 0, done.stderr
+  return done.stderr
 
 
 def assert_measured_again(workdir, split):
@@ -97,3 +105,80 @@ def test_what_was_learned_elsewhere_is_evaluated_and_asked_without_training_rows
 def test_a_run_is_used_on_devices_that_do_not_divide_its_batch(run):
   with mesh.use_abstract({'data': 1, 'fsdp': 8, 'tensor': 1}):
     assert restore.of_run(run).settings.training.batch_size == 4
+
+
+@pytest.fixture
+def prepared(tmp_path):
+  """A function that makes a prepared folder, or makes it anew, in which training is said to hold these rows."""
+  def made(**leaked):
+    folder = tmp_path / 'data'
+    folder.mkdir(exist_ok=True)
+    for split in COUNTS:
+      shutil.copy(ROWS[f'task__{split}'], folder)
+    (folder / 'task.json').write_text(json.dumps({
+        'prompt': ROWS['task__prompt'], 'target': ROWS['task__target'], 'choices': ROWS['task__choices'],
+        'splits': [*COUNTS], **({'leaked': leaked} if leaked else {})}))
+    return folder
+  return made
+
+
+def accuracy(workdir, split, without=()):
+  """The share of right answers by a predictions file, some rows left out."""
+  lines = map(json.loads, (workdir / 'predictions' / f'{split}.jsonl').read_text().splitlines())
+  kept = [row['accuracy'] for row in lines if row['id'] not in without]
+  return pytest.approx(sum(kept) / len(kept))
+
+
+def test_a_run_on_a_prepared_folder_is_scored_with_and_without_what_training_holds(prepared, tmp_path, capsys):
+  read, run = lambda: json.loads((run / 'result.json').read_text()), tmp_path / 'run'
+  fields = {'task__name': 'files', 'task__path': str(prepared(valid=[1], test=[0, 4, 5])), 'training__steps': 2}
+  train_one(config(**fields), run)
+  assert 'without the 1 of 6 valid rows that training holds: valid/loss ' in capsys.readouterr().err
+  result = read()
+  assert result['leaked'] == {'valid': 1} and result['metrics']['valid/accuracy'] == accuracy(run, 'valid')
+  assert result['metrics']['valid/accuracy_without_leaked'] == accuracy(run, 'valid', without=[1])
+  steps = [json.loads(line) for line in (run / 'metrics.jsonl').read_text().splitlines()]
+  assert steps[-1].keys() >= {'valid/loss', 'valid/loss_without_leaked', 'valid/accuracy_without_leaked'}
+
+  whole, apart = said('evaluate', f'--workdir={run}').splitlines()[-2:]
+  assert whole.startswith('evaluate: test/loss ') and '_without_leaked' not in whole + apart
+  assert apart.startswith('evaluate: without the 3 of 9 test rows that training holds: test/loss ')
+  result = read()
+  assert result['leaked'] == {'valid': 1, 'test': 3} and result['metrics'].keys() == result['intervals'].keys()
+  low, high = result['intervals']['test/accuracy_without_leaked']
+  assert result['metrics']['test/accuracy_without_leaked'] == accuracy(run, 'test', without=[0, 4, 5])
+  assert f'test/accuracy {result["metrics"]["test/accuracy_without_leaked"]:.4f} [{low:.4f}, {high:.4f}]' in apart
+
+  # The rows are the same, so the run is used as before: each evaluation says what is known when it is made.
+  prepared(test=[*range(9)])
+  assert 'training holds all 9 test rows, so there is no score without them' in said('evaluate', f'--workdir={run}')
+  assert read()['leaked'] == {'valid': 1, 'test': 9} and 'test/accuracy_without_leaked' not in read()['metrics']
+  prepared()
+  for split in ('valid', 'test'):
+    assert 'training holds' not in said('evaluate', f'--workdir={run}', f'--split={split}')
+  result = read()
+  assert 'leaked' not in result and not [name for name in result['metrics'] if name.endswith('_without_leaked')]
+  assert result['metrics'].keys() == result['intervals'].keys()
+  prepared(test=[0])
+  assert train_one(config(**fields), run) == result
+
+
+def test_a_run_that_was_stopped_goes_on_when_more_is_known_to_have_leaked(prepared, tmp_path):
+  fields = {'task__name': 'files', 'task__path': str(prepared())}
+  whole = train_one(config(**fields), tmp_path / 'whole')
+  train_one(config(**fields), tmp_path / 'run')
+  (tmp_path / 'run' / 'result.json').unlink()              # as if it had been stopped before its end
+  prepared(valid=[0, 2])
+  result = train_one(config(**fields), tmp_path / 'run')
+  assert result['leaked'] == {'valid': 2} and result['best_step'] == whole['best_step']
+  assert result['metrics'].items() >= whole['metrics'].items()
+  assert result['metrics']['valid/accuracy_without_leaked'] == accuracy(tmp_path / 'run', 'valid', without=[0, 2])
+
+
+def test_a_base_model_is_scored_without_them_too(prepared, tmp_path):
+  task = as_flags({'task__name': 'files', 'task__path': prepared(test=[2])})
+  told = said('evaluate', *BASE, *task, f'--workdir={tmp_path}/w')
+  assert 'without the 1 of 9 test rows that training holds: test/loss ' in told
+  result = json.loads((tmp_path / 'w' / 'result.json').read_text())
+  assert result['leaked'] == {'test': 1}
+  assert result['metrics']['test/accuracy_without_leaked'] == accuracy(tmp_path / 'w', 'test', without=[2])
