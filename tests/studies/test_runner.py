@@ -30,8 +30,12 @@ from research.studies import (
 )
 
 RATE = 'training.learning_rate'
-TASK = {name.removeprefix('task__'): value for name, value in reviews(train=24, valid=12, test=16).items()}
-TASK |= {'prompt': 'Review: {text} Sentiment:'}      # a command of one line
+SPLITS = reviews(train=24, valid=12, test=16)
+FOLDER = Path(SPLITS['task__test']).parent           # as if it had been prepared, and training held three test rows
+LEAKED = [0, 7, 15]
+run_files.write_json(FOLDER / 'task.json', {'target': SPLITS['task__target'], 'choices': SPLITS['task__choices'],
+                                            'splits': ['train', 'valid', 'test'], 'leaked': {'test': LEAKED}})
+TASK = {'name': 'files', 'path': str(FOLDER), 'prompt': 'Review: {text} Sentiment:'}      # a command of one line
 ARMS = {
     'few_shot': {'strategy': {'name': 'few_shot'}, 'grid': {'strategy.shots': [0, 16]}},    # 16 shots: over the context
     'full': {'strategy': {'name': 'full'}, 'grid': {RATE: [1e-3]}},
@@ -81,6 +85,23 @@ def test_only_the_chosen_setting_reads_the_test_split(ran):
           for rate in (1e-3, 1e-2)}
   chosen = {r['setting'][RATE] for r in lora if r['selected']}
   assert len(chosen) == 1 and mean[chosen.pop()] == max(mean.values())
+
+
+def test_the_report_gives_every_arms_score_without_the_test_rows_that_training_holds(ran):
+  _, _, workdir, rows, comparison = ran
+  [c] = comparison['comparisons']
+  found = c['without_leaked']
+  assert (c['examples'], found['leaked'], found['examples']) == (16, 3, 13) and len(found['arms']) == len(ARMS)
+  markdown, html = (' '.join((workdir / f'report.{kind}').read_text().split()) for kind in ('md', 'html'))
+  for a in found['arms']:
+    results = [r['result'] for r in rows if r['selected'] and r['arm'] == a['arm']]
+    assert all(result['leaked'] == {'test': 3} for result in results)
+    assert a['mean'] == pytest.approx(sum(r['metrics']['test/accuracy_without_leaked'] for r in results) / len(results))
+    assert a['low'] <= a['mean'] <= a['high'] and (a['difference'] is None) == (a['arm'] == 'few_shot')
+    shown = f'{a["mean"]:.3f} [{a["low"]:.3f}, {a["high"]:.3f}]'
+    assert f'| {shown} |' in markdown and f'<td>{shown}</td>' in html
+  for text in (markdown, html):
+    assert 'Training holds 3 of the 16 test rows, in whole or in part.' in text
 
 
 def test_finished_cells_are_not_run_again_and_give_the_same_comparison(ran):
