@@ -3,6 +3,8 @@
 import contextlib
 import io
 import json
+import shutil
+from pathlib import Path
 
 import huggingface_hub
 import jax
@@ -183,6 +185,20 @@ def test_the_record_tells_what_the_export_changed(exported):
   assert record['change'].keys() == {'loss', 'accuracy', 'macro_f1'}
   for name, change in record['change'].items():
     assert change == record['after'][name] - record['before'][name] and abs(change) < 1e-4
+
+
+def test_the_card_gives_scores_without_the_test_rows_that_training_holds_too(tmp_path):
+  folder = Path(ROWS['task__test']).parent
+  said = {'target': ROWS['task__target'], 'choices': ROWS['task__choices'], 'splits': ['train', 'valid', 'test'],
+          'leaked': {'test': [0, 5]}}
+  shutil.copytree(folder, tmp_path / 'data')
+  (tmp_path / 'data' / 'task.json').write_text(json.dumps(said))
+  fields = {'task__name': 'files', 'task__path': str(tmp_path / 'data'), 'task__prompt': PROMPT, 'training__steps': 1}
+  train_one(config(**fields), tmp_path / 'run')
+  record = export_model(tmp_path / 'run', tmp_path / 'model', 'float32', '5GB')
+  text = (tmp_path / 'model' / 'README.md').read_text()
+  assert f'| test/accuracy_without_leaked | {record["after"]["accuracy_without_leaked"]:.4f} | [' in text
+  assert 'Training holds 2 of the 12 test rows, in whole or in part' in text.partition('## Known limits')[2]
 
 
 @pytest.mark.parametrize('preset', ['llama-tiny', 't5-tiny'])
