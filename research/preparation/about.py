@@ -25,7 +25,7 @@ class About:
     self.splits = array('b')                            # that their own columns say
     self.tokens = array('i')
     self.values: dict[str, list[str | None]] = {column: [] for column in settings.row.groups or ()}
-    self.turns: Counter[str] = Counter()                # what was done to conversations -> to how many
+    self.changes: Counter[str] = Counter()              # see `examine.Part`
 
   def add(self, row: Examined) -> None:
     """One row more."""

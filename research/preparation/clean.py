@@ -2,6 +2,7 @@
 
 import html
 import re
+from collections.abc import Callable
 from html.parser import HTMLParser
 from typing import Any
 
@@ -13,29 +14,25 @@ _BLANKS = re.compile(r'[^\S\n]+')
 _LINES = re.compile(r'\n{3,}')
 
 
-def clean(row: Row, settings: CleanSettings) -> Row:
-  """The row with every text in it cleaned, in lists and objects too."""
-  return _mapped(row, settings)
+def clean(row: Row, settings: CleanSettings) -> tuple[Row, list[str]]:
+  """The row with every text in it cleaned, in lists and objects too; and the steps that changed something."""
+  changed = []
+  for name, step in STEPS.items():
+    if getattr(settings, name):
+      cleaned: Row = _mapped(step, row)
+      if cleaned != row:
+        changed.append(name)
+      row = cleaned
+  return row, changed
 
 
-def _mapped(value: Any, settings: CleanSettings) -> Any:
+def _mapped(step: Callable[[str], str], value: Any) -> Any:
   if isinstance(value, str):
-    return text(value, settings)
+    return step(value)
   if isinstance(value, list):
-    return [_mapped(one, settings) for one in value]
+    return [_mapped(step, one) for one in value]
   if isinstance(value, dict):
-    return {name: _mapped(one, settings) for name, one in value.items()}
-  return value
-
-
-def text(value: str, settings: CleanSettings) -> str:
-  """One text: what was decoded wrongly is decoded again and composed (NFC), tags go, white space is made even."""
-  if settings.unicode:
-    value = unicode(value)
-  if settings.markup:
-    value = without_markup(value)
-  if settings.whitespace:
-    value = even_whitespace(value)
+    return {name: _mapped(step, one) for name, one in value.items()}
   return value
 
 
@@ -84,3 +81,7 @@ def without_markup(value: str) -> str:
   parser.feed(value)
   parser.close()
   return ''.join(parser.parts)
+
+
+# Field of the config's group `clean` -> what it does, in this order.
+STEPS: dict[str, Callable[[str], str]] = {'unicode': unicode, 'markup': without_markup, 'whitespace': even_whitespace}

@@ -65,7 +65,7 @@ class Part(NamedTuple):
   """Of some rows."""
   rows: list[Examined]
   hashes: Hashes             # of those that may stay, in their order
-  turns: Counter[str]        # what was done to conversations -> to how many
+  changes: Counter[str]      # what was done to rows -> to how many: a step of cleaning, or turns joined or cut
 
 
 class _Goes(Exception):
@@ -74,12 +74,12 @@ class _Goes(Exception):
 
 def examine(given: Given, found: Sequence[Place]) -> Part:
   """What comes of some places of a file."""
-  turns: Counter[str] = Counter()
-  rows = [_one(given, one, turns) for one in found]
+  changes: Counter[str] = Counter()
+  rows = [_one(given, one, changes) for one in found]
   if given.tokenizer is not None:
     rows = _measured(given, rows)
   return Part([row._replace(text='') for row in rows],
-              words.hashes([row.text for row in rows if not row.reason]), turns)
+              words.hashes([row.text for row in rows if not row.reason]), changes)
 
 
 def label_column(settings: PrepareSettings) -> str | None:
@@ -89,14 +89,14 @@ def label_column(settings: PrepareSettings) -> str | None:
   return s.label or (named[0] if s.choices and len(named) == 1 else None)
 
 
-def _one(given: Given, place: Place, turns: Counter[str]) -> Examined:
+def _one(given: Given, place: Place, changes: Counter[str]) -> Examined:
   file, at, found = place
   bare = Examined(file, at, found.place, b'null')
   if found.row is None:
     return bare._replace(reason=PARSE, detail=found.wrong)
   row = found.row
   try:
-    row = _in_order(given.settings, row, turns)
+    row = _in_order(given.settings, row, changes)
     return _told(given.settings, row, bare)
   except InputError as e:
     reason, detail = PARSE, str(e)
@@ -109,19 +109,20 @@ def _dumps(row: Row) -> bytes:
   return json_text.dumps(row, default=str).encode()
 
 
-def _in_order(settings: PrepareSettings, row: Row, turns: Counter[str]) -> Row:
+def _in_order(settings: PrepareSettings, row: Row, changes: Counter[str]) -> Row:
   """The row with clean texts; a conversation as a chat template and a target need it."""
   s = settings.row
   if 'messages' in row or not s.prompt:
     row = chats.as_messages(row)
-  row = clean.clean(row, settings.clean)
+  row, cleaned = clean.clean(row, settings.clean)
+  changes.update(cleaned)
   if 'messages' in row:
     tasks.check_conversation(row['messages'])
-    row = {**row, 'messages': _conversation(row['messages'], bool(s.target or label_column(settings)), turns)}
+    row = {**row, 'messages': _conversation(row['messages'], bool(s.target or label_column(settings)), changes)}
   return row
 
 
-def _conversation(messages: list[dict[str, Any]], answered: bool, turns: Counter[str]) -> list[dict[str, Any]]:
+def _conversation(messages: list[dict[str, Any]], answered: bool, changes: Counter[str]) -> list[dict[str, Any]]:
   """Turns of which no two running are one role's, and of which the last is the assistant's, or answered by a column.
 
   Raises:
@@ -133,7 +134,7 @@ def _conversation(messages: list[dict[str, Any]], answered: bool, turns: Counter
       joined[-1] = {**joined[-1], 'content': f'{joined[-1]["content"]}\n\n{turn["content"]}'}
     else:
       joined.append(turn)
-  turns['joined'] += len(joined) < len(messages)
+  changes['turns joined'] += len(joined) < len(messages)
   if answered:
     return joined
   said = [number for number, turn in enumerate(joined) if turn['role'] == 'assistant']
@@ -141,7 +142,7 @@ def _conversation(messages: list[dict[str, Any]], answered: bool, turns: Counter
     raise InputError('the conversation has no assistant turn')
   if said[-1] == 0:
     raise InputError('the conversation has the assistant\'s turn alone, and none that it answers')
-  turns['cut'] += said[-1] + 1 < len(joined)
+  changes['turns cut'] += said[-1] + 1 < len(joined)
   return joined[:said[-1] + 1]
 
 
@@ -218,7 +219,8 @@ def _check_text(settings: PrepareSettings, row: Row, text: str) -> None:
   """
   s, bounds = settings.row, settings.characters
   if not text.strip():
-    raise _Goes(EMPTY, '')
+    blank = any(isinstance(value, str) for value in row.values())
+    raise _Goes(EMPTY, '' if blank or s.text or s.prompt else 'no column holds text')
   if 'messages' in row:
     if not row['messages'][-1]['content'].strip():
       raise _Goes(EMPTY, 'the last turn is empty')

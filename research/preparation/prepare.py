@@ -130,7 +130,7 @@ def _read(given: Given, files: Sequence[Path], corpus: Corpus, words: Words, abo
         else:
           corpus.refuse(row.file, row.place, row.reason, row.line, row.detail)
       words.add(part.hashes)
-      about.turns += part.turns
+      about.changes += part.changes
       done(part.rows[-1].at - at)
       at = part.rows[-1].at
   words.finish()

@@ -60,7 +60,7 @@ def made(settings: PrepareSettings, corpus: Corpus, about: About, result: Result
                   'tokens': {name: _quantiles(tokens[rows]) for name, rows in numbers.items()} if s.model else {}},
       'model': s.model, 'context': context,
       'beyond_context': {name: int((tokens[rows] > context).sum()) for name, rows in numbers.items()} if context else {},
-      'turns': {kind: count for kind, count in sorted(about.turns.items()) if count},
+      'changes': {kind: count for kind, count in sorted(about.changes.items()) if count},
       'fingerprints': {name: sources.fingerprint(map(corpus.row, rows.tolist())) for name, rows in numbers.items()},
       'examples': corpus.examples, 'task': task, 'config': settings.config()}
 

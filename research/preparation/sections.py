@@ -12,6 +12,11 @@ WORDS = {
     'near_duplicate': 'was nearly there already', 'leak': 'is in valid or test, or a part of it is',
     'personal': 'holds personal data', 'label': 'has no label that the task knows', 'column': 'lacks what its columns must say'}
 
+CHANGES = {
+    'unicode': 'characters that were decoded wrongly, or are none, were mended', 'markup': 'tags and entities were taken out',
+    'whitespace': 'white space was made even', 'turns joined': 'turns of one role running were joined to one',
+    'turns cut': 'what stands behind the assistant\'s last turn, and nothing answers, was cut off'}
+
 
 class Section(NamedTuple):
   """One part of the report."""
@@ -52,11 +57,7 @@ def _came(found: dict[str, Any]) -> Iterator[Section]:
   sentences = [f'{_rows(found["rows"]["read"])} came in from {named}; {found["rows"]["kept"]:,} are left.',
                'A run keeps the fingerprints of the rows that it read in its provenance.json, so that a score can be led back '
                'to these files.']
-  if found['turns'].get('joined'):
-    sentences.append(f'In {found["turns"]["joined"]:,} conversations turns of one role running were joined to one.')
-  if found['turns'].get('cut'):
-    sentences.append(f'{found["turns"]["cut"]:,} conversations were cut after the assistant\'s last turn, since nothing '
-                     'answers what stands behind it.')
+  sentences += [f'In {_rows(count)} {CHANGES[kind]}.' for kind, count in found['changes'].items()]
   yield Section('What is left', sentences, table)
 
 

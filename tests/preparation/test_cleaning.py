@@ -20,8 +20,9 @@ pytestmark = pytest.mark.quick
     ('<b> a', '<b> a', {}), (' a ', ' a ', {'clean__whitespace': False})])
 def test_texts_are_cleaned(before, after, fields):
   s = made(**fields).clean
-  assert clean.text(before, s) == after == clean.text(after, s)
-  assert clean.clean({'x': [{'y': before}], 'n': 1}, s) == {'x': [{'y': after}], 'n': 1}
+  row = {'x': [{'y': after}], 'n': 1}
+  cleaned, steps = clean.clean({'x': [{'y': before}], 'n': 1}, s)
+  assert cleaned == row and bool(steps) == (before != after) and clean.clean(row, s) == (row, [])
 
 
 def test_rows_go_by_length_and_language_and_what_no_file_holds(tmp_path):
@@ -102,6 +103,6 @@ def test_conversations_are_put_in_the_order_that_a_template_asks_for(tmp_path):
           {'messages': [{'role': 'user', 'content': 'x'}, {'role': 'assistant', 'content': None, 'tool_calls': [{}]}]}]
   report, kept, dropped = prepared(tmp_path, rows, split__test=0.0, split__valid=0.0)
   assert kept['train'][0] == say(('user', f'{a}\n\nAnd?'), ('assistant', b)) and len(kept['train']) == 3
-  assert report['turns'] == {'cut': 1, 'joined': 1} and report['rows']['dropped'] == {'parse': 3, 'empty': 1}
+  assert report['changes'] == {'turns cut': 1, 'turns joined': 1, 'whitespace': 1} and report['rows']['dropped'] == {'parse': 3, 'empty': 1}
   details = ['no assistant turn', 'none that it answers', 'the last turn is empty', 'calls a tool']
   assert all(says in one['detail'] for says, one in zip(details, dropped))
