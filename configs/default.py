@@ -43,6 +43,8 @@ def get_config():
           'stop': optional(tuple),      # texts that end a generated answer; None: the separator, unless targets hold it
           'max_new_tokens': optional(int),   # longest generated answer, unless a target is longer
           'chat': optional(bool),       # put the prompt through the model's chat template
+          'turns': optional(str),       # messages: all: training has a loss on each assistant turn; None: on the last alone,
+                                        # which is what validation and test measure in any case
           'objective': optional(str),   # text: continuation, span_corruption or denoising; None: as the model is made for
           'noise': optional(float),     # gaps: share of the tokens that go into gaps
           'span': optional(float),      # gaps: tokens in a gap, on average

@@ -49,6 +49,7 @@ class TaskSettings(NamedTuple):
   stop: Texts | None = None
   max_new_tokens: int | None = None
   chat: bool | None = None
+  turns: str | None = None
   objective: str | None = None
   noise: float | None = None
   span: float | None = None

@@ -171,3 +171,13 @@ def say(text: str) -> None:
   """One line for the person who watches."""
   if processes.is_primary():
     print(text, file=sys.stderr, flush=True)
+
+
+_SAID: set[str] = set()
+
+
+def say_once(text: str) -> None:
+  """The same of what is found each time that rows are read: a line that was said in this process is not said again."""
+  if text and text not in _SAID:
+    _SAID.add(text)
+    say(text)

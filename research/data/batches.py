@@ -36,13 +36,13 @@ class Layout(NamedTuple):
 
 
 def prompt_with_answer(example: Example, start: int | None = None) -> Document:
-  """The prompt and its target, to learn from or to score: the loss is on the target alone.
+  """The prompt and its target, to learn from or to score: the loss is on the target, and on what is `learned` of the prompt.
 
   Args:
     example: a row as token ids.
     start: the decoder's start token, where an encoder reads the prompt; None: there is no encoder.
   """
-  return _document(example.prompt_ids, [example.target_ids], start)
+  return _document(example.prompt_ids, [example.target_ids], start, example.learned)
 
 
 def prompt_with_choices(example: Example, start: int | None = None) -> Document:
@@ -56,11 +56,13 @@ def prompt_with_choices(example: Example, start: int | None = None) -> Document:
   return _document(example.prompt_ids, [[*ids, end] for ids in example.choices.values()], start)
 
 
-def _document(prompt: list[int], answers: Sequence[list[int]], start: int | None) -> Document:
+def _document(prompt: list[int], answers: Sequence[list[int]], start: int | None,
+              learned: Sequence[tuple[int, int]] = ()) -> Document:
   source, prompt = ((), prompt) if start is None else (prompt, [start])
   P = len(prompt)
   tokens, positions, branches = list(prompt), list(range(P)), [0] * P
-  index, targets = [], []
+  index = [at - 1 for first, end in learned for at in range(first, end)]
+  targets = [prompt[at + 1] for at in index]
   for branch, answer in enumerate(answers, 1):
     index += [P - 1, *range(len(tokens), len(tokens) + len(answer) - 1)]
     targets += answer

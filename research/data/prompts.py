@@ -20,6 +20,7 @@ class Example(NamedTuple):
   target_ids: list[int]                # with the token that ends it, EOS or the chat's: ending the answer is learned too
   choices: dict[str, list[int]]        # the choice -> its ids without EOS; empty for free text
   content_free: tuple[list[int], ...] = ()    # the prompt without content, in the ways of `CONTENT_FREE`; or empty
+  learned: tuple[tuple[int, int], ...] = ()   # stretches of the prompt that training learns too: earlier turns (`data.turns`)
 
 
 def render(task: Task, row: Row, tokenizer: Tokenizer, demonstrations: Sequence[Row] = ()) -> str:
@@ -32,8 +33,8 @@ def render(task: Task, row: Row, tokenizer: Tokenizer, demonstrations: Sequence[
     demonstrations: rows that are shown with their answers, in this order.
   """
   if task.chat or 'messages' in row:
-    shown = [turn for d in demonstrations for turn in _turns(task, d, answered=True)]
-    return tokenizer.chat([*shown, *_turns(task, row, answered=False)])
+    shown = [turn for d in demonstrations for turn in turns_of(task, d, answered=True)]
+    return tokenizer.chat([*shown, *turns_of(task, row, answered=False)])
   return ''.join(fill(task.prompt, d) + answer(task, d) + task.separator for d in demonstrations) + fill(task.prompt, row)
 
 
@@ -104,7 +105,7 @@ def _blanks(task: Task, row: Row, tokenizer: Tokenizer, shown: Sequence[Row]) ->
 
 def _emptied(task: Task, row: Row, word: str) -> Row:
   """A row that says `word` wherever the prompt would say something of it."""
-  turns = _turns(task, row, answered=False) if 'messages' in row else []
+  turns = turns_of(task, row, answered=False) if 'messages' in row else []
   said = {'messages': [*turns[:-1], {**turns[-1], 'content': word}]} if turns else {}
   return {**row, **dict.fromkeys(fields_of(task.prompt), word), **said}
 
@@ -114,7 +115,7 @@ def placeholders(slots: int) -> list[int]:
   return [-1 - slot for slot in range(slots)]
 
 
-def _turns(task: Task, row: Row, answered: bool) -> list[dict[str, str]]:
+def turns_of(task: Task, row: Row, answered: bool) -> list[dict[str, str]]:
   """A row's turns up to where the assistant is to speak; answered: with what it is to say."""
   if 'messages' not in row:
     turns = [{'role': 'user', 'content': fill(task.prompt, row)}]

@@ -10,6 +10,8 @@ from research.data.rows import Row
 from research.data.templates import fields_of, fill, not_text
 from research.errors import InputError
 
+TURNS = ('last', 'all')
+
 
 class Task(NamedTuple):
   """What a model is asked to do, with its rows."""
@@ -28,6 +30,7 @@ class Task(NamedTuple):
   span: float = 3.0                     # GAPS: tokens in a gap, on average
   rejected: str = ''                    # of preference pairs: template of the answer that is worse than the target
   leaked: dict[str, frozenset[int]] | None = None      # valid, test -> numbers of the rows that training holds, where known
+  turns: str = TURNS[0]                 # of the assistant's in `messages`, that training has a loss on
 
   def rows(self, split: str) -> list[Row]:
     if split not in self.splits:
@@ -62,8 +65,8 @@ def make(name: str, fields: dict[str, Any]) -> Task:
 
   Args:
     name: a key of `BUILT_IN`, one of `OWN`, or `TEXT`.
-    fields: `prompt`, `target`, `rejected`, `choices`, `metrics`, `separator`, `stop`, `max_new_tokens`, `chat`; `train`,
-      `valid` and `test` (files, or split names of a data set); `path` and `subset` for the datasets library.
+    fields: `prompt`, `target`, `rejected`, `choices`, `metrics`, `separator`, `stop`, `max_new_tokens`, `chat`,
+      `turns`; `train`, `valid` and `test` (files, or split names of a data set); `path` and `subset` for the datasets library.
   Raises:
     InputError: no such task, or something about its files, columns or labels is wrong.
   """
@@ -113,6 +116,7 @@ def make(name: str, fields: dict[str, Any]) -> Task:
     raise InputError(f'task.name={name!r}: no such task (known: {", ".join((*BUILT_IN, *OWN, TEXT))})')
   task = Task(name, splits, **{**built_in, **given})
   _check_text(task) if name == TEXT else _check(task)
+  _check_turns(task)
   return task if 'stop' in given else task._replace(stop=_usual_stop(task))
 
 
@@ -215,11 +219,35 @@ def _check_row(task: Task, row: Row, label: str | None) -> None:
   if label and label in row and str(row[label]) not in task.choices:
     raise InputError(f'label {row[label]!r} is not among the choices ({", ".join(task.choices)})')
   if not task.target and not answered(task, row):
-    raise InputError('task.target is empty: give a template over the columns such as \' {label}\'')
+    turns = f'messages, turn {len(row["messages"])}: is the {row["messages"][-1]["role"]}\'s, and no turn answers it; ' \
+        if 'messages' in row else ''
+    raise InputError(turns + 'task.target is empty: give a template over the columns such as \' {label}\'')
   if not target_of(task, row).strip():
-    raise InputError('the target is empty')
+    raise InputError(f'messages, turn {len(row["messages"])}: the assistant says nothing' if answered(task, row) else
+                     'the target is empty')
   if task.rejected and fill(task.rejected, row).strip() in ('', target_of(task, row).strip()):
     raise InputError('the rejected answer is empty, or the same as the target')
+
+
+def _check_turns(task: Task) -> None:
+  """Refuses a loss on each turn where rows have no turns, or their answers are chosen among.
+
+  Raises:
+    InputError: says which field or turn cannot be.
+  """
+  if task.turns not in TURNS:
+    raise InputError(f'task.turns={task.turns!r}: must be one of {", ".join(TURNS)}')
+  if task.turns == 'last' or 'train' not in task.splits:
+    return
+  if task.choices:
+    raise InputError('task.turns=all: is of chats; a row with task.choices or task.rejected has one answer to learn')
+  if not task.chat and not any('messages' in row for row in task.rows('train')):
+    raise InputError(f'task.turns=all: is of chats; no training row of task {task.name} has `messages`')
+  for number, row in enumerate(task.rows('train'), 1):
+    for at, turn in enumerate(row.get('messages', ()), 1):
+      if turn['role'] == 'assistant' and not turn['content'].strip():
+        raise InputError(f'task {task.name}, train row {number}: messages, turn {at}: the assistant says nothing, which '
+                         'task.turns=all would teach; leave the row out, or take task.turns=last')
 
 
 def answered(task: Task, row: Row) -> bool:

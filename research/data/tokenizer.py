@@ -35,17 +35,22 @@ class Tokenizer(NamedTuple):
     return self.encode_all([text])[text]
 
   def encode_all(self, texts: Iterable[str]) -> dict[str, list[int]]:
-    """What `encode` gives for every text: each once, all at one time.
-
-    Raises:
-      InputError: a text holds a token that the model has no embedding for: some files' tokenizers have more tokens than rows.
-    """
+    """What `encode` gives for every text: each once, all at one time; refused (`InputError`) as in `known`."""
     distinct = list(dict.fromkeys(texts))
     found = dict(zip(distinct, self.hf(distinct, add_special_tokens=False)['input_ids'])) if distinct else {}
-    largest = max((max(ids) for ids in found.values() if ids), default=0)
+    self.known([max(ids) for ids in found.values() if ids])
+    return found
+
+  def known(self, ids: list[int]) -> list[int]:
+    """The ids of a text, as they are.
+
+    Raises:
+      InputError: the model has no embedding for one of them: some files' tokenizers have more tokens than rows.
+    """
+    largest = max(ids, default=0)
     if largest >= self.size:
       raise InputError(f'the model has no embedding for {self.hf.convert_ids_to_tokens(largest)!r}, which a text contains')
-    return found
+    return ids
 
   def prompt(self, text: str) -> list[int]:
     """Ids of `text` as a model reads its prompts (see `as_prompt`)."""
@@ -74,11 +79,20 @@ class Tokenizer(NamedTuple):
 
   def end_of_turn(self) -> int:
     """The token that the chat template ends an assistant's turn with; EOS where it has none for that."""
+    return self._end_of_turn()[0]
+
+  def closing(self) -> str:
+    """What the chat template writes after what an assistant says, up to the token that ends its turn; nothing without one."""
+    return self._end_of_turn()[1]
+
+  def _end_of_turn(self) -> tuple[int, str]:
+    self._check_template()
     said = '§'
     text = self._rendered([{'role': 'user', 'content': 'a'}, {'role': 'assistant', 'content': said}])
-    special = {i for i, token in self.hf.added_tokens_decoder.items() if token.special}
-    after = self.encode(text.rpartition(said)[2]) if said in text else []
-    return next((i for i in after if i in special), self.eos)
+    special = {i: token.content for i, token in self.hf.added_tokens_decoder.items() if token.special}
+    after = text.rpartition(said)[2] if said in text else ''
+    end = next((i for i in self.encode(after) if i in special), None)
+    return (self.eos, '') if end is None else (end, after[:after.find(special[end])] + special[end])
 
   def is_special(self, token: int) -> bool:
     return token in self.hf.all_special_ids or token in self.ends
@@ -91,12 +105,19 @@ class Tokenizer(NamedTuple):
   def chat(self, messages: list[dict[str, str]]) -> str:
     """The prompt that the chat template makes of `messages`, up to where the assistant's answer begins.
 
-    Raises:
-      InputError: the tokenizer has no chat template, or the template refuses these turns.
+    A template that is not there, or that refuses these turns, is an `InputError`.
     """
+    self._check_template()
+    return self._rendered(messages, add_generation_prompt=True)
+
+  def conversation(self, messages: list[dict[str, str]]) -> str:
+    """All of `messages` as the chat template writes them; refused (`InputError`) as in `chat`."""
+    self._check_template()
+    return self._rendered(messages)
+
+  def _check_template(self) -> None:
     if not self.hf.chat_template:
       raise InputError('the model\'s tokenizer carries no chat template, which a task with messages needs')
-    return self._rendered(messages, add_generation_prompt=True)
 
   def _rendered(self, messages: list[dict[str, str]], add_generation_prompt: bool = False) -> str:
     try:

@@ -71,6 +71,18 @@ def use_abstract(sizes: Mapping[str, int]) -> AbstractContextManager[Any]:
   return jax.sharding.use_abstract_mesh(AbstractMesh(tuple(sizes.values()), tuple(sizes), (AxisType.Auto,) * len(sizes)))
 
 
+def check_batch(batch_size: int, microbatches: int) -> None:
+  """Refuses a batch that the mesh in use does not divide.
+
+  Raises:
+    InputError: the rows of a microbatch cannot be dealt out evenly.
+  """
+  rows = batch_size // microbatches
+  if rows % batch_shards():
+    raise InputError(f'training.batch_size={batch_size}: the {rows} rows of each of its {microbatches} microbatches '
+                     f'cannot be dealt out evenly to mesh.data={sizes()["data"]} x mesh.fsdp={sizes()["fsdp"]} devices')
+
+
 def check_heads(heads: int, kv_heads: int) -> None:
   """Refuses a model whose heads cannot be dealt out evenly on the mesh in use.
 

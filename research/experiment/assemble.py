@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 from research import config as configs
 from research import config_fields, run_files, tree
 from research.adapters import modules, reading
-from research.config import Config, ModelSettings, Settings, StrategySettings, TrainingSettings
-from research.console import say
-from research.data import batches, demonstrations, prompts, tasks, texts
+from research.config import Config, ModelSettings, Settings, StrategySettings
+from research.console import say, say_once
+from research.data import batches, demonstrations, prompts, tasks, texts, turns
 from research.data import tokenizer as tokenizers
+from research.data.batches import Document
 from research.data.demonstrations import DemonstrationFn
 from research.data.prompts import Example
 from research.data.tasks import Task
@@ -57,13 +58,32 @@ class Experiment(NamedTuple):
         say(f'{sum(n > answer for n in lengths)} of {len(found)} {split} targets are longer than task.max_new_tokens={answer}; '
             f'so answers may have {max(lengths)} tokens, as the longest of them')
         answer = max(lengths)
+    say_once(turns.told(turns.altered_prompts(self.task, found, self.tokenizer), len(found), split))
     prompts.check_lengths(found, self.context - self.strategy.prefix_slots, split, answer, apart=self.model.config.has_encoder)
     return found
+
+  def training_examples(self) -> list[Example]:
+    """The training rows as they are learned from: chats with each of the assistant's turns where `task.turns` says so."""
+    if self.task.turns == 'last':
+      return self.examples('train')
+    found, altered = turns.examples(self.task, self.task.rows('train'), self.tokenizer)
+    count = sum(1 + len(e.learned) for e in found)
+    say_once(f'train: a loss on {count} answers in {len(found)} rows (task.turns=all); other splits measure the last of a row')
+    say_once(turns.told(altered, len(found), 'train', every_turn=True))
+    found = [self.prepared(e) for e in found]
+    prompts.check_lengths(found, self.context - self.strategy.prefix_slots, 'train')
+    return found
+
+  def document(self, example: Example) -> Document:
+    """A training row as a step is given it."""
+    made = batches.prompt_with_choices if self.objective.of_pairs else batches.prompt_with_answer
+    return made(example, self.model.config.decoder_start_id)
 
   def prepared(self, example: Example) -> Example:
     """An example with the places of the strategy's soft prompt before its prompt."""
     places = prompts.placeholders(self.strategy.slots)
     return example._replace(prompt_ids=[*places, *example.prompt_ids],
+                            learned=tuple((first + len(places), end + len(places)) for first, end in example.learned),
                             content_free=tuple([*places, *ids] for ids in example.content_free))
 
   @property
@@ -81,14 +101,11 @@ class Experiment(NamedTuple):
 
   def training_batches(self, looked_at: int = 2000) -> batches.TrainingBatches:
     """The batches of all steps; the first ones, so many, determine their shape."""
-    t, start = self.settings.training, self.model.config.decoder_start_id
+    t, redraw = self.settings.training, None
+    documents = [self.document(e) for e in self.training_examples()]
     if self.task.objective in tasks.GAPS:
       corrupted = self.corrupted('train')
-      redraw = lambda number, epoch: batches.prompt_with_answer(self.prepared(corrupted.example(number, epoch)), start)
-      documents = [redraw(number, 0) for number in range(len(corrupted))]
-    else:
-      redraw, document = None, batches.prompt_with_choices if self.objective.of_pairs else batches.prompt_with_answer
-      documents = [document(e, start) for e in self.examples('train')]
+      redraw = lambda number, epoch: self.document(self.prepared(corrupted.example(number, epoch)))
     return batches.TrainingBatches(documents, t.batch_size, t.microbatches, t.seed_of('order'),
                                    min(t.steps, looked_at), redraw, mesh.batch_shards(), placement.local_rows)
 
@@ -141,7 +158,7 @@ def assemble(config: Config, abstract: bool = False, trains: bool = True) -> Exp
   given = configs.read(config)
   training = given.training
   if trains:
-    _check_mesh(training)
+    mesh.check_batch(training.batch_size, training.microbatches)
   task = tasks.make(given.task.name, {k: v for k, v in given.task._asdict().items() if k not in ('name', 'label', 'rows')})
   if given.task.rows and (trains or 'train' in task.splits):
     task = tasks.subsample(task, given.task.rows, training.seed_of('rows'))
@@ -177,6 +194,9 @@ def assemble(config: Config, abstract: bool = False, trains: bool = True) -> Exp
     raise InputError(f'task.objective={task.objective}: needs a model with an encoder, such as T5')
   elif task.objective == 'continuation' and model.has_encoder:
     raise InputError(f'task.objective=continuation: a model with an encoder learns plain text by {" or ".join(tasks.GAPS)}')
+  if task.turns == 'all' and model.has_encoder:
+    raise InputError('task.turns=all: an encoder reads the whole prompt at once, and earlier turns can have no loss; take a '
+                     'model without one, or task.turns=last')
   learns = strategy.learns
   if learns and trains:
     task.rows('train')
@@ -200,7 +220,8 @@ def assemble(config: Config, abstract: bool = False, trains: bool = True) -> Exp
   row = {field: config_fields.frozen(value) for field, value in strategy.fields.items()}
   settings = Settings(
       m._replace(**run_as._asdict(), context=context),
-      given.task._replace(**{field: getattr(task, field) for field in SAID_BY_TASK}, rejected=task.rejected or None),
+      given.task._replace(**{field: getattr(task, field) for field in SAID_BY_TASK}, rejected=task.rejected or None,
+                          turns=None if task.turns == 'last' else task.turns),
       StrategySettings(name=strategy.name, **row, init_from=given.strategy.init_from,
                        allow_other_base=bool(given.strategy.allow_other_base)),
       training._replace(steps=steps), given.mesh, given.check_memory)
@@ -272,15 +293,3 @@ def _learned_tokenizer(settings: ModelSettings, task: Task) -> Tokenizer | None:
     raise InputError(f'model.vocab={settings.vocab}: {settings.source} brings its own vocabulary; only random:NAME learns one')
   strings = (value for row in task.rows('train') for value in row.values() if isinstance(value, str))
   return tokenizers.learned(strings, settings.vocab, load.sentinels(name))
-
-
-def _check_mesh(t: TrainingSettings) -> None:
-  """Refuses a batch that the mesh in use does not divide.
-
-  Raises:
-    InputError: the rows of a microbatch cannot be dealt out evenly.
-  """
-  rows, sizes = t.batch_size // t.microbatches, mesh.sizes()
-  if rows % mesh.batch_shards():
-    raise InputError(f'training.batch_size={t.batch_size}: the {rows} rows of each of its {t.microbatches} microbatches '
-                     f'cannot be dealt out evenly to mesh.data={sizes["data"]} x mesh.fsdp={sizes["fsdp"]} devices')
