@@ -55,9 +55,10 @@ def examples(task: Task, rows: Sequence[Row], tokenizer: Tokenizer) -> tuple[lis
       messages = list(row['messages']) if tasks.answered(task, row) else prompts.turns_of(task, row, answered=True)
       text = tokenizer.conversation(messages)
       ids, spans = _marked(messages, tokenizer) if marks else _found(messages, text, tokenizer, closing)
-      if not spans:
-        raise InputError('the chat template leaves out, or does not mark, all that the assistant says, and nothing is left to '
-                         'learn')
+      one = altered_turns(number, messages, text, tokenizer, learned=len(spans))
+      says = sum(turn['role'] == 'assistant' for turn in messages)
+      if not spans or (one and sum(role == 'assistant' for _, role in one.left_out) == says):
+        raise InputError('the chat template leaves out, or does not mark, all that the assistant says: nothing is left')
     except InputError as e:
       raise InputError(f'row {number}: {e}') from None
     whole = tokenizer.as_prompt(ids)
@@ -65,8 +66,7 @@ def examples(task: Task, rows: Sequence[Row], tokenizer: Tokenizer) -> tuple[lis
     *learned, (first, last) = [(max(start + shift, 1), stop + shift) for start, stop in spans]
     target = [*whole[first:last], *([] if marks or whole[last - 1] == end else [end])]      # a template may write no end
     found[number] = Example(number, row, text, prompts.answer(task, row), whole[:first], target, {}, learned=tuple(learned))
-    if one := altered_turns(number, messages, text, tokenizer, learned=len(spans)):
-      altered.append(one)
+    altered += [one] if one else []
   return [found[number] for number in range(len(rows))], altered
 
 
