@@ -116,7 +116,13 @@ def placeholders(slots: int) -> list[int]:
 
 
 def turns_of(task: Task, row: Row, answered: bool) -> list[dict[str, str]]:
-  """A row's turns up to where the assistant is to speak; answered: with what it is to say."""
+  """A row's turns up to where the assistant is to speak.
+
+  Args:
+    task: has the template of the question, and of an answer that the turns lack.
+    row: with `messages`, or columns of the template.
+    answered: also the turn with what the assistant is to say.
+  """
   if 'messages' not in row:
     turns = [{'role': 'user', 'content': fill(task.prompt, row)}]
   else:

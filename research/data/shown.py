@@ -15,6 +15,7 @@ from research.data.tokenizer import Tokenizer
 
 WIDTH = 80                                   # columns
 OPENS, CLOSES, BREAK = '⟦', '⟧', '↵'         # around what is learned, where there is no colour; a line break
+HALF = '\ufffd'                              # what decoders write for bytes that are no character
 LEARNED, SPECIAL, HEAD = '32', '2', '1'      # green, dim, bold: SGR codes of a terminal
 
 
@@ -130,11 +131,11 @@ def _cells(one: Reading, tokenizer: Tokenizer, colour: bool) -> Iterator[tuple[s
 
 
 def _text(ids: list[int], before: list[int], tokenizer: Tokenizer) -> str:
-  """Ids as they read after the token before them: some vocabularies give the first of a text no blank."""
+  """Ids as they read after the token before them, if that is a whole character: some vocabularies give a first one no blank."""
   decode = lambda ids: str(tokenizer.hf.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
   before = [i for i in before if i >= 0]
   first, both = decode(before), decode([*before, *ids])
-  return both[len(first):] if both.startswith(first) else decode(ids)
+  return both[len(first):] if both.startswith(first) and not first.endswith(HALF) else decode(ids)
 
 
 def _visible(text: str) -> str:
