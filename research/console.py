@@ -1,6 +1,7 @@
 """What a person sees while something runs: lines, and a progress bar. Of several processes the first tells it."""
 
 import datetime
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -165,6 +166,11 @@ def progress(label: str, total: int, facts: Callable[[float], str] = lambda seco
     line.close()
   if (seconds := time.monotonic() - began) >= SECONDS_BETWEEN_LINES:
     say(f'{label}: {done:,} in {seconds:.0f} s')
+
+
+def is_coloured() -> bool:
+  """Whether what is printed may have colours (https://no-color.org)."""
+  return sys.stdout.isatty() and not os.environ.get('NO_COLOR')
 
 
 def say(text: str) -> None:

@@ -13,19 +13,26 @@ from pathlib import Path
 from absl import flags
 
 from research import cli
+from research.errors import InputError
 from research.preparation import settings
-from research.preparation.prepare import prepare
+from research.preparation.prepare import prepare, show
 
 
 def main() -> None:
   f = flags.FLAGS
   cli.required('config', 'input', 'output')
-  prepare(settings.read(f.config), f.input, Path(f.output), f.strict)
+  config = settings.read(f.config)
+  if f.show and not config.row.model:
+    raise InputError('--show needs --config.model, whose tokens are shown')
+  prepare(config, f.input, Path(f.output), f.strict)
+  if f.show:
+    print('\n'.join(show(config, Path(f.output), f.show)))
 
 
 if __name__ == '__main__':
   cli.config_flag()
-  flags.DEFINE_multi_string('input', None, 'a file, a folder of texts, or a pattern such as exports/*.csv; may be given again')
+  flags.DEFINE_multi_string('input', None, 'a file, a folder of texts, or a pattern such as exports/*.csv; several stand between commas')
   flags.DEFINE_string('output', None, 'the folder to be made; it is not there, or empty')
   flags.DEFINE_boolean('strict', False, 'end at the first line that is no row, in place of keeping it in dropped.jsonl')
+  flags.DEFINE_integer('show', None, 'then print so many training rows as the model of the config reads them', lower_bound=1)
   cli.run(main, __doc__, stopped='nothing was left behind, and the same command begins anew')

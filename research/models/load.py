@@ -51,14 +51,21 @@ def load(source: str, execution: Execution, tokenizer: Tokenizer | None = None, 
   return (_planned if abstract else _load)(source, execution, tokenizer, mesh.current())
 
 
-def tokenizer_and_context(source: str) -> tuple[Tokenizer, int]:
-  """What a model reads texts by, and the longest sequence that it was trained for; no weight is read.
+class Reader(NamedTuple):
+  """How a model reads texts."""
+  tokenizer: Tokenizer
+  context: int              # the longest sequence that it was trained for
+  start: int | None         # the decoder's first token, where an encoder reads the prompt
+
+
+def reader(source: str) -> Reader:
+  """How a model reads texts; no weight is read.
 
   Args:
     source: as for `load`, as is what is refused (`InputError`).
   """
   found = _open(source, None)
-  return _fitting(found.tokenizer, found.config), found.config.context
+  return Reader(_fitting(found.tokenizer, found.config), found.config.context, found.config.decoder_start_id)
 
 
 class Opened(NamedTuple):

@@ -2,7 +2,7 @@
 
 from array import array
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
@@ -18,14 +18,16 @@ SHOWN = 3      # rows of each reason that the report shows
 class Corpus:
   """Cleaned rows in the order in which they came; each is known by its number."""
 
-  def __init__(self, folder: Path, dropped: TextIO):
+  def __init__(self, folder: Path, dropped: TextIO, hide: Callable[[bytes], bytes] | None = None):
     """
     Args:
       folder: where the rows are kept meanwhile; it exists.
       dropped: takes what went, a JSON object a line.
+      hide: what of a row that goes, in JSON, is kept there; None: all.
     """
     self._file = open(folder / 'rows.jsonl', 'w+b')      # noqa: SIM115  # closed in `__exit__`
-    self._starts, self._sizes, self._end, self._dropped = array('q'), array('i'), 0, dropped
+    self._starts, self._sizes, self._end = array('q'), array('i'), 0
+    self._dropped, self._hide = dropped, hide
     self._file_of, self._place_of = array('i'), array('q')
     self._appending = True                        # whether the file's next byte is its end
     self.files: list[str] = []
@@ -125,6 +127,7 @@ class Corpus:
     self._tell(self.file_of(number), self._place_of[number], reason, self.line(number), detail)
 
   def _tell(self, file: str, place: int, reason: str, line: bytes, detail: str) -> None:
+    line = self._hide(line) if self._hide else line
     about = {'file': file, 'line': place, 'reason': reason, **({'detail': detail} if detail else {})}
     self._dropped.write(f'{json_text.dumps(about)[:-1]}, "row": {line.decode()}}}\n')
     self.went[reason] += 1

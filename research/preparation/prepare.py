@@ -3,15 +3,15 @@
 import glob
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from research import json_text, run_files
-from research.console import progress, say
-from research.data import formats, sources
+from research.console import is_coloured, progress, say
+from research.data import batches, formats, shown, sources, tasks, texts
 from research.errors import InputError
 from research.models import load
 from research.preparation import duplicates, examine, folder, labels, personal, report, splits, workers
@@ -69,13 +69,13 @@ def _filled(settings: PrepareSettings, files: list[Path], into: Path, strict: bo
     InputError: nothing is left of the rows, or nothing to train on.
   """
   s, result, about = settings.row, Result(), About(settings)
-  tokenizer, context = load.tokenizer_and_context(s.model) if s.model else (None, 0)
+  reader = load.reader(s.model) if s.model else None
   by = _by(settings, files)
   with (tempfile.TemporaryDirectory(dir=into.parent, prefix='.prepare.') as scratch,
-        open(into / DROPPED, 'w', encoding='utf-8') as dropped, Corpus(Path(scratch), dropped) as corpus,
+        open(into / DROPPED, 'w', encoding='utf-8') as dropped, Corpus(Path(scratch), dropped, _hidden(settings)) as corpus,
         Words(Path(scratch)) as words):
     corpus.files += map(str, files)
-    _read(Given(settings, tokenizer), files, corpus, words, about, strict)
+    _read(Given(settings, reader and reader.tokenizer), files, corpus, words, about, strict)
     if not len(corpus):
       raise InputError(f'none of the {corpus.came:,} rows of the input is left: {report.reasons(corpus)}')
     rank = _given(settings, corpus, about) if by == 'given' else np.full(len(corpus), splits.NONE)
@@ -97,10 +97,30 @@ def _filled(settings: PrepareSettings, files: list[Path], into: Path, strict: bo
     task = folder.task(settings, corpus, about.labels, numbers, result.leaks if s.leaks == 'keep' else None)
     run_files.write_json(into / sources.TASK, task)
     run_files.write_json(into / run_files.PROVENANCE, folder.provenance(settings, files, into))
-    found = report.made(settings, corpus, about, result, numbers, task, context)
+    found = report.made(settings, corpus, about, result, numbers, task, reader.context if reader else 0)
     sizes = np.frombuffer(about.tokens, np.int32) if s.model else corpus.sizes()
     report.write(found, {name: sizes[of] for name, of in numbers.items()}, into)
   return found
+
+
+def show(settings: PrepareSettings, output: Path, count: int) -> list[str]:
+  """The first training rows of a prepared folder as the model of the config reads them, in lines.
+
+  Args:
+    settings: name the model.
+    output: the folder.
+    count: how many rows.
+  Raises:
+    InputError: the folder holds rows without a prompt, which are no conversations and no plain texts.
+  """
+  assert settings.row.model is not None
+  reader = load.reader(settings.row.model)
+  train = formats.rows(output / 'train.jsonl')
+  if 'prompt' not in run_files.read_json(output / sources.TASK) and isinstance(train[0].get('text'), str):
+    found = texts.next_token(train[:count], reader.tokenizer, reader.context)[:count]
+    return shown.lines(found, [*map(batches.prompt_with_answer, found)], reader.tokenizer, is_coloured())
+  task = tasks.make('files', {'path': str(output)})
+  return shown.of_task(task, task.rows('train')[:count], reader.tokenizer, reader.start, is_coloured())
 
 
 def _by(settings: PrepareSettings, files: Sequence[Path]) -> str:
@@ -170,6 +190,24 @@ def _drop_duplicates(settings: PrepareSettings, corpus: Corpus, words: Words, ra
       corpus.drop(one.number, duplicates.NEAR, one.detail)
 
 
+def _left(settings: PrepareSettings) -> frozenset[str]:
+  """The columns in which no personal data is looked for: those that say something about a row."""
+  s = settings.row
+  return frozenset(filter(None, (examine.label_column(settings), s.group, s.time, settings.split.column, *(s.groups or ()))))
+
+
+def _hidden(settings: PrepareSettings) -> Callable[[bytes], bytes] | None:
+  """What a row that goes is kept as: personal data that the splits do not hold does not stand in dropped.jsonl either."""
+  if settings.row.personal not in ('mask', 'drop'):
+    return None
+  regions, left = settings.row.regions, _left(settings)
+
+  def hide(line: bytes) -> bytes:
+    row = json_text.loads(line.decode())
+    return line if row is None else json_text.dumps(personal.mask(row, regions, left)[0]).encode()
+  return hide
+
+
 class Masked(NamedTuple):
   """Of some rows."""
   rows: int                                         # how many were looked at
@@ -189,16 +227,15 @@ def _mask(how: tuple[Sequence[str], frozenset[str]], lines: Sequence[tuple[int, 
 def _look_for_personal(settings: PrepareSettings, corpus: Corpus, result: Result) -> None:
   """Masks personal data, or drops the rows that hold some, or counts it."""
   s = settings.row
-  apart = frozenset(filter(None, (examine.label_column(settings), s.group, s.time, settings.split.column, *(s.groups or ()))))
   rows = corpus.kept().tolist()
   lines = ((number, corpus.line(number)) for number in rows)
   with progress('prepare: personal data in rows', len(rows)) as done:
-    for part in workers.mapped(_mask, (s.regions, apart), workers.chunks(lines, lambda row: len(row[1]))):
+    for part in workers.mapped(_mask, (s.regions, _left(settings)), workers.chunks(lines, lambda row: len(row[1]))):
       for number, line, kinds in part.found:
         result.personal += kinds
-        if s.personal == 'mask':
+        if s.personal != 'keep':
           corpus.change(number, line)
-        elif s.personal == 'drop':
+        if s.personal == 'drop':
           corpus.drop(number, PERSONAL, ', '.join(sorted(kinds)))
       done(part.rows)
 
@@ -222,8 +259,8 @@ def _look_for_suspects(settings: PrepareSettings, corpus: Corpus, about: About, 
     rng = np.random.Generator(np.random.Philox(key=settings.row.seed))
     rows = np.sort(rng.choice(rows, labels.MOST, replace=False))
   result.looked_at = len(rows)
-  texts = [examine.text_of(settings, corpus.row(number)) for number in rows.tolist()]
-  result.suspects = labels.suspects(texts, [str(about.labels[number]) for number in rows.tolist()], rows.tolist(),
+  said = [examine.text_of(settings, corpus.row(number)) for number in rows.tolist()]
+  result.suspects = labels.suspects(said, [str(about.labels[number]) for number in rows.tolist()], rows.tolist(),
                                     settings.row.seed)
 
 

@@ -1,10 +1,8 @@
 """Training rows on a terminal, as the model reads them; nothing is computed or written."""
 
-import os
-import sys
-
 from research import config as configs
 from research.config import Config
+from research.console import is_coloured
 from research.data import shown
 from research.distributed import processes
 from research.experiment.assemble import Experiment, assemble
@@ -34,6 +32,5 @@ def show(config: Config, count: int) -> None:
   """
   settings = configs.read(config)
   exp = assemble(settings, abstract=settings.model.source not in presets.HUB)      # whose shapes come without their tokenizer
-  colour = sys.stdout.isatty() and not os.environ.get('NO_COLOR')
   if processes.is_primary():
-    print('\n'.join(training_rows(exp, count, colour)))
+    print('\n'.join(training_rows(exp, count, is_coloured())))

@@ -132,3 +132,23 @@ def test_personal_data_is_masked_or_its_rows_go(tmp_path, personal, kept, counte
   assert [row['text'] for row in found['train']] == kept and report['personal'].get('email', 0) == counted
   assert found['train'][-1]['who'] == 'z@y.org'      # whose a row is stays what it is
   assert [one['reason'] for one in dropped] == ['personal'] * (personal == 'drop')
+
+
+def test_rows_are_shown_as_the_model_reads_them(tmp_path):
+  rows = [{'text': text, 'label': 'ab'[i % 2]} for i, text in enumerate(sentences(4, words=5))]
+  how = ('--config=prepare', f'--input={written(tmp_path, rows)}', '--config.split.valid=0', '--config.split.test=0', '--show=1')
+  assert '--show needs --config.model' in verb('prepare', *how, f'--output={tmp_path}/none').stderr
+  assert not (tmp_path / 'none').exists()
+  for name, more, says in (
+      ('asked', ('--config.label=label', '--config.prompt={text}?'), f'<bos>{rows[0]["text"]}?⟦ a<eos>⟧'),
+      ('said', (), f'<bos>⟦{rows[0]["text"]}')):
+    said = verb('prepare', *how, f'--output={tmp_path}/{name}', '--config.model=random:llama-tiny', *more)
+    assert says in said.stdout, said.stdout + said.stderr
+
+
+@pytest.mark.parametrize('personal', ['mask', 'drop', 'off'])
+def test_what_is_masked_does_not_stand_among_what_went(tmp_path, personal):
+  rows = [{'text': 'Write to me@here.org'}] * 2 + [{'text': 'Nobody is named here'}]
+  prepared(tmp_path, rows, personal=personal, split__test=0.0, split__valid=0.0)
+  holds = {file.name for file in (tmp_path / 'out').iterdir() if file.is_file() and 'me@here.org' in file.read_text()}
+  assert holds == ({'dropped.jsonl', 'train.jsonl', 'report.json', 'report.md', 'report.html'} if personal == 'off' else set())
