@@ -55,7 +55,7 @@ def near(corpus: Corpus, words: Words, rank: np.ndarray, threshold: float) -> It
   Args:
     corpus: the rows.
     words: of them.
-    rank: as for `exact`.
+    rank: [N], as for `exact`.
     threshold: Jaccard's, of the sets of all three words that stand together.
   """
   pairs, keys = words.candidates(corpus.kept()), np.frombuffer(words.exact, np.uint64)

@@ -28,7 +28,7 @@ def task(settings: PrepareSettings, corpus: Corpus, labels: Sequence[str | None]
     settings: what is done.
     corpus: the rows.
     labels: of each row.
-    numbers: split -> the numbers of its rows, in the order of its file.
+    numbers: split -> [N] the numbers of its rows, in the order of its file.
     kept: the leaks that stayed; None: there are none.
   Raises:
     InputError: the prompt or the target names a column that the rows do not have.

@@ -33,7 +33,7 @@ def made(settings: PrepareSettings, corpus: Corpus, about: About, result: Result
     corpus: the rows that are left, and what went.
     about: each row.
     result: what was found on the way.
-    numbers: split -> the numbers of its rows.
+    numbers: split -> [N] the numbers of its rows.
     task: what task.json says.
     context: of the model whose tokens were counted; 0: of none.
   """
