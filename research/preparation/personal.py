@@ -14,7 +14,6 @@ from research.preparation.recognizers import Hit
 KINDS = ('email', 'phone', 'card', 'iban', 'ip', 'key')
 REGIONS = ('US', 'GB', 'DE', 'AT', 'CH', 'FR')      # whose numbers are known without their country's code
 _MASK = re.compile(rf'\[({"|".join(KINDS).upper()})(?:_([1-9]\d{{0,8}}))?\]')
-_ANYTHING = re.compile(r'[@＠:]|\d(?:[\W_]{0,3}[\dA-Za-z]){3}')
 
 
 class Found(NamedTuple):
@@ -39,12 +38,19 @@ def find(text: str, regions: Sequence[str] = REGIONS) -> list[Found]:
   while True:      # what was taken away may leave a neighbour free, which is found the next time
     before = len(found)
     for kind, recognize in order:
-      hits = [Found(kind, *hit) for hit in recognize(text)]
-      for _, start, end, _ in hits:
-        text = text[:start] + _blank(end - start) + text[end:]
-      found += hits
+      if hits := [Found(kind, *hit) for hit in recognize(text)]:
+        found += hits
+        text = _replaced(text, hits, [_blank(hit.end - hit.start) for hit in hits])
     if len(found) == before:
       return sorted(found, key=lambda one: one.start)
+
+
+def _replaced(text: str, hits: Sequence[Found], by: Sequence[str]) -> str:
+  parts, at = [], 0
+  for hit, new in zip(hits, by):
+    parts += [text[at:hit.start], new]
+    at = hit.end
+  return ''.join([*parts, text[at:]])
 
 
 def _blank(length: int) -> str:
@@ -82,16 +88,15 @@ def mask(row: Row, regions: Sequence[str] = REGIONS, leave: Collection[str] = ()
     return value
 
   def masked_text(text: str) -> str:
-    parts, at = [], 0
-    for kind, start, end, value in find(text, regions):
+    by, found = [], find(text, regions)
+    for kind, _, _, value in found:
       counts[kind] += 1
       if (kind, value) not in numbers:
         last[kind] += 1
         numbers[kind, value] = last[kind]
       number = numbers[kind, value]
-      parts += [text[at:start], f'[{kind.upper()}{f"_{number}" if number > 1 else ""}]']
-      at = end
-    return ''.join([*parts, text[at:]])
+      by.append(f'[{kind.upper()}{f"_{number}" if number > 1 else ""}]')
+    return _replaced(text, found, by)
 
   return {name: value if name in leave else masked(value) for name, value in row.items()}, counts
 

@@ -18,7 +18,7 @@ _HAS_PHONE = re.compile(rf'\d(?:{_GAP}{{0,3}}\d){{{LEAST - 1}}}')
 _GROUP = re.compile(r'\d+')
 _NEXT = re.compile(rf'({_GAP}{{1,3}})(\d{{1,{MOST}}})')
 _EXTENSION = re.compile(r'[ ,;]{0,2}(?:ext(?:ension|n)?\b\.?|x|durchwahl|dw|poste|;ext=|#)[ .:]{0,2}(\d{1,6})(?!\w)', re.I)
-_ABROAD = re.compile(r'(?:00|011(?=\D))[ -]?(?=[1-9])')
+_CODE = re.compile(r'(?:00|011(?=\D))[ -]?(?=[1-9])')
 _TOLD = re.compile(r"""(?:\b|_)(?:tel|(?:tele|smart|mobile|home|work|cell)?phone|[tf]el[eé]fon|fon|fax|mobil|cell|handy|whatsapp|sms|hotline
   |contact|call|ring|dial|reach|anruf|ruf\w*|appel\w*|portable|m[oó]vil|ll[aá]m\w*|t[eé]l[eé]ph|☎|📞|📱)[^\[\]\d\n]{0,24}$""", re.X | re.I)
 _OF_NUMBER = r'(?:[\W_]{0,3}(?:no|nr|num|number|nummer|n°|nº))?[\s.:\#="\'_-]{0,4}(?:(?:is|was|ist|war|lautet)[\s:]{1,2})?$'
@@ -61,15 +61,15 @@ def phones(text: str, regions: Sequence[str]) -> Iterator[Hit]:
       at = hit[1]
 
 
-def _usable(text: str, groups: list[tuple[int, int]], abroad: bool) -> list[tuple[int, int]]:
-  """(end, groups) of what a number may be, the longest first."""
+def _usable(text: str, groups: list[tuple[int, int]], abroad: bool) -> list[int]:
+  """Where a number that begins with these groups may end, the furthest first."""
   found = []
   for count, (begin, end) in enumerate(groups[:GROUPS], 1):
     following = _NEXT.match(text, end)
     # A list of groups that go on alike is none, unless a country's code begins it.
     alike = following and len(following[1]) == 1 and following[1] not in '/(' and len(following[2]) == end - begin
     if not _PART.match(text, end) and (abroad or not alike):
-      found.append((end, count))
+      found.append(end)
     if end - begin >= 6 and text[end:end + 1] in (' ', '\u00a0', '/') or following and re.search(r'/ ?\(?$', following[1]) and (
         following[2].startswith('0') and count > 1):
       break      # what follows is a thing of its own
@@ -78,21 +78,37 @@ def _usable(text: str, groups: list[tuple[int, int]], abroad: bool) -> list[tupl
 
 def _number(text: str, begin: int, ends: list[tuple[int, int]], abroad: bool, regions: Sequence[str]) -> Hit | None:
   """The number that begins here."""
-  before = text[max(0, begin - 48):begin]
-  told = bool(_TOLD.search(before))
-  other = bool(_OTHER.search(before)) or not told and bool(_NUMBER.search(before))
-  listed = (last := _LAST.search(before)) and len(last[1]) == len(_GROUP.findall(text[begin:ends[0][0]])[0]) if ends else False
-  around = _Around(told and not other, not other and not listed and bool(_FREE.search(before)))
+  written = [(end, unicodedata.normalize('NFKC', text[begin:end])) for end in ends]
+  if not abroad and not (written := [(end, number) for end, number in written if _possible(number, regions)]):
+    return None
+  around = _around(text, begin)
   for strict in (True, False):
-    for end, _ in ends:
-      written = unicodedata.normalize('NFKC', text[begin:end])
-      opened = written.startswith('(') and ')' not in written      # the bracket is the sentence's
-      written = written[opened:]
-      value = _abroad(written, strict) if abroad else _at_home(written, text, end, strict, around, regions)
+    for end, number in written:
+      opened = number.startswith('(') and ')' not in number      # the bracket is the sentence's
+      number = number[opened:]
+      value = _abroad(number, strict) if abroad else _at_home(number, text, end, strict, around, regions)
       if value:
         extension = _EXTENSION.match(text, end)
         return begin + opened, extension.end() if extension else end, value + (f'x{extension[1]}' if extension else '')
   return None
+
+
+def _around(text: str, begin: int) -> _Around:
+  before = text[max(0, begin - 48):begin]
+  told = bool(_TOLD.search(before))
+  other = bool(_OTHER.search(before)) or not told and bool(_NUMBER.search(before))
+  first = _GROUP.search(text, begin)
+  last = _LAST.search(before)
+  listed = first and last and len(last[1]) == len(first[0])
+  return _Around(told and not other, not other and not listed and bool(_FREE.search(before)))
+
+
+def _possible(written: str, regions: Sequence[str]) -> bool:
+  """Whether it is worth the while to look around: most numbers of a text can be no region's."""
+  digits = ''.join(groups := _GROUP.findall(written))
+  if not 8 <= len(digits) <= 15 or len(digits) == len(groups):
+    return False
+  return digits[0] == '0' or any(len(digits) in (10, 11) if (of := _region(region)).code == 1 else of.prefix != '0' for region in regions)
 
 
 def _abroad(written: str, strict: bool) -> str:
@@ -123,30 +139,40 @@ def _at_home(written: str, text: str, end: int, strict: bool, around: _Around, r
   """
   if not (around.told or around.free) or not around.told and _AMOUNT.match(text, end):
     return ''
-  if (code := _ABROAD.match(written)) and (value := _parsed(f'+{written[code.end():]}', None, True)):
+  if (code := _CODE.match(written)) and (value := _parsed(f'+{written[code.end():]}', None, True)):
     return value
   groups = _GROUP.findall(written)
-  digits = ''.join(groups)
   lone = len(groups) == 2 and '.' in written and len(groups[0]) < 3      # a decimal point
-  if not 8 <= len(digits) <= 13 or lone or len(digits) == len(groups) or groups[0] == '0' and not around.told:
+  if lone or groups[0] == '0' and not around.told:
     return ''
+  american = bool(_AMERICAN.fullmatch(written))
   for region in regions:
-    if _usual(written, groups, digits, strict, around.told, region) and (
-        value := _parsed(written, region, strict and not (region in ('US', 'CA') and _AMERICAN.fullmatch(written)))):
+    if _usual(written, groups, strict, around.told, region) and (
+        value := _parsed(written, region, strict and not (american and _region(region).code == 1))):
       return value
   return ''
 
 
-def _usual(written: str, groups: list[str], digits: str, strict: bool, told: bool, region: str) -> bool:
+def _usual(written: str, groups: list[str], strict: bool, told: bool, region: str) -> bool:
   """Whether a region's numbers are written like this, so that it is worth the while to parse it."""
-  prefix = phonenumbers.ndd_prefix_for_region(region, True)
-  if digits.startswith('0') and prefix in ('0', None):
+  digits, of = ''.join(groups), _region(region)
+  if digits.startswith('0') and of.prefix in ('0', None):
     return len(digits) >= 9 and digits[1] != '0' and (strict or told and len(groups) > 1)
-  if phonenumbers.country_code_for_region(region) == 1:
-    return strict and ([*map(len, groups)][-3:] == [3, 3, 4] and len(digits) < 12 or told and len(digits) in (10, 11))
-  if not strict or prefix == '0' and not told:
+  if not strict or of.prefix == '0':
     return False
+  if of.code == 1:
+    return len(digits) < 12 and ([*map(len, groups)][-3:] == [3, 3, 4] or told and len(digits) in (10, 11))
   return told or len(groups) > 1 and groups == _as_formatted(written, region)
+
+
+class _Region(NamedTuple):
+  code: int
+  prefix: str | None      # of numbers within the country
+
+
+@functools.cache
+def _region(region: str) -> _Region:
+  return _Region(phonenumbers.country_code_for_region(region), phonenumbers.ndd_prefix_for_region(region, True))
 
 
 @functools.lru_cache(1024)

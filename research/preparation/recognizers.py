@@ -38,9 +38,9 @@ def emails(text: str) -> Iterator[Hit]:
       yield begin, found.end(), f'{local}@{domain}'.casefold()
 
 
-_WORDS = ('akia asia ghp_ gho_ ghu_ ghs_ ghr_ github_pat_ glpat- sk- xox xapp- hooks.slack aiza ya29. gocspx- k_live_ k_test_ whsec_ '
-          'hf_ npm_ pypi- sg. dop_v1_ shpat_ eyj private bearer basic pass pwd kennwort token secret key ://').split()
-_HAS_KEY = re.compile('|'.join(map(re.escape, _WORDS)))
+_MARKS = ('PRIVATE KEY', 'AKIA', 'ASIA', 'ghp_', 'gho_', 'ghu_', 'ghs_', 'ghr_', 'github_', 'glpat-', 'sk-', 'xox', 'xapp', 'AIza', 'ya29', 'GOCSPX', 'k_live', 'k_test', 'whsec_', 'hf_', 'npm_', 'pypi-',
+          'SG.', 'dop_v1_', 'shpat_', 'eyJ', 'hooks.slack')
+_SAYING = re.compile('pass|pwd|kennwort|token|secret|key|bearer|basic|://')
 _KEY = re.compile(r'''
     -----BEGIN\ [A-Z0-9 ]{0,30}PRIVATE\ KEY(?:\ BLOCK)?-----
       (?:(?:[^-]|-(?!----))++-----END\ [A-Z0-9 ]{0,30}PRIVATE\ KEY(?:\ BLOCK)?-----|(?:(?:\s|\\n)*[A-Za-z0-9+/=]{40,})+)
@@ -51,13 +51,12 @@ _KEY = re.compile(r'''
       | npm_[A-Za-z0-9]{36} | pypi-[\w-]{50,255} | SG\.[\w-]{16,32}\.[\w-]{32,64} | dop_v1_[0-9a-f]{64} | shpat_[0-9a-fA-F]{32}
       | eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*(?:\.[\w-]+){0,2})(?![A-Za-z0-9])
   | (?<=hooks\.slack\.com/services/)T\w{8,12}/B\w{8,12}/\w{20,40}''', re.X | re.ASCII)
-_SAID = re.compile(r'''
-    (?: \bBearer\s{1,3}(?P<bearer>[\w.~+/=-]{16,2048}) | \bBasic\s{1,3}(?P<basic>[A-Za-z0-9+/]{12,400}={0,2}(?![\w+/=]))
-      | ://[^\s:/@\[\]]{0,64}:(?P<url>[^\s/@\[\]]{1,128})(?=@)
-      | (?: (?P<word>passw(?:or)?d|passwort|kennwort|passphrase|passwd|pwd)
-          | token|secret|(?:api|access|secret|private|auth|account|encryption|signing)[_ -]?key(?:[_-]?id)?)
-        (?![^\W\d_])[\d]{0,2}["'`]{0,2}\s{0,3}(?:[=:]|:=|=>|\bis\b|\bist\b)\s{0,3}
-        ["'`]?(?P<value>(?:[^\s"'`<>,;&()\[\]{}\0]|&(?!\w{1,40}=)){8,256})(?![(\[{\w]))''', re.X | re.I)
+_SAID = re.compile(r"""bearer\s{1,3}(?P<bearer>[\w.~+/=-]{16,2048}) | basic\s{1,3}(?P<basic>[a-z0-9+/]{12,400}={0,2}(?![\w+/=]))
+  | ://[^\s:/@\[\]]{0,64}:(?P<url>[^\s/@\[\]]{1,128})(?=@)
+  | (?:(?P<word>passw(?:or)?d|passwort|passphrase|pwd|kennwort)|token|secret|(?P<key>key)(?:[_-]?id)?)
+    (?![^\W\d_])[\d]{0,2}["'`]{0,2}\s{0,3}(?:[=:]|:=|=>|\bis\b|\bist\b)\s{0,3}
+    ["'`]?(?P<value>(?:[^\s"'`<>,;&()\[\]{}\0]|&(?!\w{1,40}=)){8,256})(?![(\[{\w])""", re.X)      # of small letters
+_OF_KEY = re.compile('(?:api|access|secret|private|auth|account|encryption|signing)[_ -]?$')
 
 
 def _entropy(value: str) -> float:
@@ -71,10 +70,9 @@ def _drawn(value: str) -> bool:
   return mixed or value != value.lower() and value != value.upper() and _entropy(value) >= 4.2
 
 
-def _secret(found: re.Match[str]) -> bool:
+def _secret(found: re.Match[str], value: str) -> bool:
   if found['url'] or found['basic']:
     return True
-  value = str(found['bearer'] or found['value'])
   if found['word']:
     kinds = sum(any(map(test, value)) for test in (str.islower, str.isupper, str.isdigit, lambda c: not c.isalnum()))
     return kinds >= 3 or any(map(str.isdigit, value)) and any(map(str.isalpha, value))
@@ -83,16 +81,28 @@ def _secret(found: re.Match[str]) -> bool:
 
 def keys(text: str) -> Iterator[Hit]:
   """Keys and tokens by the marks of those who give them out, private keys, and drawn values that are said to be secret."""
-  if not _HAS_KEY.search(text.lower()):
-    return
+  found = []
+  if any(mark in text for mark in _MARKS) and (max(map(len, text.split())) >= 15 or 'PRIVATE KEY' in text):
+    found += [known.span() for known in _KEY.finditer(text)]
+  small = _small(text)
+  for saying in _SAYING.finditer(small):
+    said = _SAID.match(small, saying.start())
+    if said and not (said['key'] and not _OF_KEY.search(small[max(0, said.start() - 12):said.start()])):
+      begin, end = said.span(str(said.lastgroup))
+      value = text[begin:end].rstrip('.:!?*')
+      if _secret(said, value):
+        found.append((begin, begin + len(value)))
   ended = 0
-  known = [found.span() for found in _KEY.finditer(text)]
-  said = [found.span(str(found.lastgroup)) for found in _SAID.finditer(text) if _secret(found)]
-  for begin, end in sorted(known + [(begin, end - len(text[begin:end]) + len(text[begin:end].rstrip('.:!?*')))
-                                    for begin, end in said], key=lambda span: (span[0], -span[1])):
+  for begin, end in sorted(found, key=lambda span: (span[0], -span[1])):
     if begin >= ended:
       yield begin, end, text[begin:end]
       ended = end
+
+
+def _small(text: str) -> str:
+  """In small letters, as many as there were."""
+  small = text.lower()
+  return small if len(small) == len(text) else ''.join(sign.lower() if sign.isascii() else sign for sign in text)
 
 
 # Countries' account numbers by the registry of ISO 13616: n digits, a letters, c either.
@@ -104,8 +114,7 @@ _ACCOUNTS = dict(part.split(':') for part in '''
   NO:11n OM:3n16c PK:4a16c PL:24n PS:4a21c PT:21n QA:4a21c RO:4a16c RS:18n RU:14n15c SA:2n18c SC:4a20n3a SD:14n SE:20n SI:15n SK:20n
   SM:1a10n12c SO:19n ST:21n SV:4a20n TL:19n TN:20n TR:6n16c UA:6n19c VA:18n VG:4a16n XK:16n YE:4a4n18c'''.split())
 _BLANK = '[ \u00a0\u2009\u202f.-]?'
-_IBAN = re.compile(f'(?<![^\\W_])({"|".join(_ACCOUNTS)}){_BLANK}[0-9]{_BLANK}[0-9](?={_BLANK}[A-Za-z0-9]{{2}})', re.I)
-_HAS_IBAN = re.compile('[A-Za-z][A-Za-z][ \u00a0.-]?[0-9][0-9]')
+_CHECK = re.compile(f'[0-9](?:(?<=[A-Za-z][A-Za-z].)|(?<=[A-Za-z][A-Za-z]{_BLANK[:-1]}.)){_BLANK}[0-9](?={_BLANK}[A-Za-z0-9])')
 
 
 @functools.cache
@@ -117,18 +126,20 @@ def _account(country: str) -> re.Pattern[str]:
 
 def ibans(text: str) -> Iterator[Hit]:
   """Account numbers of a country's length and kind of signs, whose remainder by 97 is 1."""
-  if not _HAS_IBAN.search(text):
-    return
-  for found in _IBAN.finditer(text):
-    if rest := _account(found[1].upper()).match(text, found.end()):
-      value = re.sub(r'[\W_]', '', text[found.start():rest.end()]).upper()
+  for check in _CHECK.finditer(text):
+    begin = check.start() - (2 if text[check.start() - 1].isalpha() else 3)
+    country = text[begin:begin + 2].upper()
+    rest = _account(country).match(text, check.end()) if country in _ACCOUNTS and not text[begin - 1:begin].isalnum() else None
+    if rest:
+      value = re.sub(r'[\W_]', '', text[begin:rest.end()]).upper()
       if int(''.join(str(int(sign, 36)) for sign in value[4:] + value[:4])) % 97 == 1:
-        yield found.start(), rest.end(), value
+        yield begin, rest.end(), value
 
 
 _LONG = re.compile(r'\d(?:[ \u00a0\u2009\u202f.\u2010-\u2013-]?\d){12,}')
 _DIGITS = re.compile(r'\d+')
-_GROUPED = frozenset({(4, 4, 4, 4), (4, 6, 5), (4, 6, 4), (4, 4, 4, 4, 3), (4, 4, 5), (6, 13), (8, 8), (4, 4, 4, 3), (4, 4, 4, 2)})
+_GROUPED = frozenset({(4, 4, 4, 4), (4, 6, 5), (4, 6, 4), (4, 4, 4, 4, 3), (4, 4, 5), (6, 13), (8, 8), (4, 4, 4, 3), (4, 4, 4, 2),
+                      *((whole,) for whole in range(13, 20))})
 _ISSUERS = re.compile(r"""4(?:\d{12}|\d{15}|\d{18}) | (?:5[1-5]\d\d|222[1-9]|22[3-9]\d|2[3-6]\d\d|27[01]\d|2720)\d{12} | 3[47]\d{13}
   | 3(?:0[0-5]|[689]\d)\d{11} | 3(?:0[0-5]|[689]\d)\d{13,16} | (?:6011|65\d\d|64[4-9]\d|62\d\d|81[0-7]\d|35(?:2[89]|[3-8]\d))\d{12,15}
   | (?:50|5[6-8]|6[37])\d{11,17} | 220[0-4]\d{12,15}""", re.X)
@@ -140,17 +151,17 @@ def cards(text: str) -> Iterator[Hit]:
     groups, at = [found.span() for found in _DIGITS.finditer(text, *stretch.span())], 0
     while at < len(groups):
       for count in (1, 2, 3, 4, 5):
-        if value := _card(text, groups[at:at + count], count):
+        if value := _card(text, groups[at:at + count]):
           yield groups[at][0], groups[at + count - 1][1], value
           at += count - 1
           break
       at += 1
 
 
-def _card(text: str, groups: list[tuple[int, int]], count: int) -> str:
-  """The digits of a card's number that stands in so many groups; empty where they are none."""
-  lengths = tuple(end - begin for begin, end in groups)
-  if len(groups) < count or not (lengths in _GROUPED or count == 1 and 13 <= lengths[0] <= 19):
+def _card(text: str, groups: list[tuple[int, int]]) -> str:
+  """The digits of a card's number that stands in these groups; empty where they are none."""
+  lengths = tuple([end - begin for begin, end in groups])
+  if lengths not in _GROUPED:
     return ''
   begin, end = groups[0][0], groups[-1][1]
   part_of_more = re.match(r'\w|[.,]\d', text[end:end + 2]) or re.search(r'\w$|\d[.,]$', text[max(0, begin - 2):begin])
@@ -170,16 +181,17 @@ def _on_goods(digits: str) -> bool:
   return len(digits) == 13 and sum(int(sign) * (1 + 2 * (i % 2)) for i, sign in enumerate(digits)) % 10 == 0
 
 
+_HAS_V4 = re.compile(r'[0-9]\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]')
 _V4 = re.compile(r'(?<![\w.])(?<![^\W\d_]-)[0-9]{1,3}(?:\.[0-9]{1,3}){3}(?![\w]|\.\w|-[^\W\d_])')
 _V6 = re.compile(r'(?<![\w.:])(?:(?=\w{0,20}[G-Zg-z_])\w{1,24}:)?([0-9A-Fa-f]{0,4}(?::[0-9A-Fa-f]{0,4}){2,8}(?:\.[0-9]{1,3}){0,3})(?!\w)')
-_HAS_V6 = re.compile('[0-9A-Fa-f]:[0-9A-Fa-f:]*:|::[0-9A-Fa-f]')
+_HAS_V6 = re.compile(':[0-9A-Fa-f]{0,4}:')
 _NO_ADDRESS = re.compile(r"""(?:(?:\b|_)(?:v|ver|vers|version|release|rel|build|firmware|fw|update|revision|rev|section|sect|sec|chapter|clause
   |figure|fig|table|abschnitt|kapitel|ziffer|abb|tabelle)[\s.:\#="'_-]{0,3} | § \s? | [A-Za-z]/ | [=!<>~]= \s? | [~^] \s?)$""", re.X | re.I)
 
 
 def addresses(text: str) -> Iterator[Hit]:
   """Addresses of IP, but for those that are no machine's or every machine's own, and for numbers of versions and sections."""
-  for found in _V4.finditer(text):
+  for found in _V4.finditer(text) if _HAS_V4.search(text) else ():
     if not _NO_ADDRESS.search(text[max(0, found.start() - 24):found.start()]) and (value := _address(found[0])):
       yield *found.span(), value
   if not _HAS_V6.search(text):
