@@ -38,11 +38,20 @@ def find(text: str, regions: Sequence[str] = REGIONS) -> list[Found]:
   while True:      # what was taken away may leave a neighbour free, which is found the next time
     before = len(found)
     for kind, recognize in order:
-      if hits := [Found(kind, *hit) for hit in recognize(text)]:
+      if hits := _apart([Found(kind, *hit) for hit in recognize(text)]):
         found += hits
         text = _replaced(text, hits, [_blank(hit.end - hit.start) for hit in hits])
     if len(found) == before:
       return sorted(found, key=lambda one: one.start)
+
+
+def _apart(hits: Sequence[Found]) -> list[Found]:
+  """Places in order; of those that lie on each other the first, and of two that begin together the longer."""
+  apart: list[Found] = []
+  for hit in sorted(hits, key=lambda one: (one.start, -one.end)):
+    if not apart or hit.start >= apart[-1].end:
+      apart.append(hit)
+  return apart
 
 
 def _replaced(text: str, hits: Sequence[Found], by: Sequence[str]) -> str:
