@@ -13,6 +13,7 @@ from research.preparation.words import Words
 EXACT, NEAR, LEAK = 'exact_duplicate', 'near_duplicate', 'leak'
 PART = 'ngram'                # kind of a leak, beside 'exact' and 'near'
 GRAMS = 20_000_000            # stretches of words that are held at one time
+SIEVE = 26                    # bits of a hash by which most stretches are told apart from those that are sought
 
 
 class Same(NamedTuple):
@@ -128,8 +129,11 @@ def _share_words(corpus: Corpus, words: Words, train: np.ndarray, held_out: np.n
   if not len(grams):
     return
   unique, first, inverse = np.unique(grams, return_index=True, return_inverse=True)
-  hit = np.zeros(len(unique), bool)
+  hit, sieve = np.zeros(len(unique), bool), np.zeros(1 << SIEVE, bool)
+  sieve[unique >> np.uint64(64 - SIEVE)] = True
   for numbers, own in words.grams(train, count):
+    some = sieve[own >> np.uint64(64 - SIEVE)]      # most are not there, and a search for each takes longer
+    numbers, own = numbers[some], own[some]
     at = np.minimum(np.searchsorted(unique, own), len(unique) - 1)
     hits = np.flatnonzero(unique[at] == own)
     hit[at[hits]] = True
