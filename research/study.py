@@ -20,7 +20,7 @@ from research.runs import run
 from research.runs.evaluate import evaluate_finished
 from research.runs.train import train_one
 from research.studies import registration, runner, study_file
-from research.studies.carry_out import check_study, cohorts, dry_run, operations, write_report
+from research.studies.carry_out import check_study, cohorts, dry_run, measure_retained, operations, write_report
 
 
 def main() -> None:
@@ -53,6 +53,7 @@ def main() -> None:
     train = partial(train_one, allow_changed=f.allow_changed, told=told)
     test = lambda runs: evaluate_finished(runs, 'test', f.allow_changed)
     if runner.run(study, cells, workdir, train, test, part, side_by_side, operations) is not None:
+      measure_retained(study, cells, workdir, f.allow_changed)
       write_report(registration.planned(workdir), workdir, f.study)
 
 

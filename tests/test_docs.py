@@ -120,7 +120,8 @@ def test_from_a_csv_of_questions_to_a_score_in_three_commands(tmp_path, monkeypa
   """The README's, on 2,000 rows with duplicates, parts of test rows in training rows, and phone numbers."""
   monkeypatch.chdir(tmp_path)
   rng = random.Random(0)
-  rows = [(row['text'], row['domain']) for split in sources.SPLITS for row in sources.sample('sentiment_sentences')[split]][:1700]
+  samples = sources.sample('sentiment_sentences')
+  rows = [(row['text'], row['domain']) for split in sources.SPLITS for row in samples[split]][:1700]
   rows += [(text, label.upper()) for text, label in rng.sample(rows, 100)]
   rows += [(f'{text} Really', label) for text, label in rng.sample([row for row in rows if len(row[0]) > 60], 100)]
   long = ' '.join(f'word{i}' for i in range(20))

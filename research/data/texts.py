@@ -7,8 +7,10 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from research.data import tasks
 from research.data.prompts import Example
 from research.data.rows import Row
+from research.data.tasks import Task
 from research.data.tokenizer import Tokenizer, sentinel
 from research.errors import InputError
 
@@ -115,3 +117,21 @@ def _parts(total: int, count: int, rng: np.random.Generator) -> list[int]:
   """`total` as a sum of `count` numbers above 0, every way equally likely."""
   cuts: Iterable[int] = np.sort(rng.choice(total - 1, count - 1, replace=False)) + 1 if count > 1 else []
   return np.diff([0, *cuts, total]).astype(int).tolist()
+
+
+def with_objective(task: Task, has_encoder: bool) -> Task:
+  """The task with what a model of this kind learns of plain text.
+
+  Args:
+    task: of any kind.
+    has_encoder: whether the model has one.
+  Raises:
+    InputError: the task names an objective of the other kind.
+  """
+  if task.objective is None:
+    return task._replace(objective='span_corruption' if has_encoder else 'continuation')
+  if task.objective in tasks.GAPS and not has_encoder:
+    raise InputError(f'task.objective={task.objective}: needs a model with an encoder, such as T5')
+  if task.objective == 'continuation' and has_encoder:
+    raise InputError(f'task.objective=continuation: a model with an encoder learns plain text by {" or ".join(tasks.GAPS)}')
+  return task

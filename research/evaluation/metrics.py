@@ -132,5 +132,5 @@ def get(name: str) -> Metric:
 
 
 def measured(name: str) -> Metric:
-  """The metric of a score on a split: of `test/accuracy`, accuracy."""
-  return get(name.split('/', 1)[1])
+  """The metric of a score on a split, or on a task that was retained: of `test/accuracy`, or `retain/NAME/accuracy`."""
+  return get(name.split('/', 2 if name.startswith('retain/') else 1)[-1])

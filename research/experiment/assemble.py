@@ -188,12 +188,7 @@ def assemble(config: Config, abstract: bool = False, trains: bool = True) -> Exp
   if strategy.slots + strategy.prefix_slots >= context:
     raise InputError(f'strategy.slots: {strategy.slots + strategy.prefix_slots} leave no room in the context of '
                      f'{context} tokens')
-  if task.objective is None:
-    task = task._replace(objective='span_corruption' if model.has_encoder else 'continuation')
-  elif task.objective in tasks.GAPS and not model.has_encoder:
-    raise InputError(f'task.objective={task.objective}: needs a model with an encoder, such as T5')
-  elif task.objective == 'continuation' and model.has_encoder:
-    raise InputError(f'task.objective=continuation: a model with an encoder learns plain text by {" or ".join(tasks.GAPS)}')
+  task = texts.with_objective(task, model.has_encoder)
   if task.turns == 'all' and model.has_encoder:
     raise InputError('task.turns=all: an encoder reads the whole prompt at once, and earlier turns can have no loss; take a '
                      'model without one, or task.turns=last')

@@ -70,8 +70,8 @@ def _usable(text: str, groups: list[tuple[int, int]], abroad: bool) -> list[int]
     alike = following and len(following[1]) == 1 and following[1] not in '/(' and len(following[2]) == end - begin
     if not _PART.match(text, end) and (abroad or not alike):
       found.append(end)
-    if end - begin >= 6 and text[end:end + 1] in (' ', '\u00a0', '/') or following and re.search(r'/ ?\(?$', following[1]) and (
-        following[2].startswith('0') and count > 1):
+    if (end - begin >= 6 and text[end:end + 1] in (' ', '\u00a0', '/')) or (following and re.search(r'/ ?\(?$', following[1]) and (
+        following[2].startswith('0') and count > 1)):
       break      # what follows is a thing of its own
   return found[::-1]
 
@@ -96,7 +96,7 @@ def _number(text: str, begin: int, ends: list[tuple[int, int]], abroad: bool, re
 def _around(text: str, begin: int) -> _Around:
   before = text[max(0, begin - 48):begin]
   told = bool(_TOLD.search(before))
-  other = bool(_OTHER.search(before)) or not told and bool(_NUMBER.search(before))
+  other = bool(_OTHER.search(before)) or (not told and bool(_NUMBER.search(before)))
   first = _GROUP.search(text, begin)
   last = _LAST.search(before)
   listed = first and last and len(last[1]) == len(first[0])
@@ -137,13 +137,13 @@ def _at_home(written: str, text: str, end: int, strict: bool, around: _Around, r
     around: what stands before it.
     regions: the first in which it is one counts.
   """
-  if not (around.told or around.free) or not around.told and _AMOUNT.match(text, end):
+  if not (around.told or around.free) or (not around.told and _AMOUNT.match(text, end)):
     return ''
   if (code := _CODE.match(written)) and (value := _parsed(f'+{written[code.end():]}', None, True)):
     return value
   groups = _GROUP.findall(written)
   lone = len(groups) == 2 and '.' in written and len(groups[0]) < 3      # a decimal point
-  if lone or groups[0] == '0' and not around.told:
+  if lone or (groups[0] == '0' and not around.told):
     return ''
   american = bool(_AMERICAN.fullmatch(written))
   for region in regions:
@@ -157,12 +157,12 @@ def _usual(written: str, groups: list[str], strict: bool, told: bool, region: st
   """Whether a region's numbers are written like this, so that it is worth the while to parse it."""
   digits, of = ''.join(groups), _region(region)
   if digits.startswith('0') and of.prefix in ('0', None):
-    return len(digits) >= 9 and digits[1] != '0' and (strict or told and len(groups) > 1)
+    return len(digits) >= 9 and digits[1] != '0' and (strict or (told and len(groups) > 1))
   if not strict or of.prefix == '0':
     return False
   if of.code == 1:
-    return len(digits) < 12 and ([*map(len, groups)][-3:] == [3, 3, 4] or told and len(digits) in (10, 11))
-  return told or len(groups) > 1 and groups == _as_formatted(written, region)
+    return len(digits) < 12 and ([*map(len, groups)][-3:] == [3, 3, 4] or (told and len(digits) in (10, 11)))
+  return told or (len(groups) > 1 and groups == _as_formatted(written, region))
 
 
 class _Region(NamedTuple):

@@ -19,8 +19,8 @@ _DOMAIN = '(?:' + '|'.join(f'(?:{label}\\.){{1,9}}(?:xn--[\\w-]{{2,59}}|[^\\W\\d
 _EMAIL = re.compile(rf"(?<![\w.+'-])[.'-]*([\w+][\w.+'-]{{0,63}})(?:@|＠|%40|&#64;)({_DOMAIN})")
 _HAS_AT = re.compile('@|＠|%40|&#64;')
 _AFTER_CJK = re.compile(f'.*[{_CJK}](?=.)', re.S)
-_FILES = frozenset('png jpg jpeg gif svg webp css js jsx ts tsx json html htm pdf txt xml yaml yml toml lock rc service'.split())
-_NO_CALL = frozenset('com org net edu gov info'.split())
+_FILES = frozenset(['png', 'jpg', 'jpeg', 'gif', 'svg', 'webp', 'css', 'js', 'jsx', 'ts', 'tsx', 'json', 'html', 'htm', 'pdf', 'txt', 'xml', 'yaml', 'yml', 'toml', 'lock', 'rc', 'service'])
+_NO_CALL = frozenset(['com', 'org', 'net', 'edu', 'gov', 'info'])
 
 
 def emails(text: str) -> Iterator[Hit]:
@@ -67,7 +67,7 @@ def _drawn(value: str) -> bool:
   """Whether a value looks as if it had been drawn at random, and not like words or a number."""
   letters, digits = any(map(str.isalpha, value)), any(map(str.isdigit, value))
   mixed = letters and digits and _entropy(value) >= 3
-  return mixed or value != value.lower() and value != value.upper() and _entropy(value) >= 4.2
+  return mixed or (value != value.lower() and value != value.upper() and _entropy(value) >= 4.2)
 
 
 def _secret(found: re.Match[str], value: str) -> bool:
@@ -75,7 +75,7 @@ def _secret(found: re.Match[str], value: str) -> bool:
     return True
   if found['word']:
     kinds = sum(any(map(test, value)) for test in (str.islower, str.isupper, str.isdigit, lambda c: not c.isalnum()))
-    return kinds >= 3 or any(map(str.isdigit, value)) and any(map(str.isalpha, value))
+    return kinds >= 3 or (any(map(str.isdigit, value)) and any(map(str.isalpha, value)))
   return len(value) >= 16 and _drawn(value)
 
 
@@ -106,13 +106,7 @@ def _small(text: str) -> str:
 
 
 # Countries' account numbers by the registry of ISO 13616: n digits, a letters, c either.
-_ACCOUNTS = dict(part.split(':') for part in '''
-  AD:8n12c AE:19n AL:8n16c AT:16n AZ:4a20c BA:16n BE:12n BG:4a6n8c BH:4a14c BI:23n BR:23n1a1c BY:4c4n16c CH:5n12c CR:18n CY:8n16c
-  CZ:20n DE:18n DJ:23n DK:14n DO:4c20n EE:16n EG:25n ES:20n FI:14n FK:2a12n FO:14n FR:10n11c2n GB:4a14n GE:2a16n GI:4a15c GL:14n
-  GR:7n16c GT:24c HN:4a20n HR:17n HU:24n IE:4a14n IL:19n IQ:4a15n IS:22n IT:1a10n12c JO:4a4n18c KW:4a22c KZ:3n13c LB:4n20c LC:4a24c
-  LI:5n12c LT:16n LU:3n13c LV:4a13c LY:21n MC:10n11c2n MD:20c ME:18n MK:3n10c2n MN:16n MR:23n MT:4a5n18c MU:4a19n3a NI:4a20n NL:4a10n
-  NO:11n OM:3n16c PK:4a16c PL:24n PS:4a21c PT:21n QA:4a21c RO:4a16c RS:18n RU:14n15c SA:2n18c SC:4a20n3a SD:14n SE:20n SI:15n SK:20n
-  SM:1a10n12c SO:19n ST:21n SV:4a20n TL:19n TN:20n TR:6n16c UA:6n19c VA:18n VG:4a16n XK:16n YE:4a4n18c'''.split())
+_ACCOUNTS = dict(part.split(':') for part in ['AD:8n12c', 'AE:19n', 'AL:8n16c', 'AT:16n', 'AZ:4a20c', 'BA:16n', 'BE:12n', 'BG:4a6n8c', 'BH:4a14c', 'BI:23n', 'BR:23n1a1c', 'BY:4c4n16c', 'CH:5n12c', 'CR:18n', 'CY:8n16c', 'CZ:20n', 'DE:18n', 'DJ:23n', 'DK:14n', 'DO:4c20n', 'EE:16n', 'EG:25n', 'ES:20n', 'FI:14n', 'FK:2a12n', 'FO:14n', 'FR:10n11c2n', 'GB:4a14n', 'GE:2a16n', 'GI:4a15c', 'GL:14n', 'GR:7n16c', 'GT:24c', 'HN:4a20n', 'HR:17n', 'HU:24n', 'IE:4a14n', 'IL:19n', 'IQ:4a15n', 'IS:22n', 'IT:1a10n12c', 'JO:4a4n18c', 'KW:4a22c', 'KZ:3n13c', 'LB:4n20c', 'LC:4a24c', 'LI:5n12c', 'LT:16n', 'LU:3n13c', 'LV:4a13c', 'LY:21n', 'MC:10n11c2n', 'MD:20c', 'ME:18n', 'MK:3n10c2n', 'MN:16n', 'MR:23n', 'MT:4a5n18c', 'MU:4a19n3a', 'NI:4a20n', 'NL:4a10n', 'NO:11n', 'OM:3n16c', 'PK:4a16c', 'PL:24n', 'PS:4a21c', 'PT:21n', 'QA:4a21c', 'RO:4a16c', 'RS:18n', 'RU:14n15c', 'SA:2n18c', 'SC:4a20n3a', 'SD:14n', 'SE:20n', 'SI:15n', 'SK:20n', 'SM:1a10n12c', 'SO:19n', 'ST:21n', 'SV:4a20n', 'TL:19n', 'TN:20n', 'TR:6n16c', 'UA:6n19c', 'VA:18n', 'VG:4a16n', 'XK:16n', 'YE:4a4n18c'])
 _BLANK = '[ \u00a0\u2009\u202f.-]?'
 _CHECK = re.compile(f'[0-9](?:(?<=[A-Za-z][A-Za-z].)|(?<=[A-Za-z][A-Za-z]{_BLANK[:-1]}.)){_BLANK}[0-9](?={_BLANK}[A-Za-z0-9])')
 
@@ -209,7 +203,7 @@ def _like_v6(written: str) -> bool:
   """Whether it is more than a slice, a time or a name in C++."""
   first = written.partition(':')[0]
   long = len(first) >= 3 if '::' in written else any(len(group) >= 3 for group in written.split(':'))
-  return long and any(map(str.isdigit, written)) or written.lower().startswith(('::ffff:', '64:ff9b:'))
+  return (long and any(map(str.isdigit, written))) or written.lower().startswith(('::ffff:', '64:ff9b:'))
 
 
 def _address(written: str) -> str:
@@ -217,5 +211,5 @@ def _address(written: str) -> str:
     address = ipaddress.ip_address(written)
   except ValueError:
     return ''
-  own = address.is_loopback or address.is_unspecified or address.version == 4 and (address.is_reserved or int(address) < 1 << 24)
+  own = address.is_loopback or address.is_unspecified or (address.version == 4 and (address.is_reserved or int(address) < 1 << 24))
   return '' if own else str(address)

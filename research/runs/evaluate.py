@@ -6,18 +6,20 @@ from typing import Any
 
 from research import config as configs
 from research import run_files, tree
-from research.config import Config
+from research.config import Config, Settings
 from research.console import say
 from research.data.sources import SPLITS
 from research.distributed import mesh, partition, processes
 from research.errors import InputError
 from research.evaluation import harness
 from research.experiment import provenance, restore
-from research.experiment.assemble import assemble
+from research.experiment.assemble import Experiment, assemble
+from research.experiment.retained import on_task
 from research.programs import members
 from research.runs import run
 from research.runs.result import describe, record, spoken
 from research.training.ledger import Cost, TrainResult
+from research.tree import Tree
 
 
 def evaluate_one(workdir: Path, split: str, config: Config | None = None,
@@ -41,12 +43,7 @@ def evaluate_one(workdir: Path, split: str, config: Config | None = None,
     return evaluate_finished([workdir], split, allow_changed)[0]
   settings = configs.read(config)
   with mesh.use(mesh.make(settings.mesh._asdict())):
-    exp = assemble(settings, trains=False)
-    if exp.strategy.learns and not exp.settings.strategy.init_from:
-      raise InputError(f'strategy {exp.strategy.name} has to learn first: run research.train, then evaluate its workdir; '
-                       'a base model is evaluated with --config.strategy.name=few_shot')
-    no_training = exp.settings.replace({'training.steps': 0, 'training.epochs': 0.0})
-    exp = exp._replace(settings=no_training)
+    exp = _untrained(settings)
     processes.assert_equal_across_processes(lambda: provenance.content(exp))
     run_files.check(workdir, exp.settings.config())
     provenance.check(workdir, exp, {split, 'train'} if exp.strategy.shots else {split}, allow_changed)
@@ -58,8 +55,63 @@ def evaluate_one(workdir: Path, split: str, config: Config | None = None,
       run_files.claim(workdir, exp.settings.config())
       provenance.begin(workdir, exp)
     [evaluation] = run.evaluate_runs([exp], variables, [examples], split, generate=True, label=f'evaluate {split}')
-    new = describe(exp, TrainResult(0, 0, {}, Cost()), 0, tree.size(variables))
-    return _recorded(evaluation, workdir, split, new)
+    return _recorded(evaluation, workdir, split, _described(exp, variables))
+
+
+def _untrained(settings: Settings) -> Experiment:
+  """The experiment of a model that needs no training.
+
+  Raises:
+    InputError: its strategy has to learn first.
+  """
+  exp = assemble(settings, trains=False)
+  if exp.strategy.learns and not exp.settings.strategy.init_from:
+    raise InputError(f'strategy {exp.strategy.name} has to learn first: run research.train, then evaluate its workdir; '
+                     'a base model is evaluated with --config.strategy.name=few_shot')
+  return exp._replace(settings=exp.settings.replace({'training.steps': 0, 'training.epochs': 0.0}))
+
+
+def _described(exp: Experiment, variables: Tree) -> dict[str, Any]:
+  """The result of a model that needs no training, before its scores."""
+  return describe(exp, TrainResult(0, 0, {}, Cost()), 0, tree.size(variables))
+
+
+def keep_untrained(workdir: Path, config: Config) -> None:
+  """Makes the run directory of a model that needs no training, before anything is measured; one that is there stays.
+
+  Args:
+    workdir: the run directory.
+    config: of the model, with a strategy that does not learn; what cannot be is refused (`InputError`).
+  """
+  settings = configs.read(config)
+  with mesh.use(mesh.make(settings.mesh._asdict())):
+    exp = _untrained(settings)
+    run_files.check(workdir, exp.settings.config())
+    if not (workdir / run_files.RESULT).exists():
+      run_files.claim(workdir, exp.settings.config())
+      provenance.begin(workdir, exp)
+      run_files.write_json(workdir / run_files.RESULT, _described(exp, tree.join(*restore.variables(exp))))
+
+
+def evaluate_retained(workdir: Path, name: str, fields: dict[str, Any], reserve: int, allow_changed: bool = False) -> None:
+  """Measures what a run can still do of another task, on that task's test split: result.json then has `retain/NAME/METRIC`.
+
+  A folder without a finished run is refused (`InputError`), as `evaluate_finished` does.
+
+  Args:
+    workdir: the run directory.
+    name: of the task, in the result and the predictions.
+    fields: of the task, as `config.task` has them.
+    reserve: as for `retained.on_task`.
+    allow_changed: as for `evaluate_finished`.
+  """
+  with mesh.use(mesh.make(partition.EVAL_MESH)):
+    exp = restore.of_run(workdir, (), allow_changed)
+    other = on_task(exp, fields, reserve)
+    size, variables = exp.settings.training.eval_batch_size, restore.learned(workdir, exp)
+    evaluation = harness.evaluate(other.model, variables, other.tokenizer, other.task, other.examples('test'), size,
+                                  label=f'evaluate {name}')
+    _recorded(evaluation, workdir, f'retain/{name}')
 
 
 def evaluate_finished(workdirs: Sequence[Path], split: str, allow_changed: bool = False) -> list[dict[str, Any]]:

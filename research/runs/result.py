@@ -60,10 +60,12 @@ def record(result: dict[str, Any], evaluation: harness.Evaluation, workdir: Path
     result: gets the scores, in place.
     evaluation: of the split.
     workdir: the run directory, which gets the predictions.
-    split: train, valid or test.
+    split: train, valid or test, or retain/NAME.
   """
   harness.check_finite(evaluation, str(workdir))
-  run_files.write_jsonl(workdir / run_files.PREDICTIONS / f'{split}.jsonl', evaluation.predictions)
+  path = workdir / run_files.PREDICTIONS / f'{split}.jsonl'
+  path.parent.mkdir(parents=True, exist_ok=True)
+  run_files.write_jsonl(path, evaluation.predictions)
   for told, found in (('metrics', evaluation.scores), ('intervals', evaluation.intervals)):
     for name in [name for name in result[told] if name.startswith(f'{split}/') and name.endswith(harness.WITHOUT)]:
       del result[told][name]                       # of what training held when the split was evaluated before
@@ -78,7 +80,7 @@ def spoken(evaluation: harness.Evaluation, split: str, ranges: bool = True) -> l
 
   Args:
     evaluation: of the split.
-    split: train, valid or test.
+    split: train, valid or test, or retain/NAME.
     ranges: with their intervals.
   """
   def line(ends: str) -> str:

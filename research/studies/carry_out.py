@@ -12,12 +12,12 @@ from research.console import say
 from research.errors import InputError
 from research.evaluation import metrics
 from research.experiment import provenance
-from research.experiment.assemble import assemble
+from research.experiment.assemble import assemble, strategy_of
 from research.planning import plans
 from research.planning.chips import GIB
-from research.runs import run, train
+from research.runs import evaluate, run, train
 from research.runs.train import train_cohort
-from research.studies import commands, compare, grid, outcomes, registration, report, results, runner, study_file
+from research.studies import commands, compare, grid, outcomes, registration, report, results, retained, runner, study_file
 
 
 def check_study(study: grid.Study, cells: list[grid.Cell]) -> dict[str, dict[str, Any]]:
@@ -28,6 +28,10 @@ def check_study(study: grid.Study, cells: list[grid.Cell]) -> dict[str, dict[str
   Raises:
     InputError: a task does not measure what the study selects by or reports, or has fewer test examples than the margin needs.
   """
+  for fields in retained.tasks(study, cells[0].config['task']).values():
+    for cell in {c.model: c for c in cells}.values():
+      assemble({**cell.config, 'task': fields, 'strategy': retained.base_of(cells, cell.model)[1]['strategy']},
+               trains=False).task.rows('test')
   made_of = {}
   for cell in {(c.model, c.task, c.arm, str(c.setting)): c for c in cells}.values():
     settings = configs.read(cell.config)
@@ -45,6 +49,23 @@ def check_study(study: grid.Study, cells: list[grid.Cell]) -> dict[str, dict[str
         raise InputError(f'{wanted}: task {exp.task.name} measures {", ".join(("loss", *exp.task.metrics))}')
     made_of[cell.key] = run_files.flat({name: value for name, value in provenance.made_of(exp).items() if name != 'config'})
   return made_of
+
+
+def measure_retained(study: grid.Study, cells: list[grid.Cell], workdir: Path, allow_changed: bool = False) -> None:
+  """Measures what the chosen runs retain (see `retained.measure`).
+
+  Args:
+    study: whose cells have all ended.
+    cells: those by which settings are chosen.
+    workdir: the study's.
+    allow_changed: as for `train.run`.
+  """
+  def reserve(folder: Path) -> int:
+    strategy = strategy_of(configs.read(run_files.read_config(folder)).strategy, None)
+    return strategy.slots + strategy.prefix_slots
+  rows = results.collect(study, runner.known(study, cells, workdir), workdir)
+  retained.measure(study, cells, rows, workdir, retained.Measures(
+      evaluate.keep_untrained, partial(evaluate.evaluate_retained, allow_changed=allow_changed), reserve))
 
 
 def dry_run(study: grid.Study, cells: list[grid.Cell]) -> None:

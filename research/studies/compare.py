@@ -11,7 +11,7 @@ from research import json_text, run_files
 from research.errors import InputError
 from research.evaluation import harness, intervals, metrics
 from research.evaluation.metrics import Metric, Scored
-from research.studies import multiplicity, optimum, outcomes, statistics
+from research.studies import multiplicity, optimum, outcomes, retained, statistics
 from research.studies.grid import Study
 
 LEVEL = 0.05      # of the tests that tell arms apart
@@ -77,7 +77,7 @@ def _compare(s: Study, rows: list[Row], workdir: Path, looks: int) -> dict[str, 
   told = {key: _told(cases[key[0]], key[1], s.margin, p[key], adjusted[key], equivalent.get(key), of_models[key[0]])
           for key in pairs}
   return {'question': s.question, 'margin': s.margin, 'looks': looks, 'tests': sum(x is not None for x in p.values()),
-          'comparisons': [_comparison(s, metric, case, {pair: told[number, pair] for pair in case.gaps}, rows, looks)
+          'comparisons': [_comparison(s, metric, case, {pair: told[number, pair] for pair in case.gaps}, rows, looks, workdir)
                           for number, case in enumerate(cases)]}
 
 
@@ -149,7 +149,7 @@ def _turned(told: dict[str, Any]) -> dict[str, Any]:
 
 
 def _comparison(s: Study, metric: Metric, case: _Case, told: dict[Pair, dict[str, Any]], rows: list[Row],
-                looks: int) -> dict[str, Any]:
+                looks: int, workdir: Path) -> dict[str, Any]:
   """One of comparison.json's `comparisons`."""
   to_baseline = {(arm if other == s.baseline else other): x if other == s.baseline else _turned(x)
                  for (arm, other), x in told.items() if s.baseline in (arm, other)}
@@ -165,7 +165,17 @@ def _comparison(s: Study, metric: Metric, case: _Case, told: dict[Pair, dict[str
                 'runs': _runs(case, rows, arm), 'best': best.get(arm, {}), 'cost': _mean_cost(found)}
                for arm, found in case.reported.items()],
       'pairs': [{'arm': arm, 'other': other, **{name: x[name] for name in PAIR}} for (arm, other), x in told.items()],
-      'missing': case.missing, **_without_leaked(s, metric, case)}
+      'missing': case.missing, **_without_leaked(s, metric, case), **_retained(s, case, workdir)}
+
+
+def _retained(s: Study, case: _Case, workdir: Path) -> dict[str, Any]:
+  """`retained`: what the trained arms keep of other tasks; nothing where the study names none."""
+  trained = {arm: {r['seed']: r['key'] for r in case.reported[arm]} for arm in case.scores.arms
+             if case.reported[arm][0]['result']['steps']}
+  seeds = [seed for seed in case.seeds if all(seed in of for of in trained.values())]
+  if not s.retain or not trained or not seeds:
+    return {}
+  return {'retained': retained.compare(s, workdir, case.model, trained, seeds)}
 
 
 def _without_leaked(s: Study, metric: Metric, case: _Case) -> dict[str, Any]:

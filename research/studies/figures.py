@@ -17,7 +17,7 @@ Drawn = dict[str, dict[str, str]]      # figure -> {name, title, caption}; `name
 
 
 def draw(study: Study, comparison: dict[str, Any], rows: list[dict[str, Any]], workdir: Path) -> list[Drawn]:
-  """Writes figures/*.png for every comparison: learning, tuning and cost, those that there is something to draw for.
+  """Writes figures/*.png for every comparison: of learning, tuning, cost and forgetting, what there is something to draw for.
 
   Args:
     study: the one that was run.
@@ -34,7 +34,7 @@ def draw(study: Study, comparison: dict[str, Any], rows: list[dict[str, Any]], w
     drawn.append({})
     mine = [r for r in rows if r['model'] == c['model'] and r['task'] == c['task'] and r['result'] and not r['diverged']]
     colour = dict(zip(study.arms, COLOURS * len(study.arms)))
-    for name, draw_one in (('learning', _learning), ('tuning', _tuning), ('cost', _cost)):
+    for name, draw_one in (('learning', _learning), ('tuning', _tuning), ('cost', _cost), ('retained', _retained)):
       with plt.rc_context(STYLE):
         text = draw_one(study, c, mine, workdir, colour)
         if text is not None:
@@ -160,6 +160,41 @@ def _cost(study: Study, c: dict[str, Any], rows: list[dict[str, Any]], workdir: 
     axis.grid(False)
   return ('Quality against cost',
           f'Score on the {c["split"]} split with its 95 % interval, beside what the chosen run took to train.')
+
+
+def _retained(study: Study, c: dict[str, Any], rows: list[dict[str, Any]], workdir: Path,
+              colour: dict[str, str]) -> tuple[str, str] | None:
+  """A panel for each retained task: what arms learned against what changed there; the front is of those that none beats."""
+  if not c.get('retained'):
+    return None
+  _, axes = plt.subplots(1, len(c['retained']), figsize=(4.4 * len(c['retained']), 3.4), sharey=True, squeeze=False)
+  learned = {a['arm']: a for a in c['arms']}
+  up = metrics.measured(c['metric']).higher_is_better
+  for axis, r in zip(axes[0], c['retained']):
+    better = metrics.get(r['metric']).higher_is_better
+    for a in r['arms']:
+      x, y = a['change'], learned[a['arm']]
+      axis.errorbar(x['mean'], y['mean'], xerr=[[x['mean'] - x['low']], [x['high'] - x['mean']]],
+                    yerr=[[y['mean'] - y['low']], [y['high'] - y['mean']]], fmt='o', ms=7, capsize=3, color=colour[a['arm']],
+                    label=a['arm'])
+    points = [(a['change']['mean'], learned[a['arm']]['mean']) for a in r['arms']]
+    axis.plot(*zip(*_front(points, better, up)), color='#888888', lw=1, zorder=0)
+    axis.axvline(0, color='#888888', ls='--', lw=1)
+    axis.annotate('base', (0, axis.get_ylim()[0]), fontsize=8, color='#666666', rotation=90, ha='right', va='bottom')
+    axis.set(title=r['name'], xlabel=f'change of {r["metric"]}')
+    if not better:
+      axis.invert_xaxis()
+  axes[0][0].set_ylabel(c['metric'])
+  axes[0][-1].legend(fontsize=9)
+  return ('Learned against forgotten', f'{c["metric"]} against the change from the base on what no arm trained on, worse to '
+          'the left; the line joins the arms that no other beats in both.')
+
+
+def _front(points: list[tuple[float, float]], right: bool, up: bool) -> list[tuple[float, float]]:
+  """The points that no other beats in both directions, of which larger values are the better ones if so."""
+  worth = lambda point: (point[0] if right else -point[0], point[1] if up else -point[1])
+  beats = lambda a, b: all(p >= q for p, q in zip(worth(a), worth(b))) and worth(a) != worth(b)
+  return sorted((a for a in points if not any(beats(b, a) for b in points)), key=worth)
 
 
 def shown(value: Any) -> str:

@@ -14,11 +14,10 @@ from research.errors import InputError
 FIELDS: dict[str, Any] = {
     'question': ..., 'base': ..., 'arms': ..., 'select': ..., 'report': ..., 'baseline': ...,
     'seeds': (0,), 'report_seeds': (), 'tasks': (None,), 'models': (None,), 'budget': {}, 'margin': None,
-    'diverged': 'left_out', 'vary': 'seed', 'extend': 2,
+    'diverged': 'left_out', 'vary': 'seed', 'extend': 2, 'retain': (),
 }
 VARIED = ('seed', 'order_seed', 'init_seed', 'dropout_seed', 'rows_seed', 'shots_seed')      # of config.training
 FRESH = 'fresh'      # report_seeds: as many as the seeds, and none of them
-
 
 PLACE = ('mesh', 'check_memory')      # what of a config is about where it runs, and changes no result
 
@@ -41,6 +40,7 @@ class Study(NamedTuple):
   diverged: str                             # what a run that diverged counts as: left_out, with its seed in all arms; worst
   vary: str                                 # what the seeds are of: `seed`, all that is drawn; or one of VARIED alone
   extend: int                               # how often a numeric grid is widened whose lowest or highest value is chosen
+  retain: tuple[str | dict[str, Any], ...]  # tasks that no arm trains on, as `tasks`: what is forgotten of them is told
 
 
 # Axes that are widened where their last value is chosen, each by the ratio of its last two.
@@ -97,9 +97,12 @@ def study(fields: dict[str, Any], where: str) -> Study:
   for name, values in {'seeds': s.seeds, 'tasks': s.tasks, 'models': s.models, **grids}.items():
     if not isinstance(values, (list, tuple)) or not values:
       raise InputError(f'{where}: {name} must be a list of one or more values')
-  for name, kinds, what in (('tasks', (str, dict), 'a task\'s name, or fields of config.task'), ('models', (str,), 'a source')):
+  if not isinstance(s.retain, (list, tuple)):
+    raise InputError(f'{where}: retain={s.retain!r:.60}: must be a list of tasks')
+  of_task = 'a task\'s name, or fields of config.task'
+  for name, kinds, what in (('tasks', (str, dict), of_task), ('models', (str,), 'a source'), ('retain', (str, dict), of_task)):
     for one in getattr(s, name):
-      if one is not None and not isinstance(one, kinds):
+      if (one is not None or name == 'retain') and not isinstance(one, kinds):
         raise InputError(f'{where}: {name}: {one!r:.60}: must be {what}, or None for that of the base config')
   of_arms = [(f'the grid of arm {arm}', spec.get('grid', {})) for arm, spec in s.arms.items()]
   if s.vary not in VARIED:
@@ -141,7 +144,7 @@ def cells(s: Study, base: dict[str, Any]) -> list[Cell]:
   Raises:
     InputError: an axis names no field of the config, or two cells are the same run.
   """
-  for group, given in (('training', s.budget), *(('task', t) for t in s.tasks if isinstance(t, dict)),
+  for group, given in (('training', s.budget), *(('task', t) for t in (*s.tasks, *s.retain) if isinstance(t, dict)),
                        *(('strategy', spec['strategy']) for spec in s.arms.values())):
     for field in given:
       if field not in base[group]:

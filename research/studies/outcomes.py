@@ -30,7 +30,7 @@ def predictions(workdir: Path, key: str, split: str) -> list[dict[str, Any]]:
   Args:
     workdir: the study's.
     key: of the cell.
-    split: train, valid or test.
+    split: train, valid or test, or retain/NAME.
   Raises:
     InputError: neither holds them.
   """
@@ -39,9 +39,23 @@ def predictions(workdir: Path, key: str, split: str) -> list[dict[str, Any]]:
   kept = _kept(workdir, key)
   if split not in kept:
     raise InputError(f'{workdir / FILE}: holds no {split} examples of {key}')
-  same = dict(_kept(workdir, kept['like'])[split]) if 'like' in kept else {}
+  same = dict(_kept(workdir, kept['like']).get(split, {})) if 'like' in kept else {}
   same.pop('prompt', None)
   return _lines({**same, **kept[split]})
+
+
+def are_there(workdir: Path, key: str, split: str) -> bool:
+  """Whether a run's examples of a split are known.
+
+  Args:
+    workdir: the study's.
+    key: of the cell.
+    split: as for `predictions`.
+  """
+  if (workdir / RUNS).exists():
+    return (workdir / RUNS / key / run_files.PREDICTIONS / f'{split}.jsonl').exists()
+  path = workdir / FILE
+  return path.exists() and split in _read(path, path.stat().st_mtime_ns).get(key, {})
 
 
 def curve(workdir: Path, key: str) -> list[dict[str, Any]]:
@@ -66,7 +80,8 @@ def write(rows: Iterable[dict[str, Any]], workdir: Path) -> None:
   """
   if not (workdir / RUNS).exists():
     return
-  out, firsts = [], dict[tuple[str, str], tuple[str, dict[str, list[Any]]]]()
+  out: list[dict[str, Any]] = []
+  firsts = dict[tuple[str, str], tuple[str, dict[str, list[Any]]]]()
   for row in rows:
     if row['result'] is None:
       continue
@@ -80,8 +95,17 @@ def write(rows: Iterable[dict[str, Any]], workdir: Path) -> None:
         kept['test']['prompt'] = [e['prompt'].strip()[-PROMPT:] for e in examples]
       else:
         kept['like'] = first                                      # all arms read the same rows
-    out.append(json.dumps(kept, ensure_ascii=False, separators=(',', ':')) + '\n')
-  run_files.write_bytes(workdir / FILE, gzip.compress(''.join(out).encode(), mtime=0))
+      kept |= _retained(workdir, row['key'])
+    out.append(kept)
+  out += [{'key': folder.name, **_retained(workdir, folder.name)} for folder in sorted((workdir / RUNS).glob('base@*'))]
+  lines = [json.dumps(kept, ensure_ascii=False, separators=(',', ':')) + '\n' for kept in out]
+  run_files.write_bytes(workdir / FILE, gzip.compress(''.join(lines).encode(), mtime=0))
+
+
+def _retained(workdir: Path, key: str) -> dict[str, dict[str, list[Any]]]:
+  """The examples of all that a run was measured on beside its own task, by `retain/NAME`."""
+  files = sorted((workdir / RUNS / key / run_files.PREDICTIONS / 'retain').glob('*.jsonl'))
+  return {f'retain/{file.stem}': _columns(_checked(file), EXAMPLE) for file in files}
 
 
 def _checked(path: Path) -> list[dict[str, Any]]:

@@ -63,7 +63,7 @@ class Plan(NamedTuple):
   @property
   def looks(self) -> int:
     """How many plans the reports of this study were written by, this one with them."""
-    return 1 + sum(bool({*one['changed']} - {'question'}) for one in self.earlier)
+    return 1 + sum(bool({*one['changed']} - {'question', 'retain'}) for one in self.earlier)
 
 
 def planned(workdir: Path) -> Plan:
@@ -196,4 +196,5 @@ def _changed(before: dict[str, Any], made_of: dict[str, dict[str, Any]], workdir
 
 def plan_hash(s: Study, cells: list[Cell]) -> str:
   """Of what a plan fixes before the first cell: question, arms, seeds, margin, tests and cells."""
-  return hashlib.sha256(json.dumps([s._asdict(), TESTS, [c.key for c in cells]], sort_keys=True).encode()).hexdigest()[:16]
+  said = {field: value for field, value in s._asdict().items() if field != 'retain' or value}      # older plans have none
+  return hashlib.sha256(json.dumps([said, TESTS, [c.key for c in cells]], sort_keys=True).encode()).hexdigest()[:16]

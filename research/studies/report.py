@@ -8,13 +8,14 @@ from typing import Any
 
 from research import look, run_files
 from research.look import count
-from research.studies import figures, findings, leaked
+from research.studies import figures, findings, forgotten, leaked
 from research.studies.figures import shown
 from research.studies.findings import interval, p_value
 from research.studies.outcomes import RUNS
 from research.studies.registration import Plan
 
 COLUMNS = ('arm', 'setting', 'score [95 %]', 'group', 'difference [95 %]', 'learn', 'memory', 'time', 'FLOPs')
+RETAINED = 5      # the column before which stands what arms retain
 
 
 def write(plan: Plan, comparison: dict[str, Any], rows: list[dict[str, Any]], workdir: Path, command: str,
@@ -38,9 +39,9 @@ def write(plan: Plan, comparison: dict[str, Any], rows: list[dict[str, Any]], wo
       'plan': comparison.get('plan'), 'interim': comparison.get('interim'),
       'commands': [of_cells[r['key']] or f'# no flags say what {r["key"]} is: see its config.json'
                    for r in rows if r['selected']],
-      'columns': COLUMNS, 'rows': rows, 'validated': [*dict.fromkeys((study.select, 'valid/loss'))],
-      'comparisons': [{**c, 'table': [_row(a, c['baseline']) for a in c['arms']], 'figures': of_comparison,
-                       'parts': leaked.parts(c, findings.parts(study, c, rows, workdir, plan.earlier))}
+      'rows': rows, 'validated': [*dict.fromkeys((study.select, 'valid/loss'))],
+      'comparisons': [{**c, 'columns': columns(c), 'table': [_row(a, c) for a in c['arms']], 'figures': of_comparison,
+                       'parts': forgotten.parts(c, leaked.parts(c, findings.parts(study, c, rows, workdir, plan.earlier)))}
                       for c, of_comparison in zip(comparison['comparisons'], drawn)],
       'failed': [r for r in rows if r['error']], 'provenance': _provenance(rows, workdir),
       'config': json.dumps(plan.cells[0].config['training']),
@@ -60,16 +61,24 @@ def _provenance(rows: list[dict[str, Any]], workdir: Path) -> dict[str, Any]:
   return run_files.read_json(workdir / run_files.PROVENANCE)
 
 
-def _row(arm: dict[str, Any], baseline: str) -> dict[str, str]:
+def columns(c: dict[str, Any]) -> list[str]:
+  """The columns of a comparison's table: `COLUMNS`, and what arms retain of each task that the study names."""
+  more = [f'{r["name"]} [95 %]' for r in c.get('retained', ())]
+  return [*COLUMNS[:RETAINED], *more, *COLUMNS[RETAINED:]]
+
+
+def _row(arm: dict[str, Any], c: dict[str, Any]) -> dict[str, str]:
+  baseline = c['baseline']
   cost, d = arm['cost'], arm['difference']
   gap = '(baseline)' if arm['arm'] == baseline else '(no seed in common)'
   if d:
     gap = interval(d, '+') + ('' if d['p_adjusted'] is None else f', {p_value(d["p_adjusted"])}')
   trained, runs = cost['train_flops'] > 0, arm['runs']
   ended = '' if runs['finished'] == runs['planned'] else f' ({runs["finished"]} of {runs["planned"]})'
-  return dict(zip(COLUMNS, (
+  kept = [next((interval(a) for a in r['arms'] if a['arm'] == arm['arm']), interval(r['base'])) for r in c.get('retained', ())]
+  return dict(zip(columns(c), (
       arm['arm'] + ended, ', '.join(f'{k} {shown(v)}' for k, v in arm['selected'].items()),
-      interval(arm), arm['group'] or '–', gap, count(cost['trainable_params']),
+      interval(arm), arm['group'] or '–', gap, *kept, count(cost['trainable_params']),
       f'{cost["peak_bytes"] / 2 ** 30:.2f} GiB' if trained else '–',
       f'{cost["train_seconds"]:.0f} s' if trained else '–', f'{cost["train_flops"]:.2g}' if trained else '–')))
 
@@ -92,13 +101,12 @@ def table_csv(comparison: dict[str, Any]) -> str:
 
 def table_tex(comparison: dict[str, Any]) -> str:
   """A tabular for LaTeX with the package booktabs for every model and task."""
-  columns = COLUMNS[:5]
   out = []
   for c in comparison['comparisons']:
-    rows = [_row(a, c['baseline']) for a in c['arms']]
-    out += [f'% {c["task"]} on {c["model"]}: {c["metric"]}', f'\\begin{{tabular}}{{{"l" * len(columns)}}}', '\\toprule',
-            ' & '.join(map(_tex, columns)) + r' \\', '\\midrule',
-            *(' & '.join(_tex(row[name]) for name in columns) + r' \\' for row in rows),
+    rows, names = [_row(a, c) for a in c['arms']], columns(c)[:RETAINED + len(c.get('retained', ()))]
+    out += [f'% {c["task"]} on {c["model"]}: {c["metric"]}', f'\\begin{{tabular}}{{{"l" * len(names)}}}', '\\toprule',
+            ' & '.join(map(_tex, names)) + r' \\', '\\midrule',
+            *(' & '.join(_tex(row[name]) for name in names) + r' \\' for row in rows),
             '\\bottomrule', '\\end{tabular}']
   return '\n'.join(out) + '\n'
 
@@ -115,7 +123,7 @@ def table_text(comparison: dict[str, Any]) -> str:
   lines = []
   for c in comparison['comparisons']:
     lines.append(f'{c["task"]} on {c["model"]}: {c["metric"]}')
-    table = [COLUMNS, *(tuple(_row(a, c['baseline']).values()) for a in c['arms'])]
-    widths = [max(len(row[i]) for row in table) for i in range(len(COLUMNS))]
+    table = [tuple(columns(c)), *(tuple(_row(a, c).values()) for a in c['arms'])]
+    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
     lines += ['  '.join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip() for row in table] + leaked.line(c)
   return '\n'.join(lines)

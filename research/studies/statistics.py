@@ -8,7 +8,7 @@ Every function takes a study's values, or those of many studies at once: `...` s
 """
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -243,7 +243,7 @@ class Scores(NamedTuple):
   most: float                # that a score can be; inf where there is no limit
 
 
-def scores(metric: Metric, sums: dict[str, Sequence[np.ndarray]], trained: Collection[str]) -> Scores:
+def scores(metric: Metric, sums: Mapping[str, Sequence[np.ndarray]], trained: Collection[str]) -> Scores:
   """Arms' mean scores, and what they vary by.
 
   Args:

@@ -136,7 +136,8 @@ def test_personal_data_is_masked_or_its_rows_go(tmp_path, personal, kept, counte
 
 def test_rows_are_shown_as_the_model_reads_them(tmp_path):
   rows = [{'text': text, 'label': 'ab'[i % 2]} for i, text in enumerate(sentences(4, words=5))]
-  how = ('--config=prepare', f'--input={written(tmp_path, rows)}', '--config.split.valid=0', '--config.split.test=0', '--show=1')
+  how = ('--config=prepare', f'--input={written(tmp_path, rows)}', '--config.split.valid=0', '--config.split.test=0',
+         '--show=1')
   assert '--show needs --config.model' in verb('prepare', *how, f'--output={tmp_path}/none').stderr
   assert not (tmp_path / 'none').exists()
   for name, more, says in (

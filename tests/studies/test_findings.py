@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
+from research import look
 from research.errors import InputError
 from research.studies import compare, findings, grid, outcomes, registration, report, runner
 from research.studies import leaked as without_leaked
@@ -228,7 +229,7 @@ def test_which_rows_leaked_is_kept_with_the_test_examples(tmp_path):
 @pytest.mark.quick
 @pytest.mark.parametrize('text, cell', [('a|b', r'a\|b'), ('two\nlines', 'two lines'), ('<extra_id_0>', r'\<extra_id_0>')])
 def test_what_would_break_a_line_of_markdown_is_escaped(text, cell):
-  assert report._cell(text) == cell
+  assert look.cell(text) == cell
 
 
 def test_a_second_look_at_the_answer_is_told_and_each_p_counts_twice(tmp_path):

@@ -1,0 +1,131 @@
+"""What runs retain: tasks that no arm trains on, measured on the base and on each chosen run, which are paired by example."""
+
+import copy
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from research import run_files
+from research.console import say
+from research.errors import InputError
+from research.evaluation import harness, metrics
+from research.studies import grid, outcomes, statistics
+from research.studies.grid import Cell, Study
+from research.studies.outcomes import RUNS
+
+NAME = re.compile(r'[\w.+-]+')
+
+
+class Measures(NamedTuple):
+  """What measures runs on other tasks: functions of `runs.evaluate`, and how many tokens of the context a run needs itself."""
+  keep_untrained: Callable[[Path, dict[str, Any]], None]
+  evaluate: Callable[[Path, str, dict[str, Any], int], None]
+  reserve: Callable[[Path], int]
+
+
+def tasks(s: Study, base: dict[str, Any]) -> dict[str, dict[str, Any]]:
+  """Name -> fields of config.task, of each task that is retained.
+
+  Args:
+    s: the study.
+    base: the group `task` of the base config, whose other fields do not hold for these tasks.
+  Raises:
+    InputError: two have one name, or a name cannot be that of a file.
+  """
+  found: dict[str, dict[str, Any]] = {}
+  for one in s.retain:
+    fields = dict.fromkeys(base) | {'rows': 0} | ({'name': one} if isinstance(one, str) else one)
+    name = str(fields.get('label') or fields['name'])
+    if not NAME.fullmatch(name) or name in found:
+      raise InputError(f'retain: {name!r}: ' + ('two tasks have this name; give each a label of its own' if name in found else
+                                                'give the task a label of letters, digits and . + - _'))
+    found[name] = fields
+  return found
+
+
+def base_of(cells: Sequence[Cell], model: str) -> tuple[str, dict[str, Any]]:
+  """(key, config) of the run that is a study's base model itself, without demonstrations."""
+  first = next(cell for cell in cells if cell.model == model)
+  config = copy.deepcopy(first.config)
+  config['strategy'] = dict.fromkeys(config['strategy']) | {'name': 'few_shot', 'shots': 0}
+  config['training'] |= {'steps': 0, 'epochs': 0.0}
+  return base_key(model), config
+
+
+def base_key(model: str) -> str:
+  """The name of the folder in `runs/` in which a base model was measured; no cell has such a name."""
+  return 'base@' + re.sub(r'[^\w.=+-]', '_', grid.called(model))
+
+
+def measure(s: Study, cells: Sequence[Cell], rows: Sequence[dict[str, Any]], workdir: Path, by: Measures) -> None:
+  """Measures the base and the chosen trained runs on what the study retains; what was measured before is not measured again.
+
+  Args:
+    s: the study, whose cells have all ended.
+    cells: of it.
+    rows: the lines of results.jsonl.
+    workdir: the study's.
+    by: does it.
+  """
+  wanted = tasks(s, cells[0].config['task'])
+  if not wanted:
+    return
+  folders = [workdir / RUNS / row['key'] for row in rows if row['selected'] and row['result']['steps']]
+  for model in dict.fromkeys(row['model'] for row in rows):
+    key, config = base_of(cells, model)
+    by.keep_untrained(workdir / RUNS / key, config)
+    folders.append(workdir / RUNS / key)
+  missing = [(folder, name) for folder in folders for name in wanted if not _measured(folder, name)]
+  if not missing:
+    return
+  reserve = max(map(by.reserve, folders))
+  for number, (folder, name) in enumerate(missing, 1):
+    say(f'study: {number}/{len(missing)}: what {folder.name} retains of {name}')
+    by.evaluate(folder, name, wanted[name], reserve)
+
+
+def _measured(folder: Path, name: str) -> bool:
+  found = run_files.read_json(folder / run_files.RESULT)['metrics']
+  return any(metric.startswith(f'retain/{name}/') for metric in found)
+
+
+def compare(s: Study, workdir: Path, model: str, runs: dict[str, dict[int, str]], seeds: Sequence[int]) -> list[dict[str, Any]]:
+  """Of each task that the study retains what every trained arm scores on it, and what that is above the base's score.
+
+  Args:
+    s: the study.
+    workdir: its folder.
+    model: whose runs are compared.
+    runs: trained arm -> seed -> key of its run.
+    seeds: those that all arms share.
+  Raises:
+    InputError: a run read other examples than the base.
+  """
+  found = []
+  base = base_key(model)
+  for one in s.retain:
+    name = one if isinstance(one, str) else str(one.get('label') or one['name'])
+    split = f'retain/{name}'
+    if not outcomes.are_there(workdir, base, split):
+      continue                                     # the study has not ended
+    of_base = outcomes.predictions(workdir, base, split)
+    metric = metrics.get(_metric(of_base[0]))
+    sums = {'': [metric.sums(harness.scored_rows(of_base))] * len(seeds)}
+    for arm, of_seeds in runs.items():
+      lines = [outcomes.predictions(workdir, of_seeds[seed], split) for seed in seeds]
+      if any([x['target'] for x in own] != [x['target'] for x in of_base] for own in lines):
+        raise InputError(f'{workdir}: {arm} was measured on other rows of {name} than the base: they changed meanwhile; remove '
+                         f'predictions/{split}.jsonl and its metrics from result.json, and go on with the study')
+      sums[arm] = [metric.sums(harness.scored_rows(own)) for own in lines]
+    scores = statistics.scores(metric, sums, [*runs])
+    told = lambda x: {'mean': x.mean, 'low': x.low, 'high': x.high}
+    found.append({'name': name, 'metric': metric.name, 'examples': len(of_base), 'base': told(statistics.mean(scores, '')),
+                  'arms': [{'arm': arm, **told(statistics.mean(scores, arm)), 'change': told(statistics.gap(scores, arm, ''))}
+                           for arm in runs]})
+  return found
+
+
+def _metric(example: dict[str, Any]) -> str:
+  """What a task is judged by here: the share that is right where choices are ranked, else the loss of the answers."""
+  return 'accuracy' if example.get('choices') else 'loss'
