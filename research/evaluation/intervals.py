@@ -37,7 +37,7 @@ def wilson(share: float, examples: float, quantile: float = NORMAL) -> tuple[flo
   return center - half, center + half
 
 
-def interval(metric: Metric, vectors: np.ndarray) -> list[float]:
+def interval(metric: Metric, vectors: np.ndarray, of_clusters: bool = False) -> list[float]:
   """[low, high] of one model's score.
 
   Wilson's interval (1927) for a share of examples, which stays honest at 0 and 1; the percentile bootstrap over
@@ -45,12 +45,30 @@ def interval(metric: Metric, vectors: np.ndarray) -> list[float]:
 
   Args:
     metric: the score.
-    vectors: the metric's sums per example, of shape [n, k].
+    vectors: the metric's sums per example, or per cluster of examples, of shape [n, k].
+    of_clusters: whether they are of clusters: Wilson's interval is then for as many examples as would vary as much.
   """
   share = float(metric.score(vectors.sum(0)))
   if metric.is_share:
-    low, high = wilson(share, len(vectors))
+    low, high = wilson(share, _alike(vectors, share) if of_clusters else len(vectors))
   else:
     scores = metric.score(resample_counts(len(vectors)) @ vectors)
     low, high = np.percentile(scores, [2.5, 97.5])
   return [min(float(low), share), max(float(high), share)]    # rounding, or a skewed bootstrap, may leave it outside
+
+
+def _alike(vectors: np.ndarray, share: float) -> float:
+  """How many examples would vary as much as a share does over clusters: by their deviations from it, linearised.
+
+  Of clusters that do not vary at all each counts once.
+
+  Args:
+    vectors: [c, 2] of each cluster, how many are right and how many there are.
+    share: of all.
+  """
+  count, all_of = len(vectors), vectors[:, 1].sum()
+  if count < 2:
+    return 1.0
+  deviations = vectors[:, 0] - share * vectors[:, 1]
+  variance = count / (count - 1) * float((deviations ** 2).sum()) / all_of ** 2
+  return share * (1 - share) / variance if variance and 0 < share < 1 else float(count)

@@ -243,17 +243,18 @@ class Scores(NamedTuple):
   most: float                # that a score can be; inf where there is no limit
 
 
-def scores(metric: Metric, sums: Mapping[str, Sequence[np.ndarray]], trained: Collection[str]) -> Scores:
+def scores(metric: Metric, sums: Mapping[str, Sequence[np.ndarray]], trained: Collection[str], each: float = 1.0) -> Scores:
   """Arms' mean scores, and what they vary by.
 
   Args:
     metric: the score.
     sums: arm -> the metric's sums per example, an array of shape [n, k] for every seed, which all arms have.
     trained: the arms that were trained.
+    each: how many examples stand in a row of the sums on average, where clusters do (see `evaluation.clusters`).
   """
   values = np.array([[pseudo_values(metric, v) for v in of_seeds] for of_seeds in sums.values()])
   means = np.array([np.mean([metric.score(v.sum(0)) for v in of_seeds]) for of_seeds in sums.values()])
-  return Scores(tuple(sums), means, fit(values, [arm in trained for arm in sums], _step(metric, values)), metric.most)
+  return Scores(tuple(sums), means, fit(values, [arm in trained for arm in sums], _step(metric, values) / each), metric.most)
 
 
 def _step(metric: Metric, values: np.ndarray) -> float:
