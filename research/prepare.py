@@ -31,7 +31,7 @@ def main() -> None:
 
 if __name__ == '__main__':
   cli.config_flag()
-  flags.DEFINE_multi_string('input', None, 'a file, a folder of texts, or a pattern such as exports/*.csv; several stand between commas')
+  flags.DEFINE_multi_string('input', None, 'files, folders of texts, or patterns such as exports/*.csv, between commas')
   flags.DEFINE_string('output', None, 'the folder to be made; it is not there, or empty')
   flags.DEFINE_boolean('strict', False, 'end at the first line that is no row, in place of keeping it in dropped.jsonl')
   flags.DEFINE_integer('show', None, 'then print so many training rows as the model of the config reads them', lower_bound=1)

@@ -17,27 +17,33 @@ _STRETCH = re.compile(rf'(?<![\w+])(?:[+＋] ?)?[(（]?\d(?:{_GAP}{{0,3}}\d){{{L
 _HAS_PHONE = re.compile(rf'\d(?:{_GAP}{{0,3}}\d){{{LEAST - 1}}}')
 _GROUP = re.compile(r'\d+')
 _NEXT = re.compile(rf'({_GAP}{{1,3}})(\d{{1,{MOST}}})')
-_EXTENSION = re.compile(r'[ ,;]{0,2}(?:ext(?:ension|n)?\b\.?|x|durchwahl|dw|poste|;ext=|#)[ .:]{0,2}(\d{1,6})(?!\w)', re.I)
+_EXTENSION = re.compile(r'(?:[ ,]{0,2}(?:ext(?:ension|n)?\b\.?|x|durchwahl|dw|poste|#)|;ext=)[ .:]{0,2}(\d{1,6})(?!\w)', re.I)
 _CODE = re.compile(r'(?:00|011(?=\D))[ -]?(?=[1-9])')
-_TOLD = re.compile(r"""(?:\b|_)(?:tel|(?:tele|smart|mobile|home|work|cell)?phone|[tf]el[eé]fon|fon|fax|mobil|cell|handy|whatsapp|sms|hotline
-  |contact|call|ring|dial|reach|anruf|ruf\w*|appel\w*|portable|m[oó]vil|ll[aá]m\w*|t[eé]l[eé]ph|☎|📞|📱)[^\[\]\d\n]{0,24}$""", re.X | re.I)
+_TOLD = re.compile(r"""(?:\b|_)(?:tel|(?:tele|smart|mobile|home|work|cell)?phone|[tf]el[eé]fon|fon|fax|mobil|cell|handy|whatsapp
+  |sms|hotline|contact|call|ring|dial|reach|anruf|ruf\w*|appel\w*|portable|m[oó]vil|ll[aá]m\w*|t[eé]l[eé]ph
+  |☎|📞|📱)[^\[\]\d\n]{0,24}$""", re.X | re.I)
 _OF_NUMBER = r'(?:[\W_]{0,3}(?:no|nr|num|number|nummer|n°|nº))?[\s.:\#="\'_-]{0,4}(?:(?:is|was|ist|war|lautet)[\s:]{1,2})?$'
-_OTHER = re.compile(r"""(?:(?:\b|_)(?:order|invoice|ref(?:erence)?|ids?|uid|isbn(?:-1[03])?|issn|doi|serial|article|item|account|acct|ticket|case
-  |version|ver|sku|ean|gtin|upc|pmid|part|model|key|code|zip|plz|issue|hash|seed|timestamp|tracking|parcel|facture|commande)
-  |(?:bestell|rechnungs?|kunden|artikel|vorgangs?|konto|sendungs?|auftrags?|vertrags?|serien|teile)-?(?:nummer|nr|id)?|[$€£¥])""" + _OF_NUMBER,
-                    re.X | re.I)
+_OTHER = re.compile(r"""(?:(?:\b|_)(?:order|invoice|ref(?:erence)?|ids?|uid|isbn(?:-1[03])?|issn|doi|serial|article|item
+  |account|acct|ticket|case|version|ver|sku|ean|gtin|upc|pmid|part|model|key|code|zip|plz|issue|hash|seed|timestamp
+  |tracking|parcel|facture|commande)
+  |(?:bestell|rechnungs?|kunden|artikel|vorgangs?|konto|sendungs?|auftrags?|vertrags?|serien|teile)-?(?:nummer|nr|id)?
+  |[$€£¥])""" + _OF_NUMBER, re.X | re.I)
 _NUMBER = re.compile(r'(?:\b|_)(?:no|nr|num|number|nummer|n°|nº)[\s.:\#="\'_-]{0,4}$|[\#№]\s?$', re.I)
-_FREE = re.compile(r'(?:^|[\s("\'<>\[\]{;|*:（]|(?<!\d),)$')      # what may stand before a number that nothing announces
-_LAST = re.compile(r'(?<!\d)(\d{1,20})[ .-]$')                  # a number right before, as in a list
-_PART = re.compile(r'[^\W]|[.,]\d|-\w')                          # what goes on after the digits, so that they are no number
+# What may stand before a number that nothing announces.
+_FREE = re.compile(r'(?:^|[\s("\'„“”«»‚‘’‹›<>\[\]{;|*:（]|(?<!\d),)$')
+_LAST = re.compile(r'(?<!\d)(\d{1,20})[ .-]$')      # a number right before, as in a list
+_PART = re.compile(r'[^\W]|[.,]\d|-\w')      # what goes on after the digits, so that they are no number
 _AMOUNT = re.compile(r' ?(?:[€$£¥%°]|(?:EUR|USD|GBP|CHF|kg|km|mm|cm|ms|MB|GB|kB|Hz|kWh|Mio|Mrd|million|bytes?|Euro|Stück)\b)')
-_DATE = re.compile(r'(?:\d{4}([./-])\d{1,2}\1\d{1,2}|\d{1,2}([./-])\d{1,2}\2(?:\d{4}|\d{2}))(?![./-]?\d)'
-                   r'|\d{1,2}\.\d{2} ?[\u2010-\u2013-] ?\d{1,2}\.\d{2}(?!\d)')
+_DATE = re.compile(
+  r'(?:\d{4}([./-])\d{1,2}\1\d{1,2}|\d{1,2}([./-])\d{1,2}\2(?:\d{4}|\d{2}))(?![./-]?\d)'
+  r'|\d{1,2}\.\d{2} ?[\u2010-\u2013-] ?\d{1,2}\.\d{2}(?!\d)'
+)
 _AMERICAN = re.compile(r'\(\d{3}\) ?\d{3}[ -]\d{4}|(?:1[ -])?[2-9]\d\d-\d{3}-\d{4}')
 
 
 class _Around(NamedTuple):
   """What the words before a number say."""
+
   told: bool      # that it is one
   free: bool      # nothing, and that nothing runs into it
 
@@ -50,11 +56,11 @@ def phones(text: str, regions: Sequence[str]) -> Iterator[Hit]:
   while stretch := _STRETCH.search(text, at):
     begin, end = stretch.span()
     groups = [found.span() for found in _GROUP.finditer(text, begin, end)]
-    at = groups[0][1]
+    first, at = groups[0]
     if text[end:end + 1].isdigit():      # its last group is longer than a number
       groups.pop()
     abroad = text[begin] in '+＋'
-    if not abroad and (date := _DATE.match(text, begin)):
+    if (not abroad or text[begin + 1] == ' ') and (date := _DATE.match(text, first)):
       at = date.end()
     elif groups and (hit := _number(text, begin, _usable(text, groups, abroad), abroad, regions)):
       yield hit
@@ -70,13 +76,17 @@ def _usable(text: str, groups: list[tuple[int, int]], abroad: bool) -> list[int]
     alike = following and len(following[1]) == 1 and following[1] not in '/(' and len(following[2]) == end - begin
     if not _PART.match(text, end) and (abroad or not alike):
       found.append(end)
-    if (end - begin >= 6 and text[end:end + 1] in (' ', '\u00a0', '/')) or (following and re.search(r'/ ?\(?$', following[1]) and (
-        following[2].startswith('0') and count > 1)):
+    whole = end - begin >= 6 + (count == 1 and text[begin] == '0')      # longer than what a number begins with
+    bracketed = text[begin - 1:begin] == '(' and end - begin >= 7
+    if whole and text[end:end + 1] in (' ', '\u00a0', '/'):
       break      # what follows is a thing of its own
+    if following and (bracketed or '. ' in following[1] or (
+        re.search(r'/ ?\(?$', following[1]) and following[2].startswith('0') and count > 1)):
+      break
   return found[::-1]
 
 
-def _number(text: str, begin: int, ends: list[tuple[int, int]], abroad: bool, regions: Sequence[str]) -> Hit | None:
+def _number(text: str, begin: int, ends: list[int], abroad: bool, regions: Sequence[str]) -> Hit | None:
   """The number that begins here."""
   written = [(end, unicodedata.normalize('NFKC', text[begin:end])) for end in ends]
   if not abroad and not (written := [(end, number) for end, number in written if _possible(number, regions)]):
@@ -108,7 +118,9 @@ def _possible(written: str, regions: Sequence[str]) -> bool:
   digits = ''.join(groups := _GROUP.findall(written))
   if not 8 <= len(digits) <= 15 or len(digits) == len(groups):
     return False
-  return digits[0] == '0' or any(len(digits) in (10, 11) if (of := _region(region)).code == 1 else of.prefix != '0' for region in regions)
+  return digits[0] == '0' or any(
+    len(digits) in (10, 11) if (of := _region(region)).code == 1 else of.prefix != '0' for region in regions
+  )
 
 
 def _abroad(written: str, strict: bool) -> str:
@@ -142,13 +154,15 @@ def _at_home(written: str, text: str, end: int, strict: bool, around: _Around, r
   if (code := _CODE.match(written)) and (value := _parsed(f'+{written[code.end():]}', None, True)):
     return value
   groups = _GROUP.findall(written)
-  lone = len(groups) == 2 and '.' in written and len(groups[0]) < 3      # a decimal point
+  two = len(groups) == 2 and '.' in written
+  lone = two and len(groups[0]) < 3 and (groups[0] == '0' or groups[0][0] != '0')      # a decimal point
   if lone or (groups[0] == '0' and not around.told):
     return ''
   american = bool(_AMERICAN.fullmatch(written))
   for region in regions:
     if _usual(written, groups, strict, around.told, region) and (
-        value := _parsed(written, region, strict and not (american and _region(region).code == 1))):
+      value := _parsed(written, region, strict and not (american and _region(region).code == 1))
+    ):
       return value
   return ''
 

@@ -110,8 +110,8 @@ def show(settings: PrepareSettings, output: Path, count: int) -> list[str]:
     settings: name the model.
     output: the folder.
     count: how many rows.
-  Raises:
-    InputError: the folder holds rows without a prompt, which are no conversations and no plain texts.
+
+  Rows without a prompt that are no conversations and no plain texts are refused (`InputError`).
   """
   assert settings.row.model is not None
   reader = load.reader(settings.row.model)

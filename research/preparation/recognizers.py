@@ -1,8 +1,11 @@
-"""What of a text is an e-mail address, a key, an IBAN, a card's number or an address on the network: how each is written, and the
-check that it holds. Every pattern reads a long text once, whatever stands in it."""
+"""What of a text is an e-mail address, a key, an IBAN, a card's number or an address on the network.
+
+How each is written, and the check that it holds. Every pattern reads a long text once, whatever stands in it.
+"""
 
 import functools
 import ipaddress
+import itertools
 import math
 import re
 from collections import Counter
@@ -19,7 +22,10 @@ _DOMAIN = '(?:' + '|'.join(f'(?:{label}\\.){{1,9}}(?:xn--[\\w-]{{2,59}}|[^\\W\\d
 _EMAIL = re.compile(rf"(?<![\w.+'-])[.'-]*([\w+][\w.+'-]{{0,63}})(?:@|＠|%40|&#64;)({_DOMAIN})")
 _HAS_AT = re.compile('@|＠|%40|&#64;')
 _AFTER_CJK = re.compile(f'.*[{_CJK}](?=.)', re.S)
-_FILES = frozenset(['png', 'jpg', 'jpeg', 'gif', 'svg', 'webp', 'css', 'js', 'jsx', 'ts', 'tsx', 'json', 'html', 'htm', 'pdf', 'txt', 'xml', 'yaml', 'yml', 'toml', 'lock', 'rc', 'service'])
+_ENDINGS = '''
+  png jpg jpeg gif svg webp css js jsx ts tsx json html htm pdf txt xml yaml yml toml lock rc service
+'''
+_FILES = frozenset(_ENDINGS.split())
 _NO_CALL = frozenset(['com', 'org', 'net', 'edu', 'gov', 'info'])
 
 
@@ -38,7 +44,8 @@ def emails(text: str) -> Iterator[Hit]:
       yield begin, found.end(), f'{local}@{domain}'.casefold()
 
 
-_MARKS = ('PRIVATE KEY', 'AKIA', 'ASIA', 'ghp_', 'gho_', 'ghu_', 'ghs_', 'ghr_', 'github_', 'glpat-', 'sk-', 'xox', 'xapp', 'AIza', 'ya29', 'GOCSPX', 'k_live', 'k_test', 'whsec_', 'hf_', 'npm_', 'pypi-',
+_MARKS = ('PRIVATE KEY', 'AKIA', 'ASIA', 'ghp_', 'gho_', 'ghu_', 'ghs_', 'ghr_', 'github_', 'glpat-', 'sk-', 'xox', 'xapp',
+          'AIza', 'ya29', 'GOCSPX', 'k_live', 'k_test', 'whsec_', 'hf_', 'npm_', 'pypi-',
           'SG.', 'dop_v1_', 'shpat_', 'eyJ', 'hooks.slack')
 _SAYING = re.compile('pass|pwd|kennwort|token|secret|key|bearer|basic|://')
 _KEY = re.compile(r'''
@@ -46,7 +53,8 @@ _KEY = re.compile(r'''
       (?:(?:[^-]|-(?!----))++-----END\ [A-Z0-9 ]{0,30}PRIVATE\ KEY(?:\ BLOCK)?-----|(?:(?:\s|\\n)*[A-Za-z0-9+/=]{40,})+)
   | (?<![A-Za-z0-9_-])(?:
       (?:AKIA|ASIA)[A-Z0-9]{16} | gh[opusr]_[A-Za-z0-9]{36,255} | github_pat_\w{22,255} | glpat-[\w-]{20,64}
-      | sk-(?=[\w-]*\d)[\w-]{20,255} | xox[abeoprs]-(?=[\w-]*\d)[\w-]{10,255} | xapp-\d-[\w-]{10,255} | AIza[\w-]{35} | ya29\.[\w-]{20,400}
+      | sk-(?=[\w-]*\d)[\w-]{20,255} | xox[abeoprs]-(?=[\w-]*\d)[\w-]{10,255} | xapp-\d-[\w-]{10,255} | AIza[\w-]{35}
+       | ya29\.[\w-]{20,400}
       | GOCSPX-[\w-]{20,40} | [prs]k_(?:live|test)_\w{16,255} | whsec_[A-Za-z0-9+/=]{24,64} | hf_[A-Za-z0-9]{30,64}
       | npm_[A-Za-z0-9]{36} | pypi-[\w-]{50,255} | SG\.[\w-]{16,32}\.[\w-]{32,64} | dop_v1_[0-9a-f]{64} | shpat_[0-9a-fA-F]{32}
       | eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*(?:\.[\w-]+){0,2})(?![A-Za-z0-9])
@@ -106,7 +114,16 @@ def _small(text: str) -> str:
 
 
 # Countries' account numbers by the registry of ISO 13616: n digits, a letters, c either.
-_ACCOUNTS = dict(part.split(':') for part in ['AD:8n12c', 'AE:19n', 'AL:8n16c', 'AT:16n', 'AZ:4a20c', 'BA:16n', 'BE:12n', 'BG:4a6n8c', 'BH:4a14c', 'BI:23n', 'BR:23n1a1c', 'BY:4c4n16c', 'CH:5n12c', 'CR:18n', 'CY:8n16c', 'CZ:20n', 'DE:18n', 'DJ:23n', 'DK:14n', 'DO:4c20n', 'EE:16n', 'EG:25n', 'ES:20n', 'FI:14n', 'FK:2a12n', 'FO:14n', 'FR:10n11c2n', 'GB:4a14n', 'GE:2a16n', 'GI:4a15c', 'GL:14n', 'GR:7n16c', 'GT:24c', 'HN:4a20n', 'HR:17n', 'HU:24n', 'IE:4a14n', 'IL:19n', 'IQ:4a15n', 'IS:22n', 'IT:1a10n12c', 'JO:4a4n18c', 'KW:4a22c', 'KZ:3n13c', 'LB:4n20c', 'LC:4a24c', 'LI:5n12c', 'LT:16n', 'LU:3n13c', 'LV:4a13c', 'LY:21n', 'MC:10n11c2n', 'MD:20c', 'ME:18n', 'MK:3n10c2n', 'MN:16n', 'MR:23n', 'MT:4a5n18c', 'MU:4a19n3a', 'NI:4a20n', 'NL:4a10n', 'NO:11n', 'OM:3n16c', 'PK:4a16c', 'PL:24n', 'PS:4a21c', 'PT:21n', 'QA:4a21c', 'RO:4a16c', 'RS:18n', 'RU:14n15c', 'SA:2n18c', 'SC:4a20n3a', 'SD:14n', 'SE:20n', 'SI:15n', 'SK:20n', 'SM:1a10n12c', 'SO:19n', 'ST:21n', 'SV:4a20n', 'TL:19n', 'TN:20n', 'TR:6n16c', 'UA:6n19c', 'VA:18n', 'VG:4a16n', 'XK:16n', 'YE:4a4n18c'])
+_REGISTRY = '''
+  AD:8n12c AE:19n AL:8n16c AT:16n AZ:4a20c BA:16n BE:12n BG:4a6n8c BH:4a14c BI:23n BR:23n1a1c BY:4c4n16c CH:5n12c CR:18n
+  CY:8n16c CZ:20n DE:18n DJ:23n DK:14n DO:4c20n EE:16n EG:25n ES:20n FI:14n FK:2a12n FO:14n FR:10n11c2n GB:4a14n GE:2a16n
+  GI:4a15c GL:14n GR:7n16c GT:24c HN:4a20n HR:17n HU:24n IE:4a14n IL:19n IQ:4a15n IS:22n IT:1a10n12c JO:4a4n18c KW:4a22c
+  KZ:3n13c LB:4n20c LC:4a24c LI:5n12c LT:16n LU:3n13c LV:4a13c LY:21n MC:10n11c2n MD:20c ME:18n MK:3n10c2n MN:16n MR:23n
+  MT:4a5n18c MU:4a19n3a NI:4a20n NL:4a10n NO:11n OM:3n16c PK:4a16c PL:24n PS:4a21c PT:21n QA:4a21c RO:4a16c RS:18n RU:14n15c
+  SA:2n18c SC:4a20n3a SD:14n SE:20n SI:15n SK:20n SM:1a10n12c SO:19n ST:21n SV:4a20n TL:19n TN:20n TR:6n16c UA:6n19c VA:18n
+  VG:4a16n XK:16n YE:4a4n18c
+'''
+_ACCOUNTS = dict(part.split(':') for part in _REGISTRY.split())
 _BLANK = '[ \u00a0\u2009\u202f.-]?'
 _CHECK = re.compile(f'[0-9](?:(?<=[A-Za-z][A-Za-z].)|(?<=[A-Za-z][A-Za-z]{_BLANK[:-1]}.)){_BLANK}[0-9](?={_BLANK}[A-Za-z0-9])')
 
@@ -132,10 +149,11 @@ def ibans(text: str) -> Iterator[Hit]:
 
 _LONG = re.compile(r'\d(?:[ \u00a0\u2009\u202f.\u2010-\u2013-]?\d){12,}')
 _DIGITS = re.compile(r'\d+')
-_GROUPED = frozenset({(4, 4, 4, 4), (4, 6, 5), (4, 6, 4), (4, 4, 4, 4, 3), (4, 4, 5), (6, 13), (8, 8), (4, 4, 4, 3), (4, 4, 4, 2),
-                      *((whole,) for whole in range(13, 20))})
-_ISSUERS = re.compile(r"""4(?:\d{12}|\d{15}|\d{18}) | (?:5[1-5]\d\d|222[1-9]|22[3-9]\d|2[3-6]\d\d|27[01]\d|2720)\d{12} | 3[47]\d{13}
-  | 3(?:0[0-5]|[689]\d)\d{11} | 3(?:0[0-5]|[689]\d)\d{13,16} | (?:6011|65\d\d|64[4-9]\d|62\d\d|81[0-7]\d|35(?:2[89]|[3-8]\d))\d{12,15}
+_GROUPED = frozenset({(4, 4, 4, 4), (4, 6, 5), (4, 6, 4), (4, 4, 4, 4, 3), (4, 4, 5), (6, 13), (8, 8), (4, 4, 4, 3),
+                      (4, 4, 4, 2), *((whole,) for whole in range(13, 20))})
+_ISSUERS = re.compile(r"""4(?:\d{12}|\d{15}|\d{18}) | (?:5[1-5]\d\d|222[1-9]|22[3-9]\d|2[3-6]\d\d|27[01]\d|2720)\d{12}
+  | 3[47]\d{13} | 3(?:0[0-5]|[689]\d)\d{11} | 3(?:0[0-5]|[689]\d)\d{13,16}
+  | (?:6011|65\d\d|64[4-9]\d|62\d\d|81[0-7]\d|35(?:2[89]|[3-8]\d))\d{12,15}
   | (?:50|5[6-8]|6[37])\d{11,17} | 220[0-4]\d{12,15}""", re.X)
 
 
@@ -158,8 +176,8 @@ def _card(text: str, groups: list[tuple[int, int]]) -> str:
   if lengths not in _GROUPED:
     return ''
   begin, end = groups[0][0], groups[-1][1]
-  part_of_more = re.match(r'\w|[.,]\d', text[end:end + 2]) or re.search(r'\w$|\d[.,]$', text[max(0, begin - 2):begin])
-  between = {text[a:b] for (_, a), (b, _) in zip(groups, groups[1:])}
+  part_of_more = re.match(r'\w|[.,]\d', text[end:end + 2]) or re.search(r'[\w+＋]$|\d[.,]$', text[max(0, begin - 2):begin])
+  between = {text[a:b] for (_, a), (b, _) in itertools.pairwise(groups)}
   digits = ''.join(str(int(sign)) for sign in text[begin:end] if sign.isdigit())
   wrong = part_of_more or len(between) > 1 or not _ISSUERS.fullmatch(digits) or not _sums_to_ten(digits) or _on_goods(digits)
   return '' if wrong else digits
@@ -177,10 +195,12 @@ def _on_goods(digits: str) -> bool:
 
 _HAS_V4 = re.compile(r'[0-9]\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]')
 _V4 = re.compile(r'(?<![\w.])(?<![^\W\d_]-)[0-9]{1,3}(?:\.[0-9]{1,3}){3}(?![\w]|\.\w|-[^\W\d_])')
-_V6 = re.compile(r'(?<![\w.:])(?:(?=\w{0,20}[G-Zg-z_])\w{1,24}:)?([0-9A-Fa-f]{0,4}(?::[0-9A-Fa-f]{0,4}){2,8}(?:\.[0-9]{1,3}){0,3})(?!\w)')
+_V6 = re.compile(r'(?<![\w.:])(?:(?=\w{0,20}[G-Zg-z_])\w{1,24}:)?'
+                 r'([0-9A-Fa-f]{0,4}(?::[0-9A-Fa-f]{0,4}){2,8}(?:\.[0-9]{1,3}){0,3})(?!\w)')
 _HAS_V6 = re.compile(':[0-9A-Fa-f]{0,4}:')
-_NO_ADDRESS = re.compile(r"""(?:(?:\b|_)(?:v|ver|vers|version|release|rel|build|firmware|fw|update|revision|rev|section|sect|sec|chapter|clause
-  |figure|fig|table|abschnitt|kapitel|ziffer|abb|tabelle)[\s.:\#="'_-]{0,3} | § \s? | [A-Za-z]/ | [=!<>~]= \s? | [~^] \s?)$""", re.X | re.I)
+_NO_ADDRESS = re.compile(r"""(?:(?:\b|_)(?:v|ver|vers|version|release|rel|build|firmware|fw|update|revision|rev|section|sect
+  |sec|chapter|clause|figure|fig|table|abschnitt|kapitel|ziffer|abb|tabelle)[\s.:\#="'_-]{0,3} | § \s? | [A-Za-z]/
+  | [=!<>~]= \s? | [~^] \s?)$""", re.X | re.I)
 
 
 def addresses(text: str) -> Iterator[Hit]:
@@ -211,5 +231,6 @@ def _address(written: str) -> str:
     address = ipaddress.ip_address(written)
   except ValueError:
     return ''
-  own = address.is_loopback or address.is_unspecified or (address.version == 4 and (address.is_reserved or int(address) < 1 << 24))
+  reserved = address.version == 4 and (address.is_reserved or int(address) < 1 << 24)
+  own = address.is_loopback or address.is_unspecified or reserved
   return '' if own else str(address)

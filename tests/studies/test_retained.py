@@ -106,7 +106,8 @@ def test_what_was_measured_is_not_measured_again(ran, monkeypatch):
 @pytest.mark.quick
 @pytest.mark.parametrize('retain, says', [
     (['domain', 'domain'], "retain: 'domain': two tasks have this name"),
-    ([{'name': 'domain', 'label': 'a/b'}], 'letters, digits'), ([None], 'retain: None: must be'), ('domain', 'must be a list of tasks'), ([{'name': 'domain', 'what': 1}], 'task.what')])
+    ([{'name': 'domain', 'label': 'a/b'}], 'letters, digits'), ([None], 'retain: None: must be'),
+    ('domain', 'must be a list of tasks'), ([{'name': 'domain', 'what': 1}], 'task.what')])
 def test_a_study_that_cannot_retain_is_refused(retain, says, tmp_path):
   study = {'question': '?', 'base': 'configs/quickstart.py', 'models': ['random:llama-tiny'],
            'arms': {'lora': {'strategy': {'name': 'lora'}}}, 'select': 'valid/accuracy', 'report': 'test/accuracy',
