@@ -38,7 +38,8 @@ def get_config():
           'target': optional(str),      # template of the answer: ' {label}'
           'rejected': optional(str),    # of preference pairs: template of the answer that is worse than the target
           'choices': optional(tuple),   # ('negative', 'positive'): ranked by log-likelihood; None: text is generated
-          'metrics': optional(tuple),   # accuracy macro_f1 exact_match bleu chrf rouge1 rouge2 rougeL
+          'metrics': optional(tuple),   # accuracy macro_f1 exact_match bleu chrf rouge1 rouge2 rougeL, …: see docs/metrics.md;
+                                        # 'mine.py:score': a function of your own, of a prediction and its row
           'separator': optional(str),   # between few-shot demonstrations
           'stop': optional(tuple),      # texts that end a generated answer; None: the separator, unless targets hold it
           'max_new_tokens': optional(int),   # longest generated answer, unless a target is longer

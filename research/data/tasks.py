@@ -7,10 +7,12 @@ import numpy as np
 
 from research.data import chats, sources
 from research.data.rows import Row
-from research.data.templates import fields_of, fill, not_text
+from research.data.templates import fields_of, fill, fill_each, not_text
 from research.errors import InputError
 
 TURNS = ('last', 'all')
+BITS_PER_BYTE = 'bits_per_byte'
+OF_LOSS = ('perplexity', BITS_PER_BYTE)       # metrics for which nothing is generated
 
 
 class Task(NamedTuple):
@@ -31,6 +33,11 @@ class Task(NamedTuple):
   rejected: str = ''                    # of preference pairs: template of the answer that is worse than the target
   leaked: dict[str, frozenset[int]] | None = None      # valid, test -> numbers of the rows that training holds, where known
   turns: str = TURNS[0]                 # of the assistant's in `messages`, that training has a loss on
+
+  @property
+  def writes(self) -> bool:
+    """Whether answers are generated: they are free, and some metric asks for them."""
+    return not self.choices and not {*self.metrics} <= {*OF_LOSS}
 
   def rows(self, split: str) -> list[Row]:
     if split not in self.splits:
@@ -125,7 +132,7 @@ def _usual_stop(task: Task) -> tuple[str, ...]:
   if task.chat or task.choices or task.name == TEXT or not task.separator:
     return ()
   rows = [row for split in task.splits.values() for row in split]
-  in_targets = any('messages' in row or task.separator in fill(task.target, row) for row in rows)
+  in_targets = any('messages' in row or any(task.separator in text for text in references_of(task, row)) for row in rows)
   return () if in_targets else (task.separator,)
 
 
@@ -153,8 +160,9 @@ def _check_text(task: Task) -> None:
     raise InputError(f'task.noise={task.noise}: must be above 0 and below 1')
   if task.span < 1:
     raise InputError(f'task.span={task.span}: must be 1 or more')
-  if task.prompt or task.target != '{text}' or task.choices or task.metrics or task.chat:
-    raise InputError('task text has no prompt, target, choices, metrics or chat: only its loss is measured')
+  if task.prompt or task.target != '{text}' or task.choices or not {*task.metrics} <= {*OF_LOSS} or task.chat:
+    raise InputError('task text has no prompt, target, choices or chat: only its loss is measured, as task.metrics also by '
+                     f'{" and ".join(OF_LOSS)}')
   for split, rows in task.splits.items():
     for number, row in enumerate(rows, 1):
       if not isinstance(row.get('text'), str) or not row['text'].strip():
@@ -222,7 +230,7 @@ def _check_row(task: Task, row: Row, label: str | None) -> None:
     turns = f'messages, turn {len(row["messages"])}: is the {row["messages"][-1]["role"]}\'s, and no turn answers it; ' \
         if 'messages' in row else ''
     raise InputError(turns + 'task.target is empty: give a template over the columns such as \' {label}\'')
-  if not target_of(task, row).strip():
+  if not all(map(str.strip, references_of(task, row))):
     raise InputError(f'messages, turn {len(row["messages"])}: the assistant says nothing' if answered(task, row) else
                      'the target is empty')
   if task.rejected and fill(task.rejected, row).strip() in ('', target_of(task, row).strip()):
@@ -260,13 +268,19 @@ def target_of(task: Task, row: Row) -> str:
 
   A row whose columns cannot be filled in is refused (`InputError`).
   """
+  return references_of(task, row)[0]
+
+
+def references_of(task: Task, row: Row) -> tuple[str, ...]:
+  """All right answers to a row, the target first: several where a column of a free answer is a list. Refuses as `target_of`."""
   if answered(task, row):
-    return row['messages'][-1]['content']
-  if task.choices and not task.rejected:
-    column = label_column(task)
-    if column in row and not not_text(row[column]):
-      row = {**row, column: str(row[column])}
-  return fill(task.target, row)
+    return (row['messages'][-1]['content'],)
+  if not task.choices:
+    return fill_each(task.target, row)
+  column = None if task.rejected else label_column(task)
+  if column in row and not not_text(row[column]):
+    row = {**row, column: str(row[column])}
+  return (fill(task.target, row),)
 
 
 def check_conversation(messages: Any) -> None:

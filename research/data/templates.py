@@ -48,6 +48,24 @@ def fill(template: str, row: dict[str, Any]) -> str:
     raise InputError(f'template {template!r:.80} cannot be filled in ({e})') from None
 
 
+def fill_each(template: str, row: dict[str, Any]) -> tuple[str, ...]:
+  """A template with a row's columns in it, once for each text of the column that is a list of texts; without one once.
+
+  Raises:
+    InputError: as for `fill`; or the list is empty or holds something else, or several columns are lists.
+  """
+  lists = [name for name in dict.fromkeys(fields_of(template)) if isinstance(row.get(name), list)]
+  if not lists:
+    return (fill(template, row),)
+  column, *more = lists
+  if more:
+    raise InputError(f'columns {column!r} and {more[0]!r} are lists; only one that a target names may be')
+  texts = row[column]
+  if not texts or not all(isinstance(text, str) for text in texts):
+    raise InputError(f'column {column!r} is a list, which must hold one text or more and nothing else: the right answers')
+  return tuple(fill(template, {**row, column: text}) for text in texts)
+
+
 def not_text(value: Any) -> str:
   """What is wrong with a value that is to become text; empty where nothing is."""
   if isinstance(value, str):

@@ -48,6 +48,19 @@ def next_token(rows: Sequence[Row], tokenizer: Tokenizer, context: int) -> list[
           for number, ((row, ids), last) in enumerate(zip(found, ends))]
 
 
+def byte_counts(found: Sequence[Example]) -> list[int]:
+  """UTF-8 bytes of the pieces of texts, together those of the texts: a cut within a character, or a blank that a tokenizer does
+  not write, is made up for by the last piece."""
+  counts, left = [], 0
+  for number, e in enumerate(found):
+    if not number or found[number - 1].row is not e.row:
+      left = len(e.row['text'].encode())
+    last = number + 1 == len(found) or found[number + 1].row is not e.row
+    counts.append(left if last else min(left, len(e.target.encode())))
+    left -= counts[-1]
+  return counts
+
+
 class Corrupted:
   """Texts with gaps: `source` keeps a sentinel for each gap, and the target says what stood there (span corruption, Raffel et
   al. 2020), or is the whole text (denoising, as BART's text infilling, Lewis et al. 2020).
@@ -132,6 +145,9 @@ def with_objective(task: Task, has_encoder: bool) -> Task:
     return task._replace(objective='span_corruption' if has_encoder else 'continuation')
   if task.objective in tasks.GAPS and not has_encoder:
     raise InputError(f'task.objective={task.objective}: needs a model with an encoder, such as T5')
+  if task.objective in tasks.GAPS and tasks.BITS_PER_BYTE in task.metrics:
+    raise InputError(f'task.metrics: {tasks.BITS_PER_BYTE} is of whole texts and answers, not of gaps (task.objective='
+                     f'{task.objective})')
   if task.objective == 'continuation' and has_encoder:
     raise InputError(f'task.objective=continuation: a model with an encoder learns plain text by {" or ".join(tasks.GAPS)}')
   return task

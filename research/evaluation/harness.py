@@ -7,11 +7,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from research.data import texts
 from research.data.prompts import Example
-from research.data.tasks import Task, label_of
+from research.data.tasks import BITS_PER_BYTE, OF_LOSS, TEXT, Task, label_of, references_of
 from research.data.tokenizer import Tokenizer
 from research.errors import InputError
-from research.evaluation import decode, intervals, metrics, shared_prefix
+from research.evaluation import decode, intervals, metrics, own, shared_prefix
 from research.evaluation.metrics import Scored
 from research.evaluation.score import Scores, score_all
 from research.models.functions import Model
@@ -26,6 +27,7 @@ class Evaluation(NamedTuple):
   predictions: list[dict[str, Any]]        # one an example, in the rows' order (fields: see the contract in the README)
   scores: dict[str, float]                 # metric -> value over all examples; `loss` in nats per target token; see WITHOUT
   intervals: dict[str, list[float]]        # metric -> [low, high], 95 %, over examples
+  signatures: dict[str, str]               # metric -> all that it depends on beside the texts, where others write it so
   leaked: int = 0                          # examples that training holds; where it holds all there is no score without them
 
 
@@ -70,7 +72,7 @@ def evaluate_all(model: Model, variables: Tree | CohortVariables, tokenizer: Tok
               for e in examples]
   scores = score_all(model, variables, examples, batch_size, label, whole=bool(task.rejected))
   ids: Sequence[list[list[int]] | None] = [None] * len(scores)
-  if generate and task.metrics and not task.choices:
+  if generate and task.writes:
     ends = dict.fromkeys((*tokenizer.ends, *(e.target_ids[-1] for e in examples)))
     longest = max(task.max_new_tokens, *(len(e.target_ids) for e in examples))
     ids = decode.generate_all(model, variables, [e.prompt_ids for e in examples], longest, [*ends], batch_size, label=label)
@@ -85,21 +87,29 @@ def _measured(tokenizer: Tokenizer, task: Task, examples: Sequence[Example], sco
     answers = [max(s.ranked, key=s.ranked.__getitem__) for s in scores]
     targets = [label_of(task, e.row) for e in examples]
   elif ids is None:
-    answers, targets, names = [''] * len(examples), [e.target.strip() for e in examples], ('loss',)
+    answers, targets = [''] * len(examples), [e.target.strip() for e in examples]
+    names = ('loss', *(name for name in task.metrics if name in OF_LOSS))
   else:
     scores = [s._replace(loss=math.nan) if decode.NOT_FINITE in i else s for s, i in zip(scores, ids)]      # see `check_finite`
     answers = [cut(tokenizer.decode([n for n in i if n != decode.NOT_FINITE]), task.stop).strip() for i in ids]
     targets = [_said(tokenizer, e).strip() for e in examples]
-  scored = [Scored(a, t, s.loss, s.tokens, task.choices) for a, t, s in zip(answers, targets, scores)]
+  sizes: list[int | None] = [None] * len(examples)
+  if BITS_PER_BYTE in names:
+    sizes = [*(texts.byte_counts(examples) if task.name == TEXT else (len(e.target.encode()) for e in examples))]
+  scored = [Scored(a, t, s.loss, s.tokens, task.choices, references_of(task, e.row)[1:] if task.writes else (),
+                   b, e.row) for e, a, t, s, b in zip(examples, answers, targets, scores, sizes)]
   predictions = [{'id': e.id, 'row': e.row, 'prompt': e.prompt, 'target': s.target, 'prediction': s.prediction,
                   'loss': s.loss, 'tokens': s.tokens, **({'choices': c.choices} if task.choices else {}),
-                  **({'calibrated': c.ranked} if c.blank else {}), **({'leaked': True} if e.id in leaked else {})}
+                  **({'calibrated': c.ranked} if c.blank else {}), **({'leaked': True} if e.id in leaked else {}),
+                  **({'references': s.references} if s.others else {}), **({'bytes': s.bytes} if s.bytes is not None else {})}
                  for e, s, c in zip(examples, scored, scores)]
   apart = [number for number, e in enumerate(examples) if e.id not in leaked]
-  values, ranges = {}, {}
+  values, ranges, signatures = {}, {}, {}
   for name in names:
     metric = metrics.get(name)
     vectors = metric.sums(scored)
+    if metric.signature:
+      signatures[name] = metric.signature(scored)
     for called, some in ((name, vectors), (name + WITHOUT, vectors[apart])):
       if called == name or 0 < len(some) < len(vectors):
         values[called] = float(metric.score(some.sum(0)))
@@ -108,7 +118,7 @@ def _measured(tokenizer: Tokenizer, task: Task, examples: Sequence[Example], sco
       each = metric.each(vectors) if metric.each else np.full(len(scored), None)
       for prediction, value in zip(predictions, each):
         prediction[name] = None if value is None else float(value)
-  return Evaluation(predictions, values, ranges, len(examples) - len(apart))
+  return Evaluation(predictions, values, ranges, signatures, len(examples) - len(apart))
 
 
 def check_finite(evaluation: Evaluation, where: str) -> None:
@@ -147,4 +157,7 @@ def _said(tokenizer: Tokenizer, e: Example) -> str:
 
 def scored_rows(predictions: list[dict[str, Any]]) -> list[Scored]:
   """What a predictions file holds, ready to be measured again."""
-  return [Scored(p['prediction'], p['target'], p['loss'], p['tokens'], tuple(p.get('choices', ()))) for p in predictions]
+  return [Scored(p['prediction'], p['target'], p['loss'], p['tokens'], tuple(p.get('choices', ())),
+                 tuple(p.get('references') or ())[1:], p.get('bytes'), p.get('row'),
+                 {name: value for name, value in p.items() if own.is_own(name) and value is not None} or None)
+          for p in predictions]

@@ -52,7 +52,7 @@ class Experiment(NamedTuple):
     found = [self.prepared(e) for e in prompts.examples(self.task, self.task.rows(split), self.tokenizer,
                                                         self.demonstrations, self.strategy.calibrate)]
     answer = 0
-    if split != 'train' and self.task.metrics and not self.task.choices:
+    if split != 'train' and self.task.writes:
       lengths, answer = [len(e.target_ids) for e in found], self.task.max_new_tokens
       if max(lengths, default=0) > answer:
         say(f'{sum(n > answer for n in lengths)} of {len(found)} {split} targets are longer than task.max_new_tokens={answer}; '
@@ -162,8 +162,7 @@ def assemble(config: Config, abstract: bool = False, trains: bool = True) -> Exp
   task = tasks.make(given.task.name, {k: v for k, v in given.task._asdict().items() if k not in ('name', 'label', 'rows')})
   if given.task.rows and (trains or 'train' in task.splits):
     task = tasks.subsample(task, given.task.rows, training.seed_of('rows'))
-  for name in task.metrics:
-    metrics.get(name)
+  metrics.check(task, trains)
   m = given.model
   run_as = execution(m.dtype, m.param_dtype, m.scan, m.quantize, m.remat, m.attention)
   def base(apart: int = 0) -> load.Loaded:

@@ -18,6 +18,7 @@ from research.console import say
 from research.data import sources
 from research.distributed import device, processes
 from research.errors import InputError
+from research.evaluation import own
 
 if TYPE_CHECKING:
   from research.experiment.assemble import Experiment
@@ -53,17 +54,18 @@ def command() -> list[str]:
 
 
 def made_of(experiment: 'Experiment') -> dict[str, Any]:
-  """The fingerprints: of the rows by split, of weights, tokenizer and template, and of the config but for its mesh."""
+  """Fingerprints: of rows by split, weights, tokenizer and template, of the config without its mesh, and of own metrics."""
   tokenizer = experiment.tokenizer
   begins = {group: begin_fingerprint(Path(folder)) for group in ('strategy', 'training')
             if (folder := getattr(experiment.settings, group).init_from)}
+  judges = {name: own.fingerprint(name) for name in experiment.task.metrics if own.is_own(name)}
   return {
       'data': {split: {'rows': len(rows), 'sha256': sources.fingerprint(rows)}
                for split, rows in experiment.task.splits.items()},
       'model': {'sha256': experiment.fingerprint, 'tokenizer': tokenizer.fingerprint(),
                 'template': tokenizer.template_fingerprint()},
       'config': config_fingerprint(experiment.settings.config()),
-      **({'init_from': begins} if begins else {})}
+      **({'init_from': begins} if begins else {}), **({'metrics': judges} if judges else {})}
 
 
 def config_fingerprint(config: dict[str, Any]) -> str:
@@ -110,11 +112,12 @@ def check(workdir: Path, experiment: 'Experiment', splits: Iterable[str] = (), a
                        f'the file back, give another --workdir, or go on all the same with --{FLAG}')
     return
   record = run_files.read_json(path, FIELDS)
-  there = run_files.flat({name: record.get(name) for name in ('data', 'model', 'config', 'init_from')})
+  there = run_files.flat({name: record.get(name) for name in ('data', 'model', 'config', 'init_from', 'metrics')})
   for earlier in record.get('changed', ()):
     there |= {name: one['after'] for name, one in earlier['what'].items()}
   here = run_files.flat(made_of(experiment)) | {'config': config_fingerprint(run_files.read_config(workdir))}
   words = WORDS | {f'data.{split}.sha256': f'the rows of {split}' for split in splits}
+  words |= {f'metrics.{name}': f'the file of {name}' for name in experiment.task.metrics if own.is_own(name)}
   what = {name: {'before': there[name], 'after': here[name]} for name in words
           if there.get(name) is not None and here.get(name) is not None and there[name] != here[name]}
   if not what:

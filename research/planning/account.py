@@ -167,7 +167,7 @@ def _sent(exp: Experiment, sizes: Mapping[str, int], given: tuple[Any, ...], lea
 def _cache(exp: Experiment, sizes: Mapping[str, int]) -> float:
   """Bytes of the keys and values where validation writes free text."""
   config, task, t = exp.model.config, exp.task, exp.settings.training
-  if task.choices or not task.metrics or 'valid' not in task.splits:
+  if not task.writes or 'valid' not in task.splits:
     return 0.0
   longest = max(len(e.prompt_ids) for e in exp.examples('valid'))
   rows = round_up(t.eval_batch_size, sizes['data'] * sizes['fsdp']) // (sizes['data'] * sizes['fsdp'])

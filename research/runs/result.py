@@ -70,6 +70,9 @@ def record(result: dict[str, Any], evaluation: harness.Evaluation, workdir: Path
     for name in [name for name in result[told] if name.startswith(f'{split}/') and name.endswith(harness.WITHOUT)]:
       del result[told][name]                       # of what training held when the split was evaluated before
     result[told] |= {f'{split}/{name}': x for name, x in found.items()}
+  if signatures := {**(result.pop('signatures', None) or {}),
+                    **{f'{split}/{name}': x for name, x in evaluation.signatures.items()}}:
+    result['signatures'] = signatures
   leaked = {**(result.pop('leaked', None) or {}), split: evaluation.leaked}
   if leaked := {name: count for name, count in leaked.items() if count}:
     result['leaked'] = leaked

@@ -8,6 +8,7 @@ from typing import Any
 from research import run_files
 from research.console import say
 from research.data.prompts import Example
+from research.data.tasks import OF_LOSS
 from research.distributed import placement
 from research.errors import InputError
 from research.evaluation import harness, metrics
@@ -110,7 +111,7 @@ class Run:
   @property
   def generates(self) -> bool:
     """Whether free text is written at every validation: where its metric chooses the best step."""
-    return self.by.name != 'loss'
+    return self.by.name not in ('loss', *OF_LOSS)
 
   def validated(self, step: int, evaluation: harness.Evaluation) -> dict[str, float]:
     """The metrics of validation after `step`; what its best step found is kept for the end."""

@@ -57,7 +57,7 @@ def compare(s: Study, rows: list[Row], workdir: Path, looks: int = 1) -> dict[st
   found = _compare(s, rows, workdir, looks)
   other = s._replace(diverged='worst' if s.diverged == 'left_out' else 'left_out')
   diverged = any(a['runs']['diverged'] for c in found['comparisons'] for a in c['arms'])
-  if diverged and math.isfinite(metrics.measured(s.report).most):
+  if diverged and metrics.measured(s.report).limited:
     for c, o in zip(found['comparisons'], _compare(other, rows, workdir, looks)['comparisons']):
       arms = [{name: a[name] for name in ('arm', 'mean', 'low', 'high', 'group')} for a in o['arms']]
       c['otherwise'] = {'diverged': other.diverged, 'seeds': o['seeds'], 'arms': arms}
@@ -95,7 +95,7 @@ def _case(s: Study, metric: Metric, rows: list[Row], workdir: Path, model: str, 
   sums = {arm: {seed: metric.sums(x) for seed, x in of_seeds.items()} for arm, of_seeds in scored.items()}
   some = next(iter(scored[s.baseline].values()))
   if s.diverged == 'worst':
-    worst = metric.sums([x._replace(prediction='') for x in some])
+    worst = metric.worst(some)
     for arm, found in reported.items():
       sums[arm] |= {r['seed']: worst for r in _of_setting(rows, found[0]) if r['diverged']}
   _check_examples(sums, task)
@@ -154,6 +154,7 @@ def _comparison(s: Study, metric: Metric, case: _Case, told: dict[Pair, dict[str
   to_baseline = {(arm if other == s.baseline else other): x if other == s.baseline else _turned(x)
                  for (arm, other), x in told.items() if s.baseline in (arm, other)}
   groups = _groups(metric, case, told)
+  signature = (case.reported[s.baseline][0]['result'].get('signatures') or {}).get(s.report)
   best = optimum.of_arms(s, [r for r in rows if (r['model'], r['task']) == (case.model, case.task)])
   return {
       'model': case.model, 'task': case.task, 'metric': s.report, 'baseline': s.baseline, 'seeds': case.seeds,
@@ -165,7 +166,8 @@ def _comparison(s: Study, metric: Metric, case: _Case, told: dict[Pair, dict[str
                 'runs': _runs(case, rows, arm), 'best': best.get(arm, {}), 'cost': _mean_cost(found)}
                for arm, found in case.reported.items()],
       'pairs': [{'arm': arm, 'other': other, **{name: x[name] for name in PAIR}} for (arm, other), x in told.items()],
-      'missing': case.missing, **_without_leaked(s, metric, case), **_retained(s, case, workdir)}
+      'missing': case.missing, **({'signature': signature} if signature else {}), **_without_leaked(s, metric, case),
+      **_retained(s, case, workdir)}
 
 
 def _retained(s: Study, case: _Case, workdir: Path) -> dict[str, Any]:
@@ -222,7 +224,7 @@ def _groups(metric: Metric, case: _Case, told: dict[Pair, dict[str, Any]]) -> di
 def _lines(metric: Metric, scored: list[Scored]) -> dict[str, float | None]:
   """What answering by chance scores, and what always giving the most frequent answer does; None where that has no meaning."""
   choices = scored[0].choices
-  if not choices or metric.name == 'loss':
+  if not choices or not metric.of_prediction:
     return {'chance': None, 'majority': None}
   targets = [x.target for x in scored]
   most = max(choices, key=targets.count)

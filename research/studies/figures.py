@@ -126,7 +126,7 @@ def _tuning(study: Study, c: dict[str, Any], rows: list[dict[str, Any]], workdir
     axis.tick_params(axis='x', rotation=30 if len(labelled) > 5 else 0)
     axis.set_xlabel(field.split('.')[-1].replace('_', ' '))
     axis.legend(fontsize=9)
-  axes[0][0].set_ylabel(study.select)
+  axes[0][0].set_ylabel(study.select.replace('$', r'\$'))
   again = len(study.report_seeds)
   saw = f'was chosen and trained again with {again} other seeds' if again else 'was chosen and alone saw the test split'
   saw = 'is the best so far' if c['split'] == 'valid' else saw
@@ -153,7 +153,7 @@ def _cost(study: Study, c: dict[str, Any], rows: list[dict[str, Any]], workdir: 
     if c[name] is not None:
       score.axvline(c[name], color='#888888', ls=style, lw=1, zorder=0)
       score.annotate(label, (c[name], len(arms) - 0.32), rotation=90, fontsize=7, color='#666666', ha=side, va='top')
-  score.set(yticks=range(len(arms)), yticklabels=[a['arm'] for a in arms], xlabel=study.report,
+  score.set(yticks=range(len(arms)), yticklabels=[a['arm'] for a in arms], xlabel=study.report.replace('$', r'\$'),
             ylim=(-0.6, len(arms) - 0.3))
   for axis, (name, label) in zip(costs, panels):
     axis.set(xlabel=label, xticks=[], xlim=(0, 1.45 * max(1.0, *(a['cost'][name] for a in arms))))

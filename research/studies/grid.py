@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from research.config_fields import MOST
 from research.errors import InputError
+from research.evaluation import metrics
 
 # What `get_study()` returns; those without a default must be there.
 FIELDS: dict[str, Any] = {
@@ -130,7 +131,7 @@ def study(fields: dict[str, Any], where: str) -> Study:
     raise InputError(f'{where}: extend={s.extend!r}: must be 0 or more: how often a grid is widened whose last value is chosen')
   if s.diverged not in ('left_out', 'worst'):
     raise InputError(f'{where}: diverged={s.diverged!r}: must be left_out or worst')
-  if s.diverged == 'worst' and s.report == 'test/loss':
+  if s.diverged == 'worst' and not metrics.measured(s.report).limited:
     raise InputError(f'{where}: diverged=worst: {s.report} has no worst score; give left_out')
   return s
 

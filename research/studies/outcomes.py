@@ -15,13 +15,14 @@ from typing import Any
 from research import json_text, run_files
 from research.data.sources import read_jsonl
 from research.errors import InputError
+from research.evaluation import own
 
 FILE, RUNS = 'outcomes.jsonl.gz', 'runs'
 DIGITS = 7          # of each number kept: as many as float32 has
 PROMPT = 400        # characters of a prompt that are kept: its end
 CURVE = ('step', 'train/loss', 'valid/loss')
 EXAMPLE = ('id', 'target', 'prediction', 'loss', 'tokens', 'choices')
-LEAKED = 'leaked'   # kept where training holds some example
+SOME = ('leaked', 'references', 'bytes')      # kept where some example has them; so are the numbers of a person's own metrics
 
 
 def predictions(workdir: Path, key: str, split: str) -> list[dict[str, Any]]:
@@ -88,7 +89,8 @@ def write(rows: Iterable[dict[str, Any]], workdir: Path) -> None:
     kept: dict[str, Any] = {'key': row['key'], 'curve': _columns(curve(workdir, row['key']), CURVE)}
     if row['selected']:
       examples = predictions(workdir, row['key'], 'test')
-      columns = _columns(examples, (*EXAMPLE, LEAKED) if any(e.get(LEAKED) for e in examples) else EXAMPLE)
+      some = [name for name in dict.fromkeys(name for e in examples for name in e) if name in SOME or own.is_own(name)]
+      columns = _columns(examples, (*EXAMPLE, *some))
       first, same = firsts.setdefault((row['model'], row['task']), (row['key'], columns))
       kept['test'] = {name: column for name, column in columns.items() if first == row['key'] or column != same.get(name)}
       if first == row['key']:

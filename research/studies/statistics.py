@@ -241,6 +241,7 @@ class Scores(NamedTuple):
   means: np.ndarray          # [A], over seeds
   fit: Fit
   most: float                # that a score can be; inf where there is no limit
+  least: float = 0.0
 
 
 def scores(metric: Metric, sums: Mapping[str, Sequence[np.ndarray]], trained: Collection[str], each: float = 1.0) -> Scores:
@@ -254,28 +255,34 @@ def scores(metric: Metric, sums: Mapping[str, Sequence[np.ndarray]], trained: Co
   """
   values = np.array([[pseudo_values(metric, v) for v in of_seeds] for of_seeds in sums.values()])
   means = np.array([np.mean([metric.score(v.sum(0)) for v in of_seeds]) for of_seeds in sums.values()])
-  return Scores(tuple(sums), means, fit(values, [arm in trained for arm in sums], _step(metric, values) / each), metric.most)
+  return Scores(tuple(sums), means, fit(values, [arm in trained for arm in sums], _step(metric, values) / each),
+                metric.most, metric.least)
 
 
 def _step(metric: Metric, values: np.ndarray) -> float:
   """How much one example may differ by between arms: of a share all of it, of other scores as much as examples vary by."""
   varies = float(values.std(-1).mean())
-  return metric.most if math.isfinite(metric.most) and (metric.is_share or not varies) else varies
+  range_of = metric.most - metric.least
+  return range_of if math.isfinite(range_of) and (metric.is_share or not varies) else varies
 
 
 def mean(s: Scores, arm: str) -> Estimate:
   """An arm's mean score, with an interval that stays where scores can be.
 
-  Of scores with a limit it is Wilson's, for as many examples as would vary as much; of others it is that of their logarithm.
+  Of scores with limits it is Wilson's, for as many examples as would vary as much; of others above 0 it is that of their
+  logarithm.
   """
   number = s.arms.index(arm)
   deviation, _ = level(s.fit, number)
   center, half = float(s.means[number]), deviation.half()
-  if math.isfinite(s.most):
-    share = min(1.0, max(0.0, center / s.most))
-    varies = share * (1 - share) * s.most ** 2
+  width = s.most - s.least
+  if math.isfinite(width):
+    share = min(1.0, max(0.0, (center - s.least) / width))
+    varies = share * (1 - share) * width ** 2
     alike = varies / (half / NORMAL) ** 2 if varies and half else s.fit.examples
-    low, high = (s.most * x for x in wilson(share, alike))
+    low, high = (s.least + width * x for x in wilson(share, alike))
+  elif s.least < 0:
+    low, high = max(center - half, s.least), center + half
   else:
     factor = math.exp(half / center) if center > 0 else 1.0
     low, high = (center / factor, center * factor) if center > 0 else (0.0, half)
@@ -294,7 +301,8 @@ def gap(s: Scores, arm: str, other: str) -> Estimate:
   deviation, freedom = difference(s.fit, one, two)
   center, half = float(s.means[one] - s.means[two]), deviation.half()
   p = None if s.fit.seeds > 1 and freedom <= 1 else float(2 * deviation.beyond(abs(center)))
-  low, high = max(center - half, -s.most), min(center + half, s.most)
+  most = s.most - s.least
+  low, high = max(center - half, -most), min(center + half, most)
   return Estimate(center, low, high, p, deviation, _spread(s.fit, one, two, float(freedom)))
 
 

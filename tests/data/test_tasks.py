@@ -167,7 +167,7 @@ def test_a_task_without_a_target_says_what_to_give(tmp_path):
 
 @pytest.mark.parametrize('column', ['text', 'label'])
 @pytest.mark.parametrize('raw, says', [
-    ('null', 'is null'), ('NaN', 'is nan'), ('-Infinity', 'is -inf'), ('["a"]', 'is a list'), ('{"a": 1}', 'is an object'),
+    ('null', 'is null'), ('NaN', 'is nan'), ('-Infinity', 'is -inf'), ('[1]', 'is a list'), ('{"a": 1}', 'is an object'),
     (r'"a \ud800 b"', r"'\\ud800', half of a surrogate pair")])
 def test_only_text_numbers_and_truth_values_become_words(tmp_path, column, raw, says):
   """In the prompt and in the target; a row that is not asked of is left alone."""
@@ -295,3 +295,35 @@ def test_what_leaked_is_said_of_the_prepared_files_alone(tmp_path):
     ({'train': [0]}, "leaked names 'train'"), ({'tset': [0]}, "leaked names 'tset'")])
 def test_damaged_numbers_of_leaked_rows_are_refused_by_file(tmp_path, leaked, says):
   refused(f'a/task.json: is damaged: .*{says}', path=prepared(tmp_path / 'a', leaked))
+
+
+ANSWERS = [{'q': 'Who?', 'a': ['Ada', 'Ada Lovelace']}, {'q': 'Where?', 'a': ['London']}, {'q': 'When?', 'a': 'in 1843'}]
+
+
+def test_a_targets_column_may_be_a_list_of_right_answers(tmp_path):
+  """The first is what training learns; rows have as many as they have."""
+  task = tasks.make('files', {'prompt': '{q}', 'target': ' {a}', 'test': write(tmp_path / 'a.jsonl', ANSWERS)})
+  assert [tasks.references_of(task, row) for row in ANSWERS] == [(' Ada', ' Ada Lovelace'), (' London',), (' in 1843',)]
+  assert [e.target for e in examples(task, ANSWERS, of_bytes())] == [' Ada', ' London', ' in 1843']
+
+
+@pytest.mark.parametrize('fields, row, says', [
+    ({}, {'a': []}, r"row 2: column 'a' is a list, which must hold one text or more and nothing else"),
+    ({}, {'a': ['x', 3]}, r"row 2: column 'a' is a list, which must hold one text"),
+    ({}, {'a': ['x', ' ']}, 'row 2: the target is empty'),
+    ({'target': ' {a} {q}'}, {'q': ['x'], 'a': ['x']}, "column 'q' is a list: only text"),
+    ({'target': ' {a} {b}'}, {'a': ['x'], 'b': ['y']}, "columns 'a' and 'b' are lists"),
+    ({'prompt': '{a}'}, {'a': ['x']}, "column 'a' is a list: only text"),
+    ({'choices': ('Ada', 'Bob')}, {'a': ['Ada']}, "label \\['Ada'\\] is not among the choices"),
+    ({'rejected': ' {a}', 'target': ' {q}'}, {'a': ['x']}, "column 'a' is a list: only text")])
+def test_elsewhere_and_of_anything_else_a_list_is_refused(tmp_path, fields, row, says):
+  rows = [{'q': 'Who?', 'a': 'Ada', 'b': 'c'}, {'q': 'Who?', 'b': 'c', **row}]
+  refused(says, **{'prompt': '{q}', 'target': ' {a}', 'choices': None, 'test': write(tmp_path / 'a.jsonl', rows), **fields})
+
+
+def test_plain_text_is_measured_by_its_loss_alone(tmp_path):
+  (tmp_path / 'a.txt').write_text('Some words.')
+  task = tasks.make('text', {'test': f'{tmp_path}/a.txt', 'metrics': ('bits_per_byte', 'perplexity')})
+  assert task.metrics and not task.writes
+  with pytest.raises(InputError, match=r'only its loss is measured, as task\.metrics also by perplexity and bits_per_byte'):
+    tasks.make('text', {'test': f'{tmp_path}/a.txt', 'metrics': ('bleu',)})

@@ -318,3 +318,14 @@ def test_what_is_shown_of_an_example_is_what_the_model_reads(assembled, objectiv
     assert example.row in exp.task.rows('train') and '<extra_id_0>' in example.prompt
     assert [*exp.tokenizer.encode(example.prompt), exp.tokenizer.eos] == example.prompt_ids
     assert [*exp.tokenizer.encode(example.target), exp.tokenizer.eos] == example.target_ids
+
+
+@pytest.mark.quick
+def test_the_bytes_of_a_texts_pieces_are_those_of_the_text():
+  """Also where a piece ends within a character, which decodes to another one of three bytes."""
+  rows = [{'text': WORDS * 3}, {'text': 'ÄÖÜ😀' * 9}, {'text': 'a'}]
+  for context in (5, 6, 64):
+    found = texts.next_token(rows, BYTES, context)
+    counts = texts.byte_counts(found)
+    for row in rows:
+      assert sum(n for n, e in zip(counts, found) if e.row is row) == len(row['text'].encode()) and min(counts) >= 0
