@@ -37,7 +37,10 @@ def get_config():
           'prompt': optional(str),      # template over the columns: 'Review: {text}\nSentiment:'
           'target': optional(str),      # template of the answer: ' {label}'
           'rejected': optional(str),    # of preference pairs: template of the answer that is worse than the target
-          'choices': optional(tuple),   # ('negative', 'positive'): ranked by log-likelihood; None: text is generated
+          'choices': optional(tuple),   # ('negative', 'positive'): ranked; ('{options}',): each row's own, a list column;
+                                        # ('{a}', '{b}'): each row's own, a column each; None: text is generated
+          'scoring': optional(str),     # what choices are ranked by: sum (log-likelihood; None), mean (of that, a token), char,
+                                        # byte (a character or byte of the text), pmi (less that after a prompt without content)
           'metrics': optional(tuple),   # accuracy macro_f1 exact_match bleu chrf rouge1 rouge2 rougeL, …: see docs/metrics.md;
                                         # 'mine.py:score': a function of your own, of a prediction and its row
           'separator': optional(str),   # between few-shot demonstrations

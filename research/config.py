@@ -53,6 +53,7 @@ class TaskSettings(NamedTuple):
   objective: str | None = None
   noise: float | None = None
   span: float | None = None
+  scoring: str | None = None
 
 
 class StrategySettings(NamedTuple):

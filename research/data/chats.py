@@ -3,6 +3,7 @@
 from typing import Any
 
 from research.data.rows import Row
+from research.data.templates import not_text
 from research.errors import InputError
 
 # Who speaks in ShareGPT's `from`, as a chat template calls them.
@@ -96,3 +97,20 @@ def _sharegpt(turn: Any, number: int) -> dict[str, Any]:
   if not isinstance(turn['from'], str) or turn['from'] not in ROLES:
     raise InputError(f'conversations, turn {number}: from={turn["from"]!r:.40}: must be one of {", ".join(ROLES)}')
   return {'role': ROLES[turn['from']], 'content': turn['value']}
+
+
+def check(messages: Any) -> None:
+  """Refuses messages that are no conversation.
+
+  Raises:
+    InputError: says which turn is wrong, and how.
+  """
+  if not isinstance(messages, list) or not messages:
+    raise InputError('messages is not a list of turns, each an object with `role` and `content`')
+  for number, turn in enumerate(messages, 1):
+    if not isinstance(turn, dict):
+      raise InputError(f'messages, turn {number}: is not an object with `role` and `content`')
+    for field in ('role', 'content'):
+      wrong = not_text(turn.get(field)) if field in turn else 'is missing'
+      if wrong or not isinstance(turn[field], str):
+        raise InputError(f'messages, turn {number}: {field} {wrong or "is not text"}')

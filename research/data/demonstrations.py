@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from research.data.rows import Row
-from research.data.tasks import Task, label_column
+from research.data.tasks import Task, label_of
 from research.data.templates import fields_of, fill
 from research.errors import InputError
 
@@ -46,14 +46,14 @@ def _balanced(task: Task, rows: list[Row], shots: int, rng: np.random.Generator)
   """As many of each choice as of any other, give or take one; in each round of them in an order of its own.
 
   Raises:
-    InputError: the task has no choices, or too few rows of one.
+    InputError: the task has no choices that are the same for all rows, or too few rows of one.
   """
-  if not task.choices or task.rejected:
-    raise InputError('strategy.selection=balanced: needs a task with choices')
-  column = label_column(task)
+  if not task.choices or task.rejected or task.own_choices:
+    raise InputError('strategy.selection=balanced: needs a task with choices'
+                     + ' that are the same for all rows' * task.own_choices)
   of_choice: dict[str, list[tuple[Row, str]]] = {choice: [] for choice in task.choices}
   for i in rng.permutation(len(rows)):
-    of_choice[str(rows[i][column])].append((rows[i], _asked(task, rows[i])))
+    of_choice[label_of(task, rows[i])].append((rows[i], _asked(task, rows[i])))
   turns = [task.choices[i] for _ in range(-(-shots // len(task.choices))) for i in rng.permutation(len(task.choices))][:shots]
   for choice in task.choices:
     if len(of_choice[choice]) < turns.count(choice):

@@ -3,9 +3,8 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from research.data import chats, sources
+from research.data import chats, choices, sources
+from research.data.built_in import BUILT_IN
 from research.data.rows import Row
 from research.data.templates import fields_of, fill, fill_each, not_text
 from research.errors import InputError
@@ -21,7 +20,7 @@ class Task(NamedTuple):
   splits: dict[str, list[Row]]          # train, valid, test; a person's own task may lack some
   prompt: str                           # template over a row's columns; not used where rows carry `messages`
   target: str                           # template of the answer, leading space included
-  choices: tuple[str, ...] = ()         # what the answers can be (values of the target's column), or free text
+  choices: tuple[str, ...] = ()         # what the answers can be: texts, or columns ('{options}'); else free text
   metrics: tuple[str, ...] = ()         # names in `evaluation.metrics`
   separator: str = '\n\n'               # between demonstrations
   max_new_tokens: int = 64              # the longest answer that is generated, unless a target is longer
@@ -33,6 +32,8 @@ class Task(NamedTuple):
   rejected: str = ''                    # of preference pairs: template of the answer that is worse than the target
   leaked: dict[str, frozenset[int]] | None = None      # valid, test -> numbers of the rows that training holds, where known
   turns: str = TURNS[0]                 # of the assistant's in `messages`, that training has a loss on
+  scoring: str = 'sum'                  # what choices are ranked by: one of `choices.SCORINGS`
+  numbered: int | None = None           # answers are numbers or letters of choices, counted from this; None: texts
 
   @property
   def writes(self) -> bool:
@@ -44,22 +45,16 @@ class Task(NamedTuple):
       raise InputError(f'task {self.name} has no {split} split (it has {", ".join(self.splits)}); set task.{split}')
     return self.splits[split]
 
+  @property
+  def own_choices(self) -> bool:
+    """Whether each row has choices of its own."""
+    return choices.are_own(self.choices)
+
   def leaked_rows(self, split: str) -> frozenset[int]:
     """Numbers of a split's rows that training holds, as far as is known."""
     return (self.leaked or {}).get(split, frozenset())
 
 
-# Built-in tasks; `data` names a folder of `samples/`.
-BUILT_IN: dict[str, dict[str, Any]] = {
-    'sentiment': dict(data='sentiment_sentences', prompt='Review: {text}\nSentiment:', target=' {label}',
-                      choices=('negative', 'positive'), metrics=('accuracy', 'macro_f1')),
-    'domain': dict(data='sentiment_sentences', prompt='Review: {text}\nWebsite:', target=' {domain}',
-                   choices=('amazon', 'imdb', 'yelp'), metrics=('accuracy', 'macro_f1')),
-    'translation': dict(data='hass_ende', prompt='English: {source}\nGerman:', target=' {target}',
-                        metrics=('bleu', 'chrf', 'exact_match'), max_new_tokens=96),
-    'summary': dict(data='docstring_summary', prompt='Documentation: {document}\nSummary:', target=' {summary}',
-                    metrics=('rouge1', 'rouge2', 'rougeL'), max_new_tokens=64),
-}
 OWN = ('files', 'datasets')
 PAIR = ('chosen', 'rejected')                 # the choices of a task of preference pairs, the target first
 TEXT = 'text'
@@ -72,7 +67,7 @@ def make(name: str, fields: dict[str, Any]) -> Task:
 
   Args:
     name: a key of `BUILT_IN`, one of `OWN`, or `TEXT`.
-    fields: `prompt`, `target`, `rejected`, `choices`, `metrics`, `separator`, `stop`, `max_new_tokens`, `chat`,
+    fields: `prompt`, `target`, `rejected`, `choices`, `scoring`, `metrics`, `separator`, `stop`, `max_new_tokens`, `chat`,
       `turns`; `train`, `valid` and `test` (files, or split names of a data set); `path` and `subset` for the datasets library.
   Raises:
     InputError: no such task, or something about its files, columns or labels is wrong.
@@ -83,7 +78,7 @@ def make(name: str, fields: dict[str, Any]) -> Task:
   if 'stop' in given:
     given['stop'] = (given['stop'],) if isinstance(given['stop'], str) else tuple(map(str, given['stop']))
   if 'choices' in given:
-    given['choices'] = tuple(str(c) for c in given['choices'])
+    given['choices'] = tuple(map(str, [given['choices']] if isinstance(given['choices'], str) else given['choices']))
   if given.get('rejected'):
     if name not in OWN or given.get('choices', PAIR) not in ((), PAIR):
       raise InputError(f'task.rejected={given["rejected"]!r}: is of pairs of your own, which have no task.choices (task.name='
@@ -113,6 +108,7 @@ def make(name: str, fields: dict[str, Any]) -> Task:
     splits = {split: chats.converted(rows, bool(given.get('prompt')), f'task {name}, {split}')
               for split, rows in splits.items()}
     built_in = {'prompt': '', 'target': '', 'metrics': ('accuracy',) if given.get('rejected') else
+                ('accuracy',) if choices.are_own(given.get('choices', ())) else
                 ('accuracy', 'macro_f1') if given.get('choices') else ('exact_match',)}
   elif name == TEXT:
     if path:
@@ -122,6 +118,8 @@ def make(name: str, fields: dict[str, Any]) -> Task:
   else:
     raise InputError(f'task.name={name!r}: no such task (known: {", ".join((*BUILT_IN, *OWN, TEXT))})')
   task = Task(name, splits, **{**built_in, **given})
+  if task.choices and not task.rejected:
+    task = task._replace(numbered=choices.counted_from(task.choices, label_column(task), splits.values()))
   _check_text(task) if name == TEXT else _check(task)
   _check_turns(task)
   return task if 'stop' in given else task._replace(stop=_usual_stop(task))
@@ -136,23 +134,6 @@ def _usual_stop(task: Task) -> tuple[str, ...]:
   return () if in_targets else (task.separator,)
 
 
-def subsample(task: Task, count: int, seed: int) -> Task:
-  """The task with `count` of its training rows, drawn by `seed`, in their order; a larger count holds a smaller one's rows.
-
-  Args:
-    task: has a training split.
-    count: of the rows to keep, 1 or more.
-    seed: of the draw.
-  Raises:
-    InputError: there are not so many.
-  """
-  rows = task.rows('train')
-  if not 0 < count <= len(rows):
-    raise InputError(f'task.rows={count}: must be 0 (all) or up to {len(rows)}, which task {task.name} has to train on')
-  chosen = sorted(np.random.default_rng(seed).permutation(len(rows))[:count])
-  return task._replace(splits={**task.splits, 'train': [rows[i] for i in chosen]})
-
-
 def _check_text(task: Task) -> None:
   if task.objective not in (None, *OBJECTIVES):
     raise InputError(f'task.objective={task.objective!r}: must be one of {", ".join(OBJECTIVES)}')
@@ -160,9 +141,10 @@ def _check_text(task: Task) -> None:
     raise InputError(f'task.noise={task.noise}: must be above 0 and below 1')
   if task.span < 1:
     raise InputError(f'task.span={task.span}: must be 1 or more')
-  if task.prompt or task.target != '{text}' or task.choices or not {*task.metrics} <= {*OF_LOSS} or task.chat:
-    raise InputError('task text has no prompt, target, choices or chat: only its loss is measured, as task.metrics also by '
-                     f'{" and ".join(OF_LOSS)}')
+  if (task.prompt or task.target != '{text}' or task.choices or not {*task.metrics} <= {*OF_LOSS} or task.chat
+      or task.scoring != 'sum'):
+    raise InputError('task text has no prompt, target, choices, scoring or chat: only its loss is measured, as task.metrics '
+                     f'also by {" and ".join(OF_LOSS)}')
   for split, rows in task.splits.items():
     for number, row in enumerate(rows, 1):
       if not isinstance(row.get('text'), str) or not row['text'].strip():
@@ -183,9 +165,19 @@ def label_column(task: Task) -> str:
   return columns[0]
 
 
+def choices_of(task: Task, row: Row) -> tuple[str, ...]:
+  """What a row's answer is chosen among; one whose own choices are no such thing is refused (`InputError`)."""
+  return choices.of_row(task.choices, row) if task.own_choices else task.choices
+
+
 def label_of(task: Task, row: Row) -> str:
-  """Which of its choices a row's target is."""
-  return PAIR[0] if task.rejected else str(row[label_column(task)])
+  """Which of its choices a row's target is; an answer that names none is refused (`InputError`)."""
+  if task.rejected:
+    return PAIR[0]
+  value = row[label_column(task)]
+  if task.numbered is None and not task.own_choices:
+    return str(value)
+  return choices.named(value, choices_of(task, row), task.numbered)
 
 
 def _check(task: Task) -> None:
@@ -194,11 +186,12 @@ def _check(task: Task) -> None:
   if task.objective != 'answer':
     raise InputError(f'task.objective={task.objective!r} is of task.name=text alone')
   label = label_column(task) if task.choices and not task.rejected else None
+  choices.check(task.choices, task.scoring, task.metrics)
   if any(not stop for stop in task.stop):
     raise InputError(f'task.stop={task.stop}: each must be a text of one character or more')
   if task.max_new_tokens < 1:
     raise InputError(f'task.max_new_tokens={task.max_new_tokens}: must be 1 or more')
-  if len(set(task.choices)) != len(task.choices) or len(task.choices) == 1:
+  if len(set(task.choices)) != len(task.choices) or (len(task.choices) == 1 and not task.own_choices):
     raise InputError(f'task.choices={task.choices}: two or more, each once, such as "(\'negative\',\'positive\')"')
   if not all(map(str.strip, task.choices)):
     raise InputError(f'task.choices={task.choices}: one of them is empty, and so no answer')
@@ -219,12 +212,12 @@ def _check_row(task: Task, row: Row, label: str | None) -> None:
     InputError: says why, but not which row.
   """
   if 'messages' in row:
-    check_conversation(row['messages'])
+    chats.check(row['messages'])
     if answered(task, row) and len(row['messages']) == 1:
       raise InputError('messages holds the assistant\'s turn alone, and no turn that it answers')
   else:
     fill(task.prompt, row)
-  if label and label in row and str(row[label]) not in task.choices:
+  if label and label in row and label_of(task, row) not in choices_of(task, row):
     raise InputError(f'label {row[label]!r} is not among the choices ({", ".join(task.choices)})')
   if not task.target and not answered(task, row):
     turns = f'messages, turn {len(row["messages"])}: is the {row["messages"][-1]["role"]}\'s, and no turn answers it; ' \
@@ -263,38 +256,33 @@ def answered(task: Task, row: Row) -> bool:
   return 'messages' in row and not task.choices and row['messages'][-1]['role'] == 'assistant'
 
 
-def target_of(task: Task, row: Row) -> str:
+def target_of(task: Task, row: Row, choice: str | None = None) -> str:
   """A row's target: its template filled in, or the assistant's turn that its messages end with.
 
   A row whose columns cannot be filled in is refused (`InputError`).
+
+  Args:
+    task: says how.
+    row: whose it is.
+    choice: the target where this is the answer; None: the row's own.
   """
-  return references_of(task, row)[0]
+  return references_of(task, row, choice)[0]
 
 
-def references_of(task: Task, row: Row) -> tuple[str, ...]:
-  """All right answers to a row, the target first: several where a column of a free answer is a list. Refuses as `target_of`."""
+def references_of(task: Task, row: Row, choice: str | None = None) -> tuple[str, ...]:
+  """All right answers to a row, the target first: several where a column of a free answer is a list. Refuses as `target_of`.
+
+  Args:
+    task: as for `target_of`, as are the others.
+    row: whose they are.
+    choice: the only one, where this is the answer.
+  """
   if answered(task, row):
     return (row['messages'][-1]['content'],)
   if not task.choices:
     return fill_each(task.target, row)
-  column = None if task.rejected else label_column(task)
-  if column in row and not not_text(row[column]):
-    row = {**row, column: str(row[column])}
+  if not task.rejected:
+    column = label_column(task)
+    if choice is not None or (column in row and not not_text(row[column])):
+      row = {**row, column: label_of(task, row) if choice is None else choice}
   return (fill(task.target, row),)
-
-
-def check_conversation(messages: Any) -> None:
-  """Refuses messages that are no conversation.
-
-  Raises:
-    InputError: says which turn is wrong, and how.
-  """
-  if not isinstance(messages, list) or not messages:
-    raise InputError('messages is not a list of turns, each an object with `role` and `content`')
-  for number, turn in enumerate(messages, 1):
-    if not isinstance(turn, dict):
-      raise InputError(f'messages, turn {number}: is not an object with `role` and `content`')
-    for field in ('role', 'content'):
-      wrong = not_text(turn.get(field)) if field in turn else 'is missing'
-      if wrong or not isinstance(turn[field], str):
-        raise InputError(f'messages, turn {number}: {field} {wrong or "is not text"}')

@@ -14,7 +14,7 @@ WIDEST = 1000      # characters to which a template's format may fill a column u
 
 @lru_cache(maxsize=256)
 def fields_of(template: str) -> tuple[str, ...]:
-  """The columns that a template names.
+  """The columns that a template names; `{options[0]}` is a part of the column `options`.
 
   Raises:
     InputError: its braces are not those of a template, or a format in them is wider than any text needs.
@@ -26,7 +26,33 @@ def fields_of(template: str) -> tuple[str, ...]:
   for _, field, how, _ in parts:
     if any(int(digits) > WIDEST for digits in re.findall(r'\d+', how or '')):
       raise InputError(f'template {template!r:.80}: {{{field}:{how}}} is wider than {WIDEST} characters')
-  return tuple(field for _, field, _, _ in parts if field is not None)
+  return tuple(field.partition('[')[0] for _, field, _, _ in parts if field is not None)
+
+
+@lru_cache(maxsize=256)
+def _values_of(template: str) -> tuple[str, ...]:
+  """The same with the parts of columns, as the template names them."""
+  return tuple(field for _, field, _, _ in string.Formatter().parse(template) if field is not None)
+
+
+def value_of(field: str, row: dict[str, Any]) -> Any:
+  """A column of a row, or with `[0]` or `[name]` a part of one that is a list or an object.
+
+  Raises:
+    InputError: the row has no such column, or that no such part.
+  """
+  column, *keys = re.split(r'\]?\[', field.removesuffix(']')) if '[' in field else [field]
+  if column not in row:
+    raise InputError(f'no column {column!r}, which the template names (columns: {", ".join(map(str, row))})')
+  value = row[column]
+  for key in keys:
+    if isinstance(value, (list, tuple)) and key.isascii() and key.isdecimal() and int(key) < len(value):
+      value = value[int(key)]
+    elif isinstance(value, dict) and key in value:
+      value = value[key]
+    else:
+      raise InputError(f'column {column!r} holds nothing at [{key}], which the template names ({{{field}}})')
+  return value
 
 
 def fill(template: str, row: dict[str, Any]) -> str:
@@ -36,10 +62,9 @@ def fill(template: str, row: dict[str, Any]) -> str:
     InputError: a column is missing, holds something else than text, a finite number or a truth value, or does not fit the
       template's format for it.
   """
-  for name in fields_of(template):
-    if name not in row:
-      raise InputError(f'no column {name!r}, which the template names (columns: {", ".join(map(str, row))})')
-    wrong = not_text(row[name])
+  fields_of(template)
+  for name in _values_of(template):
+    wrong = not_text(value_of(name, row))
     if wrong:
       raise InputError(f'column {name!r} {wrong}')
   try:

@@ -11,10 +11,10 @@ import numpy as np
 
 
 def sums(vectors: np.ndarray, clusters: Sequence[Hashable]) -> np.ndarray:
-  """[c, k]: a metric's sums over each cluster, in the order in which these come.
+  """A metric's sums over each cluster, of shape [c, k], in the order in which these come.
 
   Args:
-    vectors: [n, k] of each example.
+    vectors: of each example, of shape [n, k].
     clusters: of each example, the one that it is of; none: each is its own.
   """
   if not len(clusters):

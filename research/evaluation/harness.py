@@ -14,11 +14,12 @@ from research.data.tokenizer import Tokenizer
 from research.errors import InputError
 from research.evaluation import decode, intervals, metrics, own, shared_prefix
 from research.evaluation.metrics import Scored
-from research.evaluation.score import Scores, score_all
+from research.evaluation.score import Scores, score_all, sizes
 from research.models.functions import Model
 from research.programs.members import CohortVariables
 from research.tree import Tree
 
+RANKED = 'ranked'                # what a prediction's choices were ranked by, where that is not their log-likelihoods
 WITHOUT = '_without_leaked'      # what the name of a score ends with that leaves out the examples that training holds
 
 
@@ -70,7 +71,7 @@ def evaluate_all(model: Model, variables: Tree | CohortVariables, tokenizer: Tok
   variables, cut = shared_prefix.read(model, variables, [ids for e in examples for ids in (e.prompt_ids, *e.content_free)])
   examples = [e._replace(prompt_ids=e.prompt_ids[cut:], content_free=tuple(ids[cut:] for ids in e.content_free))
               for e in examples]
-  scores = score_all(model, variables, examples, batch_size, label, whole=bool(task.rejected))
+  scores = score_all(model, variables, examples, batch_size, label, bool(task.rejected), task.scoring)
   ids: Sequence[list[list[int]] | None] = [None] * len(scores)
   if generate and task.writes:
     ends = dict.fromkeys((*tokenizer.ends, *(e.target_ids[-1] for e in examples)))
@@ -93,15 +94,15 @@ def _measured(tokenizer: Tokenizer, task: Task, examples: Sequence[Example], sco
     scores = [s._replace(loss=math.nan) if decode.NOT_FINITE in i else s for s, i in zip(scores, ids)]      # see `check_finite`
     answers = [cut(tokenizer.decode([n for n in i if n != decode.NOT_FINITE]), task.stop).strip() for i in ids]
     targets = [_said(tokenizer, e).strip() for e in examples]
-  sizes: list[int | None] = [None] * len(examples)
+  lengths: list[int | None] = [None] * len(examples)
   if BITS_PER_BYTE in names:
-    sizes = [*(texts.byte_counts(examples) if task.name == TEXT else (len(e.target.encode()) for e in examples))]
-  scored = [Scored(a, t, s.loss, s.tokens, task.choices, references_of(task, e.row)[1:] if task.writes else (),
-                   b, e.row) for e, a, t, s, b in zip(examples, answers, targets, scores, sizes)]
+    lengths = [*(texts.byte_counts(examples) if task.name == TEXT else (len(e.target.encode()) for e in examples))]
+  scored = [Scored(a, t, s.loss, s.tokens, (*s.choices,), references_of(task, e.row)[1:] if task.writes else (), b, e.row,
+                   ranked=(*s.ranked.values(),)) for e, a, t, s, b in zip(examples, answers, targets, scores, lengths)]
   predictions = [{'id': e.id, 'row': e.row, 'prompt': e.prompt, 'target': s.target, 'prediction': s.prediction,
-                  'loss': s.loss, 'tokens': s.tokens, **({'choices': c.choices} if task.choices else {}),
-                  **({'calibrated': c.ranked} if c.blank else {}), **({'leaked': True} if e.id in leaked else {}),
-                  **({'references': s.references} if s.others else {}), **({'bytes': s.bytes} if s.bytes is not None else {})}
+                  'loss': s.loss, 'tokens': s.tokens, **(_of_choices(task, e, c) if task.choices else {}),
+                  **({'leaked': True} if e.id in leaked else {}), **({'references': s.references} if s.others else {}),
+                  **({'bytes': s.bytes} if s.bytes is not None else {})}
                  for e, s, c in zip(examples, scored, scores)]
   apart = [number for number, e in enumerate(examples) if e.id not in leaked]
   values, ranges, signatures = {}, {}, {}
@@ -121,6 +122,13 @@ def _measured(tokenizer: Tokenizer, task: Task, examples: Sequence[Example], sco
   return Evaluation(predictions, values, ranges, signatures, len(examples) - len(apart))
 
 
+def _of_choices(task: Task, e: Example, scores: Scores) -> dict[str, Any]:
+  """What a prediction says of choices: log-likelihoods, lengths, and what they are ranked by where that is something else."""
+  differs = RANKED if task.scoring != 'sum' else 'calibrated' if scores.blank else None
+  lengths = {'choice_tokens': [*sizes(e, 'mean', bool(task.rejected)).values()], 'choice_bytes': [*sizes(e, 'byte').values()]}
+  return {'choices': scores.choices, **lengths, **({differs: scores.ranked} if differs else {})}
+
+
 def check_finite(evaluation: Evaluation, where: str) -> None:
   """Refuses an evaluation of which some number is no score.
 
@@ -131,7 +139,7 @@ def check_finite(evaluation: Evaluation, where: str) -> None:
     InputError: the loss or answer of some example, or the log-likelihood of a choice, is not finite; names the first.
   """
   for one in evaluation.predictions:
-    choices = {**one.get('choices', {}), **one.get('calibrated', {})}
+    choices = {**one.get('choices', {}), **one.get('calibrated', {}), **one.get(RANKED, {})}
     bad = next((choice for choice, value in choices.items() if not math.isfinite(value)), None)
     if bad is not None or not math.isfinite(one['loss']):
       what = f'the log-likelihood of {bad!r}' if bad is not None else 'the loss, or a logit of the answer,'
@@ -159,5 +167,11 @@ def scored_rows(predictions: list[dict[str, Any]]) -> list[Scored]:
   """What a predictions file holds, ready to be measured again."""
   return [Scored(p['prediction'], p['target'], p['loss'], p['tokens'], tuple(p.get('choices', ())),
                  tuple(p.get('references') or ())[1:], p.get('bytes'), p.get('row'),
-                 {name: value for name, value in p.items() if own.is_own(name) and value is not None} or None)
+                 {name: value for name, value in p.items() if own.is_own(name) and value is not None} or None, _ranked(p))
           for p in predictions]
+
+
+def _ranked(prediction: dict[str, Any]) -> tuple[float, ...]:
+  """What the choices of a prediction were ranked by; nothing where only their texts were kept."""
+  found = prediction.get(RANKED) or prediction.get('calibrated') or prediction.get('choices') or {}
+  return (*found.values(),) if isinstance(found, dict) else ()

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from research.console import say_once
+from research.data.choices import CALIBRATION
 from research.data.tasks import BITS_PER_BYTE, OF_LOSS, TEXT, Task, label_of, references_of
 from research.errors import InputError
 from research.evaluation import confusion, own, translation, words
@@ -28,6 +29,7 @@ class Scored(NamedTuple):
   bytes: int | None = None                   # the target's, in UTF-8; None where nothing asks for them
   row: dict[str, Any] | None = None          # its columns, where they were kept
   judged: Mapping[str, float] | None = None  # name of a person's own metric -> its number, where that is known already
+  ranked: tuple[float, ...] = ()             # what each choice was ranked by, whose softmax is its probability
 
   @property
   def said(self) -> str:
@@ -63,8 +65,8 @@ class Metric(NamedTuple):
 
   def worst(self, scored: Sequence[Scored]) -> np.ndarray:
     """The sums of a run that has learned nothing, of shape [n, k]: it says nothing, or gets the worst number everywhere."""
-    if self.of_prediction:
-      return self.sums([s._replace(prediction='') for s in scored])
+    if self.of_prediction or self.name in CALIBRATION:
+      return self.sums(worst(scored))
     return np.tile([self.least if self.higher_is_better else self.most, 1.0], (len(scored), 1))
 
 
@@ -135,6 +137,63 @@ def _of_own(name: str) -> Metric:
   return Metric(name, sums, _ratio, _ratio, not of.lower, of.most, of.least, of_prediction=False)
 
 
+BINS = 15      # of confidence, equally wide (Guo et al. 2017)
+
+
+def log_probabilities(scored: Sequence[Scored]) -> list[np.ndarray]:
+  """The log of each choice's probability, of shape [choices] for every example: the softmax of what they are ranked by.
+
+  Raises:
+    InputError: of some example it is not known.
+  """
+  found = []
+  for s in scored:
+    if not s.choices or len(s.ranked) != len(s.choices):
+      raise InputError('the predictions hold no probabilities of choices, which ece, brier and log_loss are of: free text was '
+                       'generated, or an earlier version kept the answers alone; evaluate the run again')
+    logits = np.array(s.ranked)
+    found.append(logits - np.logaddexp.reduce(logits))
+  return found
+
+
+def worst(scored: Sequence[Scored]) -> list[Scored]:
+  """The same examples, answered as badly as can be: with nothing, or certain of a wrong choice."""
+  wrong = lambda s: next((i for i, choice in enumerate(s.choices) if choice != s.target), 0)
+  return [s._replace(prediction='', ranked=tuple(0.0 if i == wrong(s) else -math.inf for i in range(len(s.choices))))
+          for s in scored]
+
+
+def _bins(scored: Sequence[Scored]) -> np.ndarray:
+  """Per example [3 x BINS]: in the bin of the likeliest choice's probability that, whether it is right, and 1."""
+  out = np.zeros((len(scored), 3, BINS))
+  for i, (s, logs) in enumerate(zip(scored, log_probabilities(scored))):
+    likeliest = int(logs.argmax())
+    confidence = float(np.exp(logs[likeliest]))
+    at = min(max(math.ceil(confidence * BINS) - 1, 0), BINS - 1)      # a bin holds its upper end
+    out[i, :, at] = confidence, s.choices[likeliest].strip() == s.target.strip(), 1
+  return out.reshape(len(scored), -1)
+
+
+def _ece(totals: np.ndarray) -> np.ndarray:
+  """Expected calibration error: how far confidence is from accuracy, bin by bin, weighted by the bins' examples."""
+  confidence, right, count = np.moveaxis(totals.reshape(*totals.shape[:-1], 3, BINS), -2, 0)
+  return np.abs(confidence - right).sum(-1) / np.maximum(count.sum(-1), 1e-300)
+
+
+def _truth(s: Scored) -> np.ndarray:
+  return np.array([choice.strip() == s.target.strip() for choice in s.choices])
+
+
+def _brier(scored: Sequence[Scored]) -> np.ndarray:
+  """Per example the squared differences of the probabilities from the truth, summed over the choices (Brier 1950): 0 to 2."""
+  return np.array([[((np.exp(logs) - _truth(s)) ** 2).sum(), 1.0] for s, logs in zip(scored, log_probabilities(scored))])
+
+
+def _log_loss(scored: Sequence[Scored]) -> np.ndarray:
+  """Per example the negative log-probability of the true choice among the choices, in nats."""
+  return np.array([[-logs[_truth(s)].sum(), 1.0] for s, logs in zip(scored, log_probabilities(scored))])
+
+
 METRICS: dict[str, Callable[[], Metric]] = {
     'accuracy': lambda: Metric('accuracy', _mean(_equal), _ratio, _ratio),
     'macro_f1': lambda: _of_classes('macro_f1', confusion.macro_f1),
@@ -142,6 +201,10 @@ METRICS: dict[str, Callable[[], Metric]] = {
     'weighted_f1': lambda: _of_classes('weighted_f1', confusion.weighted_f1),
     'matthews': lambda: _of_classes('matthews', confusion.matthews, least=-1.0),
     'exact_match': lambda: Metric('exact_match', _mean(_equal), _ratio, _ratio),
+    'ece': lambda: Metric('ece', _bins, _ece, higher_is_better=False, of_prediction=False),
+    'brier': lambda: Metric('brier', _brier, _ratio, _ratio, higher_is_better=False, most=2.0, of_prediction=False),
+    'log_loss': lambda: Metric('log_loss', _log_loss, _ratio, _ratio, higher_is_better=False, most=math.inf,
+                               of_prediction=False),
     'token_f1': lambda: _of_words('token_f1', words.token_f1),
     'token_f1:unicode': lambda: _of_words('token_f1:unicode', partial(words.token_f1, in_any_script=True)),
     **{name: partial(_of_corpus, name) for name in translation.NAMES},

@@ -10,7 +10,7 @@ from research import config_fields, run_files, tree
 from research.adapters import modules, reading
 from research.config import Config, ModelSettings, Settings, StrategySettings
 from research.console import say, say_once
-from research.data import batches, demonstrations, prompts, tasks, texts, turns
+from research.data import batches, demonstrations, few_rows, prompts, tasks, texts, turns
 from research.data import tokenizer as tokenizers
 from research.data.batches import Document
 from research.data.demonstrations import DemonstrationFn
@@ -51,6 +51,7 @@ class Experiment(NamedTuple):
       return [self.prepared(e) for e in texts.next_token(self.task.rows(split), self.tokenizer, self.text_context)]
     found = [self.prepared(e) for e in prompts.examples(self.task, self.task.rows(split), self.tokenizer,
                                                         self.demonstrations, self.strategy.calibrate)]
+    say_once(prompts.told(self.task, found, split))
     answer = 0
     if split != 'train' and self.task.writes:
       lengths, answer = [len(e.target_ids) for e in found], self.task.max_new_tokens
@@ -161,7 +162,7 @@ def assemble(config: Config, abstract: bool = False, trains: bool = True) -> Exp
     mesh.check_batch(training.batch_size, training.microbatches)
   task = tasks.make(given.task.name, {k: v for k, v in given.task._asdict().items() if k not in ('name', 'label', 'rows')})
   if given.task.rows and (trains or 'train' in task.splits):
-    task = tasks.subsample(task, given.task.rows, training.seed_of('rows'))
+    task = few_rows.subsample(task, given.task.rows, training.seed_of('rows'))
   metrics.check(task, trains)
   m = given.model
   run_as = execution(m.dtype, m.param_dtype, m.scan, m.quantize, m.remat, m.attention)
@@ -177,6 +178,8 @@ def assemble(config: Config, abstract: bool = False, trains: bool = True) -> Exp
     raise InputError(f'strategy.shots={strategy.shots}: task text has no answers to demonstrate')
   if strategy.calibrate and (task.rejected or not task.choices):
     raise InputError('strategy.calibrate=True: needs a task with choices to weigh')
+  if strategy.calibrate and task.scoring != 'sum':
+    raise InputError(f'strategy.calibrate=True: weighs sums of log-likelihoods, and not with task.scoring={task.scoring}')
   shown = demonstrations.choose(task, strategy.shots, strategy.selection, training.seed_of('shots'))
   loaded = base(strategy.last_layers)
   model = loaded.model.config
@@ -215,7 +218,8 @@ def assemble(config: Config, abstract: bool = False, trains: bool = True) -> Exp
   settings = Settings(
       m._replace(**run_as._asdict(), context=context),
       given.task._replace(**{field: getattr(task, field) for field in SAID_BY_TASK}, rejected=task.rejected or None,
-                          turns=None if task.turns == 'last' else task.turns),
+                          turns=None if task.turns == 'last' else task.turns,
+                          scoring=None if task.scoring == 'sum' else task.scoring),
       StrategySettings(name=strategy.name, **row, init_from=given.strategy.init_from,
                        allow_other_base=bool(given.strategy.allow_other_base)),
       training._replace(steps=steps), given.mesh, given.check_memory)

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from research import json_text
-from research.data import chats, tasks
+from research.data import chats
+from research.data.choices import are_own
 from research.data.rows import Found, Row
 from research.data.templates import fields_of, fill, not_text
 from research.data.tokenizer import Tokenizer
@@ -83,10 +84,10 @@ def examine(given: Given, found: Sequence[Place]) -> Part:
 
 
 def label_column(settings: PrepareSettings) -> str | None:
-  """The column of the label: the one that is named, or that the target of a task with choices is made of."""
+  """The column of the label: the one that is named, or that the target of a task is made of whose rows share their choices."""
   s = settings.row
   named = fields_of(s.target or '')
-  return s.label or (named[0] if s.choices and len(named) == 1 else None)
+  return s.label or (named[0] if s.choices and not are_own(s.choices) and len(named) == 1 else None)
 
 
 def _one(given: Given, place: Place, changes: Counter[str]) -> Examined:
@@ -117,7 +118,7 @@ def _in_order(settings: PrepareSettings, row: Row, changes: Counter[str]) -> Row
   row, cleaned = clean.clean(row, settings.clean)
   changes.update(cleaned)
   if 'messages' in row:
-    tasks.check_conversation(row['messages'])
+    chats.check(row['messages'])
     row = {**row, 'messages': _conversation(row['messages'], bool(s.target or label_column(settings)), changes)}
   return row
 
@@ -181,7 +182,8 @@ def _label(settings: PrepareSettings, row: Row) -> str | None:
   if wrong := not_text(value):
     raise _Goes(LABEL, f'{column} {wrong}')
   choices = settings.row.choices
-  if choices and not (str(value) in choices or (settings.labels.join and same(str(value)) in map(same, choices))):
+  known = not choices or are_own(choices) or str(value) in choices
+  if not known and not (settings.labels.join and same(str(value)) in map(same, choices or ())):
     raise _Goes(LABEL, f'{column}={str(value)!r:.60} is not among the choices')
   return str(value)
 

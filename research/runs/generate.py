@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from research.data import chats, prompts, tasks, templates
+from research.data import chats, prompts, templates
 from research.errors import InputError
 from research.evaluation import decode, shared_prefix
 from research.experiment.assemble import Experiment
@@ -82,7 +82,7 @@ def rendered(exp: Experiment, rows: list[dict[str, Any]]) -> list[str]:
       else:
         row = chats.as_messages(row) if 'messages' in row or not exp.task.prompt else row
         if 'messages' in row:
-          tasks.check_conversation(row['messages'])
+          chats.check(row['messages'])
         missing = [c for c in templates.fields_of(exp.task.prompt) if c not in row]
         if (missing or not exp.task.prompt) and 'messages' not in row:
           raise InputError(f'has neither `prompt` nor {f"the column {missing[0]!r} of the task" if missing else "`messages`"}')

@@ -6,7 +6,9 @@ from typing import Any
 import jax
 
 from research import run_files
-from research.evaluation import harness
+from research.data import choices, sources
+from research.distributed import processes
+from research.evaluation import calibration, harness, intervals, metrics
 from research.experiment.assemble import Experiment
 from research.planning import plans
 from research.programs import flops
@@ -30,7 +32,7 @@ def describe(exp: Experiment, outcome: ledger.TrainResult, trainable: int, total
   peak = jax.device_count() * flops.matrix_peak(exp.model.config.dtype) if c.train_flops else 0.0
   return {
       'model': exp.settings.model.source, 'task': exp.called,
-      'strategy': exp.strategy.name,
+      'strategy': exp.strategy.name, **({'scoring': exp.task.scoring} if exp.task.choices else {}),
       'seed': exp.settings.training.seed, 'best_step': outcome.best_step, 'steps': outcome.steps,
       'metrics': {}, 'intervals': {},
       'cost': {'total_params': total, 'trainable_params': trainable, **c._asdict(),
@@ -73,9 +75,36 @@ def record(result: dict[str, Any], evaluation: harness.Evaluation, workdir: Path
   if signatures := {**(result.pop('signatures', None) or {}),
                     **{f'{split}/{name}': x for name, x in evaluation.signatures.items()}}:
     result['signatures'] = signatures
+  _scale(result, workdir)
   leaked = {**(result.pop('leaked', None) or {}), split: evaluation.leaked}
   if leaked := {name: count for name, count in leaked.items() if count}:
     result['leaked'] = leaked
+
+
+def _scale(result: dict[str, Any], workdir: Path) -> None:
+  """Adds `temperature`, fitted on validation, and what scaling by it makes of each other split's calibration; in place.
+
+  Its intervals are over the split's examples, at that temperature.
+
+  Args:
+    result: with the scores of splits, of which some may be of calibration.
+    workdir: the run directory, which holds the splits' predictions.
+  """
+  for told in (result['metrics'], result['intervals']):
+    for name in [name for name in told if name.endswith(calibration.SCALED)]:
+      del told[name]                               # of other validation scores, perhaps
+  result.pop('temperature', None)
+  read = lambda split: harness.scored_rows(sources.read_jsonl(workdir / run_files.PREDICTIONS / f'{split}.jsonl'))
+  wanted = [name.split('/') for name in result['metrics'] if name.split('/')[-1] in choices.CALIBRATION]
+  if not any(split == 'valid' for split, _ in wanted) or not processes.is_primary():
+    return                                         # only the first process writes the result, and sees all files
+  result['temperature'] = calibration.temperature(read('valid'))
+  for split in dict.fromkeys(split for split, _ in wanted if split != 'valid'):
+    scaled = calibration.scaled(read(split), result['temperature'])
+    for metric in (metrics.get(name) for of, name in wanted if of == split):
+      sums, name = metric.sums(scaled), f'{split}/{metric.name}{calibration.SCALED}'
+      result['metrics'][name] = float(metric.score(sums.sum(0)))
+      result['intervals'][name] = intervals.interval(metric, sums)
 
 
 def spoken(evaluation: harness.Evaluation, split: str, ranges: bool = True) -> list[str]:

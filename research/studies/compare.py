@@ -11,7 +11,7 @@ from research import json_text, run_files
 from research.errors import InputError
 from research.evaluation import harness, intervals, metrics
 from research.evaluation.metrics import Metric, Scored
-from research.studies import multiplicity, optimum, outcomes, retained, statistics
+from research.studies import multiplicity, optimum, outcomes, retained, rules, statistics
 from research.studies.grid import Study
 
 LEVEL = 0.05      # of the tests that tell arms apart
@@ -35,6 +35,7 @@ class _Case(NamedTuple):
   scored: list[Scored]                # some run's test rows
   leaked: set[int]                    # numbers of the examples that the training of some run holds
   scores: statistics.Scores
+  by_rule: dict[str, dict[str, float]]       # way to score choices -> arm -> its mean
 
 
 def compare(s: Study, rows: list[Row], workdir: Path, looks: int = 1) -> dict[str, Any]:
@@ -108,7 +109,8 @@ def _case(s: Study, metric: Metric, rows: list[Row], workdir: Path, model: str, 
   trained = {arm for arm, found in reported.items() if found[0]['result']['steps']}
   scores = statistics.scores(metric, {arm: [sums[arm][seed] for seed in seeds] for arm in compared}, trained)
   gaps = {pair: statistics.gap(scores, *pair) for pair in itertools.combinations(compared, 2)}
-  return _Case(model, task, reported, missing, sums, seeds, apart, gaps, some, leaked, scores)
+  by_rule = rules.by_rule(metric, {arm: lines[arm] for arm in compared}, seeds)
+  return _Case(model, task, reported, missing, sums, seeds, apart, gaps, some, leaked, scores, by_rule)
 
 
 def _common(sums: Sums, baseline: str) -> tuple[list[int], list[str]]:
@@ -166,18 +168,9 @@ def _comparison(s: Study, metric: Metric, case: _Case, told: dict[Pair, dict[str
                 'runs': _runs(case, rows, arm), 'best': best.get(arm, {}), 'cost': _mean_cost(found)}
                for arm, found in case.reported.items()],
       'pairs': [{'arm': arm, 'other': other, **{name: x[name] for name in PAIR}} for (arm, other), x in told.items()],
-      'missing': case.missing, **({'signature': signature} if signature else {}), **_without_leaked(s, metric, case),
-      **_retained(s, case, workdir)}
-
-
-def _retained(s: Study, case: _Case, workdir: Path) -> dict[str, Any]:
-  """`retained`: what the trained arms keep of other tasks; nothing where the study names none."""
-  trained = {arm: {r['seed']: r['key'] for r in case.reported[arm]} for arm in case.scores.arms
-             if case.reported[arm][0]['result']['steps']}
-  seeds = [seed for seed in case.seeds if all(seed in of for of in trained.values())]
-  if not s.retain or not trained or not seeds:
-    return {}
-  return {'retained': retained.compare(s, workdir, case.model, trained, seeds)}
+      'missing': case.missing, **({'signature': signature} if signature else {}),
+      **({'scorings': case.by_rule} if case.by_rule else {}), **_without_leaked(s, metric, case),
+      **retained.of_case(s, workdir, case.model, case.reported, case.scores.arms, case.seeds)}
 
 
 def _without_leaked(s: Study, metric: Metric, case: _Case) -> dict[str, Any]:
@@ -226,6 +219,8 @@ def _lines(metric: Metric, scored: list[Scored]) -> dict[str, float | None]:
   choices = scored[0].choices
   if not choices or not metric.of_prediction:
     return {'chance': None, 'majority': None}
+  if any(x.choices != choices for x in scored):      # of each row's own no answer is the most frequent
+    return {'chance': float(np.mean([1 / len(x.choices) for x in scored])) if metric.is_share else None, 'majority': None}
   targets = [x.target for x in scored]
   most = max(choices, key=targets.count)
   same = metric.sums([x._replace(prediction=most) for x in scored])

@@ -8,16 +8,17 @@ from typing import Any
 import matplotlib.pyplot as plt
 import matplotlib.ticker
 
-from research.evaluation import metrics
+from research.evaluation import harness, metrics
 from research.look import COLOURS, STYLE, count
 from research.studies import outcomes
 from research.studies.grid import Study
 
+RELIABILITY = 'reliability'
 Drawn = dict[str, dict[str, str]]      # figure -> {name, title, caption}; `name` is the file's
 
 
 def draw(study: Study, comparison: dict[str, Any], rows: list[dict[str, Any]], workdir: Path) -> list[Drawn]:
-  """Writes figures/*.png for every comparison: of learning, tuning, cost and forgetting, what there is something to draw for.
+  """Writes figures/*.png for every comparison: of learning, tuning, cost, forgetting and reliability, what there is to draw.
 
   Args:
     study: the one that was run.
@@ -34,7 +35,8 @@ def draw(study: Study, comparison: dict[str, Any], rows: list[dict[str, Any]], w
     drawn.append({})
     mine = [r for r in rows if r['model'] == c['model'] and r['task'] == c['task'] and r['result'] and not r['diverged']]
     colour = dict(zip(study.arms, COLOURS * len(study.arms)))
-    for name, draw_one in (('learning', _learning), ('tuning', _tuning), ('cost', _cost), ('retained', _retained)):
+    for name, draw_one in (('learning', _learning), ('tuning', _tuning), ('cost', _cost), ('retained', _retained),
+                           (RELIABILITY, _reliability)):
       with plt.rc_context(STYLE):
         text = draw_one(study, c, mine, workdir, colour)
         if text is not None:
@@ -195,6 +197,30 @@ def _front(points: list[tuple[float, float]], right: bool, up: bool) -> list[tup
   worth = lambda point: (point[0] if right else -point[0], point[1] if up else -point[1])
   beats = lambda a, b: all(p >= q for p, q in zip(worth(a), worth(b))) and worth(a) != worth(b)
   return sorted((a for a in points if not any(beats(b, a) for b in points)), key=worth)
+
+
+def _reliability(study: Study, c: dict[str, Any], rows: list[dict[str, Any]], workdir: Path,
+                 colour: dict[str, str]) -> tuple[str, str] | None:
+  """How often answers of a confidence are right, one panel an arm, all its seeds together; where calibration is measured."""
+  chosen = {arm: [r for r in rows if r['arm'] == arm and r['selected']] for arm in study.arms}
+  chosen = {arm: found for arm, found in chosen.items() if found}
+  if not all(f'{c["split"]}/ece' in r['result']['metrics'] for found in chosen.values() for r in found):
+    return None
+  metric = metrics.get('ece')
+  _, axes = plt.subplots(1, len(chosen), figsize=(2.6 * len(chosen) + 0.5, 2.9), sharey=True, squeeze=False)
+  for axis, (arm, found) in zip(axes[0], chosen.items()):
+    scored = [x for r in found for x in harness.scored_rows(outcomes.predictions(workdir, r['key'], c['split']))]
+    totals = metric.sums(scored).sum(0)
+    confidence, right, count = totals.reshape(3, metrics.BINS)
+    full = count > 0
+    axis.plot([0, 1], [0, 1], color='#888888', ls=':', lw=1, zorder=0)
+    axis.scatter(confidence[full] / count[full], right[full] / count[full], s=10 + 150 * count[full] / count.max(),
+                 color=colour[arm], alpha=0.8)
+    axis.set(title=f'{arm}: ECE {float(metric.score(totals)):.3f}', xlabel='confidence', xlim=(-0.02, 1.08), ylim=(-0.04, 1.04))
+  axes[0][0].set_ylabel('share of right answers')
+  return 'Whether confidence can be believed', (
+      'Answers by the probability of the choice that was given, in 15 bins of equal width; larger points hold more of them. '
+      'On the line, as many are right as the model believes; below it, it believes too much.')
 
 
 def shown(value: Any) -> str:

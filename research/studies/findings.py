@@ -60,10 +60,10 @@ def _answer(study: Study, c: dict[str, Any]) -> list[str]:
   """The best arm, the arms that cannot be told from it, and every arm against the baseline."""
   best, *others = sorted(c['arms'], key=lambda a: a['mean'], reverse=_higher(c))
   out = [f'{"Highest" if _higher(c) else "Lowest"} {c["metric"]}: {best["arm"]}, {interval(best)}.']
-  if c['majority'] is not None:
+  if lines := [c[name] for name in ('chance', 'majority') if c[name] is not None]:
     said = [f'{how} scores {c[name]:.3f}' for name, how in (
         ('chance', 'choosing at random'), ('majority', 'always giving the most frequent answer')) if c[name] is not None]
-    low = [a['arm'] for a in c['arms'] if a['low'] <= max(c['majority'], c['chance'] or 0)]
+    low = [a['arm'] for a in c['arms'] if a['low'] <= max(lines)]
     of_low = f': the interval of {_listed(low)} reaches down to that' if low else ''
     out.append(f'{"; ".join(said).capitalize()}{of_low}.')
   if best['group']:

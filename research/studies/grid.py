@@ -19,7 +19,6 @@ FIELDS: dict[str, Any] = {
 }
 VARIED = ('seed', 'order_seed', 'init_seed', 'dropout_seed', 'rows_seed', 'shots_seed')      # of config.training
 FRESH = 'fresh'      # report_seeds: as many as the seeds, and none of them
-
 PLACE = ('mesh', 'check_memory')      # what of a config is about where it runs, and changes no result
 
 

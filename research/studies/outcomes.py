@@ -23,6 +23,7 @@ PROMPT = 400        # characters of a prompt that are kept: its end
 CURVE = ('step', 'train/loss', 'valid/loss')
 EXAMPLE = ('id', 'target', 'prediction', 'loss', 'tokens', 'choices')
 SOME = ('leaked', 'references', 'bytes')      # kept where some example has them; so are the numbers of a person's own metrics
+OF_CHOICES = ('choice_tokens', 'choice_bytes', 'calibrated', 'ranked')      # kept where choices were ranked
 
 
 def predictions(workdir: Path, key: str, split: str) -> list[dict[str, Any]]:
@@ -126,22 +127,34 @@ def _checked(path: Path) -> list[dict[str, Any]]:
 
 
 def _columns(lines: list[dict[str, Any]], names: Iterable[str]) -> dict[str, list[Any]]:
-  """Lines as columns, which compress well; of choices their texts alone, once."""
+  """Lines as columns, which compress well; of choices their texts, once where all lines have the same, and numbers as lists."""
   columns = {name: [_short(line.get(name)) for line in lines] for name in names}
   if lines and 'choices' in columns:
-    columns['choices'] = list(lines[0].get('choices', ()))
+    texts = [list(line.get('choices', ())) for line in lines]
+    columns['choices'] = texts[0] if all(one == texts[0] for one in texts) else texts
+    if all(isinstance(line.get('choices'), dict) for line in lines):
+      columns['likelihoods'] = [_short(line['choices']) for line in lines]
+      columns |= {name: [_short(line.get(name)) for line in lines] for name in OF_CHOICES}
   return columns
 
 
 def _short(value: Any) -> Any:
+  if isinstance(value, (dict, list)):
+    return [_short(one) for one in (value.values() if isinstance(value, dict) else value)]
   return float(f'{value:.{DIGITS}g}') if isinstance(value, float) else value
 
 
 def _lines(columns: dict[str, list[Any]]) -> list[dict[str, Any]]:
   columns = dict(columns)
   choices = columns.pop('choices', [])
-  same = {'choices': choices} if choices else {}
-  return [{**dict(zip(columns, values)), **same} for values in zip(*columns.values())]
+  lines = [dict(zip(columns, values)) for values in zip(*columns.values())]
+  for number, line in enumerate(lines if choices else []):
+    texts = choices[number] if isinstance(choices[0], list) else choices
+    line['choices'] = dict(zip(texts, line.pop('likelihoods'))) if 'likelihoods' in line else texts
+    for name in ('calibrated', 'ranked'):
+      if (values := line.pop(name, None)) is not None:
+        line[name] = dict(zip(texts, values))
+  return lines
 
 
 def _kept(workdir: Path, key: str) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import copy
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -129,3 +129,20 @@ def compare(s: Study, workdir: Path, model: str, runs: dict[str, dict[int, str]]
 def _metric(example: dict[str, Any]) -> str:
   """What a task is judged by here: the share that is right where choices are ranked, else the loss of the answers."""
   return 'accuracy' if example.get('choices') else 'loss'
+
+
+def of_case(s: Study, workdir: Path, model: str, reported: Mapping[str, Sequence[dict[str, Any]]], arms: Sequence[str],
+            seeds: Sequence[int]) -> dict[str, Any]:
+  """`retained` of one comparison; nothing where the study retains nothing, or nothing was trained.
+
+  Args:
+    s: the study.
+    workdir: its folder.
+    model: whose runs are compared.
+    reported: arm -> the lines of results.jsonl that the answer is about.
+    arms: those that are compared.
+    seeds: that all arms share.
+  """
+  runs = {arm: {r['seed']: r['key'] for r in reported[arm]} for arm in arms if reported[arm][0]['result']['steps']}
+  shared = [seed for seed in seeds if all(seed in of for of in runs.values())]
+  return {'retained': compare(s, workdir, model, runs, shared)} if s.retain and runs and shared else {}

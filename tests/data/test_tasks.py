@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from research.data import prompts, sources, tasks, templates
+from research.data import few_rows, prompts, sources, tasks, templates
 from research.data.prompts import examples
 from research.data.tokenizer import of_bytes
 from research.errors import InputError
@@ -37,12 +37,12 @@ def test_built_in_tasks_bring_their_rows_and_no_row_is_in_two_splits(name, count
 
 def test_fewer_training_rows_are_drawn_by_the_seed_and_more_of_them_hold_those():
   task = tasks.make('sentiment', {})
-  few, more, other = (tasks.subsample(task, count, seed).rows('train') for count, seed in ((16, 0), (64, 0), (16, 1)))
+  few, more, other = (few_rows.subsample(task, count, seed).rows('train') for count, seed in ((16, 0), (64, 0), (16, 1)))
   texts = lambda rows: {row['text'] for row in rows}
   assert len(few) == 16 and texts(few) < texts(more) < texts(task.rows('train')) and texts(few) != texts(other)
-  assert tasks.subsample(task, 16, 0).rows('test') == task.rows('test')
+  assert few_rows.subsample(task, 16, 0).rows('test') == task.rows('test')
   with pytest.raises(InputError, match=r'task.rows=2201: must be 0 \(all\) or up to 2200'):
-    tasks.subsample(task, 2201, 0)
+    few_rows.subsample(task, 2201, 0)
 
 
 def test_own_files_give_their_rows_in_order_and_blank_lines_do_not_count(tmp_path):
@@ -273,7 +273,7 @@ def prepared(folder, leaked, **said):
 def test_a_prepared_folder_says_which_rows_training_holds(tmp_path):
   task = tasks.make('files', {'path': prepared(tmp_path / 'a', {'valid': [1, 0], 'test': [2]})})
   assert [task.leaked_rows(split) for split in sources.SPLITS] == [set(), {0, 1}, {2}]
-  assert tasks.subsample(task, 2, 0).leaked_rows('test') == {2}
+  assert few_rows.subsample(task, 2, 0).leaked_rows('test') == {2}
   for none in (None, {}, {'test': []}):
     task = tasks.make('files', {'path': prepared(tmp_path / 'b', none)})
     assert not any(task.leaked_rows(split) for split in sources.SPLITS)

@@ -212,9 +212,12 @@ def test_scored_rows_read_back_what_a_predictions_file_holds():
   rows = [{'id': 0, 'target': 'b', 'prediction': 'a', 'loss': 2.5, 'tokens': 2, 'choices': {'a': -1.0, 'b': -2.0}},
           {'id': 1, 'target': 'x y', 'prediction': 'x', 'loss': 1.5, 'tokens': 4, 'references': ['x y', 'z'], 'bytes': 4,
            'row': {'a': 1}, 'mine.py:f': 0.5, 'bleu': 3.0}]
-  assert harness.scored_rows(json.loads(json.dumps(rows))) == [Scored('a', 'b', 2.5, 2, ('a', 'b')),
+  assert harness.scored_rows(json.loads(json.dumps(rows))) == [Scored('a', 'b', 2.5, 2, ('a', 'b'), ranked=(-1.0, -2.0)),
                                                                Scored('x', 'x y', 1.5, 4, (), ('z',), 4, {'a': 1},
                                                                       {'mine.py:f': 0.5})]
+  rows[0]['ranked'] = {'a': -0.5, 'b': -0.25}
+  assert harness.scored_rows(rows)[0].ranked == (-0.5, -0.25)
+  assert harness.scored_rows([{**rows[0], 'choices': ['a', 'b'], 'ranked': None}])[0].ranked == ()      # of 0.3's outcomes
 
 
 def of_targets(targets, **fields):

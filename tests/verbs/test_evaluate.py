@@ -60,7 +60,8 @@ def test_evaluate_adds_the_test_split_to_a_run(run):
     assert before[field].items() <= after[field].items()
     assert added.keys() == {'test/loss', 'test/accuracy', 'test/macro_f1'}
     before[field], after[field] = {}, {}
-  assert after == before
+  assert after == before and after['scoring'] == 'sum'
+  assert json.loads((run / 'config.json').read_text())['task']['scoring'] is None      # as before there was one
   assert {split: len(assert_measured_again(run, split)) for split in ('valid', 'test')} == {'valid': 6, 'test': 9}
 
 
@@ -182,3 +183,22 @@ def test_a_base_model_is_scored_without_them_too(prepared, tmp_path):
   result = json.loads((tmp_path / 'w' / 'result.json').read_text())
   assert result['leaked'] == {'test': 1}
   assert result['metrics']['test/accuracy_without_leaked'] == accuracy(tmp_path / 'w', 'test', without=[2])
+
+
+def test_rows_with_choices_of_their_own_are_trained_on_and_their_calibration_is_scaled_by_validation(tmp_path):
+  rows = [{'q': f'{a} or {b}', 'options': [a, b, 'none'][:2 + i % 2], 'answer': 'AB'[i % 2]}
+          for i, (a, b) in enumerate(zip(helpers.WORDS, reversed(helpers.WORDS)))]
+  for split in COUNTS:
+    (tmp_path / f'{split}.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
+  fields = {'task__name': 'files', **{f'task__{split}': f'{tmp_path}/{split}.jsonl' for split in COUNTS},
+            'task__prompt': '{q}:', 'task__target': ' {answer}', 'task__metrics': "('accuracy','ece','log_loss')"}
+  verb('train', '--config=default', f'--workdir={tmp_path}/run', *as_flags(fields), '--config.task.choices={options}',
+       '--config.task.scoring=byte', '--config.model.source=random:llama-tiny', '--config.training.steps=2',
+       '--config.check_memory=False')
+  verb('evaluate', f'--workdir={tmp_path}/run', '--split=test')
+  result = json.loads((tmp_path / 'run' / 'result.json').read_text())
+  assert result['scoring'] == 'byte' and result['temperature'] > 0
+  assert {'test/ece', 'test/ece_scaled', 'test/log_loss_scaled'} <= result['metrics'].keys() == result['intervals'].keys()
+  assert result['metrics']['test/log_loss_scaled'] <= result['metrics']['test/log_loss']      # the splits hold the same rows
+  said = json.loads((tmp_path / 'run' / 'config.json').read_text())['task']
+  assert said['choices'] == ['{options}'] and said['scoring'] == 'byte'

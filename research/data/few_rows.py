@@ -1,0 +1,23 @@
+"""Fewer training rows, drawn by a seed."""
+
+import numpy as np
+
+from research.data.tasks import Task
+from research.errors import InputError
+
+
+def subsample(task: Task, count: int, seed: int) -> Task:
+  """The task with `count` of its training rows, drawn by `seed`, in their order; a larger count holds a smaller one's rows.
+
+  Args:
+    task: has a training split.
+    count: of the rows to keep, 1 or more.
+    seed: of the draw.
+  Raises:
+    InputError: there are not so many.
+  """
+  rows = task.rows('train')
+  if not 0 < count <= len(rows):
+    raise InputError(f'task.rows={count}: must be 0 (all) or up to {len(rows)}, which task {task.name} has to train on')
+  chosen = sorted(np.random.default_rng(seed).permutation(len(rows))[:count])
+  return task._replace(splits={**task.splits, 'train': [rows[i] for i in chosen]})
