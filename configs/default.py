@@ -49,6 +49,7 @@ def get_config():
           'chat': optional(bool),       # put the prompt through the model's chat template
           'turns': optional(str),       # messages: all: training has a loss on each assistant turn; None: on the last alone,
                                         # which is what validation and test measure in any case
+          'cluster': optional(str),     # column of what examples belong to, such as a passage: intervals and tests are by it
           'objective': optional(str),   # text: continuation, span_corruption or denoising; None: as the model is made for
           'noise': optional(float),     # gaps: share of the tokens that go into gaps
           'span': optional(float),      # gaps: tokens in a gap, on average

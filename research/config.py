@@ -50,6 +50,7 @@ class TaskSettings(NamedTuple):
   max_new_tokens: int | None = None
   chat: bool | None = None
   turns: str | None = None
+  cluster: str | None = None
   objective: str | None = None
   noise: float | None = None
   span: float | None = None

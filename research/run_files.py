@@ -32,7 +32,7 @@ COST_FIELDS = {**dict.fromkeys(('trainable_params', 'train_flops', 'train_second
 RESULT_FIELDS = {'best_step?': int, 'steps': int, 'metrics': {str: NUMBER}, 'intervals': {str: [NUMBER]}, 'cost': COST_FIELDS,
                   'leaked?': {str: int}, 'signatures?': {str: str}, 'scoring?': str, 'temperature?': NUMBER}
 PREDICTION_FIELDS = {'id?': int, 'prediction': str, 'target': str, 'loss': NUMBER, 'tokens': int, 'leaked?': bool,
-                     'references?': [str], 'bytes?': int}
+                     'references?': [str], 'bytes?': int, 'cluster?': str}
 FAILED_FIELDS = {'error': str}
 
 

@@ -32,6 +32,7 @@ class Task(NamedTuple):
   rejected: str = ''                    # of preference pairs: template of the answer that is worse than the target
   leaked: dict[str, frozenset[int]] | None = None      # valid, test -> numbers of the rows that training holds, where known
   turns: str = TURNS[0]                 # of the assistant's in `messages`, that training has a loss on
+  cluster: str = ''                     # column of what examples belong to; '': each stands for itself
   scoring: str = 'sum'                  # what choices are ranked by: one of `choices.SCORINGS`
   numbered: int | None = None           # answers are numbers or letters of choices, counted from this; None: texts
 
@@ -68,7 +69,8 @@ def make(name: str, fields: dict[str, Any]) -> Task:
   Args:
     name: a key of `BUILT_IN`, one of `OWN`, or `TEXT`.
     fields: `prompt`, `target`, `rejected`, `choices`, `scoring`, `metrics`, `separator`, `stop`, `max_new_tokens`, `chat`,
-      `turns`; `train`, `valid` and `test` (files, or split names of a data set); `path` and `subset` for the datasets library.
+      `turns`, `cluster`; `train`, `valid` and `test` (files, or split names of a data set); `path` and `subset` for the
+      datasets library.
   Raises:
     InputError: no such task, or something about its files, columns or labels is wrong.
   """
@@ -211,6 +213,8 @@ def _check_row(task: Task, row: Row, label: str | None) -> None:
   Raises:
     InputError: says why, but not which row.
   """
+  if task.cluster and (wrong := not_text(row.get(task.cluster))):
+    raise InputError(f'task.cluster={task.cluster}: that column {wrong if task.cluster in row else "is missing"}')
   if 'messages' in row:
     chats.check(row['messages'])
     if answered(task, row) and len(row['messages']) == 1:

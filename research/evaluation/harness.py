@@ -12,7 +12,7 @@ from research.data.prompts import Example
 from research.data.tasks import BITS_PER_BYTE, OF_LOSS, TEXT, Task, label_of, references_of
 from research.data.tokenizer import Tokenizer
 from research.errors import InputError
-from research.evaluation import decode, intervals, metrics, own, shared_prefix
+from research.evaluation import clusters, decode, intervals, metrics, own, shared_prefix
 from research.evaluation.metrics import Scored
 from research.evaluation.score import Scores, score_all, sizes
 from research.models.functions import Model
@@ -102,19 +102,22 @@ def _measured(tokenizer: Tokenizer, task: Task, examples: Sequence[Example], sco
   predictions = [{'id': e.id, 'row': e.row, 'prompt': e.prompt, 'target': s.target, 'prediction': s.prediction,
                   'loss': s.loss, 'tokens': s.tokens, **(_of_choices(task, e, c) if task.choices else {}),
                   **({'leaked': True} if e.id in leaked else {}), **({'references': s.references} if s.others else {}),
-                  **({'bytes': s.bytes} if s.bytes is not None else {})}
+                  **({'bytes': s.bytes} if s.bytes is not None else {}),
+                  **({'cluster': str(e.row[task.cluster])} if task.cluster else {})}
                  for e, s, c in zip(examples, scored, scores)]
   apart = [number for number, e in enumerate(examples) if e.id not in leaked]
+  of = [str(e.row[task.cluster]) for e in examples] if task.cluster else []
   values, ranges, signatures = {}, {}, {}
   for name in names:
     metric = metrics.get(name)
     vectors = metric.sums(scored)
     if metric.signature:
       signatures[name] = metric.signature(scored)
-    for called, some in ((name, vectors), (name + WITHOUT, vectors[apart])):
-      if called == name or 0 < len(some) < len(vectors):
+    for called, rows in ((name, range(len(vectors))), (name + WITHOUT, apart)):
+      if called == name or 0 < len(rows) < len(vectors):
+        some = clusters.sums(vectors[rows], [of[row] for row in rows] if of else ())
         values[called] = float(metric.score(some.sum(0)))
-        ranges[called] = intervals.interval(metric, some)
+        ranges[called] = intervals.interval(metric, some, bool(of))
     if name != 'loss':
       each = metric.each(vectors) if metric.each else np.full(len(scored), None)
       for prediction, value in zip(predictions, each):

@@ -95,7 +95,7 @@ def _scale(result: dict[str, Any], workdir: Path) -> None:
       del told[name]                               # of other validation scores, perhaps
   result.pop('temperature', None)
   read = lambda split: harness.scored_rows(sources.read_jsonl(workdir / run_files.PREDICTIONS / f'{split}.jsonl'))
-  wanted = [name.split('/') for name in result['metrics'] if name.split('/')[-1] in choices.CALIBRATION]
+  wanted = [name.split('/') for name in result['metrics'] if name.count('/') == 1 and name.split('/')[1] in choices.CALIBRATION]
   if not any(split == 'valid' for split, _ in wanted) or not processes.is_primary():
     return                                         # only the first process writes the result, and sees all files
   result['temperature'] = calibration.temperature(read('valid'))

@@ -2,16 +2,16 @@
 
 import itertools
 import math
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from research import json_text, run_files
 from research.errors import InputError
-from research.evaluation import harness, intervals, metrics
+from research.evaluation import clusters, harness, intervals, metrics
 from research.evaluation.metrics import Metric, Scored
-from research.studies import multiplicity, optimum, outcomes, retained, rules, statistics
+from research.studies import checks, multiplicity, optimum, outcomes, retained, rules, statistics
 from research.studies.grid import Study
 
 LEVEL = 0.05      # of the tests that tell arms apart
@@ -33,6 +33,7 @@ class _Case(NamedTuple):
   apart: list[str]                    # arms that have none of these, and are compared with nothing
   gaps: dict[Pair, statistics.Estimate]      # every pair of arms -> the first minus the second
   scored: list[Scored]                # some run's test rows
+  clusters: list[str]                 # of each example the one that it is of; none: examples stand for themselves
   leaked: set[int]                    # numbers of the examples that the training of some run holds
   scores: statistics.Scores
   by_rule: dict[str, dict[str, float]]       # way to score choices -> arm -> its mean
@@ -99,18 +100,27 @@ def _case(s: Study, metric: Metric, rows: list[Row], workdir: Path, model: str, 
     worst = metric.worst(some)
     for arm, found in reported.items():
       sums[arm] |= {r['seed']: worst for r in _of_setting(rows, found[0]) if r['diverged']}
-  _check_examples(sums, task)
-  _check_targets(scored, task)
+  checks.check_examples(sums, task)
+  checks.check_targets(scored, task)
   for arm, found in reported.items():
     for r in found:
-      _check_score(metric, sums[arm][r['seed']], r, s.report, workdir)
+      checks.check_score(metric, sums[arm][r['seed']], r, s.report, workdir)
   seeds, apart = _common(sums, s.baseline)
   compared = [arm for arm in sums if arm not in apart]
   trained = {arm for arm, found in reported.items() if found[0]['result']['steps']}
-  scores = statistics.scores(metric, {arm: [sums[arm][seed] for seed in seeds] for arm in compared}, trained)
+  of = next(iter(lines[s.baseline].values()))
+  in_clusters = [str(line['cluster']) for line in of] if 'cluster' in of[0] else []
+  scores = _scores(metric, {arm: [sums[arm][seed] for seed in seeds] for arm in compared}, trained, in_clusters)
   gaps = {pair: statistics.gap(scores, *pair) for pair in itertools.combinations(compared, 2)}
   by_rule = rules.by_rule(metric, {arm: lines[arm] for arm in compared}, seeds)
-  return _Case(model, task, reported, missing, sums, seeds, apart, gaps, some, leaked, scores, by_rule)
+  return _Case(model, task, reported, missing, sums, seeds, apart, gaps, some, in_clusters, leaked, scores, by_rule)
+
+
+def _scores(metric: Metric, sums: dict[str, list[np.ndarray]], trained: Collection[str],
+            of: Sequence[str]) -> statistics.Scores:
+  """As `statistics.scores`, over the clusters that examples are of, where they are of some."""
+  found = {arm: [clusters.sums(one, of) for one in of_seeds] for arm, of_seeds in sums.items()}
+  return statistics.scores(metric, found, trained, len(of) / len({*of}) if of else 1.0)
 
 
 def _common(sums: Sums, baseline: str) -> tuple[list[int], list[str]]:
@@ -160,7 +170,8 @@ def _comparison(s: Study, metric: Metric, case: _Case, told: dict[Pair, dict[str
   best = optimum.of_arms(s, [r for r in rows if (r['model'], r['task']) == (case.model, case.task)])
   return {
       'model': case.model, 'task': case.task, 'metric': s.report, 'baseline': s.baseline, 'seeds': case.seeds,
-      'split': s.report.split('/')[0], 'looks': looks, 'examples': case.scores.fit.examples,
+      'split': s.report.split('/')[0], 'looks': looks, 'examples': len(case.scored),
+      **({'clusters': case.scores.fit.examples} if case.clusters else {}),
       'seeds_agree': bool(case.scores.fit.agree), **_lines(metric, case.scored),
       'arms': [{'arm': arm, 'selected': {f.split('.')[-1]: v for f, v in found[0]['setting'].items()},
                 'seeds': [r['seed'] for r in found] if arm in case.apart else case.seeds,
@@ -178,15 +189,16 @@ def _without_leaked(s: Study, metric: Metric, case: _Case) -> dict[str, Any]:
 
   Nothing where none is held; no arms where fewer than two examples are left. It is not tested.
   """
-  kept = [n for n in range(case.scores.fit.examples) if n not in case.leaked]
+  kept = [n for n in range(len(case.scored)) if n not in case.leaked]
+  of = [case.clusters[n] for n in kept] if case.clusters else []
   found: dict[str, Any] = {'leaked': len(case.leaked), 'examples': len(kept), 'arms': []}
   if case.leaked and len(kept) > 1:
     sums = {arm: {seed: x[kept] for seed, x in of_seeds.items()} for arm, of_seeds in case.sums.items()}
     trained = [arm for arm, learns in zip(case.scores.arms, case.scores.fit.pooled) if learns]
-    scores = statistics.scores(metric, {arm: [sums[arm][seed] for seed in case.seeds] for arm in case.scores.arms}, trained)
+    scores = _scores(metric, {arm: [sums[arm][seed] for seed in case.seeds] for arm in case.scores.arms}, trained, of)
     for arm in sums:
       gap = statistics.gap(scores, arm, s.baseline) if arm in scores.arms and arm != s.baseline else None
-      found['arms'].append({'arm': arm, **_level(None, metric, case._replace(sums=sums, scores=scores), arm),
+      found['arms'].append({'arm': arm, **_level(None, metric, case._replace(sums=sums, scores=scores, clusters=of), arm),
                             'difference': {'mean': gap.mean, 'low': gap.low, 'high': gap.high} if gap else None})
   return {'without_leaked': found} if case.leaked else {}
 
@@ -194,13 +206,14 @@ def _without_leaked(s: Study, metric: Metric, case: _Case) -> dict[str, Any]:
 def _level(report: str | None, metric: Metric, case: _Case, arm: str) -> dict[str, float]:
   """An arm's mean with its interval; of one trained model the interval that its own result.json gives of the report."""
   if arm in case.apart:
-    alone = statistics.scores(metric, {arm: list(case.sums[arm].values())}, [])
+    alone = _scores(metric, {arm: list(case.sums[arm].values())}, [], case.clusters)
     estimate, seeds = statistics.mean(alone, arm), [*case.sums[arm]]
   else:
     estimate, seeds = statistics.mean(case.scores, arm), case.seeds
   runs = [r for r in case.reported[arm] if r['seed'] in seeds]
   if len(seeds) == 1 and runs:
-    low, high = runs[0]['result']['intervals'][report] if report else intervals.interval(metric, case.sums[arm][seeds[0]])
+    low, high = runs[0]['result']['intervals'][report] if report else intervals.interval(
+        metric, clusters.sums(case.sums[arm][seeds[0]], case.clusters), bool(case.clusters))
     return {'mean': estimate.mean, 'low': low, 'high': high}
   return {'mean': estimate.mean, 'low': estimate.low, 'high': estimate.high}
 
@@ -239,51 +252,6 @@ def _of_setting(rows: list[Row], one: Row) -> list[Row]:
   """All seeds of a run's setting, also those that did not end."""
   key = lambda r: (r['model'], r['task'], r['arm'], str(r['setting']), r['reports'])
   return [r for r in rows if key(r) == key(one)]
-
-
-def _check_examples(sums: Sums, task: str) -> None:
-  """Refuses arms that were tested on different examples: nothing could be paired.
-
-  Raises:
-    InputError: their numbers differ.
-  """
-  counts = {arm: {len(x) for x in found.values()} for arm, found in sums.items()}
-  if len(set.union(*counts.values())) > 1:
-    told = ', '.join(f'{arm} {" or ".join(map(str, sorted(count)))}' for arm, count in counts.items())
-    raise InputError(f'task {task}: the arms were tested on different numbers of examples ({told}), as texts are cut where an '
-                     'arm leaves less room for them; give all arms one model.context that leaves them the same')
-
-
-SAME = 1e-4      # a score that is measured again differs by no more from what result.json says, of which digits were dropped
-
-
-def _check_score(metric: Metric, sums: np.ndarray, row: Row, report: str, workdir: Path) -> None:
-  """Refuses single examples that are not those of a run's result.
-
-  Raises:
-    InputError: they come to another score.
-  """
-  json_text.expect(row['result'], run_files.RESULT_FIELDS, f'{workdir}: the result of {row["key"]}')
-  again, told = float(metric.score(sums.sum(0))), row['result']['metrics'].get(report)
-  if told is None or not math.isclose(again, told, rel_tol=SAME, abs_tol=SAME):
-    raise InputError(f'{workdir}: the {len(sums)} examples of {row["key"]} come to {report} {again:.6g}, but its result says '
-                     f'{told}: one of them is damaged; evaluate the run again')
-
-
-def _check_targets(scored: dict[str, dict[int, list[Scored]]], task: str) -> None:
-  """Refuses arms that were tested on other examples with the same seed: nothing could be paired.
-
-  Raises:
-    InputError: names the first example whose targets differ.
-  """
-  of_seed: dict[int, tuple[str, list[Scored]]] = {}
-  for arm, by_seed in scored.items():
-    for seed, mine in by_seed.items():
-      other, theirs = of_seed.setdefault(seed, (arm, mine))
-      different = [n for n, (a, b) in enumerate(zip(mine, theirs)) if a.target != b.target]
-      if different and len(mine) == len(theirs):
-        raise InputError(f'task {task}: {arm} and {other} were tested on different examples (the targets of row {different[0]} '
-                         f'differ), so nothing can be paired')
 
 
 def _mean_cost(found: list[Row]) -> dict[str, Any]:

@@ -165,8 +165,9 @@ def _sure(study: Study, c: dict[str, Any], earlier: Sequence[dict[str, Any]]) ->
     out = ['One seed: the intervals are over test examples only. They tell how these trained models differ, and nothing '
            'about how much another seed would move them; the tests are of these models, not of arms.']
   else:
-    out = [f'{len(c["seeds"])} seeds, {c["examples"]:,} examples. Both are samples: an interval says how far a score would '
-           'move with other seeds and other examples of their kind.']
+    in_clusters = f' in {c["clusters"]:,} clusters, over which everything here is counted' if 'clusters' in c else ''
+    out = [f'{len(c["seeds"])} seeds, {c["examples"]:,} examples{in_clusters}. Both are samples: an interval says how far a '
+           'score would move with other seeds and other examples of their kind.']
     trained = sum(a['cost']['train_flops'] > 0 for a in c['arms'])
     if trained > 2:
       out.append('How far seeds move a trained arm is told by all of them together: no test finds that they differ in it.'
@@ -183,7 +184,8 @@ def _sure(study: Study, c: dict[str, Any], earlier: Sequence[dict[str, Any]]) ->
                  f'[{low:.3f}, {high:.3f}].')
     if d and d['needed'] and _against(d) == 'cannot be told from':
       n = d['needed']
-      ways = [f'{n[what]:,} {what}' for what in ('seeds', 'examples') if n[what]]
+      ways = [f'{n[what]:,} {"clusters" if "clusters" in c and what == "examples" else what}'
+              for what in ('seeds', 'examples') if n[what]]
       out.append(f'To tell {a["arm"]} from {c["baseline"]} if they differ by {n["difference"]:.3f} (80 % power, one test): '
                  + (f'{_listed(ways, "or")}, the other as it is.' if ways else 'more seeds and more examples; neither alone '
                     'is enough.'))

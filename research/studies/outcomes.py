@@ -22,7 +22,8 @@ DIGITS = 7          # of each number kept: as many as float32 has
 PROMPT = 400        # characters of a prompt that are kept: its end
 CURVE = ('step', 'train/loss', 'valid/loss')
 EXAMPLE = ('id', 'target', 'prediction', 'loss', 'tokens', 'choices')
-SOME = ('leaked', 'references', 'bytes')      # kept where some example has them; so are the numbers of a person's own metrics
+# Kept where some example has them; so are the numbers of a person's own metrics.
+SOME = ('leaked', 'references', 'bytes', 'cluster')
 OF_CHOICES = ('choice_tokens', 'choice_bytes', 'calibrated', 'ranked')      # kept where choices were ranked
 
 

@@ -104,7 +104,8 @@ def predictions(scored):
 
 def recorded(told, scored, workdir, split, names=('accuracy', 'ece', 'log_loss')):
   scores = {name: value(name, scored) for name in names}
-  result.record(told, harness.Evaluation(predictions(scored), scores, {name: [0.0, 1.0] for name in scores}), workdir, split)
+  ranges = {name: [0.0, 1.0] for name in scores}
+  result.record(told, harness.Evaluation(predictions(scored), scores, ranges, {}), workdir, split)
 
 
 @pytest.mark.parametrize('order', [('valid', 'test'), ('test', 'valid')])

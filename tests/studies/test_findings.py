@@ -21,11 +21,13 @@ def study(arms, margin=None, **more):
           arm: {'strategy': {'name': 'lora'}, 'grid': {'training.learning_rate': [1e-3]}} for arm in arms}}, 'x.py')
 
 
-def ran(workdir, arms, margin=None, examples=EXAMPLES, answers=('yes', 'no'), members=None, earlier=(), leaked=(), **of_study):
+def ran(workdir, arms, margin=None, examples=EXAMPLES, answers=('yes', 'no'), members=None, earlier=(), leaked=(),
+        each=0, **of_study):
   """{question title: sentences} of a finished study.
 
   arms: {arm: {seed: share of right answers, or 'failed' or 'diverged'}}; members: {arm: how many were trained as one program};
-  earlier: the fields of the plan that were changed after each report; leaked: numbers of the examples that training holds.
+  earlier: the fields of the plan that were changed after each report; leaked: numbers of the examples that training holds;
+  each: examples of a cluster, where there are some.
   """
   rng, rows, s = np.random.default_rng(0), [], study(list(arms), margin, **of_study)
   hard = rng.random(examples)
@@ -38,7 +40,8 @@ def ran(workdir, arms, margin=None, examples=EXAMPLES, answers=('yes', 'no'), me
         continue
       right = hard + rng.normal(0, 0.1, examples) < share
       lines = [{'prompt': f'Is it {i}?', 'prediction': answers[0 if r else 1], 'target': answers[0], 'loss': 1.0, 'tokens': 1,
-                'choices': {}, **({'leaked': True} if i in leaked else {})} for i, r in enumerate(right)]
+                'choices': {}, **({'leaked': True} if i in leaked else {}),
+                **({'cluster': f'passage {i // each}'} if each else {})} for i, r in enumerate(right)]
       folder = workdir / runner.RUNS / f'{arm}-{seed}' / 'predictions'
       folder.mkdir(parents=True)
       (folder / 'test.jsonl').write_text(''.join(json.dumps(line) + '\n' for line in lines))
@@ -243,3 +246,15 @@ def test_a_second_look_at_the_answer_is_told_and_each_p_counts_twice(tmp_path):
           'abc). This is look 2 at the answer, so each p is 2 times what it would be at the first.') in said['How sure']
   _, said = ran(tmp_path / '3', arms, earlier=[['question']])
   assert any('That changes no test.' in sentence for sentence in said['How sure'])
+
+
+def test_of_clusters_intervals_and_tests_are_over_these_and_scores_are_the_same(tmp_path):
+  arms = {'base': same(0.4), 'other': same(0.6)}
+  (alone, _), (c, told) = ran(tmp_path / 'a', arms), ran(tmp_path / 'c', arms, each=10)
+  assert 'clusters' not in alone and c['clusters'] == -(-c['examples'] // 10) and c['examples'] == alone['examples']
+  for one, other in zip(alone['arms'], c['arms']):
+    assert one['mean'] == pytest.approx(other['mean'])
+    assert other['low'] <= other['mean'] <= other['high'] and (other['low'], other['high']) != (one['low'], one['high'])
+  assert f'in {c["clusters"]} clusters, over which everything here is counted' in told['How sure'][0]
+  leaked, _ = ran(tmp_path / 'l', arms, each=10, leaked=range(10))
+  assert leaked['without_leaked']['examples'] == c['examples'] - 10 and leaked['without_leaked']['arms'][0]['low'] > 0

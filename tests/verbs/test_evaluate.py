@@ -7,7 +7,9 @@ import helpers
 import pytest
 from helpers import as_flags, config, reviews
 
+from research import run_files
 from research.distributed import mesh
+from research.evaluation import clusters, harness, intervals, metrics
 from research.experiment import restore
 from research.runs.train import train_one
 
@@ -202,3 +204,22 @@ def test_rows_with_choices_of_their_own_are_trained_on_and_their_calibration_is_
   assert result['metrics']['test/log_loss_scaled'] <= result['metrics']['test/log_loss']      # the splits hold the same rows
   said = json.loads((tmp_path / 'run' / 'config.json').read_text())['task']
   assert said['choices'] == ['{options}'] and said['scoring'] == 'byte'
+
+
+def test_intervals_are_by_cluster_where_the_task_names_one(tmp_path):
+  rows = [{'text': f'Row {i}', 'label': ('negative', 'positive')[i % 2], 'passage': i // 4} for i in range(12)]
+  run_files.write_jsonl(tmp_path / 'test.jsonl', rows)
+  task = [f'--config.task.{field}={value}' for field, value in {
+      'name': 'files', 'test': tmp_path / 'test.jsonl', 'prompt': '{text}', 'target': ' {label}',
+      'choices': "('negative','positive')"}.items()]
+  for name, more in (('alone', []), ('by', ['--config.task.cluster=passage'])):
+    verb('evaluate', *BASE, *task, *more, '--config.strategy.shots=0', f'--workdir={tmp_path}/{name}')
+  alone, by = (json.loads((tmp_path / name / 'result.json').read_text()) for name in ('alone', 'by'))
+  assert alone['metrics'] == by['metrics'] and alone['intervals'] != by['intervals']
+  lines = [json.loads(line) for line in (tmp_path / 'by' / 'predictions' / 'test.jsonl').open()]
+  assert [line['cluster'] for line in lines] == [str(i // 4) for i in range(12)]
+  metric = metrics.get('macro_f1')
+  summed = clusters.sums(metric.sums(harness.scored_rows(lines)), [line['cluster'] for line in lines])
+  assert len(summed) == 3 and by['intervals']['test/macro_f1'] == intervals.interval(metric, summed, True)
+  done = helpers.verb('evaluate', *BASE, *task, '--config.task.cluster=chapter', f'--workdir={tmp_path}/none')
+  assert done.returncode == 2 and 'row 1: task.cluster=chapter: that column is missing' in done.stderr
