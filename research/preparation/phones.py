@@ -32,13 +32,14 @@ _NUMBER = re.compile(r'(?:\b|_)(?:no|nr|num|number|nummer|n°|nº)[\s.:\#="\'_-]
 # What may stand before a number that nothing announces.
 _FREE = re.compile(r'(?:^|[\s("\'„“”«»‚‘’‹›<>\[\]{;|*:（]|(?<!\d),)$')
 _LAST = re.compile(r'(?<!\d)(\d{1,20})[ .-]$')      # a number right before, as in a list
-_PART = re.compile(r'[^\W]|[.,]\d|-\w')      # what goes on after the digits, so that they are no number
+_PART = re.compile(r'(?!x\d{1,6}(?!\w))\w|[.,:]\d|-\w', re.I)      # what goes on after the digits, so that they are no number
 _AMOUNT = re.compile(r' ?(?:[€$£¥%°]|(?:EUR|USD|GBP|CHF|kg|km|mm|cm|ms|MB|GB|kB|Hz|kWh|Mio|Mrd|million|bytes?|Euro|Stück)\b)')
 _DATE = re.compile(
   r'(?:\d{4}([./-])\d{1,2}\1\d{1,2}|\d{1,2}([./-])\d{1,2}\2(?:\d{4}|\d{2}))(?![./-]?\d)'
   r'|\d{1,2}\.\d{2} ?[\u2010-\u2013-] ?\d{1,2}\.\d{2}(?!\d)'
 )
-_AMERICAN = re.compile(r'\(\d{3}\) ?\d{3}[ -]\d{4}|(?:1[ -])?[2-9]\d\d-\d{3}-\d{4}')
+_AMERICAN = re.compile(r'\(\d{3}\) ?\d{3}[ -]\d{4}|(?:1[ -])?[2-9]\d\d-\d{3}-\d{4}|[2-9]\d\d\.[2-9]\d\d\.\d{4}')
+_BRACKETED = re.compile(r'\(0\d{2,5}\) ?\d{3,4}')      # an area's code
 
 
 class _Around(NamedTuple):
@@ -76,7 +77,8 @@ def _usable(text: str, groups: list[tuple[int, int]], abroad: bool) -> list[int]
     alike = following and len(following[1]) == 1 and following[1] not in '/(' and len(following[2]) == end - begin
     if not _PART.match(text, end) and (abroad or not alike):
       found.append(end)
-    whole = end - begin >= 6 + (count == 1 and text[begin] == '0')      # longer than what a number begins with
+    # Longer than what a number begins with; a country's code may stand with its area's.
+    whole = end - begin >= (6 if count > 1 else 9 if abroad else 6 + (text[begin] == '0'))
     bracketed = text[begin - 1:begin] == '(' and end - begin >= 7
     if whole and text[end:end + 1] in (' ', '\u00a0', '/'):
       break      # what follows is a thing of its own
@@ -109,7 +111,7 @@ def _around(text: str, begin: int) -> _Around:
   other = bool(_OTHER.search(before)) or (not told and bool(_NUMBER.search(before)))
   first = _GROUP.search(text, begin)
   last = _LAST.search(before)
-  listed = first and last and len(last[1]) == len(first[0])
+  listed = first and last and len(last[1]) == len(first[0]) and text[begin].isdigit()
   return _Around(told and not other, not other and not listed and bool(_FREE.search(before)))
 
 
@@ -124,8 +126,8 @@ def _possible(written: str, regions: Sequence[str]) -> bool:
 
 
 def _abroad(written: str, strict: bool) -> str:
-  """E.164 of a number with its country's code; not strictly, one in groups of which only the length is right."""
-  return _parsed(written, None, strict) if strict or re.search(r'\d\D+\d', written) else ''
+  """E.164 of a number with its country's code; not strictly, a long one or one in groups of which only the length is right."""
+  return _parsed(written, None, strict) if strict or re.search(r'\d\D+\d|\d{11}', written) else ''
 
 
 @functools.lru_cache(1024)
@@ -171,7 +173,7 @@ def _usual(written: str, groups: list[str], strict: bool, told: bool, region: st
   """Whether a region's numbers are written like this, so that it is worth the while to parse it."""
   digits, of = ''.join(groups), _region(region)
   if digits.startswith('0') and of.prefix in ('0', None):
-    return len(digits) >= 9 and digits[1] != '0' and (strict or (told and len(groups) > 1))
+    return len(digits) >= 9 and digits[1] != '0' and (strict or (told and len(groups) > 1) or bool(_BRACKETED.match(written)))
   if not strict or of.prefix == '0':
     return False
   if of.code == 1:

@@ -3,6 +3,7 @@
 How each is written, and the check that it holds. Every pattern reads a long text once, whatever stands in it.
 """
 
+import base64
 import functools
 import ipaddress
 import itertools
@@ -79,8 +80,11 @@ def _drawn(value: str) -> bool:
 
 
 def _secret(found: re.Match[str], value: str) -> bool:
-  if found['url'] or found['basic']:
+  if found['url']:
     return True
+  if found['basic']:
+    bare = value.rstrip('=')
+    return len(bare) % 4 != 1 and b':' in base64.b64decode(bare + '=' * (-len(bare) % 4))      # a name and a password
   if found['word']:
     kinds = sum(any(map(test, value)) for test in (str.islower, str.isupper, str.isdigit, lambda c: not c.isalnum()))
     return kinds >= 3 or (any(map(str.isdigit, value)) and any(map(str.isalpha, value)))
@@ -153,7 +157,7 @@ _GROUPED = frozenset({(4, 4, 4, 4), (4, 6, 5), (4, 6, 4), (4, 4, 4, 4, 3), (4, 4
                       (4, 4, 4, 2), *((whole,) for whole in range(13, 20))})
 _ISSUERS = re.compile(r"""4(?:\d{12}|\d{15}|\d{18}) | (?:5[1-5]\d\d|222[1-9]|22[3-9]\d|2[3-6]\d\d|27[01]\d|2720)\d{12}
   | 3[47]\d{13} | 3(?:0[0-5]|[689]\d)\d{11} | 3(?:0[0-5]|[689]\d)\d{13,16}
-  | (?:6011|65\d\d|64[4-9]\d|62\d\d|81[0-7]\d|35(?:2[89]|[3-8]\d))\d{12,15}
+  | (?:6011|65\d\d|64[4-9]\d|62\d\d|81[0-7]\d|35\d\d)\d{12,15} | (?:2131|1800)\d{11}
   | (?:50|5[6-8]|6[37])\d{11,17} | 220[0-4]\d{12,15}""", re.X)
 
 

@@ -20,8 +20,13 @@ pytestmark = pytest.mark.quick
     ('phone', 'Ruf an: 030 2093-1234.', '030 2093-1234'), ('phone', 'call (212) 555-0123 now', '(212) 555-0123'),
     ('phone', '+49 (0)30 20931234 oder später', '+49 (0)30 20931234'),
     ('phone', 'Tel. +44 20 7946 0958 x12!', '+44 20 7946 0958 x12'), ('phone', '„030 20931234“ sagt er', '030 20931234'),
+    ('phone', 'or 206.269.0743x9150, ok', '206.269.0743x9150'), ('phone', 'at +1-780-563-6083x7783', '+1-780-563-6083x7783'),
+    ('phone', 'at +441632 960070 or', '+441632 960070'), ('phone', 'at +441632960423.', '+441632960423'),
+    ('phone', 'ring (0115) 496 0483', '(0115) 496 0483'), ('phone', 'at +4930123456 12 times', '+4930123456'),
     ('phone', '＋４９ ３０ ２０９３１２３４', '＋４９ ３０ ２０９３１２３４'),
     ('card', 'Visa 4111 1111 1111 1111.', '4111 1111 1111 1111'), ('card', 'pay 378282246310005', '378282246310005'),
+    ('card', 'JCB 3506191316878487', '3506191316878487'), ('card', 'JCB 180094304723328', '180094304723328'),
+    ('key', 'Authorization: Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==', 'QWxhZGRpbjpvcGVuIHNlc2FtZQ=='),
     ('iban', 'IBAN: DE89 3704 0044 0532 0130 00, danke', 'DE89 3704 0044 0532 0130 00'),
     ('iban', 'gb82west12345698765432', None),
     ('ip', 'from 203.0.113.77:8080', '203.0.113.77'), ('ip', 'at [2001:db8::8a2e:370:7334]', '2001:db8::8a2e:370:7334'),
@@ -36,6 +41,7 @@ def test_what_has_the_form_of_personal_data_is_found(kind, text, value):
     '2024-05-31 10:22:33 and 31.05.2024', '$1,234,567.89 or 1.234.567,89 €', 'ISBN 978-3-16-148410-0', 'order 12345678901',
     'version 1.2.3.4, v10.0.0.1', 'std::vector<int>::iterator, a::b', 'react@18.2.0 and icon@2x.png', '@anna said', 'A @ B',
     'DE89 3704 0044 0532 0130 01', '4111 1111 1111 1112', '52.520008, 13.404954', '550e8400-e29b-41d4-a716-446655440000',
+    'either basic Bestellnummer', 'Basic understanding of it', 'at 1280x1024, 0.30103x1',
     'password: required', 'token=get_token()', 'the years 1990-2010', '12:30:45', '0.123456789012', ''])
 def test_what_only_looks_like_it_is_left(text):
   assert find(text) == []
