@@ -56,3 +56,15 @@ def test_a_cohort_takes_turns_with_its_members():
   [row] = rows('cohort', '--model=random:llama-tiny', '--rows=3:1x32', '--rounds=2')
   assert row['row'] == 'lora 3 x 1 x 32' and row['rounds'] == 2 and row['ratio'] > 0 and row['chosen'] in (1, 3)
   assert row['alone_peak_bytes'] < row['peak_bytes'] < 3 * row['alone_peak_bytes']
+
+
+def test_prepare_finds_what_is_planted_and_says_what_more_rows_would_take():
+  found = {row.pop('row'): row for row in rows('prepare', '--sizes=300,600', '--planted=400', '--personal=60')}
+  assert found['near duplicates']['recall'] == found['near duplicates']['precision'] == 1
+  assert found['near duplicates']['dropped_below_half'] == 0
+  leaks = found['leaks']
+  assert leaks['exact_recall'] == leaks['near_recall'] == leaks['ngram_recall'] == leaks['precision'] == 1
+  assert all(found[f'personal data: {kind}']['planted'] > 0 for kind in ('email', 'phone', 'card', 'iban', 'ip', 'key'))
+  assert found['300 rows']['read'] == 300 and found['600 rows']['dropped']['exact_duplicate'] == 30
+  assert found['600 rows']['resident_bytes'] > 1e8 and found['planned: 10,000,000 rows'].keys() == {
+      'seconds', 'personal_seconds', 'resident_bytes'}
