@@ -7,7 +7,10 @@ import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
+
+from research.errors import InputError
 
 T = TypeVar('T')
 R = TypeVar('R')
@@ -42,6 +45,8 @@ def mapped(function: Callable[[Any, Sequence[T]], R], given: Any, parts: Iterabl
     function: of a module, so that another process finds it.
     given: the same for all.
     parts: one after the other; few are held at a time.
+  Raises:
+    InputError: one of the processes was ended from outside.
   """
   parts = iter(parts)
   first = [*itertools.islice(parts, ALONE + 1)]
@@ -57,6 +62,9 @@ def mapped(function: Callable[[Any, Sequence[T]], R], given: Any, parts: Iterabl
           yield waiting.popleft().result()
       while waiting:
         yield waiting.popleft().result()
+    except BrokenProcessPool:
+      raise InputError('a process that looked at rows was ended from outside, perhaps for want of memory; nothing is left '
+                       'behind; try it again with more room') from None
     finally:
       for one in waiting:
         one.cancel()

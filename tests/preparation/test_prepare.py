@@ -1,6 +1,7 @@
 """From raw files to a prepared folder: nothing good is lost, and a second time it is the same."""
 
 import json
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -106,6 +107,16 @@ def test_other_processes_give_the_same_bytes(tmp_path, monkeypatch):
   prepare(fields, [str(tmp_path / 'in.jsonl')], tmp_path / 'out')
   for file in (tmp_path / 'alone').rglob('*.*'):
     assert file.read_bytes() == (tmp_path / 'out' / file.relative_to(tmp_path / 'alone')).read_bytes()
+
+
+def end(given, part):
+  os._exit(1)
+
+
+def test_a_process_that_is_ended_from_outside_is_one_line(monkeypatch):
+  monkeypatch.setattr(workers, 'ALONE', 1)
+  with pytest.raises(InputError, match='was ended from outside'):
+    list(workers.mapped(end, None, [[1], [2], [3]]))
 
 
 def test_the_report_says_what_happened_in_fields_that_stay(tmp_path):
