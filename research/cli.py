@@ -156,7 +156,7 @@ def _with_templates(arguments: list[str]) -> list[str]:
   return out
 
 
-PLACES = ('workdir', 'input', 'output')      # flags that name a file or folder
+PLACES = ('workdir', 'input', 'output', 'include_path', 'against')      # flags that name a file or folder
 
 
 def _parse() -> None:

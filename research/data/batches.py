@@ -42,7 +42,7 @@ def prompt_with_answer(example: Example, start: int | None = None) -> Document:
     example: a row as token ids.
     start: the decoder's start token, where an encoder reads the prompt; None: there is no encoder.
   """
-  return _document(example.prompt_ids, [example.target_ids], start, example.learned)
+  return prompt_with_answers(example.prompt_ids, [example.target_ids], start, example.learned)
 
 
 def prompt_with_choices(example: Example, start: int | None = None) -> Document:
@@ -53,11 +53,19 @@ def prompt_with_choices(example: Example, start: int | None = None) -> Document:
     start: as for `prompt_with_answer`.
   """
   end = example.target_ids[-1]
-  return _document(example.prompt_ids, [[*ids, end] for ids in example.choices.values()], start)
+  return prompt_with_answers(example.prompt_ids, [[*ids, end] for ids in example.choices.values()], start)
 
 
-def _document(prompt: list[int], answers: Sequence[list[int]], start: int | None,
-              learned: Sequence[tuple[int, int]] = ()) -> Document:
+def prompt_with_answers(prompt: list[int], answers: Sequence[list[int]], start: int | None,
+                        learned: Sequence[tuple[int, int]] = ()) -> Document:
+  """The prompt once, with every answer on a branch; the targets are what is learned of the prompt, then the answers' tokens.
+
+  Args:
+    prompt: its ids.
+    answers: the ids of one or more.
+    start: as for `prompt_with_answer`.
+    learned: stretches of the prompt that are targets too.
+  """
   source, prompt = ((), prompt) if start is None else (prompt, [start])
   P = len(prompt)
   tokens, positions, branches = list(prompt), list(range(P)), [0] * P

@@ -1,8 +1,9 @@
 """Log-likelihoods of given answers: of each row's target, and of each of its choices."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from research.console import tracked
@@ -14,7 +15,7 @@ from research.models.functions import Model
 from research.programs import members
 from research.programs.compile import compiled
 from research.programs.members import CohortVariables
-from research.training import cohort
+from research.training import cohort, steps
 from research.tree import Tree
 
 Asked = tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]      # a prompt without content, and the choices after it
@@ -63,13 +64,35 @@ def document_losses(model: Model, variables: Tree | CohortVariables, documents: 
   Returns:
     An array for each document, of shape [targets], or of several members [members, targets].
   """
+  return _of_targets(cohort.eval_step, model, variables, documents, batch_size, label)
+
+
+def document_losses_and_hits(model: Model, variables: Tree, documents: Sequence[Document], batch_size: int,
+                             label: str | None = None) -> list[np.ndarray]:
+  """The loss of every target of every document, and whether no other token is likelier there.
+
+  Args:
+    model: of the run.
+    variables: of the run.
+    documents: one or more.
+    batch_size: packed sequences per batch, at most.
+    label: of the progress line; None for silence.
+  Returns:
+    An array for each document, float64 of shape [2, targets]: the losses in nats, and 1 or 0.
+  """
+  return _of_targets(steps.hit_step, model, variables, documents, batch_size, label)
+
+
+def _of_targets(step: Callable[..., jax.Array], model: Model, variables: Tree | CohortVariables, documents: Sequence[Document],
+                batch_size: int, label: str | None) -> list[np.ndarray]:
+  """What a step says of the targets [..., B, T] of a batch, for each document [..., targets]."""
   found: dict[int, np.ndarray] = {}
   several = list(batches.evaluation_batches(documents, batch_size, mesh.batch_shards()))
   for batch, layout in tracked(several, label, size=lambda one: len(one[1])):
     placed = placement.shard_batch(batch)
-    losses = processes.to_host(compiled(cohort.eval_step, variables, placed, model=model)(variables, placed)).astype(np.float64)
+    values = processes.to_host(compiled(step, variables, placed, model=model)(variables, placed)).astype(np.float64)
     for place in layout:
-      found[place.document] = losses[..., place.line, place.start:place.start + place.count]
+      found[place.document] = values[..., place.line, place.start:place.start + place.count]
   return [found[number] for number in range(len(documents))]
 
 

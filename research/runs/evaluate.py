@@ -43,36 +43,47 @@ def evaluate_one(workdir: Path, split: str, config: Config | None = None,
     return evaluate_finished([workdir], split, allow_changed)[0]
   settings = configs.read(config)
   with mesh.use(mesh.make(settings.mesh._asdict())):
-    exp = _untrained(settings)
-    processes.assert_equal_across_processes(lambda: provenance.content(exp))
-    run_files.check(workdir, exp.settings.config())
-    provenance.check(workdir, exp, {split, 'train'} if exp.strategy.shots else {split}, allow_changed)
+    exp = untrained(settings, workdir, {split}, allow_changed)
     variables = tree.join(*restore.variables(exp))
     examples = exp.examples(split)
-    if (workdir / run_files.RESULT).exists():
-      run_files.read_result(workdir)                 # says what is damaged, before anything is computed
-    else:
-      run_files.claim(workdir, exp.settings.config())
-      provenance.begin(workdir, exp)
+    begin_untrained(exp, workdir)
     [evaluation] = run.evaluate_runs([exp], variables, [examples], split, generate=True, label=f'evaluate {split}')
-    return _recorded(evaluation, workdir, split, _described(exp, variables))
+    return _recorded(evaluation, workdir, split, result_untrained(exp, variables))
 
 
-def _untrained(settings: Settings) -> Experiment:
-  """The experiment of a model that needs no training.
+def untrained(settings: Settings, workdir: Path, splits: set[str], allow_changed: bool) -> Experiment:
+  """The experiment of a model that needs no training, whose results `workdir` may hold; nothing is written yet.
 
+  Args:
+    settings: of its config.
+    workdir: the place for the results.
+    splits: those whose rows are used.
+    allow_changed: as for `evaluate_one`.
   Raises:
-    InputError: its strategy has to learn first.
+    InputError: the config's strategy has to learn first, or the workdir holds something else.
   """
   exp = assemble(settings, trains=False)
   if exp.strategy.learns and not exp.settings.strategy.init_from:
     raise InputError(f'strategy {exp.strategy.name} has to learn first: run research.train, then evaluate its workdir; '
                      'a base model is evaluated with --config.strategy.name=few_shot')
-  return exp._replace(settings=exp.settings.replace({'training.steps': 0, 'training.epochs': 0.0}))
+  exp = exp._replace(settings=exp.settings.replace({'training.steps': 0, 'training.epochs': 0.0}))
+  processes.assert_equal_across_processes(lambda: provenance.content(exp))
+  run_files.check(workdir, exp.settings.config())
+  provenance.check(workdir, exp, splits | {'train'} if exp.strategy.shots else splits, allow_changed)
+  return exp
 
 
-def _described(exp: Experiment, variables: Tree) -> dict[str, Any]:
-  """The result of a model that needs no training, before its scores."""
+def begin_untrained(exp: Experiment, workdir: Path) -> None:
+  """Makes `workdir` the place for the results of `untrained`, unless it holds some, which are looked at (`InputError`)."""
+  if (workdir / run_files.RESULT).exists():
+    run_files.read_result(workdir)                 # says what is damaged, before anything is computed
+  else:
+    run_files.claim(workdir, exp.settings.config())
+    provenance.begin(workdir, exp)
+
+
+def result_untrained(exp: Experiment, variables: Tree) -> dict[str, Any]:
+  """What result.json says of a model that needs no training, before anything was evaluated."""
   return describe(exp, TrainResult(0, 0, {}, Cost()), 0, tree.size(variables))
 
 
@@ -85,12 +96,10 @@ def keep_untrained(workdir: Path, config: Config) -> None:
   """
   settings = configs.read(config)
   with mesh.use(mesh.make(settings.mesh._asdict())):
-    exp = _untrained(settings)
-    run_files.check(workdir, exp.settings.config())
+    exp = untrained(settings, workdir, set(), allow_changed=False)
+    begin_untrained(exp, workdir)
     if not (workdir / run_files.RESULT).exists():
-      run_files.claim(workdir, exp.settings.config())
-      provenance.begin(workdir, exp)
-      run_files.write_json(workdir / run_files.RESULT, _described(exp, tree.join(*restore.variables(exp))))
+      run_files.write_json(workdir / run_files.RESULT, result_untrained(exp, tree.join(*restore.variables(exp))))
 
 
 def evaluate_retained(workdir: Path, name: str, fields: dict[str, Any], reserve: int, allow_changed: bool = False) -> None:

@@ -86,6 +86,25 @@ def target_losses(model: Model, variables: Tree, batch: Batch, key: Array | None
   return _whole(each, targets)
 
 
+def target_losses_and_hits(model: Model, variables: Tree, batch: Batch) -> Array:
+  """The loss of every target, without dropout, and whether no other token is likelier there.
+
+  Args:
+    model: whose losses are meant.
+    variables: the model's, deltas among them.
+    batch: as for `target_losses`.
+  Returns:
+    The losses in nats, and 1 or 0, float32 of shape [2, B, T]; what stands at unused targets means nothing.
+  """
+  head, wanted, targets = _head(model, variables), _target_hidden(model, variables, batch), jnp.asarray(batch.targets)
+
+  def of_chunk(chunk: tuple[Array, Array]) -> tuple[Array, Array]:
+    wanted, targets = chunk
+    return _losses(model, 0.0, head, wanted, targets), jnp.argmax(model.logits(head, wanted), axis=-1) == targets
+  losses, hits = (_whole(x, targets) for x in jax.lax.map(of_chunk, (_chunks(wanted), _chunks(targets))))
+  return jnp.stack([losses, hits.astype(losses.dtype)])
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _total(model: Model, label_smoothing: float, head: Tree, wanted: Array, targets: Array, weights: Array) -> Array:
   """The sum of weight · loss over all targets: wanted [B, T, D], targets and weights [B, T]; weights are constants."""

@@ -94,3 +94,14 @@ def eval_step(variables: Tree, batch: Batch, *, model: Model) -> Array:
     model: whose losses are meant.
   """
   return losses.target_losses(model, variables, batch)
+
+
+def hit_step(variables: Tree, batch: Batch, *, model: Model) -> Array:
+  """`losses.target_losses_and_hits` of a batch, of shape [2, B, T].
+
+  Args:
+    variables: the model's, deltas among them.
+    batch: as for `losses.target_losses`.
+    model: whose losses are meant.
+  """
+  return losses.target_losses_and_hits(model, variables, batch)
