@@ -50,6 +50,8 @@ def get_config():
           'turns': optional(str),       # messages: all: training has a loss on each assistant turn; None: on the last alone,
                                         # which is what validation and test measure in any case
           'cluster': optional(str),     # column of what examples belong to, such as a passage: intervals and tests are by it
+          'retain': optional(str),      # another task that training watches at each validation: sentiment, text:docstring_summary,
+                                        # a prepared folder, a text file; training.best_metric may weigh it
           'objective': optional(str),   # text: continuation, span_corruption or denoising; None: as the model is made for
           'noise': optional(float),     # gaps: share of the tokens that go into gaps
           'span': optional(float),      # gaps: tokens in a gap, on average
@@ -111,7 +113,8 @@ def get_config():
           'eval_batch_size': 8,         # packed sequences or prompts per batch; no result depends on it
           'checkpoint_every': 50,       # steps between checkpoints to resume from; 0: none
           'log_every': 5,               # steps between lines of progress
-          'best_metric': 'loss',        # of validation: the step where it is best is kept; or one of the task's metrics
+          'best_metric': 'loss',        # of validation: the step where it is best is kept; or one of the task's metrics, or a
+                                        # weighed sum, such as 'accuracy + 0.5*retain/accuracy' (task.retain)
           'patience': 0,                # evaluations without a better best_metric before the run ends early; 0: never
           'init_from': optional(str),   # an earlier run of the same strategy, from whose weights this one starts
       },

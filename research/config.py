@@ -55,6 +55,7 @@ class TaskSettings(NamedTuple):
   noise: float | None = None
   span: float | None = None
   scoring: str | None = None
+  retain: str | None = None
 
 
 class StrategySettings(NamedTuple):

@@ -56,6 +56,7 @@ class Task(NamedTuple):
     return (self.leaked or {}).get(split, frozenset())
 
 
+OF_A_RUN = ('name', 'label', 'rows', 'retain')      # fields of config.task that `make` is not given
 OWN = ('files', 'datasets')
 PAIR = ('chosen', 'rejected')                 # the choices of a task of preference pairs, the target first
 TEXT = 'text'

@@ -19,7 +19,8 @@ from research.data.tasks import Task
 from research.data.tokenizer import Tokenizer
 from research.distributed import mesh, placement
 from research.errors import InputError
-from research.evaluation import metrics
+from research.evaluation import metrics, weighed
+from research.experiment import watched as watching
 from research.models import load, names
 from research.models.config import Execution, execution
 from research.models.functions import Model
@@ -41,6 +42,7 @@ class Experiment(NamedTuple):
   strategy: Strategy
   demonstrations: DemonstrationFn
   context: int
+  watched: Task | None = None          # what training measures beside its own task
 
   def examples(self, split: str) -> list[Example]:
     """The split's rows, rendered and tokenised; rows that do not fit the context are an error (plain text is cut)."""
@@ -160,7 +162,7 @@ def assemble(config: Config, abstract: bool = False, trains: bool = True) -> Exp
   training = given.training
   if trains:
     mesh.check_batch(training.batch_size, training.microbatches)
-  task = tasks.make(given.task.name, {k: v for k, v in given.task._asdict().items() if k not in ('name', 'label', 'rows')})
+  task = tasks.make(given.task.name, {k: v for k, v in given.task._asdict().items() if k not in tasks.OF_A_RUN})
   if given.task.rows and (trains or 'train' in task.splits):
     task = few_rows.subsample(task, given.task.rows, training.seed_of('rows'))
   metrics.check(task, trains)
@@ -194,7 +196,7 @@ def assemble(config: Config, abstract: bool = False, trains: bool = True) -> Exp
   if task.turns == 'all' and model.has_encoder:
     raise InputError('task.turns=all: an encoder reads the whole prompt at once, and earlier turns can have no loss; take a '
                      'model without one, or task.turns=last')
-  learns = strategy.learns
+  learns, watched = strategy.learns, None
   if learns and trains:
     task.rows('train')
     if not training.epochs and training.steps < 1 and not given.strategy.init_from:
@@ -206,9 +208,8 @@ def assemble(config: Config, abstract: bool = False, trains: bool = True) -> Exp
       if training.best_metric == 'loss' and 'valid' in task.splits:
         raise InputError('training.best_metric=loss: that is the loss of the chosen answers, which dpo need not lower; give '
                          'accuracy: how often the chosen answer is the likelier one')
-    if training.best_metric not in ('loss', *task.metrics):
-      raise InputError(f'training.best_metric={training.best_metric}: task {task.name} measures '
-                       f'{", ".join(("loss", *task.metrics))}')
+    watched = watching.task_of(given.task.retain, model.has_encoder) if given.task.retain else None
+    weighed.check(weighed.read(training.best_metric), training.best_metric, task, watched)
     if training.best_metric != 'loss' and 'valid' not in task.splits:
       raise InputError(f'training.best_metric={training.best_metric}: task {task.name} has no validation split')
   if training.loss == 'dpo' and training.dpo_beta is None:
@@ -224,7 +225,7 @@ def assemble(config: Config, abstract: bool = False, trains: bool = True) -> Exp
                        allow_other_base=bool(given.strategy.allow_other_base)),
       training._replace(steps=steps), given.mesh, given.check_memory)
   exp = Experiment(settings, loaded.model, loaded.params, loaded.fingerprint, loaded.tokenizer, loaded.hf, task, strategy,
-                   shown, context)
+                   shown, context, watched)
   if learns and trains and training.epochs:
     epochs = training.epochs * exp.count('train') / training.batch_size
     if epochs >= config_fields.MOST:

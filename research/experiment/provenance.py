@@ -29,6 +29,7 @@ WORDS = {'config': 'config.json', 'model.sha256': 'the base model\'s weights', '
          'model.template': 'the chat template, or the tokens that begin and end texts',
          'init_from.strategy': 'what strategy.init_from holds', 'init_from.training': 'what training.init_from holds'}
 PACKAGE = Path(__file__).resolve().parents[1]
+WATCHED = 'retain'          # among the splits: the rows that training watches beside its own
 FLAG = 'allow_changed'      # of the verbs that use a run directory
 FIELDS = {'model': {'sha256': str, 'tokenizer?': str, 'template?': str}, 'data': {str: {'sha256': str}}, 'config?': str,
           'changed?': [{'what': {str: {'before': str, 'after': str}}}], 'resumed?': [dict]}      # see `json_text.expect`
@@ -58,10 +59,11 @@ def made_of(experiment: 'Experiment') -> dict[str, Any]:
   tokenizer = experiment.tokenizer
   begins = {group: begin_fingerprint(Path(folder)) for group in ('strategy', 'training')
             if (folder := getattr(experiment.settings, group).init_from)}
+  watched = {WATCHED: experiment.watched.rows('valid')} if experiment.watched else {}
   judges = {name: own.fingerprint(name) for name in experiment.task.metrics if own.is_own(name)}
   return {
       'data': {split: {'rows': len(rows), 'sha256': sources.fingerprint(rows)}
-               for split, rows in experiment.task.splits.items()},
+               for split, rows in (experiment.task.splits | watched).items()},
       'model': {'sha256': experiment.fingerprint, 'tokenizer': tokenizer.fingerprint(),
                 'template': tokenizer.template_fingerprint()},
       'config': config_fingerprint(experiment.settings.config()),

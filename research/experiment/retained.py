@@ -1,9 +1,10 @@
-"""A run on another task than its own: what it can still do of what the base could."""
+"""A run on another task than its own: what it can still do of what the base could, at its end or while it trains."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from research.data import tasks, texts
+from research.data.tasks import Task
 from research.experiment.assemble import Experiment
 
 
@@ -17,7 +18,15 @@ def on_task(exp: Experiment, fields: Mapping[str, Any], reserve: int = 0) -> Exp
 
   What cannot be right about the task is an `InputError`.
   """
-  task = tasks.make(fields['name'], {k: v for k, v in fields.items() if k not in ('name', 'label', 'rows')})
-  task = texts.with_objective(task, exp.model.config.has_encoder)
+  task = tasks.make(fields['name'], {k: v for k, v in fields.items() if k not in tasks.OF_A_RUN})
+  return _on(exp, texts.with_objective(task, exp.model.config.has_encoder), reserve)
+
+
+def watching(exp: Experiment) -> Experiment | None:
+  """The experiment on the task that its training watches; None where it watches none."""
+  return exp.watched and _on(exp, exp.watched)
+
+
+def _on(exp: Experiment, task: Task, reserve: int = 0) -> Experiment:
   context = exp.context - reserve + exp.strategy.prefix_slots + exp.strategy.slots if task.name == tasks.TEXT else exp.context
   return exp._replace(task=task, demonstrations=lambda row: (), context=context)

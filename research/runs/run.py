@@ -11,8 +11,8 @@ from research.data.prompts import Example
 from research.data.tasks import OF_LOSS
 from research.distributed import placement
 from research.errors import InputError
-from research.evaluation import harness, metrics
-from research.experiment import provenance, restore
+from research.evaluation import harness, weighed
+from research.experiment import provenance, restore, retained
 from research.experiment.assemble import Experiment
 from research.planning import plans
 from research.programs import members
@@ -25,7 +25,8 @@ from research.training.metrics_log import MetricsLog
 from research.training.steps import TrainState
 from research.tree import Tree
 
-LEARNED_FROM = ('train', 'valid')      # splits that make a run what it is
+SPLIT = 'valid'
+LEARNED_FROM = ('train', SPLIT, provenance.WATCHED)      # splits that make a run what it is
 Told = set[tuple[str, ...]]      # tables of what was added where that a person has seen
 
 
@@ -63,10 +64,12 @@ class Run:
     t = exp.settings.training
     self.exp, self.workdir, self.label, self.planned = exp, workdir, label, planned
     self.told: Told = set() if told is None else told
-    self.by = metrics.get(t.best_metric)
+    self.by = weighed.read(t.best_metric)
     self.batch_of = exp.training_batches() if t.steps else None
-    self.held_out = exp.examples('valid') if 'valid' in exp.task.splits else []
-    self.seen: dict[int, harness.Evaluation] = {}      # this process's best step -> what validation found, where that is all
+    self.held_out = exp.examples(SPLIT) if SPLIT in exp.task.splits else []
+    self.watching = retained.watching(exp)
+    self.watched = self.watching.examples(SPLIT) if self.watching else []
+    self.seen: dict[int, tuple[float, harness.Evaluation]] = {}      # this process's best step -> what validation found there
 
   def begin(self, tells: bool = True) -> tuple[TrainState, Tree]:
     """(state, frozen) at step 0; from here on the workdir is this run's.
@@ -106,28 +109,36 @@ class Run:
     """When it is validated, saved, and ended."""
     t = self.exp.settings.training
     return Schedule(t.steps, t.eval_every, t.checkpoint_every, t.log_every, t.patience,
-                    f'valid/{self.by.name}', self.by.higher_is_better)
+                    f'{SPLIT}/{self.by.name}', self.by.higher_is_better)
 
   @property
   def generates(self) -> bool:
     """Whether free text is written at every validation: where its metric chooses the best step."""
-    return self.by.name not in ('loss', *OF_LOSS)
+    return not self.by.of_task <= {'loss', *OF_LOSS}
 
-  def validated(self, step: int, evaluation: harness.Evaluation) -> dict[str, float]:
-    """The metrics of validation after `step`; what its best step found is kept for the end."""
-    cost = lambda e: -e.scores[self.by.name] if self.by.higher_is_better else e.scores[self.by.name]
-    if (self.exp.task.choices or self.generates) and all(cost(evaluation) < cost(e) for e in self.seen.values()):
+  def validated(self, step: int, evaluation: harness.Evaluation, watched: harness.Evaluation | None) -> dict[str, float]:
+    """The metrics of validation after `step`; what its best step found is kept for the end.
+
+    Args:
+      step: the last that was taken.
+      evaluation: of the task.
+      watched: of what is watched beside it, if anything is.
+    """
+    scores = evaluation.scores | {weighed.RETAIN + name: value for name, value in (watched.scores if watched else {}).items()}
+    value = self.by.of(scores)
+    cost = -value if self.by.higher_is_better else value
+    if (self.exp.task.choices or self.generates) and all(cost < best for best, _ in self.seen.values()):
       self.seen.clear()
-      self.seen[step] = evaluation
-    return {f'valid/{name}': value for name, value in evaluation.scores.items()}
+      self.seen[step] = cost, evaluation
+    return {f'{SPLIT}/{name}': found for name, found in (scores | {self.by.name: value}).items()}
 
   def end(self, outcome: ledger.TrainResult, evaluation: harness.Evaluation | None) -> dict[str, Any]:
     """Writes what came out but for result.json, which it gives; evaluation: of the best step, where there is validation."""
     result = describe(self.exp, outcome, self.trainable_params, self.total_params, self.planned)
     if evaluation:
-      record(result, evaluation, self.workdir, 'valid')
+      record(result, evaluation, self.workdir, SPLIT)
     if evaluation:
-      said, *without = spoken(evaluation, 'valid', ranges=False)
+      said, *without = spoken(evaluation, SPLIT, ranges=False)
       say(f'{self.label}: best step {outcome.best_step} of {outcome.steps}; {said}')
       for line in without:
         say(f'{self.label}: {line}')
@@ -162,9 +173,14 @@ def validate(runs: Sequence[Run], label: str) -> loop.Evaluate:
   def evaluate(step: int, going: Sequence[int], variables: Tree | members.CohortVariables) -> list[dict[str, float]]:
     if not sys.stderr.isatty():
       say(f'{label}  {step}/{runs[0].exp.settings.training.steps}  validating')
-    found = evaluate_runs([run.exp for run in runs], variables, [run.held_out for run in runs], 'valid',
-                          runs[0].generates, f'{label}: valid')
-    return [runs[number].validated(step, found[number]) for number in going]
+    found = evaluate_runs([run.exp for run in runs], variables, [run.held_out for run in runs], SPLIT, runs[0].generates,
+                          f'{label}: {SPLIT}')
+    watching = [run.watching for run in runs if run.watching]
+    watched: Sequence[harness.Evaluation | None] = [None] * len(runs)
+    if watching:
+      watched = evaluate_runs(watching, variables, [run.watched for run in runs], SPLIT,
+                              not runs[0].by.of_watched <= {'loss', *OF_LOSS}, f'{label}: {watching[0].task.name}')
+    return [runs[number].validated(step, found[number], watched[number]) for number in going]
   return evaluate
 
 
@@ -178,13 +194,13 @@ def at_best(runs: Sequence[Run], outcomes: Sequence[ledger.TrainResult], frozen:
     frozen: what is frozen in each.
     label: of the progress line.
   """
-  found = [run.seen.get(outcome.best_step) for run, outcome in zip(runs, outcomes)]
+  found = [run.seen[outcome.best_step][1] if outcome.best_step in run.seen else None for run, outcome in zip(runs, outcomes)]
   missing = [number for number, run in enumerate(runs) if run.held_out and not found[number]]
   if missing:
     variables = members.stack_variables([outcomes[number].trainable for number in missing],
                                         [frozen[number] for number in missing])
     looked = evaluate_runs([runs[number].exp for number in missing], variables,
-                           [runs[number].held_out for number in missing], 'valid', True, f'{label}: valid')
+                           [runs[number].held_out for number in missing], SPLIT, True, f'{label}: {SPLIT}')
     for number, evaluation in zip(missing, looked):
       found[number] = evaluation
   return found

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from research import run_files
 from research.console import say
+from research.data.tasks import BITS_PER_BYTE
 from research.errors import InputError
 from research.evaluation import harness, metrics
 from research.studies import grid, outcomes, statistics
@@ -127,8 +128,9 @@ def compare(s: Study, workdir: Path, model: str, runs: dict[str, dict[int, str]]
 
 
 def _metric(example: dict[str, Any]) -> str:
-  """What a task is judged by here: the share that is right where choices are ranked, else the loss of the answers."""
-  return 'accuracy' if example.get('choices') else 'loss'
+  """What a task is judged by here: the share that is right where choices are ranked, else bits per byte where the task measures
+  them, else the loss of the answers."""
+  return 'accuracy' if example.get('choices') else BITS_PER_BYTE if 'bytes' in example else 'loss'
 
 
 def of_case(s: Study, workdir: Path, model: str, reported: Mapping[str, Sequence[dict[str, Any]]], arms: Sequence[str],
