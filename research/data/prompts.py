@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from research.data.rows import Row
-from research.data.tasks import Task, choices_of, target_of
+from research.data.tasks import Task, choices_of, references_of, target_of
 from research.data.templates import fields_of, fill
 from research.data.tokenizer import Tokenizer
 from research.errors import InputError
@@ -49,6 +49,12 @@ def answer(task: Task, row: Row, choice: str | None = None) -> str:
   """
   text = target_of(task, row, choice)
   return text.strip() if task.chat or 'messages' in row else text
+
+
+def texts_of(task: Task, row: Row) -> list[str]:
+  """What a row says, as training reads it: its turns, or its prompt and all right answers."""
+  turns = [turn['content'] for turn in row['messages']] if 'messages' in row else [fill(task.prompt, row)]
+  return [*turns, *references_of(task, row)]
 
 
 CONTENT_FREE = ('N/A', '', '[MASK]')     # what stands for a row's columns where a prompt shall say nothing (Zhao et al. 2021)

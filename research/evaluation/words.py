@@ -29,6 +29,11 @@ def without_blanks(text: str) -> bool:
   return 2 * len(_WITHOUT_BLANKS.findall(text)) > sum(map(str.isalpha, text))
 
 
+def words(text: str) -> list[str]:
+  """The words of a text in lower case: of letters in any script, characters of scripts without blanks, and symbols."""
+  return _WORD.findall(unicodedata.normalize('NFC', text).lower())
+
+
 class Words:
   """A tokenizer for `rouge_score.rouge_scorer.RougeScorer`, whose own takes every letter outside of ASCII for a blank.
 
@@ -41,7 +46,7 @@ class Words:
     self._stem: _Stemmer = PorterStemmer()
 
   def tokenize(self, text: str) -> list[str]:
-    found = _WORD.findall(unicodedata.normalize('NFC', text).lower())
+    found = words(text)
     return [self._stem.stem(word) if word.isascii() and len(word) > _STEMMED else word for word in found]
 
 

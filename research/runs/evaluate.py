@@ -48,7 +48,7 @@ def evaluate_one(workdir: Path, split: str, config: Config | None = None,
     examples = exp.examples(split)
     begin_untrained(exp, workdir)
     [evaluation] = run.evaluate_runs([exp], variables, [examples], split, generate=True, label=f'evaluate {split}')
-    return _recorded(evaluation, workdir, split, result_untrained(exp, variables))
+    return _recorded(evaluation, workdir, split, exp, result_untrained(exp, variables))
 
 
 def untrained(settings: Settings, workdir: Path, splits: set[str], allow_changed: bool) -> Experiment:
@@ -120,7 +120,7 @@ def evaluate_retained(workdir: Path, name: str, fields: dict[str, Any], reserve:
     size, variables = exp.settings.training.eval_batch_size, restore.learned(workdir, exp)
     evaluation = harness.evaluate(other.model, variables, other.tokenizer, other.task, other.examples('test'), size,
                                   label=f'evaluate {name}')
-    _recorded(evaluation, workdir, f'retain/{name}')
+    _recorded(evaluation, workdir, f'retain/{name}', exp)
 
 
 def evaluate_finished(workdirs: Sequence[Path], split: str, allow_changed: bool = False) -> list[dict[str, Any]]:
@@ -146,14 +146,15 @@ def evaluate_finished(workdirs: Sequence[Path], split: str, allow_changed: bool 
     variables = members.stack_variables([trainable for trainable, _ in learned], [frozen for _, frozen in learned])
     examples = [exp.examples(split) for exp in exps]
     found = run.evaluate_runs(exps, variables, examples, split, generate=True, label=f'evaluate {split}')
-    return [_recorded(*one, split) for one in zip(found, workdirs)]
+    return [_recorded(evaluation, workdir, split, exp) for evaluation, workdir, exp in zip(found, workdirs, exps)]
 
 
-def _recorded(evaluation: harness.Evaluation, workdir: Path, split: str, new: dict[str, Any] | None = None) -> dict[str, Any]:
+def _recorded(evaluation: harness.Evaluation, workdir: Path, split: str, exp: Experiment,
+              new: dict[str, Any] | None = None) -> dict[str, Any]:
   """The result with a split's scores, as it then stands in the workdir; `new`: what it is where there is none yet."""
   with run_files.held(workdir, wait=True):           # another split can have been evaluated meanwhile
     result = new if new and not (workdir / run_files.RESULT).exists() else run_files.read_result(workdir)
-    record(result, evaluation, workdir, split)
+    record(result, evaluation, workdir, split, exp)
     run_files.write_json(workdir / run_files.RESULT, result)
   for line in spoken(evaluation, split):
     say(f'evaluate: {line}')

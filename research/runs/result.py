@@ -6,9 +6,10 @@ from typing import Any
 import jax
 
 from research import run_files
-from research.data import choices, sources
+from research.data import choices, prompts, sources
+from research.data.tasks import Task
 from research.distributed import processes
-from research.evaluation import calibration, harness, intervals, metrics
+from research.evaluation import calibration, copies, harness, intervals, metrics
 from research.experiment.assemble import Experiment
 from research.planning import plans
 from research.programs import flops
@@ -55,7 +56,7 @@ def _memory(compiled_bytes: int, members: int) -> dict[str, Any]:
           'memory_source': 'compiled: arguments, results and temporaries of the training step'}
 
 
-def record(result: dict[str, Any], evaluation: harness.Evaluation, workdir: Path, split: str) -> None:
+def record(result: dict[str, Any], evaluation: harness.Evaluation, workdir: Path, split: str, exp: Experiment) -> None:
   """Writes a split's predictions and adds its scores to a result; numbers that are not finite are refused (`InputError`).
 
   Args:
@@ -63,8 +64,10 @@ def record(result: dict[str, Any], evaluation: harness.Evaluation, workdir: Path
     evaluation: of the split.
     workdir: the run directory, which gets the predictions.
     split: train, valid or test, or retain/NAME.
+    exp: the run's own, from whose training rows answers may be copied.
   """
   harness.check_finite(evaluation, str(workdir))
+  _find_copies(result, evaluation, split, exp.task)
   path = workdir / run_files.PREDICTIONS / f'{split}.jsonl'
   path.parent.mkdir(parents=True, exist_ok=True)
   run_files.write_jsonl(path, evaluation.predictions)
@@ -79,6 +82,22 @@ def record(result: dict[str, Any], evaluation: harness.Evaluation, workdir: Path
   leaked = {**(result.pop('leaked', None) or {}), split: evaluation.leaked}
   if leaked := {name: count for name, count in leaked.items() if count}:
     result['leaked'] = leaked
+
+
+def _find_copies(result: dict[str, Any], evaluation: harness.Evaluation, split: str, task: Task) -> None:
+  """Adds to predictions what they hold of a training row, and to the result how many do, in place; of training's own answers,
+  which are right to be those rows, and where nothing was written, nothing."""
+  told = {name: count for name, count in (result.pop('copies', None) or {}).items() if name != split}
+  rows = task.splits.get('train', ())
+  lines = evaluation.predictions
+  if rows and split != 'train' and any(p['prediction'] and 'choices' not in p for p in lines):
+    known = [(p['prompt'], p['target'], *p.get('references', ())) for p in lines]
+    found = copies.found([p['prediction'] for p in lines], known, [prompts.texts_of(task, row) for row in rows])
+    for line, copy in zip(lines, found):
+      line |= {'copied': copy._asdict()} if copy else {}
+    told[split] = sum(copy is not None for copy in found)
+  if told:
+    result['copies'] = told
 
 
 def _scale(result: dict[str, Any], workdir: Path) -> None:
@@ -121,8 +140,11 @@ def spoken(evaluation: harness.Evaluation, split: str, ranges: bool = True) -> l
         for name, value in evaluation.scores.items() if name.endswith(harness.WITHOUT) == bool(ends))
 
   count, rows = evaluation.leaked, len(evaluation.predictions)
+  copied = [p for p in evaluation.predictions if 'copied' in p]
+  ends = [f'{len(copied)} of {rows} {split} answers hold words of a training row that neither their prompt nor a right answer '
+          f'has (first: row {copied[0]["id"]}, of training row {copied[0]["copied"]["row"]})'] if copied else []
   if not count:
-    return [line('')]
+    return [line(''), *ends]
   if count == rows:
-    return [line(''), f'training holds all {rows} {split} rows, so there is no score without them']
-  return [line(''), f'without the {count} of {rows} {split} rows that training holds: {line(harness.WITHOUT)}']
+    return [line(''), f'training holds all {rows} {split} rows, so there is no score without them', *ends]
+  return [line(''), *ends, f'without the {count} of {rows} {split} rows that training holds: {line(harness.WITHOUT)}']

@@ -18,7 +18,7 @@ from research.planning import plans
 from research.programs import members
 from research.runs.result import describe, record, spoken
 from research.strategies import bind
-from research.training import ledger, loop, optim
+from research.training import ledger, loop, memorised, optim
 from research.training.checkpoint import Checkpoints
 from research.training.ledger import Schedule
 from research.training.metrics_log import MetricsLog
@@ -100,9 +100,10 @@ class Run:
   def member(self) -> ledger.Member:
     """This run as the loop knows it."""
     t, warmup = self.exp.settings.training, restore.warmup(self.exp)
+    self.log = MetricsLog(self.workdir)
     lr_fraction = lambda step: float(optim.shape(t.schedule, t.steps, step, warmup))
     return ledger.Member(self.label, self.batch_of, t.learning_rate, lr_fraction,
-                         Checkpoints(self.workdir / run_files.CHECKPOINTS, self.exp.fingerprint), MetricsLog(self.workdir))
+                         Checkpoints(self.workdir / run_files.CHECKPOINTS, self.exp.fingerprint), self.log)
 
   @property
   def schedule(self) -> Schedule:
@@ -136,7 +137,11 @@ class Run:
     """Writes what came out but for result.json, which it gives; evaluation: of the best step, where there is validation."""
     result = describe(self.exp, outcome, self.trainable_params, self.total_params, self.planned)
     if evaluation:
-      record(result, evaluation, self.workdir, SPLIT)
+      record(result, evaluation, self.workdir, SPLIT, self.exp)
+    by_heart = None if self.exp.objective.of_pairs else memorised.found(self.log.history)
+    if by_heart:
+      result['memorised'] = by_heart._asdict()
+      say(f'{self.label}: {by_heart}')
     if evaluation:
       said, *without = spoken(evaluation, SPLIT, ranges=False)
       say(f'{self.label}: best step {outcome.best_step} of {outcome.steps}; {said}')

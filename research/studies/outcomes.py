@@ -91,8 +91,7 @@ def write(rows: Iterable[dict[str, Any]], workdir: Path) -> None:
     kept: dict[str, Any] = {'key': row['key'], 'curve': _columns(curve(workdir, row['key']), CURVE)}
     if row['selected']:
       examples = predictions(workdir, row['key'], 'test')
-      some = [name for name in dict.fromkeys(name for e in examples for name in e) if name in SOME or own.is_own(name)]
-      columns = _columns(examples, (*EXAMPLE, *some))
+      columns = _columns(examples, (*EXAMPLE, *_some(examples)))
       first, same = firsts.setdefault((row['model'], row['task']), (row['key'], columns))
       kept['test'] = {name: column for name, column in columns.items() if first == row['key'] or column != same.get(name)}
       if first == row['key']:
@@ -109,7 +108,13 @@ def write(rows: Iterable[dict[str, Any]], workdir: Path) -> None:
 def _retained(workdir: Path, key: str) -> dict[str, dict[str, list[Any]]]:
   """The examples of all that a run was measured on beside its own task, by `retain/NAME`."""
   files = sorted((workdir / RUNS / key / run_files.PREDICTIONS / 'retain').glob('*.jsonl'))
-  return {f'retain/{file.stem}': _columns(_checked(file), EXAMPLE) for file in files}
+  read = {file.stem: _checked(file) for file in files}
+  return {f'retain/{name}': _columns(lines, (*EXAMPLE, *_some(lines))) for name, lines in read.items()}
+
+
+def _some(examples: list[dict[str, Any]]) -> list[str]:
+  """What some of these examples have, and is kept where that is so."""
+  return [name for name in dict.fromkeys(name for e in examples for name in e) if name in SOME or own.is_own(name)]
 
 
 def _checked(path: Path) -> list[dict[str, Any]]:
