@@ -46,12 +46,15 @@ def get_config():
           'separator': optional(str),   # between few-shot demonstrations
           'stop': optional(tuple),      # texts that end a generated answer; None: the separator, unless targets hold it
           'max_new_tokens': optional(int),   # longest generated answer, unless a target is longer
+          # How answers are generated: "(('temperature',0.7),('top_p',0.9))", of temperature, top_k, top_p, min_p,
+          # repetition_penalty, no_repeat_ngram, beams, length_penalty, seed; None: the likeliest token each time.
+          'decoding': optional(tuple),
           'chat': optional(bool),       # put the prompt through the model's chat template
           'turns': optional(str),       # messages: all: training has a loss on each assistant turn; None: on the last alone,
                                         # which is what validation and test measure in any case
           'cluster': optional(str),     # column of what examples belong to, such as a passage: intervals and tests are by it
-          'retain': optional(str),      # another task that training watches at each validation: sentiment, text:docstring_summary,
-                                        # a prepared folder, a text file; training.best_metric may weigh it
+          'retain': optional(str),      # another task that training watches at each validation: sentiment,
+                                        # text:docstring_summary, a prepared folder, a text file; best_metric may weigh it
           'objective': optional(str),   # text: continuation, span_corruption or denoising; None: as the model is made for
           'noise': optional(float),     # gaps: share of the tokens that go into gaps
           'span': optional(float),      # gaps: tokens in a gap, on average

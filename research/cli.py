@@ -18,6 +18,7 @@ from research import run_files, shipped
 from research.data import templates
 from research.distributed import device, processes
 from research.errors import InputError
+from research.evaluation.decoding import Decoding, check
 
 flags.disclaim_key_flags()      # what is defined here belongs to the verb that asks for it
 
@@ -32,6 +33,26 @@ def changed_flag() -> None:
   """Defines the flag of a verb that uses a run directory (see `provenance.check`)."""
   flags.DEFINE_bool('allow_changed', False, 'use a run although its rows, tokenizer, base model or config were changed since; '
                     'the change is recorded')
+
+
+def decoding_flags() -> None:
+  """Defines how a verb's answers are generated (see `decoding.Decoding`); what is not given is None."""
+  flags.DEFINE_float('temperature', None, '0: the likeliest token each time; above: drawn from softmax(logits / temperature)')
+  flags.DEFINE_integer('top_k', None, 'draw from the k likeliest tokens; 0: from all')
+  flags.DEFINE_float('top_p', None, 'draw from the fewest tokens that hold this share of the probability')
+  flags.DEFINE_float('min_p', None, 'draw from the tokens at least so likely as this times the likeliest')
+  flags.DEFINE_float('repetition_penalty', None, 'above 1: tokens that stood in prompt or answer are less likely')
+  flags.DEFINE_integer('no_repeat_ngram', None, 'no so many tokens stand twice in prompt and answer; 0: they may')
+  flags.DEFINE_integer('beams', None, 'of beam search; 1: none')
+  flags.DEFINE_float('length_penalty', None, 'beams are compared by log-likelihood / length ** this; usually 1')
+  flags.DEFINE_integer('seed', None, 'of the drawing; usually 0', lower_bound=0, upper_bound=2 ** 31 - 1)
+
+
+def decoding_given() -> dict[str, Any]:
+  """The flags of `decoding_flags` that were given; such as cannot be are refused (`InputError`)."""
+  given: dict[str, Any] = {name: flags.FLAGS[name].value for name in Decoding._fields if flags.FLAGS[name].value is not None}
+  check(Decoding(**given), '--')
+  return given
 
 
 OWN = ('coordinator', 'process')      # flags that differ between processes
@@ -139,7 +160,7 @@ def _end(status: int, line: str = '') -> NoReturn:
   sys.exit(status)
 
 
-TEMPLATES = ('--prompt', *(f'--config.task.{field}' for field in templates.FIELDS),
+TEMPLATES = ('--prompt', '--stop', *(f'--config.task.{field}' for field in templates.FIELDS),
              *(f'--config.{field}' for field in ('text', 'prompt', 'target')))      # of `prepare`
 
 

@@ -48,6 +48,7 @@ class TaskSettings(NamedTuple):
   separator: str | None = None
   stop: Texts | None = None
   max_new_tokens: int | None = None
+  decoding: Pairs | None = None
   chat: bool | None = None
   turns: str | None = None
   cluster: str | None = None
@@ -162,6 +163,8 @@ class Settings(NamedTuple):
     groups = {group: jsonable(getattr(self, group)._asdict()) for group in GROUPS}
     groups['strategy'] = {field: dict(value) if types(StrategySettings)[field] == Pairs else value
                           for field, value in groups['strategy'].items() if value is not None or field in NO_ROWS}
+    if groups['task']['decoding'] is not None:
+      groups['task']['decoding'] = dict(groups['task']['decoding'])
     return groups
 
 

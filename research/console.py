@@ -4,7 +4,7 @@ import datetime
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, TypeVar
 
@@ -177,6 +177,15 @@ def say(text: str) -> None:
   """One line for the person who watches."""
   if processes.is_primary():
     print(text, file=sys.stderr, flush=True)
+
+
+def put(pieces: Iterable[str]) -> None:
+  """Prints a text and ends its line: piece by piece as they come on a terminal, elsewhere at one time."""
+  for piece in pieces if sys.stdout.isatty() else [''.join(pieces)]:
+    if processes.is_primary():
+      print(piece, end='', flush=True)
+  if processes.is_primary():
+    print()
 
 
 _SAID: set[str] = set()

@@ -7,7 +7,7 @@ r"""Generates text with a run, or with a base model.
 --prompt is put to the model as it is (\n is a line break); --input holds one object a line, with the columns that the task's
 own prompt names, whose answer ends at task.stop too, or with a `prompt` of its own. Where a run has learned from `messages`, a
 prompt is the user's turn in the chat template. All lines are checked before the first is answered, and answers are written as
-they come.
+they come; that to --prompt token by token on a terminal. What is drawn depends on --seed and a prompt's number alone.
 """
 
 import os
@@ -15,14 +15,14 @@ from pathlib import Path
 
 from absl import flags
 
-from research import cli, json_text, tree
+from research import cli, console, json_text, tree
 from research.data import formats
 from research.distributed import mesh, partition, processes
 from research.errors import InputError
-from research.evaluation import harness
+from research.evaluation.decoding import of_pairs
 from research.experiment import restore
 from research.experiment.assemble import assemble
-from research.runs.generate import answer_all, asked, has_own, in_chat, rendered
+from research.runs.generate import answer_all, asked, has_own, in_chat, rendered, stream
 
 
 def main() -> None:
@@ -33,8 +33,9 @@ def main() -> None:
     raise InputError('--workdir and --config are both given: a run answers with its own config; give one of them')
   if f.output and not f.input:
     raise InputError('--output goes with --input=FILE; the answer to --prompt is printed')
-  if f.temperature and not 1e-3 <= f.temperature <= 1e3:
-    raise InputError(f'--temperature={f.temperature}: must be 0 (the likeliest token each time), or from 0.001 to 1000')
+  given = cli.decoding_given()
+  if not all(f.stop):
+    raise InputError('--stop: is empty; give a text of one character or more')
   if f.input:
     cli.required('output')
     cli.check_output(Path(f.output))
@@ -52,17 +53,15 @@ def main() -> None:
         raise InputError(f'strategy {exp.strategy.name} has to learn first: give --workdir of a run, '
                          '--config.strategy.init_from=FOLDER, or --config.strategy.name=few_shot for the base model')
       variables = tree.join(*restore.variables(exp))
+    decoding = of_pairs((given if given.keys() - {'seed'} else {**dict(exp.task.decoding), **given}).items())
     limit = f.max_new_tokens or exp.task.max_new_tokens
     if f.prompt is not None:
-      [answer] = answer_all(exp, variables, [asked(exp, f.prompt)], limit, f.temperature, f.seed, in_chat(exp))
-      if processes.is_primary():
-        print(answer)
-      return
+      return console.put(stream(exp, variables, asked(exp, f.prompt), limit, decoding, in_chat(exp), f.stop))
     turns = in_chat(exp) or any('messages' in row for row in rows)
-    found = answer_all(exp, variables, rendered(exp, rows), limit, f.temperature, f.seed, turns)
+    stops = [[*f.stop, *(() if has_own(exp, row) else exp.task.stop)] for row in rows]
+    found = answer_all(exp, variables, rendered(exp, rows), limit, decoding, turns, stops)
     with open(f.output if processes.is_primary() else os.devnull, 'w', encoding='utf-8') as out:
       for row, answer in zip(rows, found):
-        answer = answer if has_own(exp, row) else harness.cut(answer, exp.task.stop)
         out.write(json_text.dumps({**row, 'prediction': answer}, default=str) + '\n')
         out.flush()
 
@@ -76,6 +75,6 @@ if __name__ == '__main__':
   flags.DEFINE_string('input', None, 'JSON-lines file of prompts')
   flags.DEFINE_string('output', None, 'JSON-lines file to write: the input rows with `prediction`')
   flags.DEFINE_integer('max_new_tokens', None, 'longest answer; the task\'s own where not given', lower_bound=1)
-  flags.DEFINE_float('temperature', 0.0, '0: the likeliest token each time; else the sampling temperature', lower_bound=0.0)
-  flags.DEFINE_integer('seed', 0, 'of the sampling', lower_bound=0, upper_bound=2 ** 31 - 1)
+  flags.DEFINE_multi_string('stop', [], 'text that answers end before; may be given several times')
+  cli.decoding_flags()
   cli.run(main, __doc__)

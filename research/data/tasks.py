@@ -32,6 +32,7 @@ class Task(NamedTuple):
   rejected: str = ''                    # of preference pairs: template of the answer that is worse than the target
   leaked: dict[str, frozenset[int]] | None = None      # valid, test -> numbers of the rows that training holds, where known
   turns: str = TURNS[0]                 # of the assistant's in `messages`, that training has a loss on
+  decoding: tuple[tuple[str, float], ...] = ()      # of free text: fields of `evaluation.decoding`, and values
   cluster: str = ''                     # column of what examples belong to; '': each stands for itself
   scoring: str = 'sum'                  # what choices are ranked by: one of `choices.SCORINGS`
   numbered: int | None = None           # answers are numbers or letters of choices, counted from this; None: texts
@@ -70,8 +71,8 @@ def make(name: str, fields: dict[str, Any]) -> Task:
   Args:
     name: a key of `BUILT_IN`, one of `OWN`, or `TEXT`.
     fields: `prompt`, `target`, `rejected`, `choices`, `scoring`, `metrics`, `separator`, `stop`, `max_new_tokens`, `chat`,
-      `turns`, `cluster`; `train`, `valid` and `test` (files, or split names of a data set); `path` and `subset` for the
-      datasets library.
+      `turns`, `cluster`, `decoding`; `train`, `valid` and `test` (files, or split names of a data set); `path` and `subset`
+      for the datasets library.
   Raises:
     InputError: no such task, or something about its files, columns or labels is wrong.
   """

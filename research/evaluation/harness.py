@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +12,7 @@ from research.data.prompts import Example
 from research.data.tasks import BITS_PER_BYTE, OF_LOSS, TEXT, Task, label_of, references_of
 from research.data.tokenizer import Tokenizer
 from research.errors import InputError
-from research.evaluation import clusters, decode, intervals, metrics, own, shared_prefix
+from research.evaluation import clusters, decode, decoding, intervals, metrics, own, shared_prefix
 from research.evaluation.metrics import Scored
 from research.evaluation.score import Scores, score_all, sizes
 from research.models.functions import Model
@@ -69,6 +69,7 @@ def evaluate_all(model: Model, variables: Tree | CohortVariables, tokenizer: Tok
     leaked: numbers of the rows that training holds; there are scores without these too.
   """
   variables, cut = shared_prefix.read(model, variables, [ids for e in examples for ids in (e.prompt_ids, *e.content_free)])
+  read = examples[0].prompt_ids[:cut]
   examples = [e._replace(prompt_ids=e.prompt_ids[cut:], content_free=tuple(ids[cut:] for ids in e.content_free))
               for e in examples]
   scores = score_all(model, variables, examples, batch_size, label, bool(task.rejected), task.scoring)
@@ -76,7 +77,9 @@ def evaluate_all(model: Model, variables: Tree | CohortVariables, tokenizer: Tok
   if generate and task.writes:
     ends = dict.fromkeys((*tokenizer.ends, *(e.target_ids[-1] for e in examples)))
     longest = max(task.max_new_tokens, *(len(e.target_ids) for e in examples))
-    ids = decode.generate_all(model, variables, [e.prompt_ids for e in examples], longest, [*ends], batch_size, label=label)
+    ids = decode.generate_all(model, variables, [e.prompt_ids for e in examples], longest, [*ends], batch_size,
+                              decoding.of_pairs(task.decoding), label, ended=ended_by(tokenizer, lambda number: task.stop),
+                              read=read)
   return [_measured(tokenizer, task, examples, *of_member, leaked) for of_member in zip(scores, ids)]
 
 
@@ -91,8 +94,9 @@ def _measured(tokenizer: Tokenizer, task: Task, examples: Sequence[Example], sco
     answers, targets = [''] * len(examples), [e.target.strip() for e in examples]
     names = ('loss', *(name for name in task.metrics if name in OF_LOSS))
   else:
-    scores = [s._replace(loss=math.nan) if decode.NOT_FINITE in i else s for s, i in zip(scores, ids)]      # see `check_finite`
-    answers = [cut(tokenizer.decode([n for n in i if n != decode.NOT_FINITE]), task.stop).strip() for i in ids]
+    wrong = [decoding.NOT_FINITE in i for i in ids]
+    scores = [s._replace(loss=math.nan) if w else s for s, w in zip(scores, wrong)]      # see `check_finite`
+    answers = [cut(tokenizer.decode([n for n in i if n != decoding.NOT_FINITE]), task.stop).strip() for i in ids]
     targets = [_said(tokenizer, e).strip() for e in examples]
   lengths: list[int | None] = [None] * len(examples)
   if BITS_PER_BYTE in names:
@@ -156,6 +160,19 @@ NOT_FINITE = 'look at the scale of the adapter, at the weights, and at model.dty
 def cut(text: str, stop: Sequence[str]) -> str:
   """A text up to where one of the stops begins first."""
   return min((text.split(one)[0] for one in stop), key=len, default=text)
+
+
+def ended_by(tokenizer: Tokenizer, stops_of: Callable[[int], Sequence[str]]) -> decode.EndedFn:
+  """What says whether an answer has come to one of the texts that end it (see `cut`).
+
+  Args:
+    tokenizer: of the model.
+    stops_of: a prompt's number -> the texts that end its answer.
+  """
+  def ended(number: int, ids: list[int]) -> bool:
+    stops = stops_of(number)
+    return bool(stops) and any(one in text for text in [tokenizer.decode(ids)] for one in stops)
+  return ended
 
 
 def _said(tokenizer: Tokenizer, e: Example) -> str:

@@ -19,7 +19,7 @@ from research.data.tasks import Task
 from research.data.tokenizer import Tokenizer
 from research.distributed import mesh, placement
 from research.errors import InputError
-from research.evaluation import metrics, weighed
+from research.evaluation import decoding, metrics, weighed
 from research.experiment import watched as watching
 from research.models import load, names
 from research.models.config import Execution, execution
@@ -166,6 +166,8 @@ def assemble(config: Config, abstract: bool = False, trains: bool = True) -> Exp
   if given.task.rows and (trains or 'train' in task.splits):
     task = few_rows.subsample(task, given.task.rows, training.seed_of('rows'))
   metrics.check(task, trains)
+  if decoding.of_pairs(task.decoding) != decoding.GREEDY and (task.choices or task.name == tasks.TEXT):
+    raise InputError(f'task.decoding={dict(task.decoding)}: task {task.name} generates no text')
   m = given.model
   run_as = execution(m.dtype, m.param_dtype, m.scan, m.quantize, m.remat, m.attention)
   def base(apart: int = 0) -> load.Loaded:
@@ -219,7 +221,7 @@ def assemble(config: Config, abstract: bool = False, trains: bool = True) -> Exp
   settings = Settings(
       m._replace(**run_as._asdict(), context=context),
       given.task._replace(**{field: getattr(task, field) for field in SAID_BY_TASK}, rejected=task.rejected or None,
-                          turns=None if task.turns == 'last' else task.turns,
+                          decoding=task.decoding or None, turns=None if task.turns == 'last' else task.turns,
                           scoring=None if task.scoring == 'sum' else task.scoring),
       StrategySettings(name=strategy.name, **row, init_from=given.strategy.init_from,
                        allow_other_base=bool(given.strategy.allow_other_base)),

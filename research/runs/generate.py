@@ -1,31 +1,86 @@
 """Answers to prompts, by a run or a base model."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from research.data import chats, prompts, templates
 from research.errors import InputError
-from research.evaluation import decode, shared_prefix
+from research.evaluation import decode, harness, shared_prefix
+from research.evaluation.decoding import Decoding
 from research.experiment.assemble import Experiment
 from research.tree import Tree
 
 AT_ONCE = 128      # prompts whose answers are written together
 
 
-def answer_all(exp: Experiment, variables: Tree, texts: list[str], max_new_tokens: int, temperature: float,
-               seed: int, chat: bool = False) -> Iterator[str]:
+def answer_all(exp: Experiment, variables: Tree, texts: list[str], max_new_tokens: int, decoding: Decoding,
+               chat: bool = False, stops: Sequence[Sequence[str]] | None = None) -> Iterator[str]:
   """The model's continuation of every prompt, one after the other; all prompts are looked at before the first.
+
+  One that is empty, or that would not fit the context with its answer, is refused (`InputError`).
 
   Args:
     exp: gives the model, its tokenizer and its context.
     variables: the model's, deltas among them.
     texts: the prompts, one or more.
     max_new_tokens: where an answer ends that does not by itself.
-    temperature: 0 takes the likeliest token each time; above it tokens are drawn from softmax(logits / temperature).
-    seed: of the drawing.
+    decoding: how tokens are chosen.
     chat: whether the prompts are turns in the chat template, whose end of a turn ends an answer too.
+    stops: of each prompt the texts that its answer ends before; None: there are none.
+  """
+  ids = _checked(exp, texts, max_new_tokens)
+  return _answers(exp, variables, ids, max_new_tokens, decoding, chat, stops or [()] * len(ids))
+
+
+def stream(exp: Experiment, variables: Tree, text: str, max_new_tokens: int, decoding: Decoding, chat: bool = False,
+           stop: Sequence[str] = ()) -> Iterator[str]:
+  """The continuation of one prompt in pieces, as they come; together they are what `answer_all` gives, which refuses the same.
+
+  Args:
+    exp: as for `answer_all`, as are the others.
+    variables: the model's.
+    text: the prompt.
+    max_new_tokens: where an answer ends that does not by itself.
+    decoding: how tokens are chosen.
+    chat: whether the prompt is a turn in the chat template.
+    stop: texts that the answer ends before.
+  """
+  [ids] = _checked(exp, [text], max_new_tokens)
+  variables, cut = shared_prefix.read(exp.model, variables, [ids])
+  growing = decode.stream(exp.model, variables, ids[cut:], max_new_tokens, _ends(exp, chat), decoding,
+                          harness.ended_by(exp.tokenizer, lambda number: stop), ids[:cut])
+  return in_pieces(map(exp.tokenizer.decode, growing), stop)
+
+
+def in_pieces(texts: Iterable[str], stop: Sequence[str] = ()) -> Iterator[str]:
+  """What can be told of a text as it grows, piece by piece; together they are the last text, up to a stop.
+
+  What may be half a character, or the beginning of a stop, is told when it is known to be none.
+
+  Args:
+    texts: the text so far, each time that it has grown.
+    stop: texts that it ends before.
+  """
+  told = text = ''
+  for text in texts:
+    text = harness.cut(text, stop)
+    sure = text.rstrip(HALF)
+    sure = sure[:len(sure) - max((n for one in stop for n in range(1, len(one)) if sure.endswith(one[:n])), default=0)]
+    if len(sure) > len(told) and sure.startswith(told):
+      yield sure[len(told):]
+      told = sure
+  if len(text) > len(told):
+    yield text[len(told):]
+
+
+HALF = '\ufffd'      # what stands in a text for bytes that are no whole character
+
+
+def _checked(exp: Experiment, texts: list[str], max_new_tokens: int) -> list[list[int]]:
+  """The ids of prompts.
+
   Raises:
-    InputError: a prompt is empty, or would not fit the context with its answer.
+    InputError: one is empty, or would not fit the context with its answer.
   """
   ids = [exp.tokenizer.prompt(text) for text in texts]
   places = prompts.placeholders(exp.strategy.slots)
@@ -36,19 +91,24 @@ def answer_all(exp: Experiment, variables: Tree, texts: list[str], max_new_token
     if prompts.tokens_needed(len(i), max_new_tokens, exp.model.config.has_encoder) + exp.strategy.prefix_slots > exp.context:
       raise InputError(f'prompt {number} has {len(i)} tokens; with {max_new_tokens} to come that is over the context of '
                        f'{exp.context}')
-  return _answers(exp, variables, ids, max_new_tokens, temperature, seed, chat)
+  return ids
 
 
-def _answers(exp: Experiment, variables: Tree, ids: list[list[int]], max_new_tokens: int, temperature: float, seed: int,
-             chat: bool) -> Iterator[str]:
+def _ends(exp: Experiment, chat: bool) -> list[int]:
+  return [*exp.tokenizer.ends, *([exp.tokenizer.end_of_turn()] if chat else [])]
+
+
+def _answers(exp: Experiment, variables: Tree, ids: list[list[int]], max_new_tokens: int, decoding: Decoding, chat: bool,
+             stops: Sequence[Sequence[str]]) -> Iterator[str]:
   """The same of prompts that fit."""
   variables, cut = shared_prefix.read(exp.model, variables, ids)
-  ends = [*exp.tokenizer.ends, *([exp.tokenizer.end_of_turn()] if chat else [])]
+  ended = harness.ended_by(exp.tokenizer, stops.__getitem__) if any(stops) else None
   for first in range(0, len(ids), AT_ONCE):
     some = [i[cut:] for i in ids[first:first + AT_ONCE]]
-    found = decode.generate(exp.model, variables, some, max_new_tokens, ends, min(16, len(some)), temperature, seed,
-                            first=first)
-    yield from map(exp.tokenizer.decode, found)
+    found = decode.generate(exp.model, variables, some, max_new_tokens, _ends(exp, chat), min(16, len(some)), decoding,
+                            first=first, ended=ended, read=ids[0][:cut])
+    for number, answer in enumerate(found, first):
+      yield harness.cut(exp.tokenizer.decode(answer), stops[number])
 
 
 def in_chat(exp: Experiment) -> bool:

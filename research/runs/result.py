@@ -9,7 +9,7 @@ from research import run_files
 from research.data import choices, prompts, sources
 from research.data.tasks import Task
 from research.distributed import processes
-from research.evaluation import calibration, copies, harness, intervals, metrics
+from research.evaluation import calibration, copies, decoding, harness, intervals, metrics
 from research.experiment.assemble import Experiment
 from research.planning import plans
 from research.programs import flops
@@ -35,6 +35,7 @@ def describe(exp: Experiment, outcome: ledger.TrainResult, trainable: int, total
       'model': exp.settings.model.source, 'task': exp.called,
       'strategy': exp.strategy.name, **({'scoring': exp.task.scoring} if exp.task.choices else {}),
       'seed': exp.settings.training.seed, 'best_step': outcome.best_step, 'steps': outcome.steps,
+      **({'decoding': decoding.of_pairs(exp.task.decoding)._asdict()} if exp.task.decoding else {}),
       'metrics': {}, 'intervals': {},
       'cost': {'total_params': total, 'trainable_params': trainable, **c._asdict(),
                'tokens_per_second': per_second(c.train_tokens), 'matrix_peak': peak,

@@ -9,6 +9,7 @@ from helpers import torch_twin, verb
 
 from research.data.batch import Batch
 from research.evaluation.decode import generate
+from research.evaluation.decoding import Decoding
 
 NEVER = 257   # a token that none of these answers comes to
 TEXTS = ['Review: good\nSentiment:', 'x', 'English: Turn on the light in the kitchen\nGerman:', 'yes', 'A much ' * 9,
@@ -78,7 +79,8 @@ def test_an_answer_ends_at_eos_and_without_it_at_its_longest(preset, prompts, al
 
 def test_sampling_is_given_by_its_seed_and_close_to_greedy_when_cold(preset, prompts, alone):
   variables = {'params': preset.params}
-  draw = lambda temperature, seed, size=4: generate(preset.model, variables, prompts, 24, [NEVER], size, temperature, seed)
+  draw = lambda temperature, seed, size=4: generate(preset.model, variables, prompts, 24, [NEVER], size,
+                                              Decoding(temperature, seed=seed))
   assert draw(1.0, 1) == draw(1.0, 1) != draw(1.0, 2)
   assert draw(1.0, 1)[1] != draw(1.0, 1)[5]                  # two equal prompts draw apart
   assert draw(1.0, 1, 3) == draw(1.0, 1, 16) == draw(1.0, 1)  # whoever shares the batch

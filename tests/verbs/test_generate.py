@@ -3,14 +3,18 @@
 import copy
 import json
 import os
+import sys
+from unittest import mock
 
 import pytest
 from helpers import config, verb
 
-from research import tree
+from research import config as configs
+from research import console, tree
 from research.data import prompts
 from research.errors import InputError
-from research.evaluation import decode
+from research.evaluation import decode, harness
+from research.evaluation.decoding import Decoding
 from research.experiment import restore
 from research.experiment.assemble import assemble
 from research.runs import generate
@@ -58,7 +62,7 @@ def test_answers_come_in_parts_and_are_those_of_all_at_once(monkeypatch):
   """Also where tokens are drawn."""
   exp = assemble(config(strategy__name='few_shot', strategy__shots=0))
   variables, texts = tree.join(*restore.variables(exp)), [f'{"word " * (i % 3)}{i}' for i in range(5)]
-  whole = [*generate.answer_all(exp, variables, texts, 4, 1.0, 3)]
+  whole = [*generate.answer_all(exp, variables, texts, 4, Decoding(1.0, seed=3))]
   monkeypatch.setattr(generate, 'AT_ONCE', 2)
   asked, before = [], decode.generate
 
@@ -66,9 +70,83 @@ def test_answers_come_in_parts_and_are_those_of_all_at_once(monkeypatch):
     asked.append(len(ids))
     return before(model, variables, ids, *args, **more)
   monkeypatch.setattr(decode, 'generate', watched)
-  answers = generate.answer_all(exp, variables, texts, 4, 1.0, 3)
+  answers = generate.answer_all(exp, variables, texts, 4, Decoding(1.0, seed=3))
   assert [next(answers), asked[:]] == [whole[0], [2]]      # the others are not computed yet
   assert [*answers] == whole[1:] and asked == [2, 2, 1]
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize('stop', [(), ('STOP',), ('\n\n', 'xyz'), ('STO', 'TOP')])
+def test_pieces_join_to_the_text_and_hold_back_what_may_be_a_stop_or_half_a_character(stop):
+  whole = 'Größe 你好, STO and ST\n 🎉 STOP xyz\n\nmore'
+  for step in (1, 2, 3, 7, 100):
+    data = whole.encode()
+    grown = [data[:end].decode(errors='replace') for end in [*range(step, len(data), step), len(data)]]
+    pieces = [*generate.in_pieces(grown, stop)]
+    assert ''.join(pieces) == harness.cut(whole, stop) and all(pieces) and generate.HALF not in ''.join(pieces)
+    assert len(pieces) > 1 or step == 100
+  assert [*generate.in_pieces([])] == [] and ''.join(generate.in_pieces(['a\ufffd'])) == 'a\ufffd'
+
+
+def test_a_stream_tells_what_is_answered_at_once_and_a_prompt_read_before_is_looked_back_at():
+  exp = assemble(config(strategy__name='few_shot', strategy__shots=0))
+  variables, text = tree.join(*restore.variables(exp)), 'A prompt of more than sixteen tokens: '
+  ids, ends = exp.tokenizer.prompt(text), exp.tokenizer.ends
+  for how in (Decoding(), Decoding(0.9, top_p=0.9, repetition_penalty=1.5, seed=2), Decoding(beams=2, no_repeat_ngram=1)):
+    [answer] = generate.answer_all(exp, variables, [text], 12, how)
+    assert ''.join(generate.stream(exp, variables, text, 12, how)) == answer
+    [apart] = decode.generate(exp.model, variables, [ids], 12, ends, 1, how)      # the prompt is not read before
+    assert answer == exp.tokenizer.decode(apart)
+    stop = answer[len(answer) // 2]
+    [cut] = generate.answer_all(exp, variables, [text], 12, how, stops=[[stop]])
+    assert stop not in cut and ''.join(generate.stream(exp, variables, text, 12, how, stop=[stop])) == cut
+
+
+def test_on_a_terminal_an_answer_comes_in_pieces_and_elsewhere_at_one_time(monkeypatch, capsys):
+  said = []
+  monkeypatch.setattr('builtins.print', lambda *text, end='\n', **how: said.append(''.join(text) + end))
+  for terminal in (True, False):
+    monkeypatch.setattr(sys, 'stdout', mock.Mock(isatty=lambda terminal=terminal: terminal))
+    console.put(iter(['Hel', 'lo']))
+  assert said == ['Hel', 'lo', '\n', 'Hello', '\n']
+
+
+@pytest.mark.parametrize('given, says', [
+    (['--top_p=0.9'], '--top_p=0.9: is of drawing; give a temperature above 0 too'),
+    (['--temperature=1', '--top_p=1.5'], '--top_p=1.5: a share of the probability'),
+    (['--beams=4', '--temperature=1'], '--temperature=1.0: is of drawing, and beams=4 draws nothing'),
+    (['--length_penalty=2'], '--length_penalty=2.0: compares beams'), (['--no_repeat_ngram=-1'], 'must be 0 (tokens may'),
+    (['--stop='], '--stop: is empty')])
+def test_settings_that_cannot_be_are_refused_before_anything_is_loaded(given, says):
+  said = verb('generate', '--workdir=nowhere', '--prompt=x', *given)
+  assert said.returncode == 2 and says in said.stderr and said.stderr.count('\n') == 1
+
+
+def test_flags_of_generate_stand_for_what_the_task_says(tmp_path):
+  how = [*SHOTS, '--config.strategy.shots=0', '--config.task.name=translation', '--max_new_tokens=8', '--prompt=Turn it on']
+  drawn = '--config.task.decoding=(("temperature",1.0),("seed",3))'
+  ask = lambda *more: verb('generate', *how, *more).stdout
+  greedy, of_task = ask(), ask(drawn)
+  assert greedy != of_task == ask('--temperature=1', '--seed=3') != ask(drawn, '--seed=4')
+  assert ask(drawn, '--temperature=0') == greedy and ask('--beams=3')
+  assert ask(f'--stop={greedy[2]}').rstrip('\n') == greedy[:greedy.index(greedy[2])].rstrip('\n')
+
+
+def test_a_tasks_decoding_is_recorded_and_its_scores_are_those_of_any_batch():
+  settings = (('temperature', 1.0), ('top_k', 50))
+  fields = {'strategy__name': 'few_shot', 'strategy__shots': 0, 'task__name': 'translation', 'task__max_new_tokens': 6}
+  exp = assemble(config(**fields, task__decoding=settings))
+  assert exp.settings.config()['task']['decoding'] == dict(settings)
+  assert configs.read(exp.settings.config())._replace(check_memory=False) == exp.settings
+  assert assemble(config(**fields)).settings.config()['task']['decoding'] is None
+  with pytest.raises(InputError, match=r"task.decoding: no setting is called 'heat'"):
+    assemble(config(**fields, task__decoding=(('heat', 1),)))
+  with pytest.raises(InputError, match=r'task.decoding=.*: task sentiment generates no text'):
+    assemble(config(**{**fields, 'task__name': 'sentiment'}, task__decoding=settings))
+  variables, examples = tree.join(*restore.variables(exp)), exp.examples('test')[:5]
+  of = lambda size: [p['prediction'] for p in harness.evaluate(
+      exp.model, variables, exp.tokenizer, exp.task, examples, size).predictions]
+  assert of(1) == of(4)
 
 
 def test_a_column_called_prompt_is_put_into_the_tasks_template(tmp_path):
