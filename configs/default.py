@@ -35,6 +35,8 @@ def get_config():
           'path': optional(str),        # files: a prepared folder; datasets: a save_to_disk folder or a hub path
           'subset': optional(str),      # datasets: a hub data set's configuration; text: one of the shipped data sets
           'prompt': optional(str),      # template over the columns: 'Review: {text}\nSentiment:'
+          'prompts': optional(tuple),   # several such templates over the same columns, in place of prompt: each row is learned
+                                        # under them in turn, and measured under each
           'target': optional(str),      # template of the answer: ' {label}'
           'rejected': optional(str),    # of preference pairs: template of the answer that is worse than the target
           'choices': optional(tuple),   # ('negative', 'positive'): ranked; ('{options}',): each row's own, a list column;

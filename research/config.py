@@ -41,6 +41,7 @@ class TaskSettings(NamedTuple):
   path: str | None = None
   subset: str | None = None
   prompt: str | None = None
+  prompts: Texts | None = None
   target: str | None = None
   rejected: str | None = None
   choices: Texts | None = None

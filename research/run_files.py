@@ -33,7 +33,8 @@ RESULT_FIELDS = {'best_step?': int, 'steps': int, 'metrics': {str: NUMBER}, 'int
                  'leaked?': {str: int}, 'signatures?': {str: str}, 'scoring?': str, 'temperature?': NUMBER,
                  'copies?': {str: int}, 'memorised?': {str: NUMBER}}
 PREDICTION_FIELDS = {'id?': int, 'prediction': str, 'target': str, 'loss': NUMBER, 'tokens': int, 'leaked?': bool,
-                     'references?': [str], 'bytes?': int, 'cluster?': str, 'copied?': {'row': int, 'words': str}}
+                     'references?': [str], 'bytes?': int, 'cluster?': str, 'template?': int,
+                     'copied?': {'row': int, 'words': str}}
 FAILED_FIELDS = {'error': str}
 
 

@@ -66,5 +66,5 @@ def test_verbs_are_thin_and_files_short():
 LONG = {
     'research.strategies.deltas',        # a class for each kind of delta, each with its equation
     'research.strategies.table',         # a function for each row, whose arguments are its fields
-    'research.studies.statistics',       # one model of scores, in the order of its equations
+    'research.evaluation.crossed',       # one model of scores, in the order of its equations
 }

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from research.data import paraphrases
 from research.data.batch import Batch
 from research.data.prompts import Example
 
@@ -191,7 +192,7 @@ class TrainingBatches:
 
   def __init__(self, documents: Sequence[Document], batch_size: int, microbatches: int, seed: int, steps: int,
                redraw: Callable[[int, int], Document] | None = None, multiple: int = 1,
-               own: Callable[[int], range | set[int]] = range):
+               own: Callable[[int], range | set[int]] = range, templates: int = 1):
     """
     Args:
       documents: all that there are to learn from.
@@ -204,20 +205,24 @@ class TrainingBatches:
         epoch sees the same.
       multiple: what the number of lines is filled up to a multiple of, with empty ones.
       own: how many lines -> the numbers of those that are asked for here; others are left empty.
+      templates: how many times `documents` holds all that there is: under one template after the other, which take turns.
     """
-    self._documents, self._seed, self._own = documents, seed, own
-    self._redraw = redraw or (lambda number, epoch: documents[number])
+    self._count, self._seed, self._own = len(documents) // templates, seed, own
+
+    def document(number: int, epoch: int) -> Document:
+      return documents[paraphrases.turn(number, epoch, seed, templates) * self._count + number]
+    self._redraw = redraw or document
     self._part, self._parts, self._multiple = batch_size // microbatches, microbatches, multiple
     usual = sum(len(d.source) or len(d.tokens) for d in documents) / len(documents)
     self._room = room_for(documents, at_least=min(128, int(self._part * usual)))      # a small batch has short lines
     self._lines = self._targets = 1
     for step in range(steps):
-      for chosen, lines in self._packed(step, lambda number, epoch: documents[number]):
+      for chosen, lines in self._packed(step, document):
         self._lines = max(self._lines, len(lines))
         self._targets = max(self._targets, most_targets(chosen, lines))
 
   def _packed(self, step: int, document: Callable[[int, int], Document]) -> list[tuple[list[Document], list[list[int]]]]:
-    count, start = len(self._documents), step * self._part * self._parts
+    count, start = self._count, step * self._part * self._parts
     draws = zip(order(count, self._seed, start), itertools.count(start))
     parts = []
     for _ in range(self._parts):

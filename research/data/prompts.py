@@ -22,6 +22,7 @@ class Example(NamedTuple):
   content_free: tuple[list[int], ...] = ()    # the prompt without content, in the ways of `CONTENT_FREE` or one; or empty
   learned: tuple[tuple[int, int], ...] = ()   # stretches of the prompt that training learns too: earlier turns (`data.turns`)
   lengths: tuple[tuple[int, int], ...] = ()   # of each choice's text, (characters, UTF-8 bytes): see `_length`
+  template: int = 0                    # which of the task's templates asks
 
 
 def render(task: Task, row: Row, tokenizer: Tokenizer, demonstrations: Sequence[Row] = ()) -> str:
@@ -63,7 +64,7 @@ NEUTRAL = ('',)                          # the same for `task.scoring=pmi`: the 
 
 def examples(task: Task, rows: Sequence[Row], tokenizer: Tokenizer,
              demonstrations: Callable[[Row], Sequence[Row]] = lambda row: (), blank: bool = False) -> list[Example]:
-  """Renders and tokenises rows, each after its demonstrations.
+  """Renders and tokenises rows, each after its demonstrations; of several templates all rows under the first, then the next.
 
   Args:
     task: says how a row becomes a prompt and a target.
@@ -74,6 +75,9 @@ def examples(task: Task, rows: Sequence[Row], tokenizer: Tokenizer,
   Raises:
     InputError: a row cannot be rendered, a prompt is empty and the model has no BOS, or a choice begins like another.
   """
+  if task.prompts:
+    return [e._replace(template=template) for template in range(len(task.prompts))
+            for e in examples(under(task, template), rows, tokenizer, demonstrations, blank)]
   rendered, words = [], CONTENT_FREE if blank else NEUTRAL if task.scoring == 'pmi' else ()
   for number, row in enumerate(rows):
     shown = demonstrations(row)
@@ -96,6 +100,11 @@ def examples(task: Task, rows: Sequence[Row], tokenizer: Tokenizer,
   for e in (found if task.own_choices else found[:1]) if not task.rejected else ():
     _check_choices(e, task)
   return found
+
+
+def under(task: Task, template: int) -> Task:
+  """A task of several templates with one of them alone; of one template the task itself."""
+  return task._replace(prompt=task.prompts[template], prompts=()) if task.prompts else task
 
 
 def _choices(task: Task, row: Row) -> dict[str, str]:
@@ -196,6 +205,7 @@ def told(task: Task, found: Sequence[Example], split: str) -> str:
     found: the rows.
     split: theirs.
   """
+  found = [e for e in found if not e.template]
   rows = [e.id for e in found if _beginnings(e)] if task.own_choices and task.scoring == 'sum' else []
   return f'{split}: in {len(rows)} of {len(found)} rows (first: row {rows[0]}) a choice is the beginning of another, which ' \
          'task.scoring=sum can never prefer; mean, byte and pmi can' if rows else ''
@@ -226,8 +236,8 @@ def check_lengths(found: list[Example], context: int, split: str, answer: int = 
   """
   answers = [max(len(e.target_ids), answer, *(len(c) + 1 for c in e.choices.values()), 0) for e in found]
   lengths = [tokens_needed(max(map(len, (e.prompt_ids, *e.content_free))), n, apart) for e, n in zip(found, answers)]
-  long = [e.id for e, n in zip(found, lengths) if n > context]
+  long = [*dict.fromkeys(e.id for e, n in zip(found, lengths) if n > context)]
   if long:
-    raise InputError(f'{len(long)} of {len(found)} {split} rows are longer than the context of {context} tokens with '
-                     f'their answer (first: row {long[0]}; longest: {max(lengths)} tokens); raise model.context, or '
-                     'leave them out of the file')
+    raise InputError(f'{len(long)} of {len({e.id for e in found})} {split} rows are longer than the context of {context} '
+                     f'tokens with their answer (first: row {long[0]}; longest: {max(lengths)} tokens); raise model.context, '
+                     'or leave them out of the file')

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from research.data import chats, choices, sources
+from research.data import chats, choices, paraphrases, sources
 from research.data.built_in import BUILT_IN
 from research.data.rows import Row
 from research.data.templates import fields_of, fill, fill_each, not_text
@@ -35,6 +35,7 @@ class Task(NamedTuple):
   decoding: tuple[tuple[str, float], ...] = ()      # of free text: fields of `evaluation.decoding`, and values
   cluster: str = ''                     # column of what examples belong to; '': each stands for itself
   scoring: str = 'sum'                  # what choices are ranked by: one of `choices.SCORINGS`
+  prompts: tuple[str, ...] = ()         # several templates, each of which asks every row; `prompt` is the first
   numbered: int | None = None           # answers are numbers or letters of choices, counted from this; None: texts
 
   @property
@@ -70,13 +71,13 @@ def make(name: str, fields: dict[str, Any]) -> Task:
 
   Args:
     name: a key of `BUILT_IN`, one of `OWN`, or `TEXT`.
-    fields: `prompt`, `target`, `rejected`, `choices`, `scoring`, `metrics`, `separator`, `stop`, `max_new_tokens`, `chat`,
-      `turns`, `cluster`, `decoding`; `train`, `valid` and `test` (files, or split names of a data set); `path` and `subset`
-      for the datasets library.
+    fields: `prompt`, `prompts`, `target`, `rejected`, `choices`, `scoring`, `metrics`, `separator`, `stop`, `max_new_tokens`,
+      `chat`, `turns`, `cluster`, `decoding`; `train`, `valid` and `test` (files, or split names of a data set); `path` and
+      `subset` for the datasets library.
   Raises:
     InputError: no such task, or something about its files, columns or labels is wrong.
   """
-  given = {field: value for field, value in fields.items() if value is not None}
+  given = paraphrases.settled({field: value for field, value in fields.items() if value is not None})
   where = {split: given.pop(split, None) for split in sources.SPLITS}
   path, subset = given.pop('path', None), given.pop('subset', None)
   if 'stop' in given:
@@ -126,6 +127,7 @@ def make(name: str, fields: dict[str, Any]) -> Task:
     task = task._replace(numbered=choices.counted_from(task.choices, label_column(task), splits.values()))
   _check_text(task) if name == TEXT else _check(task)
   _check_turns(task)
+  paraphrases.check(task.prompts, task.turns, [row for rows in task.splits.values() for row in rows])
   return task if 'stop' in given else task._replace(stop=_usual_stop(task))
 
 
@@ -222,7 +224,8 @@ def _check_row(task: Task, row: Row, label: str | None) -> None:
     if answered(task, row) and len(row['messages']) == 1:
       raise InputError('messages holds the assistant\'s turn alone, and no turn that it answers')
   else:
-    fill(task.prompt, row)
+    for prompt in task.prompts or (task.prompt,):
+      fill(prompt, row)
   if label and label in row and label_of(task, row) not in choices_of(task, row):
     raise InputError(f'label {row[label]!r} is not among the choices ({", ".join(task.choices)})')
   if not task.target and not answered(task, row):

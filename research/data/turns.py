@@ -194,8 +194,8 @@ def altered_prompts(task: Task, found: Sequence[Example], tokenizer: Tokenizer) 
     found: as `prompts.examples` gives them.
     tokenizer: has the chat template.
   """
-  altered = [altered_turns(e.id, prompts.turns_of(task, e.row, answered=False), e.prompt, tokenizer) for e in found
-             if task.chat or 'messages' in e.row]
+  turns = lambda e: prompts.turns_of(prompts.under(task, e.template), e.row, answered=False)
+  altered = [altered_turns(e.id, turns(e), e.prompt, tokenizer) for e in found if task.chat or 'messages' in e.row]
   return [one for one in altered if one]
 
 

@@ -177,8 +177,8 @@ def measure(exp: Experiment, split: str, examples: list[Example], before: Tree, 
                        leaked=exp.task.leaked_rows(split))
       for which, variables in (('the run', before), ('exported', after)))
   difference, deviation = largest_difference(exp.model, before, after, documents, size)
-  return {'split': split, 'examples': len(examples), 'largest_logit_difference': difference, 'logit_deviation': deviation,
-          'before': run.scores, 'after': exported.scores, 'intervals': exported.intervals,
+  return {'split': split, 'examples': len({e.id for e in examples}), 'largest_logit_difference': difference,
+          'logit_deviation': deviation, 'before': run.scores, 'after': exported.scores, 'intervals': exported.intervals,
           'change': {name: exported.scores[name] - run.scores[name] for name in run.scores},
           **({'leaked': run.leaked} if run.leaked else {})}
 

@@ -12,7 +12,7 @@ from research.data.prompts import Example
 from research.data.tasks import BITS_PER_BYTE, OF_LOSS, TEXT, Task, label_of, references_of
 from research.data.tokenizer import Tokenizer
 from research.errors import InputError
-from research.evaluation import clusters, decode, decoding, intervals, metrics, own, shared_prefix
+from research.evaluation import clusters, decode, decoding, metrics, own, shared_prefix, templates
 from research.evaluation.metrics import Scored
 from research.evaluation.score import Scores, score_all, sizes
 from research.models.functions import Model
@@ -25,11 +25,12 @@ WITHOUT = '_without_leaked'      # what the name of a score ends with that leave
 
 class Evaluation(NamedTuple):
   """Of one model on one split."""
-  predictions: list[dict[str, Any]]        # one an example, in the rows' order (fields: see the contract in the README)
-  scores: dict[str, float]                 # metric -> value over all examples; `loss` in nats per target token; see WITHOUT
-  intervals: dict[str, list[float]]        # metric -> [low, high], 95 %, over examples
+  predictions: list[dict[str, Any]]        # one an example, in the rows' order (fields: see the contract in the README); of
+                                           # several templates those under the first, then those under the next
+  scores: dict[str, float]                 # metric -> value over all rows; `loss` in nats per target token; see WITHOUT
+  intervals: dict[str, list[float]]        # metric -> [low, high], 95 %, over rows and templates
   signatures: dict[str, str]               # metric -> all that it depends on beside the texts, where others write it so
-  leaked: int = 0                          # examples that training holds; where it holds all there is no score without them
+  leaked: int = 0                          # rows that training holds; where it holds all there is no score without them
 
 
 def evaluate(model: Model, variables: Tree, tokenizer: Tokenizer, task: Task, examples: Sequence[Example],
@@ -107,26 +108,29 @@ def _measured(tokenizer: Tokenizer, task: Task, examples: Sequence[Example], sco
                   'loss': s.loss, 'tokens': s.tokens, **(_of_choices(task, e, c) if task.choices else {}),
                   **({'leaked': True} if e.id in leaked else {}), **({'references': s.references} if s.others else {}),
                   **({'bytes': s.bytes} if s.bytes is not None else {}),
-                  **({'cluster': str(e.row[task.cluster])} if task.cluster else {})}
+                  **({'cluster': str(e.row[task.cluster])} if task.cluster else {}),
+                  **({'template': e.template} if task.prompts else {})}
                  for e, s, c in zip(examples, scored, scores)]
-  apart = [number for number, e in enumerate(examples) if e.id not in leaked]
-  of = [str(e.row[task.cluster]) for e in examples] if task.cluster else []
+  rows = [e for e in examples if not e.template]
+  apart = [number for number, e in enumerate(rows) if e.id not in leaked]
+  of = [str(e.row[task.cluster]) for e in rows] if task.cluster else []
   values, ranges, signatures = {}, {}, {}
   for name in names:
     metric = metrics.get(name)
     vectors = metric.sums(scored)
     if metric.signature:
       signatures[name] = metric.signature(scored)
-    for called, rows in ((name, range(len(vectors))), (name + WITHOUT, apart)):
-      if called == name or 0 < len(rows) < len(vectors):
-        some = clusters.sums(vectors[rows], [of[row] for row in rows] if of else ())
-        values[called] = float(metric.score(some.sum(0)))
-        ranges[called] = intervals.interval(metric, some, bool(of))
+    of_rows, over = templates.side_by_side(vectors, len(task.prompts) or 1), templates.over(metric, len(task.prompts) or 1)
+    for called, chosen in ((name, range(len(rows))), (name + WITHOUT, apart)):
+      if called == name or 0 < len(chosen) < len(rows):
+        some = clusters.sums(of_rows[chosen], [of[row] for row in chosen] if of else ())
+        values[called] = float(over.score(some.sum(0)))
+        ranges[called] = templates.interval(over, some, bool(of))
     if name != 'loss':
       each = metric.each(vectors) if metric.each else np.full(len(scored), None)
       for prediction, value in zip(predictions, each):
         prediction[name] = None if value is None else float(value)
-  return Evaluation(predictions, values, ranges, signatures, len(examples) - len(apart))
+  return Evaluation(predictions, values, ranges, signatures, len(rows) - len(apart))
 
 
 def _of_choices(task: Task, e: Example, scores: Scores) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """95 % intervals over examples: how far a score would move with other examples of the same kind."""
 
+import math
+
 import numpy as np
 from scipy import special
 
@@ -72,3 +74,45 @@ def _alike(vectors: np.ndarray, share: float) -> float:
   deviations = vectors[:, 0] - share * vectors[:, 1]
   variance = count / (count - 1) * float((deviations ** 2).sum()) / all_of ** 2
   return share * (1 - share) / variance if variance and 0 < share < 1 else float(count)
+
+
+def pseudo_values(metric: Metric, vectors: np.ndarray) -> np.ndarray:
+  """Each example's share in a score, so that corpus metrics too have one value an example.
+
+  The jackknife's pseudo-values n·θ - (n - 1)·θ₋ᵢ (Tukey 1958); of a mean they are the examples' own values.
+
+  Args:
+    metric: the one that the sums are of.
+    vectors: the metric's sums per example, of shape [n, k].
+  Returns:
+    One value an example, float64 of shape [n].
+  """
+  n, total = len(vectors), vectors.sum(0)
+  return n * metric.score(total) - (n - 1) * metric.score(total - vectors)
+
+
+def within(center: float, half: float, least: float, most: float, examples: int) -> tuple[float, float]:
+  """(low, high) around a score that stay where scores can be.
+
+  Of scores with limits they are Wilson's, for as many examples as would vary as much; of others above 0 those of their
+  logarithm.
+
+  Args:
+    center: the score.
+    half: half the width of its 95 % interval, if it had no limits.
+    least: that a score can be.
+    most: that a score can be; inf where there is no limit.
+    examples: how many there are.
+  """
+  width = most - least
+  if math.isfinite(width):
+    share = min(1.0, max(0.0, (center - least) / width))
+    varies = share * (1 - share) * width ** 2
+    alike = varies / (half / NORMAL) ** 2 if varies and half else examples
+    low, high = (least + width * x for x in wilson(share, alike))
+  elif least < 0:
+    low, high = max(center - half, least), center + half
+  else:
+    factor = math.exp(half / center) if center > 0 else 1.0
+    low, high = (center / factor, center * factor) if center > 0 else (0.0, half)
+  return min(low, center), max(high, center)

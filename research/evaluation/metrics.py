@@ -52,6 +52,7 @@ class Metric(NamedTuple):
   least: float = 0.0
   of_prediction: bool = True                                # whether it follows from what was said and what is right
   signature: Callable[[Sequence[Scored]], str] | None = None      # all that it depends on beside the texts, as others write it
+  templates: int = 1                                        # under how many a row was asked: see `evaluation.templates`
 
   @property
   def is_share(self) -> bool:
@@ -67,7 +68,7 @@ class Metric(NamedTuple):
     """The sums of a run that has learned nothing, of shape [n, k]: it says nothing, or gets the worst number everywhere."""
     if self.of_prediction or self.name in CALIBRATION:
       return self.sums(worst(scored))
-    return np.tile([self.least if self.higher_is_better else self.most, 1.0], (len(scored), 1))
+    return np.tile([self.least if self.higher_is_better else self.most, 1.0], (len(scored) // self.templates, self.templates))
 
 
 MOST_NATS = 300.0      # a token, to the power of which perplexity is told

@@ -56,10 +56,10 @@ class Experiment(NamedTuple):
     say_once(prompts.told(self.task, found, split))
     answer = 0
     if split != 'train' and self.task.writes:
-      lengths, answer = [len(e.target_ids) for e in found], self.task.max_new_tokens
+      lengths, answer = [len(e.target_ids) for e in found if not e.template], self.task.max_new_tokens
       if max(lengths, default=0) > answer:
-        say(f'{sum(n > answer for n in lengths)} of {len(found)} {split} targets are longer than task.max_new_tokens={answer}; '
-            f'so answers may have {max(lengths)} tokens, as the longest of them')
+        say(f'{sum(n > answer for n in lengths)} of {len(lengths)} {split} targets are longer than task.max_new_tokens={answer}'
+            f'; so answers may have {max(lengths)} tokens, as the longest of them')
         answer = max(lengths)
     say_once(turns.told(turns.altered_prompts(self.task, found, self.tokenizer), len(found), split))
     prompts.check_lengths(found, self.context - self.strategy.prefix_slots, split, answer, apart=self.model.config.has_encoder)
@@ -110,7 +110,8 @@ class Experiment(NamedTuple):
       corrupted = self.corrupted('train')
       redraw = lambda number, epoch: self.document(self.prepared(corrupted.example(number, epoch)))
     return batches.TrainingBatches(documents, t.batch_size, t.microbatches, t.seed_of('order'),
-                                   min(t.steps, looked_at), redraw, mesh.batch_shards(), placement.local_rows)
+                                   min(t.steps, looked_at), redraw, mesh.batch_shards(), placement.local_rows,
+                                   max(1, len(self.task.prompts)))
 
   @property
   def called(self) -> str:
@@ -221,7 +222,8 @@ def assemble(config: Config, abstract: bool = False, trains: bool = True) -> Exp
   settings = Settings(
       m._replace(**run_as._asdict(), context=context),
       given.task._replace(**{field: getattr(task, field) for field in SAID_BY_TASK}, rejected=task.rejected or None,
-                          decoding=task.decoding or None, turns=None if task.turns == 'last' else task.turns,
+                          prompts=task.prompts or None, decoding=task.decoding or None,
+                          turns=None if task.turns == 'last' else task.turns,
                           scoring=None if task.scoring == 'sum' else task.scoring),
       StrategySettings(name=strategy.name, **row, init_from=given.strategy.init_from,
                        allow_other_base=bool(given.strategy.allow_other_base)),

@@ -9,7 +9,7 @@ from research import run_files
 from research.data import choices, prompts, sources
 from research.data.tasks import Task
 from research.distributed import processes
-from research.evaluation import calibration, copies, decoding, harness, intervals, metrics
+from research.evaluation import calibration, copies, decoding, harness, metrics, templates
 from research.experiment.assemble import Experiment
 from research.planning import plans
 from research.programs import flops
@@ -114,17 +114,18 @@ def _scale(result: dict[str, Any], workdir: Path) -> None:
     for name in [name for name in told if name.endswith(calibration.SCALED)]:
       del told[name]                               # of other validation scores, perhaps
   result.pop('temperature', None)
-  read = lambda split: harness.scored_rows(sources.read_jsonl(workdir / run_files.PREDICTIONS / f'{split}.jsonl'))
+  read = lambda split: sources.read_jsonl(workdir / run_files.PREDICTIONS / f'{split}.jsonl')
   wanted = [name.split('/') for name in result['metrics'] if name.count('/') == 1 and name.split('/')[1] in choices.CALIBRATION]
   if not any(split == 'valid' for split, _ in wanted) or not processes.is_primary():
     return                                         # only the first process writes the result, and sees all files
-  result['temperature'] = calibration.temperature(read('valid'))
+  result['temperature'] = calibration.temperature(harness.scored_rows(read('valid')))
   for split in dict.fromkeys(split for split, _ in wanted if split != 'valid'):
-    scaled = calibration.scaled(read(split), result['temperature'])
-    for metric in (metrics.get(name) for of, name in wanted if of == split):
+    predictions = read(split)
+    scaled = calibration.scaled(harness.scored_rows(predictions), result['temperature'])
+    for metric in (templates.over(metrics.get(name), templates.count(predictions)) for of, name in wanted if of == split):
       sums, name = metric.sums(scaled), f'{split}/{metric.name}{calibration.SCALED}'
       result['metrics'][name] = float(metric.score(sums.sum(0)))
-      result['intervals'][name] = intervals.interval(metric, sums)
+      result['intervals'][name] = templates.interval(metric, sums)
 
 
 def spoken(evaluation: harness.Evaluation, split: str, ranges: bool = True) -> list[str]:
@@ -140,9 +141,9 @@ def spoken(evaluation: harness.Evaluation, split: str, ranges: bool = True) -> l
         f'{split}/{name.removesuffix(ends)} {value:.4f}' + ranges * (' [{:.4f}, {:.4f}]'.format(*evaluation.intervals[name]))
         for name, value in evaluation.scores.items() if name.endswith(harness.WITHOUT) == bool(ends))
 
-  count, rows = evaluation.leaked, len(evaluation.predictions)
+  count, rows = evaluation.leaked, len({p['id'] for p in evaluation.predictions})
   copied = [p for p in evaluation.predictions if 'copied' in p]
-  ends = [f'{len(copied)} of {rows} {split} answers hold words of a training row that neither their prompt nor a right answer '
+  ends = [f'{len(copied)} of {len(evaluation.predictions)} {split} answers hold words of a training row that neither their prompt nor a right answer '
           f'has (first: row {copied[0]["id"]}, of training row {copied[0]["copied"]["row"]})'] if copied else []
   if not count:
     return [line(''), *ends]

@@ -5,6 +5,7 @@ from typing import Any
 
 from research.evaluation.copies import SHORTEST, STRETCH
 from research.studies.findings import Part
+from research.studies.variation import templates
 from research.training.memorised import Memorised
 
 
@@ -24,7 +25,7 @@ def parts(c: dict[str, Any], rows: Sequence[dict[str, Any]], others: Sequence[Pa
     if c['split'] in (found := row['result'].get('copies') or {}):
       copies.setdefault(row['arm'], []).append(found[c['split']])
   if copies:
-    told = ', '.join(f'{arm} {sum(found)} of {c["examples"] * len(found)}' for arm, found in copies.items())
+    told = ', '.join(f'{arm} {sum(found)} of {c["examples"] * templates(c) * len(found)}' for arm, found in copies.items())
     sentences.append(f'Answers that hold {STRETCH} words in a row of a training row (or are {SHORTEST} or more words that as a '
                      f'whole stand in one), which neither their prompt nor a right answer has: {told}.')
   return [part._replace(sentences=[*part.sentences, *sentences]) if part.figure == 'learning' else part for part in others]

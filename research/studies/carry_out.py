@@ -26,7 +26,8 @@ def check_study(study: grid.Study, cells: list[grid.Cell]) -> dict[str, dict[str
   Returns:
     Key of a cell of each setting -> the fingerprints of what it is made from.
   Raises:
-    InputError: a task does not measure what the study selects by or reports, or has fewer test examples than the margin needs.
+    InputError: a task does not measure what the study selects by or reports, or has fewer test examples than the margin needs;
+      or an arm's grid has templates, by which arms are paired.
   """
   for fields in retained.tasks(study, cells[0].config['task']).values():
     for cell in {c.model: c for c in cells}.values():
@@ -34,6 +35,9 @@ def check_study(study: grid.Study, cells: list[grid.Cell]) -> dict[str, dict[str
                trains=False).task.rows('test')
   made_of = {}
   for cell in {(c.model, c.task, c.arm, str(c.setting)): c for c in cells}.values():
+    if 'task.prompts' in cell.setting:
+      raise InputError(f'arm {cell.arm}: the grid has task.prompts: arms are compared under the same templates, which '
+                       'the study\'s tasks name')
     settings = configs.read(cell.config)
     if settings.check_memory:
       plans.check(settings)

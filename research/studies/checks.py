@@ -8,6 +8,7 @@ import numpy as np
 
 from research import json_text, run_files
 from research.errors import InputError
+from research.evaluation import templates
 from research.evaluation.metrics import Metric, Scored
 
 
@@ -25,6 +26,23 @@ def check_examples(sums: dict[str, dict[int, np.ndarray]], task: str) -> None:
     told = ', '.join(f'{arm} {" or ".join(map(str, sorted(count)))}' for arm, count in counts.items())
     raise InputError(f'task {task}: the arms were tested on different numbers of examples ({told}), as texts are cut where an '
                      'arm leaves less room for them; give all arms one model.context that leaves them the same')
+
+
+def check_templates(lines: dict[str, dict[int, list[dict[str, Any]]]], task: str) -> int:
+  """Under how many templates of the prompt all arms were tested.
+
+  Args:
+    lines: arm -> seed -> its predictions.
+    task: for the error.
+  Raises:
+    InputError: under different numbers of them.
+  """
+  counts = {arm: {templates.count(one) for one in of_seeds.values()} for arm, of_seeds in lines.items()}
+  if len(found := set.union(*counts.values())) > 1:
+    told = ', '.join(f'{arm} {" or ".join(map(str, sorted(count)))}' for arm, count in counts.items())
+    raise InputError(f'task {task}: the arms were tested under different numbers of templates ({told}), so nothing can be '
+                     'paired; give all arms the same task.prompts')
+  return found.pop()
 
 
 SAME = 1e-4      # a score that is measured again differs by no more from what result.json says, of which digits were dropped

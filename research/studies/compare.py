@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from research.errors import InputError
-from research.evaluation import clusters, harness, intervals, metrics
+from research.evaluation import clusters, harness, metrics, templates
 from research.evaluation.metrics import Metric, Scored
-from research.studies import checks, multiplicity, optimum, outcomes, retained, rules, statistics
+from research.studies import checks, multiplicity, optimum, outcomes, overall, retained, rules, statistics, variation
 from research.studies.grid import Study
 
 LEVEL = 0.05      # of the tests that tell arms apart
@@ -32,6 +32,7 @@ class _Case(NamedTuple):
   seeds: list[int]                    # that all compared arms have
   apart: list[str]                    # arms that have none of these, and are compared with nothing
   gaps: dict[Pair, statistics.Estimate]      # every pair of arms -> the first minus the second
+  metric: Metric                      # of the report; of several templates the mean over them
   scored: list[Scored]                # some run's test rows
   clusters: list[str]                 # of each example the one that it is of; none: examples stand for themselves
   leaked: set[int]                    # numbers of the examples that the training of some run holds
@@ -79,8 +80,9 @@ def _compare(s: Study, rows: list[Row], workdir: Path, looks: int) -> dict[str, 
   told = {key: _told(cases[key[0]], key[1], s.margin, p[key], adjusted[key], equivalent.get(key), of_models[key[0]])
           for key in pairs}
   return {'question': s.question, 'margin': s.margin, 'looks': looks, 'tests': sum(x is not None for x in p.values()),
-          'comparisons': [_comparison(s, metric, case, {pair: told[number, pair] for pair in case.gaps}, rows, looks, workdir)
-                          for number, case in enumerate(cases)]}
+          'comparisons': [_comparison(s, case.metric, case, {pair: told[number, pair] for pair in case.gaps}, rows, looks,
+                                      workdir) for number, case in enumerate(cases)],
+          **overall.of_cases(s, metric, [(case.model, case.task, case.scores) for case in cases], looks)}
 
 
 def _case(s: Study, metric: Metric, rows: list[Row], workdir: Path, model: str, task: str) -> _Case:
@@ -92,7 +94,9 @@ def _case(s: Study, metric: Metric, rows: list[Row], workdir: Path, model: str, 
   reported = {arm: found for arm, found in reported.items() if found}
   lines = {arm: {r['seed']: outcomes.predictions(workdir, r['key'], s.report.split('/')[0]) for r in found}
            for arm, found in reported.items()}
-  leaked = {n for of_seeds in lines.values() for of_run in of_seeds.values() for n, e in enumerate(of_run) if e.get('leaked')}
+  leaked = {n for of_seeds in lines.values() for of_run in of_seeds.values()
+            for n, e in enumerate(templates.rows(of_run)) if e.get('leaked')}
+  metric = templates.over(metric, checks.check_templates(lines, task))
   scored = {arm: {seed: harness.scored_rows(x) for seed, x in of_seeds.items()} for arm, of_seeds in lines.items()}
   sums = {arm: {seed: metric.sums(x) for seed, x in of_seeds.items()} for arm, of_seeds in scored.items()}
   some = next(iter(scored[s.baseline].values()))
@@ -108,12 +112,13 @@ def _case(s: Study, metric: Metric, rows: list[Row], workdir: Path, model: str, 
   seeds, apart = _common(sums, s.baseline)
   compared = [arm for arm in sums if arm not in apart]
   trained = {arm for arm, found in reported.items() if found[0]['result']['steps']}
-  of = next(iter(lines[s.baseline].values()))
+  of = templates.rows(next(iter(lines[s.baseline].values())))
   in_clusters = [str(line['cluster']) for line in of] if 'cluster' in of[0] else []
   scores = _scores(metric, {arm: [sums[arm][seed] for seed in seeds] for arm in compared}, trained, in_clusters)
   gaps = {pair: statistics.gap(scores, *pair) for pair in itertools.combinations(compared, 2)}
   by_rule = rules.by_rule(metric, {arm: lines[arm] for arm in compared}, seeds)
-  return _Case(model, task, reported, missing, sums, seeds, apart, gaps, some, in_clusters, leaked, scores, by_rule)
+  return _Case(model, task, reported, missing, sums, seeds, apart, gaps, metric, some[:len(of)], in_clusters, leaked, scores,
+               by_rule)
 
 
 def _scores(metric: Metric, sums: dict[str, list[np.ndarray]], trained: Collection[str],
@@ -172,7 +177,8 @@ def _comparison(s: Study, metric: Metric, case: _Case, told: dict[Pair, dict[str
       'model': case.model, 'task': case.task, 'metric': s.report, 'baseline': s.baseline, 'seeds': case.seeds,
       'split': s.report.split('/')[0], 'looks': looks, 'examples': len(case.scored),
       **({'clusters': case.scores.fit.examples} if case.clusters else {}),
-      'seeds_agree': bool(case.scores.fit.agree), **_lines(metric, case.scored),
+      **variation.of_case(metric, case.scores, case.sums, case.seeds, 'clusters' if case.clusters else 'examples'),
+      'seeds_agree': bool(case.scores.fit.agree), **_lines(metrics.get(metric.name), case.scored),
       'arms': [{'arm': arm, 'selected': {f.split('.')[-1]: v for f, v in found[0]['setting'].items()},
                 'seeds': [r['seed'] for r in found] if arm in case.apart else case.seeds,
                 **_level(s.report, metric, case, arm), 'group': groups.get(arm), 'difference': to_baseline.get(arm),
@@ -212,7 +218,7 @@ def _level(report: str | None, metric: Metric, case: _Case, arm: str) -> dict[st
     estimate, seeds = statistics.mean(case.scores, arm), case.seeds
   runs = [r for r in case.reported[arm] if r['seed'] in seeds]
   if len(seeds) == 1 and runs:
-    low, high = runs[0]['result']['intervals'][report] if report else intervals.interval(
+    low, high = runs[0]['result']['intervals'][report] if report else templates.interval(
         metric, clusters.sums(case.sums[arm][seeds[0]], case.clusters), bool(case.clusters))
     return {'mean': estimate.mean, 'low': low, 'high': high}
   return {'mean': estimate.mean, 'low': estimate.low, 'high': estimate.high}

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from research.evaluation import metrics
+from research.evaluation import metrics, templates
 from research.look import count
-from research.studies import outcomes
+from research.studies import outcomes, variation
 from research.studies.compare import LEVEL
 from research.studies.figures import shown
 from research.studies.grid import Study
@@ -67,7 +67,7 @@ def _answer(study: Study, c: dict[str, Any]) -> list[str]:
     of_low = f': the interval of {_listed(low)} reaches down to that' if low else ''
     out.append(f'{"; ".join(said).capitalize()}{of_low}.')
   if best['group']:
-    tied = [a['arm'] for a in others if _share_a_letter(a, best)]
+    tied = [a['arm'] for a in others if share_a_letter(a, best)]
     if others:
       out.append(f'No test tells {best["arm"]} from {_listed(tied)}: arms that share a letter cannot be ranked.' if tied
                  else f'{best["arm"]} is told apart from every other arm.')
@@ -137,7 +137,7 @@ def _against(d: dict[str, Any]) -> str:
   return ('is above' if d['mean'] > 0 else 'is below') if p is not None and p < LEVEL else 'cannot be told from'
 
 
-def _share_a_letter(one: dict[str, Any], other: dict[str, Any]) -> bool:
+def share_a_letter(one: dict[str, Any], other: dict[str, Any]) -> bool:
   return bool({*re.findall("[a-z]'*", one['group'])} & {*re.findall("[a-z]'*", other['group'])})
 
 
@@ -161,13 +161,8 @@ def _sure(study: Study, c: dict[str, Any], earlier: Sequence[dict[str, Any]]) ->
   fresh = [] if study.report_seeds else [
       'The scores are of the runs by which settings were chosen: of many settings the best seems better than it is. With '
       'report_seeds in its file the study trains the chosen settings again.']
-  if len(c['seeds']) == 1:
-    out = ['One seed: the intervals are over test examples only. They tell how these trained models differ, and nothing '
-           'about how much another seed would move them; the tests are of these models, not of arms.']
-  else:
-    in_clusters = f' in {c["clusters"]:,} clusters, over which everything here is counted' if 'clusters' in c else ''
-    out = [f'{len(c["seeds"])} seeds, {c["examples"]:,} examples{in_clusters}. Both are samples: an interval says how far a '
-           'score would move with other seeds and other examples of their kind.']
+  out = [variation.told(c)]
+  if len(c['seeds']) > 1:
     trained = sum(a['cost']['train_flops'] > 0 for a in c['arms'])
     if trained > 2:
       out.append('How far seeds move a trained arm is told by all of them together: no test finds that they differ in it.'
@@ -187,8 +182,9 @@ def _sure(study: Study, c: dict[str, Any], earlier: Sequence[dict[str, Any]]) ->
       ways = [f'{n[what]:,} {"clusters" if "clusters" in c and what == "examples" else what}'
               for what in ('seeds', 'examples') if n[what]]
       out.append(f'To tell {a["arm"]} from {c["baseline"]} if they differ by {n["difference"]:.3f} (80 % power, one test): '
-                 + (f'{_listed(ways, "or")}, the other as it is.' if ways else 'more seeds and more examples; neither alone '
-                    'is enough.'))
+                 + (f'{_listed(ways, "or")}, the other as it is.' if ways else
+                    'more seeds, templates or examples; one of them alone is not enough.' if variation.templates(c) > 1 else
+                    'more seeds and more examples; neither alone is enough.'))
   return out
 
 
@@ -196,7 +192,7 @@ def _cost(c: dict[str, Any]) -> list[str]:
   """The arm that costs least among those that are as good as the best, and whose cost is a share of several runs'."""
   out = []
   best = sorted(c['arms'], key=lambda a: a['mean'], reverse=_higher(c))[0]
-  alike = [a for a in c['arms'] if a['group'] and _share_a_letter(a, best)]
+  alike = [a for a in c['arms'] if a['group'] and share_a_letter(a, best)]
   if len(alike) > 1:
     least = min(alike, key=lambda a: a['cost']['train_flops'])
     flops, learn = count(least['cost']['train_flops']), count(least['cost']['trainable_params'])
@@ -281,7 +277,7 @@ def _disagreements(c: dict[str, Any], rows: list[dict[str, Any]], workdir: Path)
   said = {}
   for a in c['arms']:
     row = next(r for r in rows if r['selected'] and r['arm'] == a['arm'])
-    said[a['arm']] = outcomes.predictions(workdir, row['key'], c['split'])
+    said[a['arm']] = templates.rows(outcomes.predictions(workdir, row['key'], c['split']))
   first = next(iter(said.values()))
   if not any(line['prediction'].strip() for lines in said.values() for line in lines):
     return Part('Where the arms disagree', ['Nothing was answered: only the loss was measured.'])

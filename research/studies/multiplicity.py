@@ -40,7 +40,7 @@ def needed(spread: Spread, seeds: int, examples: int, difference: float) -> tupl
   """The seeds, with these examples, and the examples, with these seeds, that tell arms apart that differ by so much.
 
   With 80 % power at the 5 % level, for a mean of variance seed / S + example / n + rest / (S n), taken as normal: of few seeds
-  it is a little too few. inf: no number is enough while the other stays.
+  it is a little too few. What templates add stays as it is. inf: no number is enough while the other stays.
 
   Args:
     spread: of the difference of two arms.
@@ -48,7 +48,7 @@ def needed(spread: Spread, seeds: int, examples: int, difference: float) -> tupl
     examples: that both were tested on.
     difference: the one that is to be told from 0.
   """
-  allowed = (difference / (special.ndtri(0.975) + special.ndtri(0.8))) ** 2
+  allowed = (difference / (special.ndtri(0.975) + special.ndtri(0.8))) ** 2 - spread.of_templates
 
   def enough(own: float, other: float, others: int) -> float:
     left = allowed - other / others

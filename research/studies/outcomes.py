@@ -15,7 +15,7 @@ from typing import Any
 from research import json_text, run_files
 from research.data.sources import read_jsonl
 from research.errors import InputError
-from research.evaluation import own
+from research.evaluation import own, templates
 
 FILE, RUNS = 'outcomes.jsonl.gz', 'runs'
 DIGITS = 7          # of each number kept: as many as float32 has
@@ -23,7 +23,7 @@ PROMPT = 400        # characters of a prompt that are kept: its end
 CURVE = ('step', 'train/loss', 'valid/loss')
 EXAMPLE = ('id', 'target', 'prediction', 'loss', 'tokens', 'choices')
 # Kept where some example has them; so are the numbers of a person's own metrics.
-SOME = ('leaked', 'references', 'bytes', 'cluster')
+SOME = ('leaked', 'references', 'bytes', 'cluster', 'template')
 OF_CHOICES = ('choice_tokens', 'choice_bytes', 'calibrated', 'ranked')      # kept where choices were ranked
 
 
@@ -126,8 +126,10 @@ def _checked(path: Path) -> list[dict[str, Any]]:
   lines = read_jsonl(path)
   for number, line in enumerate(lines, 1):
     json_text.expect(line, run_files.PREDICTION_FIELDS, f'{path}: line {number}')
-    if line.get('id', number - 1) != number - 1:
-      raise InputError(f'{path}: is damaged: line {number} is that of row {line["id"]}, not of row {number - 1}; '
+  rows = max(1, len(lines) // templates.count(lines))
+  for number, line in enumerate(lines, 1):
+    if line.get('id', (number - 1) % rows) != (number - 1) % rows:
+      raise InputError(f'{path}: is damaged: line {number} is that of row {line["id"]}, not of row {(number - 1) % rows}; '
                        'evaluate the run again')
   return lines
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from research import look, run_files
 from research.look import count
-from research.studies import by_heart, figures, findings, forgotten, leaked, scoring
+from research.studies import across, by_heart, figures, findings, forgotten, leaked, scoring, varied
 from research.studies.figures import shown
 from research.studies.findings import interval, p_value
 from research.studies.outcomes import RUNS
@@ -40,9 +40,10 @@ def write(plan: Plan, comparison: dict[str, Any], rows: list[dict[str, Any]], wo
       'commands': [of_cells[r['key']] or f'# no flags say what {r["key"]} is: see its config.json'
                    for r in rows if r['selected']],
       'rows': rows, 'validated': [*dict.fromkeys((study.select, 'valid/loss'))],
+      'overall': across.part(comparison),
       'comparisons': [{**c, 'columns': columns(c), 'table': [_row(a, c) for a in c['arms']], 'figures': of_comparison,
-                       'parts': by_heart.parts(c, rows, forgotten.parts(c, leaked.parts(c, scoring.parts(
-                           c, findings.parts(study, c, rows, workdir, plan.earlier), of_comparison))))}
+                       'parts': by_heart.parts(c, rows, forgotten.parts(c, leaked.parts(c, scoring.parts(c, varied.parts(
+                           c, findings.parts(study, c, rows, workdir, plan.earlier), plan.cells), of_comparison))))}
                       for c, of_comparison in zip(comparison['comparisons'], drawn)],
       'failed': [r for r in rows if r['error']], 'provenance': _provenance(rows, workdir),
       'config': json.dumps(plan.cells[0].config['training']),
@@ -127,4 +128,4 @@ def table_text(comparison: dict[str, Any]) -> str:
     table = [tuple(columns(c)), *(tuple(_row(a, c).values()) for a in c['arms'])]
     widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
     lines += ['  '.join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip() for row in table] + leaked.line(c)
-  return '\n'.join(lines)
+  return '\n'.join(lines + across.lines(comparison))

@@ -10,7 +10,7 @@ from research import run_files
 from research.console import say
 from research.data.tasks import BITS_PER_BYTE
 from research.errors import InputError
-from research.evaluation import harness, metrics
+from research.evaluation import harness, metrics, templates
 from research.studies import grid, outcomes, statistics
 from research.studies.grid import Cell, Study
 from research.studies.outcomes import RUNS
@@ -111,7 +111,7 @@ def compare(s: Study, workdir: Path, model: str, runs: dict[str, dict[int, str]]
     if not outcomes.are_there(workdir, base, split):
       continue                                     # the study has not ended
     of_base = outcomes.predictions(workdir, base, split)
-    metric = metrics.get(_metric(of_base[0]))
+    metric = templates.over(metrics.get(_metric(of_base[0])), templates.count(of_base))
     sums = {'': [metric.sums(harness.scored_rows(of_base))] * len(seeds)}
     for arm, of_seeds in runs.items():
       lines = [outcomes.predictions(workdir, of_seeds[seed], split) for seed in seeds]
@@ -121,7 +121,8 @@ def compare(s: Study, workdir: Path, model: str, runs: dict[str, dict[int, str]]
       sums[arm] = [metric.sums(harness.scored_rows(own)) for own in lines]
     scores = statistics.scores(metric, sums, [*runs])
     told = lambda x: {'mean': x.mean, 'low': x.low, 'high': x.high}
-    found.append({'name': name, 'metric': metric.name, 'examples': len(of_base), 'base': told(statistics.mean(scores, '')),
+    found.append({'name': name, 'metric': metric.name, 'examples': len(templates.rows(of_base)),
+                  'base': told(statistics.mean(scores, '')),
                   'arms': [{'arm': arm, **told(statistics.mean(scores, arm)), 'change': told(statistics.gap(scores, arm, ''))}
                            for arm in runs]})
   return found

@@ -9,7 +9,7 @@ from scipy import stats
 from statsmodels.stats.power import normal_power
 from statsmodels.stats.weightstats import DescrStatsW
 
-from research.evaluation import metrics
+from research.evaluation import crossed, metrics
 from research.evaluation.metrics import Scored
 from research.studies import multiplicity, statistics
 
@@ -59,7 +59,7 @@ def test_where_examples_do_not_matter_the_difference_is_the_paired_t_interval_of
 
 @pytest.mark.parametrize('freedom', [1, 2, 4, 30])
 def test_a_variance_known_with_few_degrees_of_freedom_makes_students_t(freedom):
-  deviation = statistics.Deviation(*statistics._uncertain(np.array(4.0), freedom, 40))
+  deviation = statistics.Deviation(*crossed._uncertain(np.array(4.0), freedom, 40))
   for x in (0.5, 2, 5, 20):
     assert deviation.beyond(2 * x) == pytest.approx(stats.t.sf(x, freedom), rel=2e-2, abs=1e-6)
   assert deviation.half() == pytest.approx(2 * stats.t.ppf(0.975, freedom), rel=1e-3)
@@ -97,7 +97,7 @@ def test_a_prompts_seeds_are_not_those_of_trained_arms():
   rng = np.random.default_rng(4)
   scores = np.concatenate([np.full((1, 3, 1), 0.3), rng.normal(0.5, 0.05, (3, 3, 1))]) + np.zeros(50)
   f = statistics.fit(scores, [False, True, True, True], 0.0)
-  seed, freedom, _ = statistics._seeds_part(f, 0, 1)
+  seed, freedom, _ = crossed.seeds_part(f, 0, 1)
   assert seed == pytest.approx(scores[1:, :, 0].var(1, ddof=1).mean()) and 2 < freedom <= 6
 
 
@@ -132,7 +132,7 @@ def test_from_an_error_of_0_no_equivalence_is_found():
 def test_equivalence_is_statsmodels_tost():
   """On one value an example, which both can test."""
   values = np.random.default_rng(3).normal(0.02, 0.1, 60)
-  deviation = statistics.Deviation(*statistics._uncertain(np.array(values.var(ddof=1) / 60), 59, 40))
+  deviation = statistics.Deviation(*crossed._uncertain(np.array(values.var(ddof=1) / 60), 59, 40))
   found = statistics.Estimate(values.mean(), 0, 0, None, deviation)
   for margin in (0.01, 0.03, 0.05):
     p = DescrStatsW(values).ttost_mean(-margin, margin)[0]
@@ -159,7 +159,7 @@ def test_the_spread_is_found_again_and_says_how_many_seeds_and_examples_are_need
   draw = lambda S, n: (rng.normal(0, 0.02, (S, 1)) + rng.normal(0, 0.2, n) + rng.normal(0, 0.3, (S, n)))
   def spread(values):
     f = statistics.fit(np.stack([values, np.zeros_like(values)]), [True, True], 0.0)
-    return statistics._spread(f, 0, 1, len(values) - 1)
+    return statistics._spread(f, 0, 1)
   found = [spread(draw(20, 500)) for _ in range(40)]
   np.testing.assert_allclose(np.mean([x[:3] for x in found], axis=0), true[:3], rtol=0.1)
   assert np.mean([x.seed_range[0] <= true.seed <= x.seed_range[1] for x in found]) >= 0.85
