@@ -36,8 +36,8 @@ def get_study(variant=''):
       'select': 'valid/accuracy',
       'report': 'test/accuracy',
       'baseline': 'few_shot',
-      'retain': ['sentiment', {'name': 'text', 'subset': 'docstring_summary', 'label': 'documentation',
-                               'metrics': ('bits_per_byte',)}],
+      'retain': [{'name': 'sentiment', 'rows': 200}, {'name': 'text', 'subset': 'docstring_summary', 'label': 'documentation',
+                                                      'metrics': ('bits_per_byte',), 'rows': 80}],
       'margin': 0.02,
       'extend': 0,                      # the two minutes of a cell more are not a quick start's
   }

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from research.data import tasks, texts
+from research.data import few_rows, tasks, texts
 from research.data.tasks import Task
 from research.experiment.assemble import Experiment
 
@@ -13,12 +13,14 @@ def on_task(exp: Experiment, fields: Mapping[str, Any], reserve: int = 0) -> Exp
 
   Args:
     exp: of a run.
-    fields: of the other task, as `config.task` has them.
+    fields: of the other task, as `config.task` has them; `rows` are of its test split, the same draw for every run.
     reserve: tokens of the context that other runs need for prefixes and soft prompts: texts are cut alike for all of them.
 
   What cannot be right about the task is an `InputError`.
   """
   task = tasks.make(fields['name'], {k: v for k, v in fields.items() if k not in tasks.OF_A_RUN})
+  if fields.get('rows'):
+    task = few_rows.subsample(task, fields['rows'], seed=0, split='test')
   return _on(exp, texts.with_objective(task, exp.model.config.has_encoder), reserve)
 
 

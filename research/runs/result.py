@@ -143,8 +143,9 @@ def spoken(evaluation: harness.Evaluation, split: str, ranges: bool = True) -> l
 
   count, rows = evaluation.leaked, len({p['id'] for p in evaluation.predictions})
   copied = [p for p in evaluation.predictions if 'copied' in p]
-  ends = [f'{len(copied)} of {len(evaluation.predictions)} {split} answers hold words of a training row that neither their prompt nor a right answer '
-          f'has (first: row {copied[0]["id"]}, of training row {copied[0]["copied"]["row"]})'] if copied else []
+  ends = [f'{len(copied)} of {len(evaluation.predictions)} {split} answers hold words of a training row that neither their '
+          f'prompt nor a right answer has (first: row {copied[0]["id"]}, of training row {copied[0]["copied"]["row"]})'
+          ] if copied else []
   if not count:
     return [line(''), *ends]
   if count == rows:

@@ -23,7 +23,7 @@ def ran(tmp_path_factory):
   """(folder of a study that retains two tasks and ran whole, the folder of its files)."""
   folder = tmp_path_factory.mktemp('retained')
   fields = {name.removeprefix('task__'): value for name, value in reviews(train=16, valid=8, test=8).items()}
-  (folder / 'text.txt').write_text('Some prose that nobody trains on.\n\nAnd a second paragraph of it.')
+  (folder / 'text.txt').write_text('Some prose that nobody trains on.\n\nAnd a second paragraph of it.\n\nAnd a third.')
   other = {**fields, 'label': 'websites', 'target': ' {domain}', 'choices': ('amazon', 'imdb', 'yelp')}
   study = {
       'question': 'What is forgotten?', 'base': 'configs/quickstart.py', 'models': ['random:llama-tiny'], 'tasks': [fields],
@@ -31,7 +31,9 @@ def ran(tmp_path_factory):
                'lora': {'strategy': {'name': 'lora'}, 'grid': {'training.learning_rate': [1e-2]}},
                'prompt': {'strategy': {'name': 'prompt', 'slots': 3}, 'grid': {'training.learning_rate': [1e-1]}}},
       'seeds': [0, 1], 'budget': {'steps': 4, 'eval_every': 2}, 'select': 'valid/accuracy', 'report': 'test/accuracy',
-      'baseline': 'base', 'extend': 0, 'retain': [other, {'name': 'text', 'label': 'prose', 'test': str(folder / 'text.txt')}]}
+      'baseline': 'base', 'extend': 0, 'retain': [other,
+                                                 {'name': 'text', 'label': 'prose', 'test': str(folder / 'text.txt'),
+                                                  'metrics': ('bits_per_byte',), 'rows': 2}]}
   (folder / 'study.py').write_text(STUDY.format(study=study))
   said = verb('study', f'--study={folder}/study.py', f'--workdir={folder}/w', '--cohorts=off')
   assert said.returncode == 0, said.stderr
@@ -46,18 +48,19 @@ def share(lines):
   return np.mean([x['accuracy'] for x in lines])
 
 
-def loss(lines):
-  return sum(x['loss'] for x in lines) / sum(x['tokens'] for x in lines)
+def bits_per_byte(lines):
+  return sum(x['loss'] for x in lines) / np.log(2) / sum(x['bytes'] for x in lines)
 
 
 def test_every_trained_run_and_the_base_are_measured_on_the_same_rows(ran):
   workdir, _ = ran
   [c] = run_files.read_json(workdir / 'comparison.json')['comparisons']
-  assert [(r['name'], r['metric'], r['examples']) for r in c['retained']] == [('websites', 'accuracy', 8), ('prose', 'loss', 2)]
+  assert [(r['name'], r['metric'], r['examples']) for r in c['retained']] == [
+      ('websites', 'accuracy', 8), ('prose', 'bits_per_byte', 2)]
   trained = [json.loads(line) for line in (workdir / 'results.jsonl').open()]
   for r in c['retained']:
     base = predictions(workdir, 'base@llama-tiny', r['name'])
-    value = share if r['metric'] == 'accuracy' else loss
+    value = share if r['metric'] == 'accuracy' else bits_per_byte
     assert r['base']['mean'] == pytest.approx(value(base))
     assert [a['arm'] for a in r['arms']] == ['lora', 'prompt']
     for a in r['arms']:
