@@ -26,7 +26,8 @@ def get_config():
           'context': 0,                 # longest prompt with its answer, in tokens; 0: the model's own
       },
       'task': {
-          'name': 'sentiment',          # sentiment, domain, translation, summary; files, datasets: your own; text: plain text
+          'name': 'sentiment',          # sentiment, domain, translation, summary; files, datasets: your own; text: plain text;
+                                        # probes of bias: winobias, winogender, crows_pairs, stereoset, bbq (docs/bias.md)
           'train': optional(str),       # files: a file of rows; text: that or a .txt file; datasets: a split's name
           'valid': optional(str),
           'test': optional(str),

@@ -4,9 +4,11 @@ r"""Evaluates a run, or a prompted base model, on one split.
     python -m research.evaluate --config=configs/default.py --workdir=runs/shots \
       --config.strategy.name=few_shot --config.strategy.shots=4
 
+    python -m research.evaluate --workdir=runs/lora --slices=domain,label
     python -m research.evaluate --workdir=runs/lora --lm_eval=TASK,TASK --include_path=tasks
 
-Writes predictions/SPLIT.jsonl and adds SPLIT/* to result.json. With --lm_eval tasks of lm-evaluation-harness are asked
+Writes predictions/SPLIT.jsonl and adds SPLIT/* to result.json; with --slices also each score by the values of columns, and the
+largest gap between two values with its test. With --lm_eval tasks of lm-evaluation-harness are asked
 (pip install 'flaxtune[harness]'): it writes lm_eval/results.json and lm_eval/TASK.jsonl, and with --against=WORKDIR compares
 with what another run answered, example by example.
 """
@@ -29,10 +31,12 @@ def main() -> None:
   if f.lm_eval is None:
     if given := next((name for name in OF_LM_EVAL if f[name].present), None):
       raise InputError(f'--{given} goes with --lm_eval=TASKS')
-    evaluate_one(workdir, f.split, f.config, f.allow_changed)
+    evaluate_one(workdir, f.split, f.config, f.allow_changed, tuple(dict.fromkeys(f.slices or ())))
     return
   if f['split'].present:
     raise InputError('--split: a task of --lm_eval says itself which of its rows it asks; leave --split out')
+  if f.slices:
+    raise InputError('--slices: is of a task of ours; the rows of a task of --lm_eval are not divided, so leave it out')
   from research.runs.lm_evaluation import Asked, evaluate_tasks
   from research.studies import lm_eval_pairs
   if f.against:
@@ -49,6 +53,7 @@ if __name__ == '__main__':
   flags.DEFINE_string('workdir', None, 'a run, or with --config the place for results')
   flags.DEFINE_string('split', 'test', 'train, valid or test')
   cli.changed_flag()
+  flags.DEFINE_list('slices', None, 'columns of the rows, by whose values each score is told too')
   flags.DEFINE_list('lm_eval', None, 'tasks of lm-evaluation-harness: names, groups or tags, also with *')
   flags.DEFINE_string('include_path', None, 'lm_eval: a folder of YAML files that define tasks, beside those of the harness')
   flags.DEFINE_integer('lm_eval_limit', None, 'lm_eval: of each task the first so many examples', lower_bound=1)

@@ -30,10 +30,10 @@ LOCK = '.lock'           # held by the process that is at work in a folder
 COST_FIELDS = {**dict.fromkeys(('trainable_params', 'train_flops', 'train_seconds', 'peak_bytes'), NUMBER), 'cohort_size?': int,
                **dict.fromkeys(('total_params?', 'train_tokens?', 'compile_seconds?', 'tokens_per_second?'), NUMBER)}
 RESULT_FIELDS = {'best_step?': int, 'steps': int, 'metrics': {str: NUMBER}, 'intervals': {str: [NUMBER]}, 'cost': COST_FIELDS,
-                 'leaked?': {str: int}, 'signatures?': {str: str}, 'scoring?': str, 'temperature?': NUMBER,
+                 'leaked?': {str: int}, 'signatures?': {str: str}, 'slices?': dict, 'scoring?': str, 'temperature?': NUMBER,
                  'copies?': {str: int}, 'memorised?': {str: NUMBER}}
 PREDICTION_FIELDS = {'id?': int, 'prediction': str, 'target': str, 'loss': NUMBER, 'tokens': int, 'leaked?': bool,
-                     'references?': [str], 'bytes?': int, 'cluster?': str, 'template?': int,
+                     'references?': [str], 'bytes?': int, 'cluster?': str, 'template?': int, 'probe?': [str],
                      'copied?': {'row': int, 'words': str}}
 FAILED_FIELDS = {'error': str}
 

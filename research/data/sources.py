@@ -14,6 +14,7 @@ from research.data.rows import Row
 from research.errors import InputError
 
 SPLITS = ('train', 'valid', 'test')
+SAMPLES = Path(str(importlib.resources.files('research.data') / 'samples'))
 
 
 def read_jsonl(path: Path) -> list[Row]:
@@ -23,8 +24,7 @@ def read_jsonl(path: Path) -> list[Row]:
 
 def sample(name: str) -> dict[str, list[Row]]:
   """The splits of a data set that ships with the package."""
-  folder = importlib.resources.files('research.data') / 'samples' / name
-  return {split: read_jsonl(Path(str(folder / f'{split}.jsonl'))) for split in SPLITS}
+  return {split: read_jsonl(SAMPLES / name / f'{split}.jsonl') for split in SPLITS}
 
 
 def texts(**paths: str | None) -> dict[str, list[Row]]:

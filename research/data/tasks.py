@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from research.data import chats, choices, paraphrases, sources
+from research.data import chats, choices, paraphrases, probes, sources
 from research.data.built_in import BUILT_IN
 from research.data.rows import Row
 from research.data.templates import fields_of, fill, fill_each, not_text
@@ -94,6 +94,8 @@ def make(name: str, fields: dict[str, Any]) -> Task:
       raise InputError(f'task {name} brings its own rows; for your own use task.name=files or task.name=datasets')
     built_in = dict(BUILT_IN[name])
     splits = sources.sample(built_in.pop('data'))
+  elif name in probes.PROBES:
+    splits, built_in = probes.make(name, where, sources.SAMPLES, path)
   elif name in OWN:
     if name == 'files':
       if path:
@@ -121,7 +123,7 @@ def make(name: str, fields: dict[str, Any]) -> Task:
     built_in = {'prompt': '', 'target': '{text}', 'objective': None}      # None: as the model is made for
     splits = sources.texts(**where) if any(where.values()) else sources.sample_texts(subset)
   else:
-    raise InputError(f'task.name={name!r}: no such task (known: {", ".join((*BUILT_IN, *OWN, TEXT))})')
+    raise InputError(f'task.name={name!r}: no such task (known: {", ".join((*BUILT_IN, *probes.PROBES, *OWN, TEXT))})')
   task = Task(name, splits, **{**built_in, **given})
   if task.choices and not task.rejected:
     task = task._replace(numbered=choices.counted_from(task.choices, label_column(task), splits.values()))
@@ -192,7 +194,7 @@ def _check(task: Task) -> None:
   if task.objective != 'answer':
     raise InputError(f'task.objective={task.objective!r} is of task.name=text alone')
   label = label_column(task) if task.choices and not task.rejected else None
-  choices.check(task.choices, task.scoring, task.metrics)
+  choices.check(task.choices, task.scoring, [m for m in task.metrics if m not in probes.metrics_of(task.name)])
   if any(not stop for stop in task.stop):
     raise InputError(f'task.stop={task.stop}: each must be a text of one character or more')
   if task.max_new_tokens < 1:

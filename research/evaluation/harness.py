@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from research.data import texts
+from research.data import probes, texts
+from research.data.probe_rows import COLUMN
 from research.data.prompts import Example
 from research.data.tasks import BITS_PER_BYTE, OF_LOSS, TEXT, Task, label_of, references_of
 from research.data.tokenizer import Tokenizer
@@ -109,7 +110,8 @@ def _measured(tokenizer: Tokenizer, task: Task, examples: Sequence[Example], sco
                   **({'leaked': True} if e.id in leaked else {}), **({'references': s.references} if s.others else {}),
                   **({'bytes': s.bytes} if s.bytes is not None else {}),
                   **({'cluster': str(e.row[task.cluster])} if task.cluster else {}),
-                  **({'template': e.template} if task.prompts else {})}
+                  **({'template': e.template} if task.prompts else {}),
+                  **({COLUMN: e.row[COLUMN]} if task.name in probes.PROBES else {})}
                  for e, s, c in zip(examples, scored, scores)]
   rows = [e for e in examples if not e.template]
   apart = [number for number, e in enumerate(rows) if e.id not in leaked]
@@ -119,7 +121,7 @@ def _measured(tokenizer: Tokenizer, task: Task, examples: Sequence[Example], sco
     metric = metrics.get(name)
     vectors = metric.sums(scored)
     if metric.signature:
-      signatures[name] = metric.signature(scored)
+      signatures[name] = metric.signature(scored) + f'; task.scoring={task.scoring}' * (task.name in probes.PROBES)
     of_rows, over = templates.side_by_side(vectors, len(task.prompts) or 1), templates.over(metric, len(task.prompts) or 1)
     for called, chosen in ((name, range(len(rows))), (name + WITHOUT, apart)):
       if called == name or 0 < len(chosen) < len(rows):
@@ -190,9 +192,14 @@ def _said(tokenizer: Tokenizer, e: Example) -> str:
 def scored_rows(predictions: list[dict[str, Any]]) -> list[Scored]:
   """What a predictions file holds, ready to be measured again."""
   return [Scored(p['prediction'], p['target'], p['loss'], p['tokens'], tuple(p.get('choices', ())),
-                 tuple(p.get('references') or ())[1:], p.get('bytes'), p.get('row'),
+                 tuple(p.get('references') or ())[1:], p.get('bytes'), _row(p),
                  {name: value for name, value in p.items() if own.is_own(name) and value is not None} or None, _ranked(p))
           for p in predictions]
+
+
+def _row(prediction: dict[str, Any]) -> dict[str, Any] | None:
+  """The row of a prediction; where it was not kept, what a probe is measured by."""
+  return prediction.get('row') or ({COLUMN: prediction[COLUMN]} if COLUMN in prediction else None)
 
 
 def _ranked(prediction: dict[str, Any]) -> tuple[float, ...]:

@@ -12,10 +12,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from research.console import say_once
+from research.data import probes
 from research.data.choices import CALIBRATION
+from research.data.probe_rows import COLUMN
 from research.data.tasks import BITS_PER_BYTE, OF_LOSS, TEXT, Task, label_of, references_of
 from research.errors import InputError
-from research.evaluation import confusion, own, translation, words
+from research.evaluation import bias, confusion, own, translation, words
 
 
 class Scored(NamedTuple):
@@ -57,7 +59,7 @@ class Metric(NamedTuple):
   @property
   def is_share(self) -> bool:
     """Whether it is a share of the examples: each counts in whole or not at all."""
-    return self.name in ('accuracy', 'exact_match')
+    return self.name in ('accuracy', 'exact_match', 'stereotype_share')
 
   @property
   def limited(self) -> bool:
@@ -138,6 +140,15 @@ def _of_own(name: str) -> Metric:
   return Metric(name, sums, _ratio, _ratio, not of.lower, of.most, of.least, of_prediction=False)
 
 
+def _of_probe(name: str) -> Metric:
+  """A score of a bias probe, by what its rows say of each example."""
+  of = bias.MEASURES[name]
+
+  def sums(scored: Sequence[Scored]) -> np.ndarray:
+    return of.sums([bias.Probed((s.row or {})[COLUMN], s.ranked, _equal(s) == 1) for s in scored])
+  return Metric(name, sums, of.score, of.each, of.ideal is None, of.most, of.least, signature=lambda scored: of.definition)
+
+
 BINS = 15      # of confidence, equally wide (Guo et al. 2017)
 
 
@@ -211,6 +222,7 @@ METRICS: dict[str, Callable[[], Metric]] = {
     **{name: partial(_of_corpus, name) for name in translation.NAMES},
     **{name: partial(_of_words, name, partial(words.rouge, name)) for name in ('rouge1', 'rouge2', 'rougeL', 'rougeLsum')},
     **{name: partial(_of_loss, name) for name in OF_LOSS},
+    **{name: partial(_of_probe, name) for name in bias.MEASURES},
 }
 FORMS = (*(f'{kind}:CLASS' for kind in confusion.OF_ONE), own.FORM)      # names that a person completes
 LOSS = Metric('loss', lambda scored: np.array([[s.loss, s.tokens] for s in scored]), _ratio, _ratio,
@@ -255,6 +267,8 @@ def check(task: Task, trains: bool = True) -> None:
     if not name.isprintable():
       raise InputError(f'task.metrics: {name!r} holds a line break or another character that cannot be printed')
     get(name)
+    if name in bias.MEASURES and name not in probes.metrics_of(task.name):
+      raise InputError(f'task.metrics={name}: is of the probe {probes.task_of(name)} alone')
     kind, _, of = name.partition(':')
     classes = [c.strip() for c in task.choices] or [first.strip() for first, *_ in targets]
     if kind in confusion.OF_ONE and classes and of.strip() not in classes:

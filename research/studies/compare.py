@@ -11,7 +11,7 @@ import numpy as np
 from research.errors import InputError
 from research.evaluation import clusters, harness, metrics, templates
 from research.evaluation.metrics import Metric, Scored
-from research.studies import checks, multiplicity, optimum, outcomes, overall, retained, rules, statistics, variation
+from research.studies import biased, checks, multiplicity, optimum, outcomes, overall, retained, rules, statistics, variation
 from research.studies.grid import Study
 
 LEVEL = 0.05      # of the tests that tell arms apart
@@ -187,7 +187,8 @@ def _comparison(s: Study, metric: Metric, case: _Case, told: dict[Pair, dict[str
       'pairs': [{'arm': arm, 'other': other, **{name: x[name] for name in PAIR}} for (arm, other), x in told.items()],
       'missing': case.missing, **({'signature': signature} if signature else {}),
       **({'scorings': case.by_rule} if case.by_rule else {}), **_without_leaked(s, metric, case),
-      **retained.of_case(s, workdir, case.model, case.reported, case.scores.arms, case.seeds)}
+      **retained.of_case(s, workdir, case.model, case.reported, case.scores.arms, case.seeds),
+      **biased.of_case(s, workdir, case.model, case.reported, case.scores.arms, case.seeds, looks)}
 
 
 def _without_leaked(s: Study, metric: Metric, case: _Case) -> dict[str, Any]:

@@ -23,7 +23,7 @@ PROMPT = 400        # characters of a prompt that are kept: its end
 CURVE = ('step', 'train/loss', 'valid/loss')
 EXAMPLE = ('id', 'target', 'prediction', 'loss', 'tokens', 'choices')
 # Kept where some example has them; so are the numbers of a person's own metrics.
-SOME = ('leaked', 'references', 'bytes', 'cluster', 'template')
+SOME = ('leaked', 'references', 'bytes', 'cluster', 'template', 'probe')
 OF_CHOICES = ('choice_tokens', 'choice_bytes', 'calibrated', 'ranked')      # kept where choices were ranked
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from research import look, run_files
 from research.look import count
-from research.studies import across, by_heart, figures, findings, forgotten, leaked, scoring, varied
+from research.studies import across, bias_report, by_heart, figures, findings, forgotten, leaked, scoring, varied
 from research.studies.figures import shown
 from research.studies.findings import interval, p_value
 from research.studies.outcomes import RUNS
@@ -42,8 +42,9 @@ def write(plan: Plan, comparison: dict[str, Any], rows: list[dict[str, Any]], wo
       'rows': rows, 'validated': [*dict.fromkeys((study.select, 'valid/loss'))],
       'overall': across.part(comparison),
       'comparisons': [{**c, 'columns': columns(c), 'table': [_row(a, c) for a in c['arms']], 'figures': of_comparison,
-                       'parts': by_heart.parts(c, rows, forgotten.parts(c, leaked.parts(c, scoring.parts(c, varied.parts(
-                           c, findings.parts(study, c, rows, workdir, plan.earlier), plan.cells), of_comparison))))}
+                       'parts': bias_report.parts(c, by_heart.parts(c, rows, forgotten.parts(c, leaked.parts(c, scoring.parts(
+                           c, varied.parts(c, findings.parts(study, c, rows, workdir, plan.earlier), plan.cells),
+                           of_comparison)))))}
                       for c, of_comparison in zip(comparison['comparisons'], drawn)],
       'failed': [r for r in rows if r['error']], 'provenance': _provenance(rows, workdir),
       'config': json.dumps(plan.cells[0].config['training']),

@@ -8,9 +8,11 @@ from typing import Any, NamedTuple
 
 from research import run_files
 from research.console import say
+from research.data.probes import PROBES
 from research.data.tasks import BITS_PER_BYTE
 from research.errors import InputError
-from research.evaluation import harness, metrics, templates
+from research.evaluation import clusters, harness, metrics, templates
+from research.evaluation.metrics import Metric
 from research.studies import grid, outcomes, statistics
 from research.studies.grid import Cell, Study
 from research.studies.outcomes import RUNS
@@ -91,6 +93,56 @@ def _measured(folder: Path, name: str) -> bool:
   return any(metric.startswith(f'retain/{name}/') for metric in found)
 
 
+def of_task(one: str | dict[str, Any]) -> str:
+  """The task's own name of an entry of `retain`."""
+  return one if isinstance(one, str) else str(one['name'])
+
+
+def named(one: str | dict[str, Any]) -> str:
+  """What an entry of `retain` is called: its label where it has one."""
+  return one if isinstance(one, str) else str(one.get('label') or one['name'])
+
+
+def examples(workdir: Path, name: str, model: str, runs: dict[str, dict[int, str]],
+             seeds: Sequence[int]) -> dict[str, list[list[dict[str, Any]]]]:
+  """The lines of the base ('') and of every trained arm on a retained task, for each seed; none before the study has ended.
+
+  Args:
+    workdir: the study's.
+    name: of the task, as `named` has it.
+    model: whose runs they are.
+    runs: trained arm -> seed -> key of its run.
+    seeds: those that all arms share.
+  Raises:
+    InputError: a run read other examples than the base.
+  """
+  base, split = base_key(model), f'retain/{name}'
+  if not outcomes.are_there(workdir, base, split):
+    return {}
+  of_base = outcomes.predictions(workdir, base, split)
+  found = {'': [of_base] * len(seeds)}
+  for arm, of_seeds in runs.items():
+    found[arm] = [outcomes.predictions(workdir, of_seeds[seed], split) for seed in seeds]
+    if any([x['target'] for x in own] != [x['target'] for x in of_base] for own in found[arm]):
+      raise InputError(f'{workdir}: {arm} was measured on other rows of {name} than the base: they changed meanwhile; remove '
+                       f'predictions/{split}.jsonl and its metrics from result.json, and go on with the study')
+  return found
+
+
+def scored(metric: Metric, lines: dict[str, list[list[dict[str, Any]]]], trained: Sequence[str]) -> statistics.Scores:
+  """The scores of `examples`, over the clusters that these are of, where they are of some.
+
+  Args:
+    metric: the score; of several templates the mean over them.
+    lines: of `examples`.
+    trained: the arms.
+  """
+  of = [line['cluster'] for line in templates.rows(lines[''][0]) if 'cluster' in line]
+  sums = {arm: [clusters.sums(metric.sums(harness.scored_rows(one)), of) for one in of_seeds]
+          for arm, of_seeds in lines.items()}
+  return statistics.scores(metric, sums, trained, len(of) / len({*of}) if of else 1.0)
+
+
 def compare(s: Study, workdir: Path, model: str, runs: dict[str, dict[int, str]], seeds: Sequence[int]) -> list[dict[str, Any]]:
   """Of each task that the study retains what every trained arm scores on it, and what that is above the base's score.
 
@@ -100,26 +152,18 @@ def compare(s: Study, workdir: Path, model: str, runs: dict[str, dict[int, str]]
     model: whose runs are compared.
     runs: trained arm -> seed -> key of its run.
     seeds: those that all arms share.
-  Raises:
-    InputError: a run read other examples than the base.
   """
   found = []
-  base = base_key(model)
   for one in s.retain:
-    name = one if isinstance(one, str) else str(one.get('label') or one['name'])
-    split = f'retain/{name}'
-    if not outcomes.are_there(workdir, base, split):
+    if of_task(one) in PROBES:
+      continue                                     # see `biased`
+    name = named(one)
+    lines = examples(workdir, name, model, runs, seeds)
+    if not lines:
       continue                                     # the study has not ended
-    of_base = outcomes.predictions(workdir, base, split)
+    of_base = lines[''][0]
     metric = templates.over(metrics.get(_metric(of_base[0])), templates.count(of_base))
-    sums = {'': [metric.sums(harness.scored_rows(of_base))] * len(seeds)}
-    for arm, of_seeds in runs.items():
-      lines = [outcomes.predictions(workdir, of_seeds[seed], split) for seed in seeds]
-      if any([x['target'] for x in own] != [x['target'] for x in of_base] for own in lines):
-        raise InputError(f'{workdir}: {arm} was measured on other rows of {name} than the base: they changed meanwhile; remove '
-                         f'predictions/{split}.jsonl and its metrics from result.json, and go on with the study')
-      sums[arm] = [metric.sums(harness.scored_rows(own)) for own in lines]
-    scores = statistics.scores(metric, sums, [*runs])
+    scores = scored(metric, lines, [*runs])
     told = lambda x: {'mean': x.mean, 'low': x.low, 'high': x.high}
     found.append({'name': name, 'metric': metric.name, 'examples': len(templates.rows(of_base)),
                   'base': told(statistics.mean(scores, '')),
@@ -146,6 +190,18 @@ def of_case(s: Study, workdir: Path, model: str, reported: Mapping[str, Sequence
     arms: those that are compared.
     seeds: that all arms share.
   """
-  runs = {arm: {r['seed']: r['key'] for r in reported[arm]} for arm in arms if reported[arm][0]['result']['steps']}
-  shared = [seed for seed in seeds if all(seed in of for of in runs.values())]
+  runs, shared = trained_runs(reported, arms, seeds)
   return {'retained': compare(s, workdir, model, runs, shared)} if s.retain and runs and shared else {}
+
+
+def trained_runs(reported: Mapping[str, Sequence[dict[str, Any]]], arms: Sequence[str],
+                 seeds: Sequence[int]) -> tuple[dict[str, dict[int, str]], list[int]]:
+  """(trained arm -> seed -> key of its run, the seeds that all of them have).
+
+  Args:
+    reported: arm -> the lines of results.jsonl that the answer is about.
+    arms: those that are compared.
+    seeds: that all arms share.
+  """
+  runs = {arm: {r['seed']: r['key'] for r in reported[arm]} for arm in arms if reported[arm][0]['result']['steps']}
+  return runs, [seed for seed in seeds if all(seed in of for of in runs.values())]
