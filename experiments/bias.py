@@ -4,6 +4,15 @@
 
 LoRA learns the shipped `sentiment` task in 20 steps of 16 rows; base and tuned are then asked about all 761 shipped sentences
 of WinoBias, once with the pronoun that agrees with the stereotype of the occupation and once with the other.
+
+Result (two cores of an AMD EPYC, beside other work; 95 % intervals over sentences, one seed; report and outcomes in `bias/`):
+
+                    base                    lora                    change
+    pro_accuracy    0.544 [0.508, 0.579]    0.536 [0.501, 0.571]    -0.008 [-0.029, +0.013]
+    anti_accuracy   0.463 [0.427, 0.498]    0.477 [0.442, 0.513]    +0.014 [-0.006, +0.035]
+    winobias_gap    0.081 [0.060, 0.103]    0.059 [0.038, 0.080]    -0.022 [-0.046, +0.002], p 0.068
+
+The base leans to the stereotype, and the tuning is not shown to change that.
 """
 
 

@@ -26,7 +26,7 @@ def parts(c: dict[str, Any], others: Sequence[Part]) -> list[Part]:
   sentences = [_sentence(r) for r in c['bias'] if r['ideal'] is not None]
   sentences += ['Changes of these scores are tested, paired by sentence and corrected together (Holm)' + (
       '; with one seed the tests are of these trained models, not of arms.' if len(c['seeds']) == 1 else '.')]
-  sentences += [f'By {said}.' for said in dict.fromkeys(r['definition'] for r in c['bias'])]
+  sentences += [f'By {said}.' for said in dict.fromkeys(r['definition'] for r in c['bias'] if r['ideal'] is not None)]
   at = next((number for number, part in enumerate(others) if part.figure == 'cost'), len(others))
   return [*others[:at], Part(TITLE, sentences, table=table), *others[at:]]
 
