@@ -144,6 +144,10 @@ class Run:
       say(f'{self.label}: {by_heart}')
     if evaluation:
       said, *without = spoken(evaluation, SPLIT, ranges=False)
+      at_best = next((line for line in self.log.history if line['step'] == outcome.best_step), {})
+      watched = {name: value for name, value in at_best.items() if name.startswith(f'{SPLIT}/{weighed.RETAIN}')}
+      result['metrics'] |= watched
+      said = ', '.join((said, *(f'{name} {value:.4f}' for name, value in watched.items())))
       say(f'{self.label}: best step {outcome.best_step} of {outcome.steps}; {said}')
       for line in without:
         say(f'{self.label}: {line}')

@@ -70,6 +70,7 @@ def test_what_is_watched_is_what_the_kept_step_scores_on_it(watching, tmp_path):
   evaluate_retained(workdir, 'prose', fields, 0)
   measured = json.loads((workdir / 'result.json').read_text())['metrics']['retain/prose/bits_per_byte']
   assert measured == pytest.approx(found[result['best_step']], rel=1e-5)
+  assert result['metrics']['valid/retain/bits_per_byte'] == found[result['best_step']]
 
 
 def test_a_weight_moves_the_best_step_to_where_less_is_forgotten(watching, tmp_path):
