@@ -177,6 +177,19 @@ def _with_templates(arguments: list[str]) -> list[str]:
   return out
 
 
+def _with_pairs(arguments: list[str]) -> list[str]:
+  """A command line on which --compare A B is that flag given twice."""
+  out = list(arguments)
+  at = next((i for i, a in enumerate(out) if a.partition('=')[0] == '--compare'), None)
+  if at is not None:
+    after = out[at + 1:at + (2 if '=' in out[at] else 3)]
+    values = [a for a in after if not a.startswith('-')]
+    if values == after:
+      given = out[at].split('=', 1)[1:]
+      out[at:at + 1 + len(after)] = [f'--compare={value}' for value in (*given, *values)] or [out[at]]
+  return out
+
+
 PLACES = ('workdir', 'input', 'output', 'include_path', 'against')      # flags that name a file or folder
 
 
@@ -190,7 +203,7 @@ def _parse() -> None:
           ', and change its fields by --config.FIELD=VALUE' if name == 'config' else ''))
   path = next((a.split('=', 1)[1] if '=' in a else following for a, following in zip(sys.argv[1:], [*sys.argv[2:], ''])
                if a == '--config' or a.startswith('--config=')), None)
-  arguments = list(sys.argv)
+  arguments = _with_pairs(sys.argv)
   if path is not None:
     at = next(i for i, a in enumerate(arguments) if a == '--config' or a.startswith('--config='))
     file = shipped.path('config', path)

@@ -6,6 +6,7 @@ Settings are chosen on validation, and the test split is read once. The same com
 --dry_run prints the cells and what they would cost. --report_only writes the report again from what is there, also where the
 runs themselves were not kept; before all of them have ended it writes an interim report, which tests nothing. --shard=1/2 and
 --shard=2/2 share the cells of one workdir between two machines; the one that ends last writes the report.
+--compare A B puts the arms that two studies have in common on one page.
 """
 
 from functools import partial
@@ -19,7 +20,7 @@ from research.errors import InputError
 from research.runs import run
 from research.runs.evaluate import evaluate_finished
 from research.runs.train import train_one
-from research.studies import registration, runner, study_file
+from research.studies import compared, registration, runner, study_file
 from research.studies.carry_out import check_study, cohorts, dry_run, measure_retained, operations, write_report
 
 
@@ -27,6 +28,10 @@ def main() -> None:
   f = flags.FLAGS
   if f.report_only and f.dry_run:
     raise InputError('--dry_run writes nothing and --report_only a report; give one of them')
+  if f.compare:
+    if f.study or f.dry_run or f.report_only:
+      raise InputError('--compare reads two studies that have ended; give no --study, --dry_run or --report_only beside it')
+    return compared.write(f.compare, Path(f.workdir) if f.workdir else None)
   if f.report_only:
     cli.required('workdir')
     plan = registration.planned(Path(f.workdir))
@@ -66,6 +71,8 @@ if __name__ == '__main__':
                       'where it is left out')
   flags.DEFINE_string('cohorts', 'auto', 'runs that differ in seeds and rates alone, trained as one program: auto (where a '
                       'short trial shows that to be faster), off, or how many')
+  flags.DEFINE_multi_string('compare', [], 'two studies, --compare A B: the arms that both have on one page, in --workdir '
+                            'or in A/compared/')
   flags.DEFINE_boolean('report_only', False, 'write comparison and report again from the results in --workdir; an interim '
                        'one where not all runs have ended')
   cli.run(main, __doc__)

@@ -32,6 +32,7 @@ class Evaluation(NamedTuple):
   intervals: dict[str, list[float]]        # metric -> [low, high], 95 %, over rows and templates
   signatures: dict[str, str]               # metric -> all that it depends on beside the texts, where others write it so
   leaked: int = 0                          # rows that training holds; where it holds all there is no score without them
+  prompt_tokens: float = 0.0               # that are read before an answer, on average, a strategy's own among them
 
 
 def evaluate(model: Model, variables: Tree, tokenizer: Tokenizer, task: Task, examples: Sequence[Example],
@@ -70,6 +71,7 @@ def evaluate_all(model: Model, variables: Tree | CohortVariables, tokenizer: Tok
     label: of the progress line; None for silence.
     leaked: numbers of the rows that training holds; there are scores without these too.
   """
+  asked = sum(len(e.prompt_ids) for e in examples) / len(examples)
   variables, cut = shared_prefix.read(model, variables, [ids for e in examples for ids in (e.prompt_ids, *e.content_free)])
   read = examples[0].prompt_ids[:cut]
   examples = [e._replace(prompt_ids=e.prompt_ids[cut:], content_free=tuple(ids[cut:] for ids in e.content_free))
@@ -82,7 +84,8 @@ def evaluate_all(model: Model, variables: Tree | CohortVariables, tokenizer: Tok
     ids = decode.generate_all(model, variables, [e.prompt_ids for e in examples], longest, [*ends], batch_size,
                               decoding.of_pairs(task.decoding), label, ended=ended_by(tokenizer, lambda number: task.stop),
                               read=read)
-  return [_measured(tokenizer, task, examples, *of_member, leaked) for of_member in zip(scores, ids)]
+  return [_measured(tokenizer, task, examples, *of_member, leaked)._replace(prompt_tokens=asked)
+          for of_member in zip(scores, ids)]
 
 
 def _measured(tokenizer: Tokenizer, task: Task, examples: Sequence[Example], scores: Sequence[Scores],

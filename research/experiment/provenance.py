@@ -1,5 +1,6 @@
 """What a run was made from, by fingerprints: recorded when it begins, and compared wherever its folder is used again."""
 
+import datetime
 import hashlib
 import importlib.metadata
 import json
@@ -39,6 +40,7 @@ def of(experiment: 'Experiment') -> dict[str, Any]:
   """What provenance.json holds of a run that begins now."""
   return {
       'command': command(),
+      'date': datetime.datetime.now(datetime.UTC).date().isoformat(),
       'code': {'commit': _commit(), 'sources': code()},
       **made_of(experiment),
       'versions': {'python': platform.python_version(), **{p: importlib.metadata.version(p) for p in PACKAGES}},

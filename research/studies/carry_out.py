@@ -1,5 +1,6 @@
 """A study from its file to its report, with the runs that train and test its cells."""
 
+import shlex
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -155,12 +156,20 @@ def write_report(plan: registration.Plan, workdir: Path, name: str | None) -> No
                 **compare.compare(study, rows, workdir, looks)}
   run_files.write_json(workdir / registration.COMPARISON, comparison)
   base = study_file.read(name).base if name else None
-  report.write(plan._replace(study=study), comparison, rows, workdir,
-               f'python -m research.study --study={name or "FILE"} --workdir={workdir}',
+  command = f'python -m research.study --study={shlex.quote(name or _study_of(workdir))} --workdir={shlex.quote(str(workdir))}'
+  report.write(plan._replace(study=study), comparison, rows, workdir, command,
                {cell.key: commands.command(cell, study.base, base) if base else None for cell in cells})
   if not interim:
     outcomes.write(rows, workdir)
   else:
     say(f'an interim report: {interim["ended"]} of {interim["planned"]} runs have ended')
+  print(report.verdict_text(study, comparison, rows))
   print(report.table_text(comparison))
   say(f'report: {workdir / "report.html"}')
+
+
+def _study_of(workdir: Path) -> str:
+  """The study file that a study's record names; FILE where none does."""
+  path = workdir / run_files.PROVENANCE
+  command = run_files.read_json(path).get('command', []) if path.exists() else []
+  return next((one.removeprefix('--study=') for one in command if one.startswith('--study=')), 'FILE')

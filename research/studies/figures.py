@@ -7,18 +7,22 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import matplotlib.ticker
+import numpy as np
 
+from research import look
 from research.evaluation import harness, metrics
-from research.look import COLOURS, STYLE, count
-from research.studies import outcomes
+from research.look import COLOURS, MARKERS, STYLE, plain
+from research.studies import confusion_figure, cost_figure, outcomes
 from research.studies.grid import Study
 
-RELIABILITY = 'reliability'
-Drawn = dict[str, dict[str, str]]      # figure -> {name, title, caption}; `name` is the file's
+RELIABILITY, CONFUSION = 'reliability', 'confusion'
+SIDE = 4.0        # points between the curves of two arms over the same values
+BEGINS = 0.1      # of the steps: losses of the first ones would leave no room for those of the end
+Drawn = dict[str, dict[str, str]]      # figure -> {name, svg, title, caption}; the first two are files'
 
 
 def draw(study: Study, comparison: dict[str, Any], rows: list[dict[str, Any]], workdir: Path) -> list[Drawn]:
-  """Writes figures/*.png for every comparison: of learning, tuning, cost, forgetting and reliability, what there is to draw.
+  """Writes figures/* (PNG, SVG, PDF) for every comparison: of learning, tuning, cost and so on, what there is to draw.
 
   Args:
     study: the one that was run.
@@ -36,13 +40,13 @@ def draw(study: Study, comparison: dict[str, Any], rows: list[dict[str, Any]], w
     mine = [r for r in rows if r['model'] == c['model'] and r['task'] == c['task'] and r['result'] and not r['diverged']]
     colour = dict(zip(study.arms, COLOURS * len(study.arms)))
     for name, draw_one in (('learning', _learning), ('tuning', _tuning), ('cost', _cost), ('retained', _retained),
-                           (RELIABILITY, _reliability)):
+                           (RELIABILITY, _reliability), (CONFUSION, _confusion)):
       with plt.rc_context(STYLE):
         text = draw_one(study, c, mine, workdir, colour)
         if text is not None:
-          file = f'{name}-{number + 1}.png' if len(comparison['comparisons']) > 1 else f'{name}.png'
-          plt.savefig(folder / file)
-          drawn[-1][name] = {'name': file, 'title': text[0], 'caption': text[1]}
+          stem = f'{name}-{number + 1}' if len(comparison['comparisons']) > 1 else name
+          look.save(folder, stem)
+          drawn[-1][name] = {'name': f'{stem}.png', 'svg': f'{stem}.svg', 'title': text[0], 'caption': text[1]}
         plt.close('all')
   return drawn
 
@@ -54,30 +58,40 @@ def _learning(study: Study, c: dict[str, Any], rows: list[dict[str, Any]], workd
   chosen = {arm: found for arm, found in chosen.items() if found}
   if not chosen:
     return None
-  figure, axes = plt.subplots(1, len(chosen), figsize=(3.3 * len(chosen), 3.0), sharey=True, squeeze=False)
-  turned = []
+  _, axes = plt.subplots(1, len(chosen), figsize=(3.3 * len(chosen), 3.0), sharey=True, squeeze=False)
+  turned, seen, steps = [], list[float](), max(r['result']['steps'] for found in chosen.values() for r in found)
   for axis, (arm, found) in zip(axes[0], chosen.items()):
     for r in found:
       lines = outcomes.curve(workdir, r['key'])
+      late = [x for x in lines if x['step'] > BEGINS * steps]
+      seen += [x['valid/loss'] for x in late if 'valid/loss' in x]
+      seen += np.quantile([x['train/loss'] for x in late], (0.05, 0.95)).tolist() if late else []
       axis.plot([x['step'] for x in lines], [x['train/loss'] for x in lines], color=colour[arm], alpha=0.35, lw=1)
       valid = [(x['step'], x['valid/loss']) for x in lines if 'valid/loss' in x]
       if valid:
         axis.plot(*zip(*valid), color=colour[arm], lw=2, marker='o', ms=4)
         best = min(valid, key=lambda v: v[1])
         kept = [v for v in valid if v[0] == r['result']['best_step']]
-        axis.plot(*zip(*kept), marker='o', ms=10, mfc='none', mec=colour[arm], mew=1.5)
+        axis.plot(*zip(*kept), marker='o', ms=10, mfc='none', mec=colour[arm], mew=1.5, clip_on=False)
+        axis.annotate(f'{valid[-1][1]:.3g}', valid[-1], xytext=(9, 0), textcoords='offset points', va='center', fontsize=9,
+                      color=colour[arm])
         if best[0] < valid[-1][0]:
           turned.append(arm)
           axis.annotate('turns up', best, xytext=(0, -9), textcoords='offset points', ha='center', va='top',
                         color=colour[arm])      # above it may be the title
-    axis.set(title=arm, xlabel='step', yscale='log')
+    axis.set(title=plain(arm), xlabel='step', yscale='log', xlim=(0, 1.25 * steps))
+    axis.set_xticks([tick for tick in axis.get_xticks() if 0 <= tick <= steps])
     axis.yaxis.set_major_formatter('{x:g}')
     axis.yaxis.set_minor_formatter('{x:g}')
     axis.yaxis.set_minor_locator(matplotlib.ticker.LogLocator(subs=(2, 5)))
+  if seen:
+    low, high = min(seen), max(seen)
+    axes[0][0].set_ylim(low / 1.3 if low > 0 else None, 1.3 * high)
   axes[0][0].set_ylabel('loss, nats per target token')
   turn = (f'Validation loss turned up before the end: {", ".join(dict.fromkeys(turned))}.' if turned else
           'No arm\'s validation loss turned up before the end.')
-  return 'How the arms learned', f'Thin: training loss; thick: validation loss; ring: the step that is kept. {turn}'
+  return 'How the arms learned', (f'Thin: training loss; thick: validation loss; ring: the step that is kept. '
+          f'The axes show the end: the first tenth of the steps and single batches may lie beyond them. {turn}')
 
 
 def _apart(places: list[float], scale: Callable[[float], float]) -> list[float]:
@@ -102,9 +116,11 @@ def _tuning(study: Study, c: dict[str, Any], rows: list[dict[str, Any]], workdir
   for axis, field in zip(axes[0], fields):
     places = list(dict.fromkeys(r['setting'][field] for r in rows if field in r['setting']))
     words = not all(isinstance(p, (int, float)) for p in places)      # such as targets: side by side, in their order
-    for arm, grid in axes_of.items():
-      if grid[:1] != [field]:
-        continue
+    if 'learning_rate' in field:
+      axis.set_xscale('log')
+      axis.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
+    mine = [arm for arm, grid in axes_of.items() if grid[:1] == [field]]
+    for number, arm in enumerate(mine):
       points: dict[float, list[float]] = {}
       for r in rows:
         if r['arm'] == arm:
@@ -114,54 +130,35 @@ def _tuning(study: Study, c: dict[str, Any], rows: list[dict[str, Any]], workdir
       means.sort()
       if not means:                              # no cell of this arm ended
         continue
-      axis.plot(*zip(*means), color=colour[arm], marker='o', label=arm, lw=2)
-      for x, ys in points.items():
-        axis.plot([places.index(x) if words else x] * len(ys), ys, '.', color=colour[arm], alpha=0.4)
+      every = [(places.index(x) if words else x, y) for x, ys in points.items() for y in ys]
+      beside = cost_figure.aside(axis, SIDE * (number - (len(mine) - 1) / 2), every)      # what coincides stays visible
+      marker = MARKERS[[*study.arms].index(arm) % len(MARKERS)]
+      axis.plot(*zip(*means), color=colour[arm], marker=marker, label=plain(arm), lw=1.8, transform=beside)
+      axis.plot(*zip(*every), '.', color=colour[arm], alpha=0.4, transform=beside)
       picked = next((r['setting'][field] for r in rows if r['arm'] == arm and r['chosen']), None)
       ringed = [p for p in means if picked is not None and p[0] == (places.index(picked) if words else picked)]
-      axis.plot(*(zip(*ringed) if ringed else ([], [])), marker='o', ms=11, mfc='none', mec=colour[arm], mew=1.5)
-    if 'learning_rate' in field:
-      axis.set_xscale('log')
-      axis.set_xticks([], minor=True)
+      axis.plot(*(zip(*ringed) if ringed else ([], [])), marker='o', ms=11, mfc='none', mec=colour[arm], mew=1.5,
+                transform=beside)
     labelled = places if words else _apart(places, math.log if 'learning_rate' in field else float)
     axis.set_xticks(range(len(places)) if words else labelled, [shown(p) for p in labelled])
     axis.tick_params(axis='x', rotation=30 if len(labelled) > 5 else 0)
     axis.set_xlabel(field.split('.')[-1].replace('_', ' '))
     axis.legend(fontsize=9)
-  axes[0][0].set_ylabel(study.select.replace('$', r'\$'))
+  axes[0][0].set_ylabel(plain(study.select))
   again = len(study.report_seeds)
   saw = f'was chosen and trained again with {again} other seeds' if again else 'was chosen and alone saw the test split'
   saw = 'is the best so far' if c['split'] == 'valid' else saw
-  return 'How each arm was tuned', f'{study.select} over the grid; the ringed setting {saw}.'
+  return 'How each arm was tuned', f'{study.select} over the grid; the ringed setting {saw}. Arms stand a little side by side.'
 
 
 def _cost(study: Study, c: dict[str, Any], rows: list[dict[str, Any]], workdir: Path,
           colour: dict[str, str]) -> tuple[str, str] | None:
-  """One row an arm: its score with the interval, and beside it what the chosen run took."""
-  arms = sorted(c['arms'], key=lambda a: a['mean'], reverse=not metrics.measured(c['metric']).higher_is_better)
-  panels = (('train_flops', 'training FLOPs'), ('trainable_params', 'parameters that learn'), ('train_seconds', 'seconds'))
-  _, (score, *costs) = plt.subplots(1, 4, figsize=(10, 0.62 * len(arms) + 1.1), sharey=True,
-                                    gridspec_kw={'width_ratios': (2.2, 1, 1, 1), 'wspace': 0.12})
-  for y, a in enumerate(arms):
-    score.errorbar(a['mean'], y, xerr=[[a['mean'] - a['low']], [a['high'] - a['mean']]], fmt='o', ms=8,
-                   color=colour[a['arm']], capsize=4, lw=1.8)
-    score.annotate(f'{a["mean"]:.3f}', (a['mean'], y), xytext=(0, 9), textcoords='offset points', ha='center', fontsize=9,
-                   color=colour[a['arm']])
-    for axis, (name, _) in zip(costs, panels):
-      value = a['cost'][name]
-      axis.barh(y, value, color=colour[a['arm']], height=0.5)
-      axis.annotate(count(value), (value, y), xytext=(4, 0), textcoords='offset points', va='center', fontsize=9)
-  for name, label, style, side in (('chance', 'chance', ':', 'right'), ('majority', 'most frequent', '--', 'left')):
-    if c[name] is not None:
-      score.axvline(c[name], color='#888888', ls=style, lw=1, zorder=0)
-      score.annotate(label, (c[name], len(arms) - 0.32), rotation=90, fontsize=7, color='#666666', ha=side, va='top')
-  score.set(yticks=range(len(arms)), yticklabels=[a['arm'] for a in arms], xlabel=study.report.replace('$', r'\$'),
-            ylim=(-0.6, len(arms) - 0.3))
-  for axis, (name, label) in zip(costs, panels):
-    axis.set(xlabel=label, xticks=[], xlim=(0, 1.45 * max(1.0, *(a['cost'][name] for a in arms))))
-    axis.grid(False)
-  return ('Quality against cost',
-          f'Score on the {c["split"]} split with its 95 % interval, beside what the chosen run took to train.')
+  return cost_figure.draw(c, colour)
+
+
+def _confusion(study: Study, c: dict[str, Any], rows: list[dict[str, Any]], workdir: Path,
+               colour: dict[str, str]) -> tuple[str, str] | None:
+  return confusion_figure.draw(c, rows, workdir, colour)
 
 
 def _retained(study: Study, c: dict[str, Any], rows: list[dict[str, Any]], workdir: Path,

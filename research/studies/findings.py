@@ -5,14 +5,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from research.evaluation import metrics, templates
+from research.evaluation import metrics
 from research.look import count
-from research.studies import outcomes, variation
+from research.studies import disagreements, optimum, outcomes, variation
 from research.studies.compare import LEVEL
 from research.studies.figures import shown
 from research.studies.grid import Study
-
-SHOWN = 6           # examples on which arms disagree
 
 
 class Part(NamedTuple):
@@ -20,7 +18,6 @@ class Part(NamedTuple):
   title: str
   sentences: list[str]
   figure: str | None = None                       # name of the figure that shows it
-  examples: list[dict[str, Any]] | None = None    # prompt, target, and each arm's prediction
   table: list[tuple[str, ...]] | None = None      # rows of texts, the first of them the columns' names
 
 
@@ -36,11 +33,13 @@ def parts(study: Study, c: dict[str, Any], rows: list[dict[str, Any]], workdir: 
     earlier: the plans that it was reported by before (see `registration.Plan`).
   """
   mine = [r for r in rows if (r['model'], r['task']) == (c['model'], c['task'])]
+  differ, table = disagreements.found(c, mine, workdir)
   answer = [Part('So far', _so_far(c))] if c['split'] == 'valid' else [
       Part('The answer', _answer(study, c)), _pairs(c), Part('How sure', _sure(study, c, earlier))]
   return [*answer, Part('What it costs', _cost(c), 'cost'),
           Part('Was each arm tuned fairly', _tuned(study, c, mine), 'tuning'),
-          Part('Did anything overfit', _overfit(c, mine, workdir), 'learning'), _disagreements(c, mine, workdir)]
+          Part('Did anything overfit', _overfit(c, mine, workdir), 'learning'),
+          Part('Where the arms disagree', differ, table=table)]
 
 
 def _higher(c: dict[str, Any]) -> bool:
@@ -50,7 +49,7 @@ def _higher(c: dict[str, Any]) -> bool:
 def _so_far(c: dict[str, Any]) -> list[str]:
   """What an interim report can say: who is ahead by what settings are chosen by."""
   best = (max if _higher(c) else min)(c['arms'], key=lambda a: a['mean'])
-  waits = f'; {_listed(c["missing"])} ha{"ve" if len(c["missing"]) > 1 else "s"} no run yet' if c['missing'] else ''
+  waits = f'; {listed(c["missing"])} ha{"ve" if len(c["missing"]) > 1 else "s"} no run yet' if c['missing'] else ''
   return [f'{"Highest" if _higher(c) else "Lowest"} {c["metric"]} so far: {best["arm"]}, {interval(best)}{waits}.',
           'These are validation scores of the settings that are best so far. Nothing is tested, and the test split has not '
           'been read for this report: who stops where it looks well finds more than there is.']
@@ -64,12 +63,12 @@ def _answer(study: Study, c: dict[str, Any]) -> list[str]:
     said = [f'{how} scores {c[name]:.3f}' for name, how in (
         ('chance', 'choosing at random'), ('majority', 'always giving the most frequent answer')) if c[name] is not None]
     low = [a['arm'] for a in c['arms'] if a['low'] <= max(lines)]
-    of_low = f': the interval of {_listed(low)} reaches down to that' if low else ''
+    of_low = f': the interval of {listed(low)} reaches down to that' if low else ''
     out.append(f'{"; ".join(said).capitalize()}{of_low}.')
   if best['group']:
     tied = [a['arm'] for a in others if share_a_letter(a, best)]
     if others:
-      out.append(f'No test tells {best["arm"]} from {_listed(tied)}: arms that share a letter cannot be ranked.' if tied
+      out.append(f'No test tells {best["arm"]} from {listed(tied)}: arms that share a letter cannot be ranked.' if tied
                  else f'{best["arm"]} is told apart from every other arm.')
   for a in c['arms']:
     d = a['difference']
@@ -100,7 +99,7 @@ def _ended(a: dict[str, Any]) -> str:
   """How many runs of an arm ended, where not all did."""
   runs = a['runs']
   lost = [f'{runs[what]} {what}' for what in ('diverged', 'failed') if runs[what]]
-  return f' ({runs["finished"]} of {runs["planned"]} runs; {_listed(lost)})' if lost else ''
+  return f' ({runs["finished"]} of {runs["planned"]} runs; {listed(lost)})' if lost else ''
 
 
 def _otherwise(c: dict[str, Any]) -> str:
@@ -110,7 +109,7 @@ def _otherwise(c: dict[str, Any]) -> str:
   before = {a['arm']: a for a in c['arms']}
   differs = lambda a: any(a[what] != before[a['arm']][what] for what in ('mean', 'group'))
   other = [f'{a["arm"]} {interval(a)}' for a in c['otherwise']['arms'] if differs(a)]
-  return f'{how}, the means would be {_listed(other)}.' if other else f'{how}, nothing would be otherwise.'
+  return f'{how}, the means would be {listed(other)}.' if other else f'{how}, nothing would be otherwise.'
 
 
 def _pairs(c: dict[str, Any]) -> Part:
@@ -119,21 +118,21 @@ def _pairs(c: dict[str, Any]) -> Part:
     return Part('Every pair of arms', ['There is no other arm.'])
   rows: list[tuple[str, ...]] = [('arm', 'other', 'difference [95 %]', 'test')]
   for x in c['pairs']:
-    p = _tested(x)
+    p = tested(x)
     rows.append((x['arm'], x['other'], interval(x, '+'), 'none' if p is None else p_value(p)))
   about = 'trained models' if c['pairs'][0]['p_models'] is not None else 'arms'
   sentence = f'The first minus the second; tests of {about}, corrected (Holm) over all of the study.'
   return Part('Every pair of arms', [sentence], table=rows)
 
 
-def _tested(d: dict[str, Any]) -> float | None:
+def tested(d: dict[str, Any]) -> float | None:
   """The corrected p of a difference: of the arms, or with one seed of the trained models; None where there is no test."""
   return d['p_models'] if d['p_adjusted'] is None else d['p_adjusted']
 
 
 def _against(d: dict[str, Any]) -> str:
   """What a difference comes to, by its test after Holm's correction; without a test nothing is told apart."""
-  p = _tested(d)
+  p = tested(d)
   return ('is above' if d['mean'] > 0 else 'is below') if p is not None and p < LEVEL else 'cannot be told from'
 
 
@@ -142,7 +141,7 @@ def share_a_letter(one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 
 def _p(d: dict[str, Any]) -> str:
-  p = _tested(d)
+  p = tested(d)
   return '; so few seeds allow no test' if p is None else f', {p_value(p)} after Holm'
 
 
@@ -150,7 +149,7 @@ def _changed(earlier: Sequence[dict[str, Any]], looks: int) -> list[str]:
   """What of the plan was changed after a report had been written, and what that costs."""
   if not earlier:
     return []
-  told = _listed(f'{", ".join(one["changed"])} (the plan before: {one["plan"]})' for one in earlier)
+  told = listed(f'{", ".join(one["changed"])} (the plan before: {one["plan"]})' for one in earlier)
   return [f'After a report had been written, the plan was changed: {told}. '
           + (f'This is look {looks} at the answer, so each p is {2 ** (looks - 1)} times what it would be at the first.'
              if looks > 1 else 'That changes no test.')]
@@ -182,7 +181,7 @@ def _sure(study: Study, c: dict[str, Any], earlier: Sequence[dict[str, Any]]) ->
       ways = [f'{n[what]:,} {"clusters" if "clusters" in c and what == "examples" else what}'
               for what in ('seeds', 'examples') if n[what]]
       out.append(f'To tell {a["arm"]} from {c["baseline"]} if they differ by {n["difference"]:.3f} (80 % power, one test): '
-                 + (f'{_listed(ways, "or")}, the other as it is.' if ways else
+                 + (f'{listed(ways, "or")}, the other as it is.' if ways else
                     'more seeds, templates or examples; one of them alone is not enough.' if variation.templates(c) > 1 else
                     'more seeds and more examples; neither alone is enough.'))
   return out
@@ -208,7 +207,7 @@ def _cost(c: dict[str, Any]) -> list[str]:
   sizes = {a['arm']: a['cost'].get('cohort_size', 1) for a in c['arms']}
   shared = [f'{arm} ({size:g} runs)' for arm, size in sizes.items() if size > 1]
   if shared and len(set(sizes.values())) > 1:
-    out.append(f'Trained as one program with others: {_listed(shared)}. Their times and memory are a run\'s share, which can '
+    out.append(f'Trained as one program with others: {listed(shared)}. Their times and memory are a run\'s share, which can '
                'be less than it would take alone; FLOPs compare.')
   return out
 
@@ -217,15 +216,11 @@ def _tuned(study: Study, c: dict[str, Any], rows: list[dict[str, Any]]) -> list[
   """How many settings each arm could choose from, and which choices lie at an edge."""
   rows = [r for r in rows if not r['reports']]
   tried = {a['arm']: len({str(r['setting']) for r in rows if r['arm'] == a['arm']}) for a in c['arms']}
-  out = [f'Settings tried: {_listed(f"{arm} {n}" for arm, n in tried.items())}; chosen by {study.select}, mean over seeds.']
+  out = [f'Settings tried: {listed(f"{arm} {n}" for arm, n in tried.items())}; chosen by {study.select}, mean over seeds.']
   for a in c['arms']:
     out += _rivals(study, a, [r for r in rows if r['arm'] == a['arm']])
-    for field in study.arms[a['arm']].get('grid', {}):
-      values, value = [r['setting'][field] for r in rows if r['arm'] == a['arm']], a['selected'][field.split('.')[-1]]
-      if all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values) and value in (min(values), max(values)):
-        edge = 'only one' if len(set(values)) == 1 else 'lowest' if value == min(values) else 'highest'
-        out.append(f'{a["arm"]}: the chosen {field.split(".")[-1]} {shown(value)} is the {edge} that was tried; a better one '
-                   'may lie beyond it.')
+    out += [f'{a["arm"]}: the chosen {field} {shown(value)} is the {edge} that was tried; a better one may lie beyond it.'
+            for field, value, edge in optimum.edges(study, a, rows)]
     for field, found in a.get('best', {}).items():
       name = field.split('.')[-1]
       ratio = (f', {found["ratio"]:.2g} [{found["low"]:.2g}, {found["high"]:.2g}] times that of {c["baseline"]} '
@@ -251,10 +246,10 @@ def _rivals(study: Study, a: dict[str, Any], rows: list[dict[str, Any]]) -> list
   out = []
   tied = [x for x in means if x != chosen and means[x] == means[chosen] and len(scores[x]) == len(scores[chosen])]
   if tied:
-    out.append(f'{a["arm"]}: {_listed(tied)} had the same {study.select} as the chosen {chosen}; the lower loss decided.')
+    out.append(f'{a["arm"]}: {listed(tied)} had the same {study.select} as the chosen {chosen}; the lower loss decided.')
   lost = [x for x in means if sign * (means[x] - means[chosen]) > 0 and len(scores[x]) < len(scores[chosen])]
   if lost:
-    told = _listed(f'{x} ({means[x]:.3f}, {len(scores[x])} runs)' for x in lost)
+    told = listed(f'{x} ({means[x]:.3f}, {len(scores[x])} runs)' for x in lost)
     out.append(f'{a["arm"]}: {told} had a better {study.select} than the chosen {chosen} ({means[chosen]:.3f}, '
                f'{len(scores[chosen])} runs), but lost a run.')
   return out
@@ -272,24 +267,7 @@ def _overfit(c: dict[str, Any], rows: list[dict[str, Any]], workdir: Path) -> li
   return out or ['No chosen run\'s validation loss turned up before its end.']
 
 
-def _disagreements(c: dict[str, Any], rows: list[dict[str, Any]], workdir: Path) -> Part:
-  """Examples to which the arms give different answers, those with the most different ones first; of each arm's first seed."""
-  said = {}
-  for a in c['arms']:
-    row = next(r for r in rows if r['selected'] and r['arm'] == a['arm'])
-    said[a['arm']] = templates.rows(outcomes.predictions(workdir, row['key'], c['split']))
-  first = next(iter(said.values()))
-  if not any(line['prediction'].strip() for lines in said.values() for line in lines):
-    return Part('Where the arms disagree', ['Nothing was answered: only the loss was measured.'])
-  answers = [{arm: lines[i]['prediction'].strip() for arm, lines in said.items()} for i in range(len(first))]
-  differ = [i for i, one in enumerate(answers) if len({*one.values()}) > 1]
-  chosen = sorted(differ, key=lambda i: (-len({*answers[i].values()}), i))[:SHOWN]
-  sentence = f'On {len(differ)} of {len(first)} test examples some arm answers otherwise than another (the first seed of each).'
-  shown_one = lambda i: {'prompt': first[i]['prompt'].strip()[-outcomes.PROMPT:], 'target': first[i]['target'].strip(),
-                         'answers': answers[i]}
-  return Part('Where the arms disagree', [sentence], examples=list(map(shown_one, chosen)))
-
-
-def _listed(words: Iterable[str], last: str = 'and') -> str:
+def listed(words: Iterable[str], last: str = 'and') -> str:
+  """Words as a sentence lists them."""
   *first, final = map(str, words)
   return f'{", ".join(first)} {last} {final}' if first else final

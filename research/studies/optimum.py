@@ -75,3 +75,20 @@ def _told(by_seed: dict[int, float], of_baseline: dict[int, float] | None) -> di
     reach = stats.t.ppf(0.975, len(logs) - 1) * logs.std(ddof=1) / math.sqrt(len(logs))
     told |= {name: float(math.exp(logs.mean() + way * reach)) for name, way in (('ratio', 0), ('low', -1), ('high', 1))}
   return told
+
+
+def edges(s: Study, a: dict[str, Any], rows: list[dict[str, Any]]) -> list[tuple[str, Any, str]]:
+  """The numeric fields of which an arm's chosen value is lowest, highest or the only one: (name, value, which).
+
+  Args:
+    s: the study.
+    a: the arm, as comparison.json has it.
+    rows: the lines of results.jsonl of one model and task by which settings were chosen.
+  """
+  found = []
+  for field in s.arms[a['arm']].get('grid', {}):
+    name = field.split('.')[-1]
+    values, value = [r['setting'][field] for r in rows if r['arm'] == a['arm']], a['selected'][name]
+    if all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values) and value in (min(values), max(values)):
+      found.append((name, value, 'only one' if len(set(values)) == 1 else 'lowest' if value == min(values) else 'highest'))
+  return found

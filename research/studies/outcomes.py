@@ -20,6 +20,7 @@ from research.evaluation import own, templates
 FILE, RUNS = 'outcomes.jsonl.gz', 'runs'
 DIGITS = 7          # of each number kept: as many as float32 has
 PROMPT = 400        # characters of a prompt that are kept: its end
+TEXT = 200          # characters of each of a row's columns that are kept to be shown
 CURVE = ('step', 'train/loss', 'valid/loss')
 EXAMPLE = ('id', 'target', 'prediction', 'loss', 'tokens', 'choices')
 # Kept where some example has them; so are the numbers of a person's own metrics.
@@ -96,6 +97,8 @@ def write(rows: Iterable[dict[str, Any]], workdir: Path) -> None:
       kept['test'] = {name: column for name, column in columns.items() if first == row['key'] or column != same.get(name)}
       if first == row['key']:
         kept['test']['prompt'] = [e['prompt'].strip()[-PROMPT:] for e in examples]
+        if all(e.get('row') for e in examples):
+          kept['test']['shown'] = [shown(e['row']) for e in examples]
       else:
         kept['like'] = first                                      # all arms read the same rows
       kept |= _retained(workdir, row['key'])
@@ -103,6 +106,21 @@ def write(rows: Iterable[dict[str, Any]], workdir: Path) -> None:
   out += [{'key': folder.name, **_retained(workdir, folder.name)} for folder in sorted((workdir / RUNS).glob('base@*'))]
   lines = [json.dumps(kept, ensure_ascii=False, separators=(',', ':')) + '\n' for kept in out]
   run_files.write_bytes(workdir / FILE, gzip.compress(''.join(lines).encode(), mtime=0))
+
+
+def shown(row: dict[str, Any]) -> dict[str, str]:
+  """A row's columns as a report shows them: their texts, cut between words."""
+  text = lambda value: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+  return {name: cut(text(value)) for name, value in row.items()}
+
+
+def cut(text: str, most: int = TEXT) -> str:
+  """A text of no more than so many characters, cut between words where it has some."""
+  text = text.strip()
+  if len(text) <= most:
+    return text
+  end = max(text.rfind(blank, most // 2, most) for blank in ' \n\t')
+  return f'{text[:most - 1 if end < 0 else end].rstrip()}…'
 
 
 def _retained(workdir: Path, key: str) -> dict[str, dict[str, list[Any]]]:

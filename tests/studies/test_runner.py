@@ -310,15 +310,16 @@ def test_the_table_stands_beside_the_report_for_other_programs(ran):
   for row, arm in zip(rows, comparison['comparisons'][0]['arms']):
     assert float(row['mean']) == arm['mean'] and json.loads(row['setting']) == arm['selected'] and row['runs_finished'] == '2'
   tex = (workdir / 'table.tex').read_text()
-  assert tex.count(r'\\') == 4 and r'few\_shot & shots 0' in tex and r'score [95 \%]' in tex
+  assert tex.count(r'\\') == 6 and r'few\_shot & shots 0' in tex and r'score [95 \%]' in tex
 
 
 def test_the_report_opens_by_itself(ran):
   workdir = ran[2]
   html = (workdir / 'report.html').read_text()
-  assert html.count('data:image/png;base64,') == 3
+  assert html.count('data:image/svg+xml;base64,') == 4
   assert 'http://' not in html and 'https://' not in html
-  assert {f.name for f in (workdir / 'figures').iterdir()} == {'learning.png', 'tuning.png', 'cost.png'}
+  assert {f.name for f in (workdir / 'figures').iterdir()} == {
+      f'{name}.{kind}' for name in ('learning', 'tuning', 'cost', 'confusion') for kind in ('png', 'svg', 'pdf')}
 
 
 def test_a_cells_command_makes_its_run_again(ran, tmp_path):
@@ -349,7 +350,8 @@ def test_without_its_runs_a_study_comes_to_the_same_comparison_and_report(ran, t
   sentences, again = ([line for line in (folder / 'report.md').read_text().splitlines() if line.startswith('- ')]
                       for folder in (workdir, tmp_path))
   assert sentences == again
-  assert {f.name for f in (tmp_path / 'figures').iterdir()} == {'learning.png', 'tuning.png', 'cost.png'}
+  assert {f.name for f in (tmp_path / 'figures').iterdir()} == {
+      f'{name}.{kind}' for name in ('learning', 'tuning', 'cost', 'confusion') for kind in ('png', 'svg', 'pdf')}
   assert (workdir / outcomes.FILE).stat().st_size < 20_000
   (tmp_path / outcomes.FILE).write_bytes((workdir / outcomes.FILE).read_bytes()[:-100])
   with pytest.raises(InputError, match=r'outcomes\.jsonl\.gz: is damaged'):
