@@ -99,13 +99,16 @@ def test_every_command_runs(page, tmp_path, monkeypatch):
   (tmp_path / 'pairs').mkdir()
   for split in ('train', 'valid'):
     run_files.write_jsonl(tmp_path / 'pairs' / f'{split}.jsonl', [{'text': 'Is it?', 'good': 'Yes.', 'bad': 'No.'}] * 8)
+  run_files.write_jsonl(tmp_path / 'winobias.jsonl', sources.read_jsonl(sources.SAMPLES / 'winobias' / 'test.jsonl')[:6])
   load = study_file.load
 
   def small(path, function):
     made = load(path, function)
     if function == 'get_study':
       made |= {'models': ('random:llama-tiny',), 'tasks': (fields,), 'budget': {'steps': 2, 'eval_every': 1}, 'extend': 0,
-               'margin': None,
+               'margin': None, 'baseline': 'few_shot',
+               'retain': [{'name': one, 'test': 'winobias.jsonl'} if one == 'winobias' else one
+                          for one in made.get('retain', ())],
                'arms': {'few_shot': {'strategy': {'name': 'few_shot', 'shots': 1}}, 'lora': {'strategy': {'name': 'lora'}}}}
     return made
   for name, text in commands(page, 'console'):

@@ -3,7 +3,7 @@
 Each row is a choice among texts, with columns `options`, `answer` and `probe`: a few words by which `evaluation.bias` measures.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +24,7 @@ class Probe(NamedTuple):
   metrics: tuple[str, ...]                # names in `evaluation.bias`
   where: Mapping[str, tuple[int, str]] = {}      # metric -> the word of a row's `probe` that some row must have
 
-  def measured(self, rows: list[Row]) -> tuple[str, ...]:
+  def measured(self, rows: Sequence[Row]) -> tuple[str, ...]:
     """Those of its metrics that some row tells something of."""
     return tuple(name for name in self.metrics if name not in self.where or
                  any(row[COLUMN][self.where[name][0]] == self.where[name][1] for row in rows))

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from research.data.probes import PROBES
-from research.evaluation import bias, metrics
+from research.evaluation import bias, metrics, templates
 from research.studies import multiplicity, retained, statistics
 from research.studies.grid import Study
 
@@ -48,11 +48,11 @@ def _of_probe(one: str | dict[str, Any], workdir: Path, model: str, runs: dict[s
   lines = retained.examples(workdir, name, model, runs, seeds)
   if not lines:
     return []                                        # the study has not ended
-  of_base = lines[''][0]
+  of_base, templates_of = templates.rows(lines[''][0]), templates.count(lines[''][0])
   told = lambda x: {'mean': x.mean, 'low': x.low, 'high': x.high}
   found = []
   for measure in PROBES[task].measured(of_base):
-    scores = retained.scored(metrics.get(measure), lines, [*runs])
+    scores = retained.scored(templates.over(metrics.get(measure), templates_of), lines, [*runs])
     gaps = {arm: statistics.gap(scores, arm, '') for arm in runs}
     found.append({
         'name': name, 'metric': measure, 'ideal': bias.MEASURES[measure].ideal, 'definition': bias.MEASURES[measure].definition,

@@ -30,7 +30,7 @@ def ran(tmp_path_factory):
       'seeds': [0, 1], 'budget': {'steps': 4, 'eval_every': 2}, 'select': 'valid/accuracy', 'report': 'test/accuracy',
       'baseline': 'base', 'extend': 0,
       'retain': [{'name': 'winobias', 'label': 'pronouns', 'test': str(folder / 'w.jsonl')},
-                 {'name': 'crows_pairs', 'test': str(folder / 'crows.csv')}]}
+                 {'name': 'crows_pairs', 'test': str(folder / 'crows.csv'), 'prompts': ('{before}', 'They say: {before}')}]}
   (folder / 'study.py').write_text(f'def get_study():\n  return {study!r}\n')
   said = verb('study', f'--study={folder}/study.py', f'--workdir={folder}/w', '--cohorts=off')
   assert said.returncode == 0, said.stderr
@@ -57,6 +57,7 @@ def test_base_and_tuned_are_told_with_intervals_of_every_score(ran):
       ('pronouns', 'pro_accuracy', None), ('pronouns', 'anti_accuracy', None), ('pronouns', 'winobias_gap', 0.0),
       ('crows_pairs', 'stereotype_share', 0.5)]
   assert [(r['examples'], r['clusters']) for r in c['bias'][2:]] == [(10, 5), (6, 6)]
+  assert len(lines(ran, 'base@llama-tiny', 'crows_pairs')) == 2 * 6      # under either template
   keys = [json.loads(line)['key'] for line in (ran / 'results.jsonl').open() if json.loads(line)['arm'] == 'lora']
   for r, value in zip(c['bias'][2:], (gap, more_likely)):
     assert r['base']['mean'] == pytest.approx(value(lines(ran, 'base@llama-tiny', r['name'])))
