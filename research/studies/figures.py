@@ -17,6 +17,7 @@ from research.studies.grid import Study
 
 RELIABILITY, CONFUSION = 'reliability', 'confusion'
 SIDE = 4.0        # points between the curves of two arms over the same values
+BESIDE = 4        # panels of learning curves in a line
 BEGINS = 0.1      # of the steps: losses of the first ones would leave no room for those of the end
 Drawn = dict[str, dict[str, str]]      # figure -> {name, svg, title, caption}; the first two are files'
 
@@ -58,9 +59,15 @@ def _learning(study: Study, c: dict[str, Any], rows: list[dict[str, Any]], workd
   chosen = {arm: found for arm, found in chosen.items() if found}
   if not chosen:
     return None
-  _, axes = plt.subplots(1, len(chosen), figsize=(3.3 * len(chosen), 3.0), sharey=True, squeeze=False)
+  across = min(len(chosen), BESIDE)
+  down = -(-len(chosen) // across)
+  _, axes = plt.subplots(down, across, figsize=(2.9 * across, 3.0 * down), sharey=True, squeeze=False,
+                         gridspec_kw={'hspace': 0.5})
+  for axis in axes.flat[len(chosen):]:
+    axis.set_visible(False)
   turned, seen, steps = [], list[float](), max(r['result']['steps'] for found in chosen.values() for r in found)
-  for axis, (arm, found) in zip(axes[0], chosen.items()):
+  for axis, (arm, found) in zip(axes.flat, chosen.items()):
+    ends: list[tuple[float, float]] = []
     for r in found:
       lines = outcomes.curve(workdir, r['key'])
       late = [x for x in lines if x['step'] > BEGINS * steps]
@@ -73,12 +80,16 @@ def _learning(study: Study, c: dict[str, Any], rows: list[dict[str, Any]], workd
         best = min(valid, key=lambda v: v[1])
         kept = [v for v in valid if v[0] == r['result']['best_step']]
         axis.plot(*zip(*kept), marker='o', ms=10, mfc='none', mec=colour[arm], mew=1.5, clip_on=False)
-        axis.annotate(f'{valid[-1][1]:.3g}', valid[-1], xytext=(9, 0), textcoords='offset points', va='center', fontsize=9,
-                      color=colour[arm])
+        ends.append(valid[-1])
         if best[0] < valid[-1][0]:
+          if arm not in turned:
+            axis.annotate('turns up', best, xytext=(0, -9), textcoords='offset points', ha='center', va='top',
+                          color=colour[arm])      # above it may be the title
           turned.append(arm)
-          axis.annotate('turns up', best, xytext=(0, -9), textcoords='offset points', ha='center', va='top',
-                        color=colour[arm])      # above it may be the title
+    if ends:
+      last = np.mean(ends, axis=0)
+      axis.annotate(f'{last[1]:.3g}', tuple(last), xytext=(9, 0), textcoords='offset points', va='center', fontsize=9,
+                    color=colour[arm])
     axis.set(title=plain(arm), xlabel='step', yscale='log', xlim=(0, 1.25 * steps))
     axis.set_xticks([tick for tick in axis.get_xticks() if 0 <= tick <= steps])
     axis.yaxis.set_major_formatter('{x:g}')
@@ -87,11 +98,13 @@ def _learning(study: Study, c: dict[str, Any], rows: list[dict[str, Any]], workd
   if seen:
     low, high = min(seen), max(seen)
     axes[0][0].set_ylim(low / 1.3 if low > 0 else None, 1.3 * high)
-  axes[0][0].set_ylabel('loss, nats per target token')
+  for axis in axes[:, 0]:
+    axis.set_ylabel('loss, nats per target token')
   turn = (f'Validation loss turned up before the end: {", ".join(dict.fromkeys(turned))}.' if turned else
           'No arm\'s validation loss turned up before the end.')
-  return 'How the arms learned', (f'Thin: training loss; thick: validation loss; ring: the step that is kept. '
-          f'The axes show the end: the first tenth of the steps and single batches may lie beyond them. {turn}')
+  return 'How the arms learned', (
+      'Thin: training loss; thick: validation loss; ring: the step that is kept; number: the mean at the end, which the axes '
+      f'show: the first steps and single batches may lie beyond them. {turn}')
 
 
 def _apart(places: list[float], scale: Callable[[float], float]) -> list[float]:
@@ -120,6 +133,7 @@ def _tuning(study: Study, c: dict[str, Any], rows: list[dict[str, Any]], workdir
       axis.set_xscale('log')
       axis.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
     mine = [arm for arm, grid in axes_of.items() if grid[:1] == [field]]
+    axis.margins(x=0.04 + 0.015 * len(mine))      # for those at the sides
     for number, arm in enumerate(mine):
       points: dict[float, list[float]] = {}
       for r in rows:
@@ -143,7 +157,8 @@ def _tuning(study: Study, c: dict[str, Any], rows: list[dict[str, Any]], workdir
     axis.set_xticks(range(len(places)) if words else labelled, [shown(p) for p in labelled])
     axis.tick_params(axis='x', rotation=30 if len(labelled) > 5 else 0)
     axis.set_xlabel(field.split('.')[-1].replace('_', ' '))
-    axis.legend(fontsize=9)
+  labelled_by = {label: handle for axis in axes[0] for handle, label in zip(*axis.get_legend_handles_labels())}
+  axes[0][-1].legend(labelled_by.values(), labelled_by.keys(), fontsize=9, loc='center left', bbox_to_anchor=(1.02, 0.5))
   axes[0][0].set_ylabel(plain(study.select))
   again = len(study.report_seeds)
   saw = f'was chosen and trained again with {again} other seeds' if again else 'was chosen and alone saw the test split'

@@ -3,14 +3,11 @@
 import importlib.resources
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from research import run_files
 from research.evaluation import metrics
 from research.studies.findings import listed
 from research.studies.grid import Study
-from research.studies.outcomes import RUNS
 
 # Key in citations.bib -> how a text cites it.
 CITED = {'bitfit': 'Ben Zaken et al., 2021', 'lora': 'Hu et al., 2021', 'rslora': 'Kalajdzievski, 2023',
@@ -20,27 +17,24 @@ CITED = {'bitfit': 'Ben Zaken et al., 2021', 'lora': 'Hu et al., 2021', 'rslora'
          'few_shot': 'Brown et al., 2020', 'holm': 'Holm, 1979', 'wilson': 'Wilson, 1927', 'bootstrap': 'Efron, 1979',
          'variance_components': 'Searle et al., 1992', 'clusters': 'Miller, 2024', 'equivalence': 'Schuirmann, 1987'}
 SPLITS = ('train', 'valid', 'test')
-UNTRAINED = ('few_shot',)
 Rows = dict[str, dict[str, int]]      # arm -> split -> how many rows
 
 
-def rows_of(c: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], workdir: Path) -> Rows:
-  """How many rows of each split each arm had, where the runs were kept; else what is recorded of the study's first run.
+def rows_of(c: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], provenance: Mapping[str, Any]) -> Rows:
+  """How many rows of each split each arm had; nothing where the record does not say it of this task.
 
   Args:
     c: one of comparison.json's `comparisons`.
     rows: the lines of results.jsonl.
-    workdir: the study's.
+    provenance: of the study: `rows` of every run that was reported or, in older ones, `data` of the first run.
   """
   found: Rows = {}
+  first = {split: of['rows'] for split, of in provenance.get('data', {}).items() if split in SPLITS}
   for r in rows:
     if r['selected'] and (r['model'], r['task']) == (c['model'], c['task']) and r['arm'] not in found:
-      path = workdir / RUNS / r['key'] / run_files.PROVENANCE
-      path = path if path.exists() else workdir / run_files.PROVENANCE
-      there = run_files.read_json(path) if path.exists() else {}
-      found[r['arm']] = {split: there['data'][split]['rows'] for split in SPLITS if split in there.get('data', {})}
-  known = [of['test'] for of in found.values() if 'test' in of]
-  return found if known and all(n == c['examples'] for n in known) else {}      # else it is another task's
+      fewer = next(({'train': value} for field, value in r['setting'].items() if field.endswith('.rows')), {})
+      found[r['arm']] = provenance.get('rows', {}).get(r['key'], first | fewer)
+  return found if found and all(of.get('test') == c['examples'] for of in found.values()) else {}
 
 
 def paragraph(study: Study, comparison: Mapping[str, Any], provenance: Mapping[str, Any]) -> tuple[list[str], list[str]]:

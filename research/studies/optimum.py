@@ -11,6 +11,7 @@ from research.evaluation import metrics
 from research.studies.grid import SCALES, Study
 
 ENOUGH = 3      # seeds for an interval
+ONLY = 'only one'      # of the values of a grid that has no other: nothing was chosen
 
 
 def best(points: Mapping[float, float], higher: bool) -> float | None:
@@ -90,5 +91,5 @@ def edges(s: Study, a: dict[str, Any], rows: list[dict[str, Any]]) -> list[tuple
     name = field.split('.')[-1]
     values, value = [r['setting'][field] for r in rows if r['arm'] == a['arm']], a['selected'][name]
     if all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values) and value in (min(values), max(values)):
-      found.append((name, value, 'only one' if len(set(values)) == 1 else 'lowest' if value == min(values) else 'highest'))
+      found.append((name, value, ONLY if len({*values}) == 1 else 'lowest' if value == min(values) else 'highest'))
   return found

@@ -53,7 +53,7 @@ def write(plan: Plan, comparison: dict[str, Any], rows: list[dict[str, Any]], wo
     figure['data'] = look.embedded(workdir / 'figures' / figure['svg'])
   provenance = _provenance(rows, workdir)
   told, cited = method.paragraph(study, comparison, provenance)
-  seen = [{**c, 'rows': method.rows_of(c, rows, workdir)} for c in comparison['comparisons']]
+  seen = [{**c, 'rows': method.rows_of(c, rows, provenance)} for c in comparison['comparisons']]
   facts = {
       'css': look.css(), 'study': study, 'command': command,
       'plan': comparison.get('plan'), 'interim': comparison.get('interim'),
@@ -91,9 +91,10 @@ def _parts(plan: Plan, c: dict[str, Any], rows: list[dict[str, Any]], workdir: P
 def _provenance(rows: list[dict[str, Any]], workdir: Path) -> dict[str, Any]:
   """What the study's runs came from: the first one's provenance, with the commits of all; kept beside its results."""
   if (workdir / RUNS).exists():
-    found = [run_files.read_json(workdir / RUNS / r['key'] / run_files.PROVENANCE) for r in rows if r['result']]
-    commits = list(dict.fromkeys(one['code']['commit'] for one in found))
-    run_files.write_json(workdir / run_files.PROVENANCE, {**found[0], 'commits': commits})
+    found = {r['key']: run_files.read_json(workdir / RUNS / r['key'] / run_files.PROVENANCE) for r in rows if r['result']}
+    commits = list(dict.fromkeys(one['code']['commit'] for one in found.values()))
+    counts = {r['key']: {split: of['rows'] for split, of in found[r['key']]['data'].items()} for r in rows if r['selected']}
+    run_files.write_json(workdir / run_files.PROVENANCE, {**next(iter(found.values())), 'commits': commits, 'rows': counts})
   return run_files.read_json(workdir / run_files.PROVENANCE)
 
 

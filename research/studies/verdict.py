@@ -8,7 +8,7 @@ from research.look import count, percent
 from research.studies import forgotten, optimum
 from research.studies.compare import LEVEL
 from research.studies.figures import shown
-from research.studies.findings import interval, listed, tested
+from research.studies.findings import interval, listed, p_value, tested
 from research.studies.grid import Study
 
 COSTS = (('trainable_params', 'parameters'), ('peak_bytes', 'memory'), ('train_flops', 'FLOPs'))
@@ -83,9 +83,11 @@ def _costs(a: Arm, best: Arm) -> str:
   if not its['train_flops']:
     return f', and was trained for it ({count(mine["train_flops"])} FLOPs)'
   alike = mine.get('cohort_size', 1) == its.get('cohort_size', 1)      # else memory is a share of other sizes
-  shares = [f'{_times(mine[name] / its[name])} its {what}' for name, what in COSTS
-            if mine[name] and its[name] and (alike or name != 'peak_bytes')]
-  return f' with {listed(shares)}' if shares else ''
+  ratios = {what: mine[name] / its[name] for name, what in COSTS
+            if mine[name] and its[name] and (alike or name != 'peak_bytes')}
+  if all(0.995 <= ratio < 1.005 for ratio in ratios.values()):
+    return ' at the same cost'
+  return f' with {listed(f"{_times(ratio)} its {what}" for what, ratio in ratios.items())}'
 
 
 def _times(ratio: float) -> str:
@@ -100,7 +102,7 @@ def _told(study: Study, c: dict[str, Any], a: Arm, best: Arm) -> str:
   if p is None:
     return 'so few seeds allow no test of whether they differ'
   if p < LEVEL:
-    return f'{best["arm"]} is above it' if metrics.measured(c['metric']).higher_is_better else f'{best["arm"]} is below it'
+    return f'a test tells them apart ({p_value(p)})'
   d = next((x['difference'] for x in (a, best) if {a['arm'], best['arm']} == {x['arm'], c['baseline']}), None)
   if d and d['p_equivalence'] is not None and d['p_equivalence'] < LEVEL:
     return f'they differ by less than {study.margin:g} either way'
@@ -111,7 +113,7 @@ def _open(study: Study, c: dict[str, Any], rows: Sequence[dict[str, Any]], named
   """What may turn the verdict round: edges of grids, one seed, runs that were lost, and what was forgotten meanwhile."""
   mine = [r for r in rows if (r['model'], r['task']) == (c['model'], c['task']) and not r['reports']]
   edges = [f'{a["arm"]} ({field} {shown(value)}, the {edge} that was tried)' for a in named
-           for field, value, edge in optimum.edges(study, a, mine)]
+           for field, value, edge in optimum.edges(study, a, mine) if edge != optimum.ONLY]
   out = [f'Tuning ended at an edge for {listed(edges)}: a better value may lie beyond it.'] if edges else []
   lost = [f'{a["arm"]} {a["runs"]["finished"]} of {a["runs"]["planned"]}' for a in named
           if a['runs']['finished'] < a['runs']['planned']]

@@ -1,6 +1,5 @@
 """The method's paragraph cites what was used, its BibTeX holds just that, and all of it comes from the record."""
 
-import json
 import re
 
 import pytest
@@ -49,9 +48,11 @@ def test_the_table_has_a_row_for_chance_and_for_the_most_frequent_answer(tmp_pat
     assert re.search(line, text, re.MULTILINE)
 
 
-def test_rows_are_told_where_the_record_is_of_this_task(tmp_path):
-  rows = [{'model': 'm', 'task': 't', 'arm': 'base', 'key': 'k', 'selected': True}]
-  (tmp_path / 'provenance.json').write_text(json.dumps(RECORD))
+def test_rows_are_told_where_the_record_is_of_this_task():
+  rows = [{'model': 'm', 'task': 't', 'arm': arm, 'key': arm, 'selected': True, 'setting': setting}
+          for arm, setting in (('base', {}), ('few', {'task.rows': 32}))]
   c = {'model': 'm', 'task': 't', 'examples': 60}
-  assert method.rows_of(c, rows, tmp_path) == {'base': {'train': 2200, 'test': 60}}
-  assert method.rows_of({**c, 'examples': 61}, rows, tmp_path) == {}
+  assert method.rows_of(c, rows, RECORD) == {'base': {'train': 2200, 'test': 60}, 'few': {'train': 32, 'test': 60}}
+  assert method.rows_of({**c, 'examples': 61}, rows, RECORD) == method.rows_of(c, rows, {}) == {}
+  of_runs = {'base': {'train': 5, 'test': 60}, 'few': {'train': 3, 'test': 60}}
+  assert method.rows_of(c, rows, {**RECORD, 'rows': of_runs}) == of_runs

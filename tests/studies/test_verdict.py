@@ -37,7 +37,7 @@ def test_it_names_score_and_cost_as_shares_of_the_best_arms():
                   '70 % of its FLOPs; they cannot be told apart.')
 
 
-@pytest.mark.parametrize('p, ends', [(0.001, 'full is above it.'), (0.3, 'they cannot be told apart.'),
+@pytest.mark.parametrize('p, ends', [(0.001, 'a test tells them apart (p 0.001).'), (0.3, 'they cannot be told apart.'),
                                      (None, 'so few seeds allow no test of whether they differ.')])
 def test_arms_are_told_apart_only_where_a_test_does(p, ends):
   assert said([FULL, arm('lora', 0.8)], p).endswith(ends)
@@ -57,7 +57,7 @@ def test_nothing_follows_where_no_arm_beats_the_most_frequent_answer():
   assert told.startswith('No arm is shown to be better than always giving the most frequent answer (0.600)')
   assert ' % of ' not in told
   low = said([FULL, arm('lora', 0.61)], p=0.001)
-  assert low.endswith('full is above it. It is not shown to be better than always giving the most frequent answer.')
+  assert low.endswith('tells them apart (p 0.001). It is not shown to be better than always giving the most frequent answer.')
 
 
 def test_an_edge_one_seed_and_lost_runs_leave_it_open():
@@ -72,11 +72,15 @@ def test_an_edge_one_seed_and_lost_runs_leave_it_open():
 def test_a_smaller_loss_is_the_better_one_and_has_no_share():
   told = said([arm('full', 1.2), arm('lora', 1.5)], p=0.001, metric='test/loss', chance=None, majority=None)
   assert told.startswith('full scores lowest, which is best: test/loss 1.200')
-  assert 'lora is 0.300 worse than full in loss' in told and told.endswith('full is below it.')
+  assert 'lora is 0.300 worse than full in loss' in told and told.endswith('a test tells them apart (p 0.001).')
+
+
+def test_equal_costs_are_said_in_short():
+  assert 'lora reaches 97 % of full\'s accuracy at the same cost; they' in said([FULL, arm('lora', 0.873)], p=0.3)
 
 
 def test_memory_is_not_compared_where_it_is_a_share_of_programs_of_different_sizes():
-  shared = arm('lora', 0.87)
+  shared = arm('lora', 0.87, flops=5e11)
   shared['cost'] = {**shared['cost'], 'cohort_size': 3}
   assert 'memory' not in said([FULL, shared], p=0.3) and 'FLOPs' in said([FULL, shared], p=0.3)
 
