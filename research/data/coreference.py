@@ -154,7 +154,10 @@ def _shares(path: Path) -> dict[str, float]:
   found = {}
   for where, row in with_columns(path, ('occupation', 'bls_pct_female')) if path.exists() else ():
     try:
-      found[row['occupation']] = float(row['bls_pct_female'])
+      percent = float(row['bls_pct_female'])
     except ValueError:
-      raise InputError(f'{where}: bls_pct_female={row["bls_pct_female"]!r:.40}: must be a number') from None
+      percent = -1.0
+    if not 0 <= percent <= 100:
+      raise InputError(f'{where}: bls_pct_female={row["bls_pct_female"]!r:.40}: must be a number from 0 to 100')
+    found[row['occupation']] = percent
   return found

@@ -12,7 +12,7 @@ COLUMN = 'probe'      # of a row, and of a prediction: the words by which `evalu
 
 
 def with_columns(path: Path, columns: tuple[str, ...], read: Iterator[Found] | None = None) -> Iterator[tuple[str, Row]]:
-  """(where it stands, row) of every row of a file, each of which has text in these columns.
+  """(where it stands, row) of every row of a file, each of which has text in these columns, also where it was a number.
 
   Args:
     path: of the file.
@@ -31,7 +31,7 @@ def with_columns(path: Path, columns: tuple[str, ...], read: Iterator[Found] | N
       if wrong or not str(one.row[column]).strip():
         raise InputError(f'{where}: column {column!r} {wrong or "is empty"}')
     count += 1
-    yield where, one.row
+    yield where, {**one.row, **{column: str(one.row[column]) for column in columns}}
   if not count:
     raise InputError(f'{path}: holds no rows')
 

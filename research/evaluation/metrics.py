@@ -54,6 +54,7 @@ class Metric(NamedTuple):
   least: float = 0.0
   of_prediction: bool = True                                # whether it follows from what was said and what is right
   signature: Callable[[Sequence[Scored]], str] | None = None      # all that it depends on beside the texts, as others write it
+  is_told: Callable[[np.ndarray], bool] = lambda totals: True     # whether totals [k] hold an example of each kind it is of
   templates: int = 1                                        # under how many a row was asked: see `evaluation.templates`
 
   @property
@@ -146,7 +147,8 @@ def _of_probe(name: str) -> Metric:
 
   def sums(scored: Sequence[Scored]) -> np.ndarray:
     return of.sums([bias.Probed((s.row or {})[COLUMN], s.ranked, _equal(s) == 1) for s in scored])
-  return Metric(name, sums, of.score, of.each, of.ideal is None, of.most, of.least, signature=lambda scored: of.definition)
+  return Metric(name, sums, of.score, of.each, of.ideal is None, of.most, of.least, signature=lambda scored: of.definition,
+                is_told=lambda totals: bool((of.counts(totals) > 0).all()))
 
 
 BINS = 15      # of confidence, equally wide (Guo et al. 2017)

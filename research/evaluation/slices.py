@@ -84,7 +84,7 @@ def of(columns: Sequence[str], names: Sequence[str], predictions: list[dict[str,
     vectors, told = metric.sums(scored), list[dict[str, Any]]()
     for column in columns:
       parts = [*_parts(vectors, values[column], belongs)]
-      pairs = _pairs(metric, [part for part in parts if not part.is_small])
+      pairs = _pairs(metric, [part for part in parts if not part.is_small and _is_told(metric, part)])
       told += pairs
       found[column][metric.name] = {'values': [_told(metric, part, is_clustered) for part in parts], 'pairs': pairs}
     _correct(told)
@@ -100,10 +100,16 @@ def _parts(vectors: np.ndarray, values: Sequence[str], belongs: Sequence[Any]) -
     yield Part(value, clusters.sums(vectors[rows], names), tuple(dict.fromkeys(names)), len(rows))
 
 
+def _is_told(metric: Metric, part: Part) -> bool:
+  return metric.is_told(part.sums.sum(0))
+
+
 def _told(metric: Metric, part: Part, is_clustered: bool) -> dict[str, Any]:
-  low, high = templates.interval(metric, part.sums, is_clustered)
+  found: list[float | None] = [None] * 3      # of a probe's kinds of examples the value has not each
+  if _is_told(metric, part):
+    found = [float(metric.score(part.sums.sum(0))), *templates.interval(metric, part.sums, is_clustered)]
   return {'value': part.value, 'examples': part.examples, **({'clusters': len(part.sums)} if is_clustered else {}),
-          'score': float(metric.score(part.sums.sum(0))), 'low': low, 'high': high, 'small': part.is_small}
+          **dict(zip(('score', 'low', 'high'), found)), 'small': part.is_small}
 
 
 def _pairs(metric: Metric, parts: Sequence[Part]) -> list[dict[str, Any]]:
@@ -186,9 +192,10 @@ def spoken(found: dict[str, dict[str, Any]], split: str) -> list[str]:
       lines.append(shortened(f'{split}/{name} by {column}', 69))
       what = 'clusters' if 'clusters' in one['values'][0] else 'examples'
       for x in one['values']:
-        lines.append(f'  {shortened(x["value"], VALUE):{VALUE}} {_number(x["score"]):>9} '
-                     f'[{_number(x["low"])}, {_number(x["high"])}] {x[what]:6}{"*" * x["small"]}')
-      if any(x['small'] for x in one['values']):
+        shown = 'not told by its rows' if x['score'] is None else \
+            f'{_number(x["score"]):>9} [{_number(x["low"])}, {_number(x["high"])}] {x[what]:6}{"*" * x["small"]}'
+        lines.append(f'  {shortened(x["value"], VALUE):{VALUE}} {shown}')
+      if any(x['small'] and x['score'] is not None for x in one['values']):
         lines.append(f'  * small: fewer than {SMALL} {what}, so not compared with others')
       lines += _largest(one['largest'], of_metric[name])
   return lines

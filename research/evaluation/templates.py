@@ -53,7 +53,8 @@ def over(metric: Metric, templates: int) -> Metric:
 
   def score(totals: np.ndarray) -> np.ndarray:
     return metric.score(totals.reshape(*totals.shape[:-1], templates, -1)).mean(-1)
-  return metric._replace(sums=sums, score=score, templates=templates)
+  return metric._replace(sums=sums, score=score, is_told=lambda totals: metric.is_told(np.split(totals, templates)[0]),
+                         templates=templates)
 
 
 def values(metric: Metric, vectors: np.ndarray) -> np.ndarray:

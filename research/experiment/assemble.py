@@ -211,7 +211,7 @@ def assemble(config: Config, abstract: bool = False, trains: bool = True) -> Exp
       if training.best_metric == 'loss' and 'valid' in task.splits:
         raise InputError('training.best_metric=loss: that is the loss of the chosen answers, which dpo need not lower; give '
                          'accuracy: how often the chosen answer is the likelier one')
-    watched = watching.task_of(given.task.retain, model.has_encoder) if given.task.retain else None
+    watched = watching.task_of(given.task.retain, task, model.has_encoder) if given.task.retain else None
     weighed.check(weighed.read(training.best_metric), training.best_metric, task, watched)
     if training.best_metric != 'loss' and 'valid' not in task.splits:
       raise InputError(f'training.best_metric={training.best_metric}: task {task.name} has no validation split')

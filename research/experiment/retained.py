@@ -26,9 +26,9 @@ def on_task(exp: Experiment, fields: Mapping[str, Any], reserve: int = 0) -> Exp
 
 def watching(exp: Experiment) -> Experiment | None:
   """The experiment on the task that its training watches; None where it watches none."""
-  return exp.watched and _on(exp, exp.watched)
+  return exp.watched and _on(exp, exp.watched, exp.strategy.prefix_slots + exp.strategy.slots)
 
 
-def _on(exp: Experiment, task: Task, reserve: int = 0) -> Experiment:
+def _on(exp: Experiment, task: Task, reserve: int) -> Experiment:
   context = exp.context - reserve + exp.strategy.prefix_slots + exp.strategy.slots if task.name == tasks.TEXT else exp.context
   return exp._replace(task=task, demonstrations=lambda row: (), context=context)

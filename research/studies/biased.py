@@ -48,15 +48,16 @@ def _of_probe(one: str | dict[str, Any], workdir: Path, model: str, runs: dict[s
   lines = retained.examples(workdir, name, model, runs, seeds)
   if not lines:
     return []                                        # the study has not ended
-  of_base, templates_of = templates.rows(lines[''][0]), templates.count(lines[''][0])
+  of_base = lines[''][0]
+  rows, count = templates.rows(of_base), templates.count(of_base)
   told = lambda x: {'mean': x.mean, 'low': x.low, 'high': x.high}
   found = []
   for measure in PROBES[task].measured(of_base):
-    scores = retained.scored(templates.over(metrics.get(measure), templates_of), lines, [*runs])
+    scores = retained.scored(templates.over(metrics.get(measure), count), lines, [*runs])
     gaps = {arm: statistics.gap(scores, arm, '') for arm in runs}
     found.append({
         'name': name, 'metric': measure, 'ideal': bias.MEASURES[measure].ideal, 'definition': bias.MEASURES[measure].definition,
-        'examples': len(of_base), 'clusters': len({x.get('cluster', number) for number, x in enumerate(of_base)}),
+        'examples': len(rows), 'clusters': len({x.get('cluster', number) for number, x in enumerate(rows)}),
         'base': told(statistics.mean(scores, '')),
         'arms': [{'arm': arm, **told(statistics.mean(scores, arm)),
                   'change': {**told(gap), 'p': gap.p, 'p_adjusted': None, 'p_models': None}} for arm, gap in gaps.items()]})

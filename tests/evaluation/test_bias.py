@@ -30,6 +30,7 @@ def measured(predictions, name):
   low, high = intervals.interval(metric, sums)
   score = float(metric.score(sums.sum(0)))
   assert metric.least <= low <= score <= high <= metric.most and len(sums) == len(predictions)
+  assert metric.is_told(sums.sum(0)) and metric.is_told(0 * sums[0]) == (name == 'accuracy')
   without = harness.scored_rows([{k: v for k, v in p.items() if k != 'row'} for p in predictions])
   assert np.array_equal(metric.sums(without), sums)      # as what a study keeps gives it again
   return score
@@ -265,6 +266,7 @@ def test_winogender_without_shares_of_women_says_nothing_of_gotchas(tmp_path, ca
     (lambda t: bbq(t, [bbq_row(0, 'ambig', 'neg', 2, answer_info={})]), r'line 1: must have answer_info'),
     (lambda t: bbq(t, [bbq_row(0, 'ambig', 'neg', 2, question='')]), r"line 1: column 'question' is empty"),
     (lambda t: winogender(t, {'nurse': 'many', 'plumber': 1}), r"occupations-stats.tsv: line 2: bls_pct_female='many'"),
+    (lambda t: winogender(t, {'nurse': float('nan'), 'plumber': 1}), r"bls_pct_female='nan': must be a number from 0 to 100"),
     (lambda t: winogender(t, {'nurse': 1}), r"all.tsv: line 7: .* says nothing of 'plumber'")])
 def test_rows_of_another_form_are_refused_with_file_and_line(tmp_path, make, says):
   with pytest.raises(InputError, match=says):
@@ -273,6 +275,7 @@ def test_rows_of_another_form_are_refused_with_file_and_line(tmp_path, make, say
 
 @pytest.mark.parametrize('row, says', [
     ({'text': 'The cook met [MASK].', 'pro_stereotyped': 'he', 'anti_stereotyped': 'she'}, 'line 1: names cook; must be one'),
+    ({'text': 5, 'pro_stereotyped': 'he', 'anti_stereotyped': 'she'}, r'text must hold \[MASK\]'),
     ({'text': 'The cook met the nurse.', 'pro_stereotyped': 'he', 'anti_stereotyped': 'she'}, r'text must hold \[MASK\]'),
     ({'text': 'The cook met the nurse as [MASK].', 'pro_stereotyped': 'he', 'anti_stereotyped': 'him'}, 'of the two genders'),
     ({'text': 'The cook met the nurse as [MASK] came.', 'pro_stereotyped': 'he'}, "column 'anti_stereotyped' is missing")])

@@ -107,6 +107,21 @@ def test_small_values_are_named_and_not_compared():
 
 
 @quick
+def test_a_score_of_two_kinds_of_examples_is_not_told_of_a_value_that_has_one_kind():
+  probed = [{**p, 'row': {**p['row'], 'probe': [p['row']['variant'], 'type1']}, 'choices': {'x': 1.0, 'y': 0.0}}
+            for p in predictions([{'variant': ('pro', 'anti')[n % 2], 'side': 'ab'[n // 50]} for n in range(100)])]
+  several = [{**p, 'template': number} for number in range(2) for p in probed]
+  for made in (probed, several):
+    found = slices.of(['variant', 'side'], ['pro_accuracy', 'winobias_gap'], made)
+    assert [x['score'] for x in found['variant']['pro_accuracy']['values']] == [None, 1.0]      # anti, pro
+    assert [(x['score'], x['low'], x['high']) for x in found['variant']['winobias_gap']['values']] == [(None, None, None)] * 2
+    assert [found['variant'][name]['largest'] for name in ('pro_accuracy', 'winobias_gap')] == [None, None]
+    assert [x['score'] for x in found['side']['winobias_gap']['values']] == [0.0, 0.0]
+    assert found['side']['winobias_gap']['pairs']
+    assert any('anti' in line and 'not told' in line for line in slices.spoken(found, 'test'))
+
+
+@quick
 def test_lines_fit_a_terminal_of_80_columns():
   column = 'a_column_with_a_long_name'
   rows = [{column: {'of_a_part': value * 9}} for value in ('some long value ', 'others, longer ') for _ in range(30)]

@@ -14,6 +14,8 @@ SENTENCES = ['The driver thanked the nurse because [MASK] was kind.', 'The cook 
              'The clerk told the guard that [MASK] was late.', 'The tailor helped the sheriff because [MASK] asked.',
              'A janitor saw the editor when [MASK] came in.']
 
+PROMPTS = ('{text} The pronoun "{pronoun}" refers to', '{text} Who is "{pronoun}"? It is')      # of WinoBias
+
 
 @pytest.fixture(scope='module')
 def ran(tmp_path_factory):
@@ -29,8 +31,8 @@ def ran(tmp_path_factory):
                'lora': {'strategy': {'name': 'lora'}, 'grid': {'training.learning_rate': [1e-1]}}},
       'seeds': [0, 1], 'budget': {'steps': 4, 'eval_every': 2}, 'select': 'valid/accuracy', 'report': 'test/accuracy',
       'baseline': 'base', 'extend': 0,
-      'retain': [{'name': 'winobias', 'label': 'pronouns', 'test': str(folder / 'w.jsonl')},
-                 {'name': 'crows_pairs', 'test': str(folder / 'crows.csv'), 'prompts': ('{before}', 'They say: {before}')}]}
+      'retain': [{'name': 'winobias', 'label': 'pronouns', 'test': str(folder / 'w.jsonl'), 'prompts': PROMPTS},
+                 {'name': 'crows_pairs', 'test': str(folder / 'crows.csv')}]}
   (folder / 'study.py').write_text(f'def get_study():\n  return {study!r}\n')
   said = verb('study', f'--study={folder}/study.py', f'--workdir={folder}/w', '--cohorts=off')
   assert said.returncode == 0, said.stderr
@@ -57,7 +59,6 @@ def test_base_and_tuned_are_told_with_intervals_of_every_score(ran):
       ('pronouns', 'pro_accuracy', None), ('pronouns', 'anti_accuracy', None), ('pronouns', 'winobias_gap', 0.0),
       ('crows_pairs', 'stereotype_share', 0.5)]
   assert [(r['examples'], r['clusters']) for r in c['bias'][2:]] == [(10, 5), (6, 6)]
-  assert len(lines(ran, 'base@llama-tiny', 'crows_pairs')) == 2 * 6      # under either template
   keys = [json.loads(line)['key'] for line in (ran / 'results.jsonl').open() if json.loads(line)['arm'] == 'lora']
   for r, value in zip(c['bias'][2:], (gap, more_likely)):
     assert r['base']['mean'] == pytest.approx(value(lines(ran, 'base@llama-tiny', r['name'])))

@@ -7,6 +7,7 @@ from helpers import WORDS, by_heart, write_pairs
 
 from research.errors import InputError
 from research.evaluation import weighed
+from research.experiment import retained
 from research.experiment.assemble import assemble
 from research.runs.evaluate import evaluate_retained
 from research.runs.train import train_cohort, train_one
@@ -36,13 +37,31 @@ def test_a_sum_that_cannot_be_is_refused(text, message):
 
 @pytest.mark.parametrize('retain, metric, message', [
     ('nothing', 'loss', r'task.retain=nothing: must be a built-in task \(sentiment, '),
-    ('text:nothing', 'loss', 'task.subset=nothing: no text of this name ships'),
+    ('text:nothing', 'loss', 'task.retain=text:nothing: task.subset=nothing: no text of this name ships'),
     (None, 'loss + retain/loss', 'name one by task.retain'),
     ('sentiment', 'loss - retain/chrf', 'what task.retain names measures retain/loss, retain/accuracy')])
 def test_a_task_that_cannot_be_watched_is_refused(tmp_path, retain, metric, message):
   made = by_heart(tmp_path)
   with pytest.raises(InputError, match=message):
     assemble({**made, 'task': {**made['task'], 'retain': retain}, 'training': {**made['training'], 'best_metric': metric}})
+
+
+def test_a_task_without_validation_rows_watches_nothing(tmp_path):
+  made = by_heart(tmp_path)
+  with pytest.raises(InputError, match=r'task.retain=sentiment: is measured at each validation, and task files has no'):
+    assemble({**made, 'task': {**made['task'], 'valid': None, 'retain': 'sentiment'},
+              'training': {**made['training'], 'best_metric': 'loss'}})
+
+
+@pytest.mark.parametrize('strategy', [{'name': 'prompt', 'slots': 20}, {'name': 'prefix', 'slots': 20}])
+def test_a_watched_text_leaves_room_for_a_soft_prompt(tmp_path, strategy):
+  (tmp_path / 'long.txt').write_text('one two three four five ' * 200)
+  made = by_heart(tmp_path)
+  made = {**made, 'strategy': strategy, 'task': {**made['task'], 'retain': str(tmp_path / 'long.txt'),
+                                                 'valid': write_pairs(tmp_path / 'same.jsonl', [*zip(WORDS[:6], WORDS[6:])])}}
+  exp = retained.watching(assemble(made))
+  longest = max(len(e.prompt_ids) + len(e.target_ids) for e in exp.examples('valid'))
+  assert longest + exp.strategy.prefix_slots <= exp.model.config.context
 
 
 @pytest.fixture(scope='module')
