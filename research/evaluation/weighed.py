@@ -9,7 +9,7 @@ from research.errors import InputError
 from research.evaluation import metrics
 
 RETAIN = 'retain/'      # before a metric: of the task that training watches beside its own (`task.retain`)
-_TERM = re.compile(r'(?:(\d+(?:\.\d*)?|\.\d+)\*)?(.+)')
+_TERM = re.compile(r'(?:((?:\d+(?:\.\d*)?|\.\d+)(?:e[+-]?\d+)?)\*)?(.+)')
 
 
 class Weighed(NamedTuple):

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from research.data.probes import PROBES
-from research.evaluation import bias, metrics, templates
+from research.evaluation import bias, harness, metrics, templates
 from research.studies import multiplicity, retained, statistics
 from research.studies.grid import Study
 
@@ -53,7 +53,10 @@ def _of_probe(one: str | dict[str, Any], workdir: Path, model: str, runs: dict[s
   told = lambda x: {'mean': x.mean, 'low': x.low, 'high': x.high}
   found = []
   for measure in PROBES[task].measured(of_base):
-    scores = retained.scored(templates.over(metrics.get(measure), count), lines, [*runs])
+    metric = templates.over(metrics.get(measure), count)
+    if not metric.is_told(metric.sums(harness.scored_rows(of_base)).sum(0)):
+      continue                                       # of the probe's rows some kind was not drawn
+    scores = retained.scored(metric, lines, [*runs])
     gaps = {arm: statistics.gap(scores, arm, '') for arm in runs}
     found.append({
         'name': name, 'metric': measure, 'ideal': bias.MEASURES[measure].ideal, 'definition': bias.MEASURES[measure].definition,

@@ -8,7 +8,7 @@ import pytest
 from helpers import reviews, verb
 
 from research import run_files
-from research.studies import bias_report
+from research.studies import bias_report, biased
 
 SENTENCES = ['The driver thanked the nurse because [MASK] was kind.', 'The cook met the baker because [MASK] was hungry.',
              'The clerk told the guard that [MASK] was late.', 'The tailor helped the sheriff because [MASK] asked.',
@@ -93,3 +93,12 @@ def test_a_change_is_told_where_a_test_finds_it(mean, p, says):
           'arms': [{'arm': 'lora', 'mean': mean, 'low': mean, 'high': mean, 'change': change}]}
   [part] = bias_report.parts({'bias': [told], 'seeds': [0, 1]}, [])
   assert says in part.sentences[0] and len(part.table) == 3
+
+
+@pytest.mark.quick
+def test_a_score_whose_kind_of_sentence_was_not_drawn_is_not_told(monkeypatch):
+  line = {'prediction': 'x', 'target': 'x', 'loss': 1.0, 'tokens': 1,
+          'choices': {'x': 1.0, 'y': 0.0}, 'probe': ['pro', 'type1']}
+  monkeypatch.setattr(biased.retained, 'examples', lambda *_: {'': [[line] * 4] * 2, 'lora': [[line] * 4] * 2})
+  told = biased._of_probe('winobias', None, 'm', {'lora': {0: 'a', 1: 'b'}}, [0, 1])
+  assert [r['metric'] for r in told] == ['pro_accuracy']

@@ -21,6 +21,7 @@ def test_a_weighed_sum_says_what_is_better():
   assert by.of({'accuracy': .5, 'retain/accuracy': .2, 'retain/bits_per_byte': .1}) == pytest.approx(.5 + .1 - .2)
   assert by.of_task == {'accuracy'} and by.of_watched == {'accuracy', 'bits_per_byte'}
   assert not weighed.read('loss + .1*retain/loss').higher_is_better
+  assert weighed.read('accuracy - 1e-3*loss').terms == ((1, 'accuracy'), (-.001, 'loss'))
   assert weighed.read('f1:very good').terms == ((1, 'f1:very good'),)
 
 
