@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from research.data import few_rows, prompts, sources, tasks, templates
@@ -327,3 +328,14 @@ def test_plain_text_is_measured_by_its_loss_alone(tmp_path):
   assert task.metrics and not task.writes
   with pytest.raises(InputError, match=r'only its loss is measured, as task\.metrics also by perplexity and bits_per_byte'):
     tasks.make('text', {'test': f'{tmp_path}/a.txt', 'metrics': ('bleu',)})
+
+
+def test_fewer_rows_that_are_scored_keep_clusters_whole_and_know_which_leaked():
+  rows = [{'text': f't{n}', 'label': 'a', 'passage': n // 3} for n in range(30)]
+  leaked = {'test': frozenset(range(0, 30, 3))}
+  task = tasks.Task('files', {'test': rows}, '{text}', ' {label}', cluster='passage', leaked=leaked)
+  few = few_rows.subsample(task, 10, 0, 'test')
+  assert [row['passage'] for row in few.rows('test')] == sorted([*{row['passage'] for row in few.rows('test')}] * 3)
+  assert len(few.rows('test')) == 12 and few.leaked_rows('test') == {0, 3, 6, 9}
+  alone = few_rows.subsample(task._replace(cluster=''), 10, 0, 'test').rows('test')
+  assert alone == [rows[n] for n in sorted(np.random.default_rng(0).permutation(30)[:10])]
