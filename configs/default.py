@@ -50,7 +50,8 @@ def get_config():
           'stop': optional(tuple),      # texts that end a generated answer; None: the separator, unless targets hold it
           'max_new_tokens': optional(int),   # longest generated answer, unless a target is longer
           # How answers are generated: "(('temperature',0.7),('top_p',0.9))", of temperature, top_k, top_p, min_p,
-          # repetition_penalty, no_repeat_ngram, beams, length_penalty, seed; None: the likeliest token each time.
+          # repetition_penalty, no_repeat_ngram, beams, length_penalty, early_stopping, seed; None: the likeliest
+          # token each time.
           'decoding': optional(tuple),
           'chat': optional(bool),       # put the prompt through the model's chat template
           'turns': optional(str),       # messages: all: training has a loss on each assistant turn; None: on the last alone,

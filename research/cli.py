@@ -45,6 +45,7 @@ def decoding_flags() -> None:
   flags.DEFINE_integer('no_repeat_ngram', None, 'no so many tokens stand twice in prompt and answer; 0: they may')
   flags.DEFINE_integer('beams', None, 'of beam search; 1: none')
   flags.DEFINE_float('length_penalty', None, 'beams are compared by log-likelihood / length ** this; usually 1')
+  flags.DEFINE_integer('early_stopping', None, '1: beam search ends with as many answers as beams; 0: when none can improve')
   flags.DEFINE_integer('seed', None, 'of the drawing; usually 0', lower_bound=0, upper_bound=2 ** 31 - 1)
 
 

@@ -1,4 +1,4 @@
-"""Beam search as transformers has it (`early_stopping=False`): several answers to each prompt grow side by side.
+"""Beam search as transformers has it: several answers to each prompt grow side by side.
 
 The cache holds a row for each beam, B · K of them, and is put in order after every token, since two beams may go on from one.
 """
@@ -112,6 +112,8 @@ def _settle(variables: Tree | CohortVariables, beams: Beams, candidates: Candida
     has_ended = _take(jnp.concatenate([beams.has_ended, just], axis=1), best)
     worst = jnp.where(has_ended, jnp.min(ended_scores, axis=1, keepdims=True), WORST)
     is_open = beams.open & jnp.any(scores[:, :1] / per > worst, axis=1)
+    if decoding.early_stopping:
+      is_open &= ~jnp.all(has_ended, axis=1)
     return Beams(tokens, scores, parents, ended, ended_scores, has_ended, is_open, beams.bad)
   return members.vmap_members(variables, of_member, beams, candidates, hits)
 

@@ -28,6 +28,7 @@ class Decoding(NamedTuple):
   no_repeat_ngram: int = 0            # no n tokens stand twice in prompt and answer; 0: they may
   beams: int = 1                      # of beam search
   length_penalty: float = 1.0         # beams are compared by log-likelihood / length ** it
+  early_stopping: int = 0             # 1: a search ends with as many answers as beams; 0: where none can become better
   seed: int = 0                       # of what is drawn, with each prompt's number and each token's place
 
   @property
@@ -49,7 +50,7 @@ class Decoding(NamedTuple):
 
 
 GREEDY = Decoding()
-WHOLE = ('top_k', 'no_repeat_ngram', 'beams', 'seed')
+WHOLE = ('top_k', 'no_repeat_ngram', 'beams', 'early_stopping', 'seed')
 MOST_BEAMS = 256
 
 
@@ -73,6 +74,8 @@ def check(decoding: Decoding, where: str = 'task.decoding: ') -> Decoding:
       (d.no_repeat_ngram >= 0, 'no_repeat_ngram', 'must be 0 (tokens may repeat) or more'),
       (1 <= d.beams <= MOST_BEAMS, 'beams', f'must be from 1 to {MOST_BEAMS}'),
       (-HOTTEST <= d.length_penalty <= HOTTEST, 'length_penalty', 'must be from -1000 to 1000; 0: length does not count'),
+      (d.early_stopping in (0, 1), 'early_stopping', 'must be 0 (while a beam may become better) or 1 (not when there are '
+       'as many answers as beams)'),
       (0 <= d.seed < 2 ** 31, 'seed', 'must be 0 or more, and below 2^31')):
     if not holds:
       raise InputError(f'{where}{name}={getattr(d, name)}: {must}')
@@ -82,8 +85,9 @@ def check(decoding: Decoding, where: str = 'task.decoding: ') -> Decoding:
     raise InputError(f'{where}{drawn[0]}={said[drawn[0]]}: is of drawing, and beams={d.beams} draws nothing; give one of them')
   if drawn and not d.draws:
     raise InputError(f'{where}{drawn[0]}={said[drawn[0]]}: is of drawing; give a temperature above 0 too')
-  if d.beams == 1 and 'length_penalty' in said:
-    raise InputError(f'{where}length_penalty={d.length_penalty}: compares beams; give beams above 1 too')
+  of_beams = [name for name in ('length_penalty', 'early_stopping') if name in said]
+  if d.beams == 1 and of_beams:
+    raise InputError(f'{where}{of_beams[0]}={said[of_beams[0]]}: is of beam search; give beams above 1 too')
   return d
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from helpers import torch_twin
 
+from research.data import gguf_tokenizer
 from research.errors import InputError
 from research.evaluation import decoding
 from research.evaluation.decode import generate, generate_all, stream
@@ -61,14 +62,14 @@ def test_each_setting_does_what_transformers_processor_does(scores, ours, proces
 @pytest.mark.parity
 @pytest.mark.parametrize('settings', [
     Decoding(1.0), Decoding(0.6, top_k=12), Decoding(1.4, top_p=0.8), Decoding(1.0, min_p=0.05),
+    Decoding(1.0, repetition_penalty=1.5), Decoding(0.7, no_repeat_ngram=2),
     Decoding(1.2, top_k=30, top_p=0.95, min_p=0.01, repetition_penalty=1.4, no_repeat_ngram=2)])
 def test_20000_draws_of_a_step_have_the_distribution_of_transformers_processors(scores, settings):
-  """By the G-test, whose p would be below 1e-3 once in a thousand seeds; of a temperature a tenth higher it is far below."""
+  """By the chi-square test: p would be below 1e-3 once in a thousand seeds; of a temperature a tenth higher it is far below."""
   import torch
   from scipy import stats
   from transformers import GenerationConfig
   logits, ids = scores[0][:1], scores[1][:1]
-  found = theirs('LogitsProcessorList')
   config = GenerationConfig(do_sample=True, temperature=settings.temperature, top_k=settings.top_k, top_p=settings.top_p,
                             min_p=settings.min_p or None, repetition_penalty=settings.repetition_penalty,
                             no_repeat_ngram_size=settings.no_repeat_ngram)
@@ -87,9 +88,27 @@ def test_20000_draws_of_a_step_have_the_distribution_of_transformers_processors(
     if counts[expected == 0].any():
       return 0.0
     seen, of = in_classes(counts)[some], 20_000 * in_classes(expected)[some]
-    return stats.power_divergence(seen, of, lambda_='log-likelihood').pvalue
+    return stats.chisquare(seen, of).pvalue
   assert p_of(draw(settings.temperature)) > 1e-3
   assert p_of(draw(settings.temperature * 1.1)) < 1e-6
+
+
+@pytest.mark.parity
+def test_20000_answers_have_the_distribution_of_transformers_processors(tiny):
+  """Each prompt draws on its own, here of its first token, whatever stands beside it in a batch."""
+  import torch
+  from scipy import stats
+  ids, how = tiny.tokenizer.prompt('abab'), Decoding(0.7, top_k=40, top_p=0.9, repetition_penalty=1.3, seed=1)
+  answers = generate(tiny.model, {'params': tiny.params}, [ids] * 20_000, 1, [NEVER], 2_000, how)
+  counts = np.bincount(np.ravel(answers), minlength=tiny.model.config.vocab)
+  with torch.no_grad():
+    logits = torch_twin(tiny)(torch.tensor([ids])).logits[:, -1]
+  for name, setting in (('RepetitionPenaltyLogitsProcessor', 1.3), ('TemperatureLogitsWarper', 0.7), ('TopKLogitsWarper', 40),
+                        ('TopPLogitsWarper', 0.9)):
+    logits = theirs(name, setting)(torch.tensor([ids]), logits)
+  expected = logits.double().softmax(-1).numpy()[0] * 20_000
+  assert not counts[expected == 0].any() and 10 < (expected > 0).sum() < 40
+  assert stats.chisquare(counts[expected > 0], expected[expected > 0]).pvalue > 1e-3
 
 
 @pytest.mark.diagonal('preset', 'settings')
@@ -120,6 +139,7 @@ def test_what_looks_back_is_seen_in_the_answers(tiny):
 @pytest.mark.parametrize('how, given', [
     ({'repetition_penalty': 1.4, 'no_repeat_ngram': 2}, {'repetition_penalty': 1.4, 'no_repeat_ngram_size': 2}),
     ({'beams': 4}, {'num_beams': 4}), ({'beams': 3, 'length_penalty': -1.5}, {'num_beams': 3, 'length_penalty': -1.5}),
+    ({'beams': 3, 'length_penalty': 2.0, 'early_stopping': 1}, {'num_beams': 3, 'length_penalty': 2.0, 'early_stopping': True}),
     ({'beams': 4, 'length_penalty': 2.0, 'repetition_penalty': 1.2, 'no_repeat_ngram': 3},
      {'num_beams': 4, 'length_penalty': 2.0, 'repetition_penalty': 1.2, 'no_repeat_ngram_size': 3})])
 def test_answers_are_those_of_transformers_generate(preset, prompts, how, given):
@@ -133,7 +153,7 @@ def test_answers_are_those_of_transformers_generate(preset, prompts, how, given)
   for prompt, answer in zip(prompts, found):
     ids = torch.tensor([prompt])
     whole = twin.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=20, do_sample=False, eos_token_id=ends,
-                          pad_token_id=NEVER, early_stopping=False, **given)[0].tolist()
+                          pad_token_id=NEVER, **{'early_stopping': False, **given})[0].tolist()
     new = whole[1 if twin.config.is_encoder_decoder else len(prompt):]
     assert answer == new[:next((n for n, token in enumerate(new) if token in ends), None)]
   assert say(1) == say(3) == found != greedy
@@ -161,6 +181,26 @@ def test_answers_end_where_transformers_stop_strings_end_them(tiny, beams):
     assert answer == [token for token in theirs if token != NEVER]
   assert found == generate(tiny.model, variables, prompts, 40, [NEVER], 16, how, ended=ended)
   assert any(len(answer) < 40 for answer in found) and any(len(answer) == 40 for answer in found)
+
+
+@pytest.mark.smollm2
+@pytest.mark.parity
+@pytest.mark.parametrize('stop', ['\n\nQ', 'estion: n', 'swer', ' 4', '.\n', 'wer is 42', 'é', 'never'])
+def test_stops_that_span_tokens_or_end_within_one_are_found_where_transformers_finds_them(words, stop):
+  import torch
+  ids = words.hf.encode('The answer is 42.\n\nQuestion: next café unanswered')
+  criterion, ended = theirs('StopStringCriteria', words.hf, [stop]), ended_by(words, lambda number: [stop])
+  first = lambda has_ended: next((size for size in range(1, len(ids) + 1) if has_ended(ids[:size])), None)
+  assert first(lambda some: ended(0, some)) == first(lambda some: bool(criterion(torch.tensor([some]), None)[0]))
+  assert stop == 'never' or first(lambda some: ended(0, some))
+
+
+@pytest.fixture(scope='module')
+def words(smollm2_file):
+  """A tokenizer whose tokens are of several letters."""
+  import gguf
+  fields = {n: f.contents() for n, f in gguf.GGUFReader(smollm2_file).fields.items() if n.startswith('tokenizer.')}
+  return gguf_tokenizer.from_gguf(fields, 'SmolLM2')
 
 
 @pytest.mark.parametrize('how', [Decoding(), DRAWN, Decoding(beams=3, no_repeat_ngram=2)])
@@ -198,6 +238,7 @@ def test_logits_that_are_not_finite_are_refused_of_beams_too(tiny):
     ({'repetition_penalty': 0}, 'repetition_penalty=0.0: must be from'), ({'no_repeat_ngram': -2}, 'must be 0 (tokens may'),
     ({'beams': 0}, 'beams=0: must be from 1'), ({'beams': 2, 'temperature': 1}, 'is of drawing, and beams=2 draws nothing'),
     ({'top_p': 0.9}, 'give a temperature above 0 too'), ({'length_penalty': 2}, 'give beams above 1 too'),
+    ({'early_stopping': 1}, 'early_stopping=1: is of beam search'), ({'beams': 2, 'early_stopping': 2}, 'must be 0 (while'),
     ({'seed': -1}, 'seed=-1: must be 0 or more'), ({'beams': 2.5}, 'beams=2.5: must be a whole number'),
     ({'warmth': 1}, "no setting is called 'warmth'"), ({'top_p': float('nan'), 'temperature': 1}, 'top_p=nan')])
 def test_settings_that_cannot_be_are_refused_by_name(settings, says):

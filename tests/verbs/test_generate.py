@@ -3,8 +3,9 @@
 import copy
 import json
 import os
+import select
 import sys
-from unittest import mock
+import tty
 
 import pytest
 from helpers import config, verb
@@ -102,20 +103,38 @@ def test_a_stream_tells_what_is_answered_at_once_and_a_prompt_read_before_is_loo
     assert stop not in cut and ''.join(generate.stream(exp, variables, text, 12, how, stop=[stop])) == cut
 
 
-def test_on_a_terminal_an_answer_comes_in_pieces_and_elsewhere_at_one_time(monkeypatch, capsys):
-  said = []
-  monkeypatch.setattr('builtins.print', lambda *text, end='\n', **how: said.append(''.join(text) + end))
-  for terminal in (True, False):
-    monkeypatch.setattr(sys, 'stdout', mock.Mock(isatty=lambda terminal=terminal: terminal))
-    console.put(iter(['Hel', 'lo']))
-  assert said == ['Hel', 'lo', '\n', 'Hello', '\n']
+@pytest.mark.parametrize('terminal', [True, False])
+def test_an_answer_comes_token_by_token_on_a_terminal_and_at_one_time_in_a_pipe(terminal, monkeypatch):
+  """A pseudo-terminal, or a pipe, is read after every token."""
+  exp = assemble(config(strategy__name='few_shot', strategy__shots=0))
+  variables = tree.join(*restore.variables(exp))
+  reader, writer = os.openpty() if terminal else os.pipe()
+  if terminal:
+    tty.setraw(writer)
+  pieces, read = [], b''
+  arrived = lambda: os.read(reader, 10_000) if select.select([reader], [], [], 0)[0] else b''
+
+  def watched():
+    nonlocal read
+    for piece in generate.stream(exp, variables, 'A long answer:', 30, Decoding(1.0, seed=1)):
+      pieces.append(piece)
+      yield piece
+      read += arrived()
+      assert read.decode() == ''.join(pieces) * terminal
+  with open(writer, 'w', encoding='utf-8') as out:
+    monkeypatch.setattr(sys, 'stdout', out)
+    console.put(watched())
+    out.flush()
+    read += arrived()
+  os.close(reader)
+  assert read.decode() == ''.join(pieces) + '\n' and len(pieces) > 10
 
 
 @pytest.mark.parametrize('given, says', [
     (['--top_p=0.9'], '--top_p=0.9: is of drawing; give a temperature above 0 too'),
     (['--temperature=1', '--top_p=1.5'], '--top_p=1.5: a share of the probability'),
     (['--beams=4', '--temperature=1'], '--temperature=1.0: is of drawing, and beams=4 draws nothing'),
-    (['--length_penalty=2'], '--length_penalty=2.0: compares beams'), (['--no_repeat_ngram=-1'], 'must be 0 (tokens may'),
+    (['--length_penalty=2'], '--length_penalty=2.0: is of beam search'), (['--no_repeat_ngram=-1'], 'must be 0 (tokens may'),
     (['--stop='], '--stop: is empty')])
 def test_settings_that_cannot_be_are_refused_before_anything_is_loaded(given, says):
   said = verb('generate', '--workdir=nowhere', '--prompt=x', *given)
