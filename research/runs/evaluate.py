@@ -171,7 +171,7 @@ def _recorded(evaluation: harness.Evaluation, workdir: Path, split: str, exp: Ex
   sliced = slices.of(columns, names, evaluation.predictions) if columns else {}
   with run_files.held(workdir, wait=True):           # another split can have been evaluated meanwhile
     result = new if new and not (workdir / run_files.RESULT).exists() else run_files.read_result(workdir)
-    record(result, evaluation, workdir, split, exp)
+    record(result, evaluation, workdir, split, exp.task)
     if told := {name: one for name, one in {**(result.pop('slices', None) or {}), split: sliced}.items() if one}:
       result['slices'] = told
     run_files.write_json(workdir / run_files.RESULT, result)

@@ -57,7 +57,7 @@ def _memory(compiled_bytes: int, members: int) -> dict[str, Any]:
           'memory_source': 'compiled: arguments, results and temporaries of the training step'}
 
 
-def record(result: dict[str, Any], evaluation: harness.Evaluation, workdir: Path, split: str, exp: Experiment) -> None:
+def record(result: dict[str, Any], evaluation: harness.Evaluation, workdir: Path, split: str, task: Task) -> None:
   """Writes a split's predictions and adds its scores to a result; numbers that are not finite are refused (`InputError`).
 
   Args:
@@ -65,10 +65,10 @@ def record(result: dict[str, Any], evaluation: harness.Evaluation, workdir: Path
     evaluation: of the split.
     workdir: the run directory, which gets the predictions.
     split: train, valid or test, or retain/NAME.
-    exp: the run's own, from whose training rows answers may be copied.
+    task: the run's own, from whose training rows answers may be copied.
   """
   harness.check_finite(evaluation, str(workdir))
-  _find_copies(result, evaluation, split, exp.task)
+  _find_copies(result, evaluation, split, task)
   path = workdir / run_files.PREDICTIONS / f'{split}.jsonl'
   path.parent.mkdir(parents=True, exist_ok=True)
   run_files.write_jsonl(path, evaluation.predictions)

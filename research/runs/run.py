@@ -137,7 +137,7 @@ class Run:
     """Writes what came out but for result.json, which it gives; evaluation: of the best step, where there is validation."""
     result = describe(self.exp, outcome, self.trainable_params, self.total_params, self.planned)
     if evaluation:
-      record(result, evaluation, self.workdir, SPLIT, self.exp)
+      record(result, evaluation, self.workdir, SPLIT, self.exp.task)
     by_heart = None if self.exp.objective.of_pairs else memorised.found(self.log.history)
     if by_heart:
       result['memorised'] = by_heart._asdict()

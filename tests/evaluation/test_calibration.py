@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from research import run_files
+from research.data.tasks import Task
 from research.errors import InputError
 from research.evaluation import calibration, harness, intervals, metrics
 from research.evaluation.metrics import Scored
@@ -105,12 +106,12 @@ def predictions(scored):
 def recorded(told, scored, workdir, split, names=('accuracy', 'ece', 'log_loss')):
   scores = {name: value(name, scored) for name in names}
   ranges = {name: [0.0, 1.0] for name in scores}
-  result.record(told, harness.Evaluation(predictions(scored), scores, ranges, {}), workdir, split)
+  result.record(told, harness.Evaluation(predictions(scored), scores, ranges, {}), workdir, split, Task('files', {}, '', ''))
 
 
 @pytest.mark.parametrize('order', [('valid', 'test'), ('test', 'valid')])
 def test_scaled_scores_of_test_are_at_the_temperature_of_validation_alone(tmp_path, order):
-  of, told = {'valid': drawn(300, 3.0), 'test': drawn(300, 2.0)}, {'metrics': {}, 'intervals': {}}
+  of, told = {'valid': drawn(300, 3.0), 'test': drawn(300, 2.0)}, {'metrics': {}, 'intervals': {}, 'cost': {}}
   for split in order:
     recorded(told, of[split], tmp_path, split)
   assert told['temperature'] == pytest.approx(calibration.temperature(of['valid']))
@@ -124,7 +125,7 @@ def test_scaled_scores_of_test_are_at_the_temperature_of_validation_alone(tmp_pa
 
 
 def test_without_validation_or_without_such_metrics_nothing_is_scaled(tmp_path):
-  told = {'metrics': {}, 'intervals': {}}
+  told = {'metrics': {}, 'intervals': {}, 'cost': {}}
   recorded(told, drawn(50), tmp_path, 'test')
   recorded(told, drawn(50), tmp_path, 'valid', names=('accuracy',))
   assert 'temperature' not in told and not any(name.endswith(calibration.SCALED) for name in told['metrics'])
