@@ -76,7 +76,7 @@ def record(result: dict[str, Any], evaluation: harness.Evaluation, workdir: Path
     for name in [name for name in result[told] if name.startswith(f'{split}/') and name.endswith(harness.WITHOUT)]:
       del result[told][name]                       # of what training held when the split was evaluated before
     result[told] |= {f'{split}/{name}': x for name, x in found.items()}
-  if split in sources.SPLITS:
+  if split == 'test' or (split in sources.SPLITS and 'prompt_tokens' not in result['cost']):
     result['cost']['prompt_tokens'] = evaluation.prompt_tokens
   if signatures := {**(result.pop('signatures', None) or {}),
                     **{f'{split}/{name}': x for name, x in evaluation.signatures.items()}}:

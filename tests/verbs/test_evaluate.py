@@ -62,6 +62,7 @@ def test_evaluate_adds_the_test_split_to_a_run(run):
     assert before[field].items() <= after[field].items()
     assert added.keys() == {'test/loss', 'test/accuracy', 'test/macro_f1'}
     before[field], after[field] = {}, {}
+  assert before['cost'].pop('prompt_tokens') and after['cost'].pop('prompt_tokens')      # of the test rows, once they are there
   assert after == before and after['scoring'] == 'sum'
   assert json.loads((run / 'config.json').read_text())['task']['scoring'] is None      # as before there was one
   assert {split: len(assert_measured_again(run, split)) for split in ('valid', 'test')} == {'valid': 6, 'test': 9}
