@@ -1,6 +1,7 @@
 """Ctrl-C and SIGTERM: noted while steps are taken, and obeyed after a whole one."""
 
 import signal
+from types import FrameType
 from typing import Any
 
 from research.distributed import processes
@@ -26,11 +27,11 @@ class Interrupts:
     self._before = {s: signal.signal(s, self._ask) for s in heard}
     return self
 
-  def _ask(self, signum: int, frame: Any) -> None:
+  def _ask(self, signum: int, frame: FrameType | None) -> None:
     if processes.is_multiprocess():
       signal.raise_signal(signal.SIGTERM)
       return
-    if self._asked:                                 # asked twice: a compilation can take long
+    if self._asked and not _is_lost(frame):         # asked twice: a compilation can take long
       raise Stopped(signum)
     self._asked = signum
 
@@ -45,6 +46,15 @@ class Interrupts:
       signal.signal(signum, handler)
     if processes.is_multiprocess():
       signal.signal(signal.SIGTERM, _end)           # there are no more steps after which all could end
+
+
+def _is_lost(frame: FrameType | None) -> bool:
+  """Whether Python would print an exception that is raised here, and go on: in what runs at garbage collection."""
+  while frame:
+    if frame.f_code.co_name in ('__del__', '_xla_gc_callback'):
+      return True
+    frame = frame.f_back
+  return False
 
 
 def _end(signum: int, frame: Any) -> None:

@@ -14,6 +14,7 @@ import pytest
 from helpers import ROOT, as_flags, process, reviews, verb
 
 from research.training.metrics_log import MetricsLog
+from research.training.signals import Interrupts, Stopped
 
 ROWS = reviews(train=8, valid=4)
 TINY = ['--config=configs/default.py', *as_flags({
@@ -108,6 +109,19 @@ def test_a_second_signal_changes_nothing(tmp_path):
   said = started.communicate()[1]
   assert started.returncode == 143 and 'Traceback' not in said
   assert said.splitlines()[-1] == 'stopped; the same command resumes from here'
+
+
+@pytest.mark.quick
+def test_a_second_signal_within_garbage_collection_waits_for_the_step():
+  class Freed:
+    def __del__(self):
+      signal.raise_signal(signal.SIGTERM)
+  with Interrupts() as interrupts:
+    signal.raise_signal(signal.SIGTERM)
+    Freed()                                           # an exception there would be printed, and lost
+    assert interrupts.asked() == signal.SIGTERM
+    with pytest.raises(Stopped):
+      signal.raise_signal(signal.SIGTERM)
 
 
 @pytest.mark.quick
