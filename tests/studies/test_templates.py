@@ -188,7 +188,7 @@ def test_the_comparison_has_a_row_for_each_sample(ran):
   assert kept['examples'] == 12 and kept['name'] == 'again'
   markdown, page = (workdir / 'report.md').read_text(), (workdir / 'report.html').read_text()
   assert f'### {varied.TITLE}' in markdown and '| shown | templates | 3 |' in markdown
-  assert '3 seeds, 3 templates, 12 examples in' in markdown and f'<h3>{varied.TITLE}</h3>' in page
+  assert '3 seeds, 3 templates, 12 examples in' in markdown and f'>{varied.TITLE}</h3>' in page
   assert "Template 2 ('{text} I find this'): " in markdown
 
 
