@@ -119,13 +119,13 @@ def _measured(tokenizer: Tokenizer, task: Task, examples: Sequence[Example], sco
   rows = [e for e in examples if not e.template]
   apart = [number for number, e in enumerate(rows) if e.id not in leaked]
   of = [str(e.row[task.cluster]) for e in rows] if task.cluster else []
-  values, ranges, signatures = {}, {}, {}
+  values, ranges, signatures, count = {}, {}, {}, len(task.prompts) or 1
   for name in names:
     metric = metrics.get(name)
     vectors = metric.sums(scored)
     if metric.signature:
       signatures[name] = metric.signature(scored) + f'; task.scoring={task.scoring}' * (task.name in probes.PROBES)
-    of_rows, over = templates.side_by_side(vectors, len(task.prompts) or 1), templates.over(metric, len(task.prompts) or 1)
+    of_rows, over = templates.side_by_side(vectors, count), templates.over(metric, count)
     for called, chosen in ((name, range(len(rows))), (name + WITHOUT, apart)):
       if called == name or 0 < len(chosen) < len(rows):
         some = clusters.sums(of_rows[chosen], [of[row] for row in chosen] if of else ())

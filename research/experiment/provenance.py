@@ -20,6 +20,7 @@ from research.data import sources
 from research.distributed import device, processes
 from research.errors import InputError
 from research.evaluation import own
+from research.experiment.watched import SPLIT
 
 if TYPE_CHECKING:
   from research.experiment.assemble import Experiment
@@ -61,7 +62,7 @@ def made_of(experiment: 'Experiment') -> dict[str, Any]:
   tokenizer = experiment.tokenizer
   begins = {group: begin_fingerprint(Path(folder)) for group in ('strategy', 'training')
             if (folder := getattr(experiment.settings, group).init_from)}
-  watched = {WATCHED: experiment.watched.rows('valid')} if experiment.watched else {}
+  watched = {WATCHED: experiment.watched.rows(SPLIT)} if experiment.watched else {}
   judges = {name: own.fingerprint(name) for name in experiment.task.metrics if own.is_own(name)}
   return {
       'data': {split: {'rows': len(rows), 'sha256': sources.fingerprint(rows)}

@@ -14,6 +14,7 @@ from research.errors import InputError
 from research.evaluation import harness, weighed
 from research.experiment import provenance, restore, retained
 from research.experiment.assemble import Experiment
+from research.experiment.watched import SPLIT
 from research.planning import plans
 from research.programs import members
 from research.runs.result import describe, record, spoken
@@ -25,7 +26,6 @@ from research.training.metrics_log import MetricsLog
 from research.training.steps import TrainState
 from research.tree import Tree
 
-SPLIT = 'valid'
 LEARNED_FROM = ('train', SPLIT, provenance.WATCHED)      # splits that make a run what it is
 Told = set[tuple[str, ...]]      # tables of what was added where that a person has seen
 

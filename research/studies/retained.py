@@ -39,7 +39,7 @@ def tasks(s: Study, base: dict[str, Any]) -> dict[str, dict[str, Any]]:
   found: dict[str, dict[str, Any]] = {}
   for one in s.retain:
     fields = dict.fromkeys(base) | {'rows': 0} | ({'name': one} if isinstance(one, str) else one)
-    name = str(fields.get('label') or fields['name'])
+    name = named(one)
     if not NAME.fullmatch(name) or name in found:
       raise InputError(f'retain: {name!r}: ' + ('two tasks have this name; give each a label of its own' if name in found else
                                                 'give the task a label of letters, digits and . + - _'))
