@@ -10,8 +10,9 @@ pytestmark = pytest.mark.quick
 # What stands in one line may import from one another, where that makes no circle, and from the lines above.
 ROOMS = (('errors', 'tree', 'json_text'), ('distributed', 'run_files', 'console', 'config', 'config_fields', 'shipped', 'look'),
          ('data', 'models'), ('strategies',), ('adapters', 'programs'), ('training',), ('evaluation',), ('experiment',),
-         ('planning',), ('deployment', 'preparation', 'runs'), ('studies',), ('cli',),
-         ('train', 'evaluate', 'generate', 'study', 'plan', 'prepare', 'export', '__main__'))
+         ('planning',), ('deployment', 'preparation', 'runs'), ('studies',), ('serving',),
+         ('monitoring', 'refining'), ('cli',),
+         ('train', 'evaluate', 'generate', 'study', 'plan', 'prepare', 'export', 'serve', 'monitor', 'refine', '__main__'))
 LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
 
 
