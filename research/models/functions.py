@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from functools import lru_cache
 from operator import itemgetter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +39,8 @@ class Model(NamedTuple):
   logits: Callable[[Tree, Array], Array]             # (variables, hidden [..., D]) -> [..., V] float32
   prefill: Callable[..., tuple[Array, Cache]]        # (variables, batch, slots) -> last hidden [B, D], cache
   step: Callable[..., tuple[Array, Cache]]           # (variables, cache, tokens [B]) -> hidden [B, D], cache
+  read: Callable[..., tuple[Array, Any]]             # (variables, keys and values, tokens [B, L], Places, source) -> [B, L, D], same
+  states: Callable[[Tree, Batch], Array]             # (variables, batch) -> [B, L, D] of what reads prompts: encoder or decoder
 
 
 def _prefix(variables: Tree) -> int:
@@ -182,7 +184,28 @@ def build(config: ModelConfig) -> Model:
                                     method='hidden')
     return x[:, 0], Cache(layers, key, cache.source, at + 1)
 
-  return Model(config, init, hidden, logits, prefill, step)
+  def read(variables, layers, tokens, places, source=None):
+    """Reads the next tokens of rows that each go their own way; what stands behind a row's last token is written over later.
+
+    `layers` are the keys and values of all rows, each [N, rows, K, S, head_dim]; with an encoder `source` holds what these rows
+    cross to, as `Cache.layers` has it behind those, and how many tokens of it each has [B].
+    """
+    prefix, crossed, seen = _prefix(variables), (), None
+    if source is not None:
+      *crossed, lengths = source
+      numbers = jnp.broadcast_to(jnp.arange(crossed[0].shape[3]), (len(tokens), crossed[0].shape[3]))
+      seen = Tokens((numbers < lengths[:, None]).astype(jnp.int32), numbers)
+    query = places.queries(tokens.shape[1], prefix)
+    x, layers = applying(variables)(tokens, query.positions, context(query, places.keys(prefix), prefix, places, None, seen),
+                                    (*layers, *crossed), method='hidden')
+    return x, layers[:2]
+
+  def states(variables, batch):
+    if not config.has_encoder:
+      return hidden(variables, batch)
+    return encode(applying(variables), batch)[0]
+
+  return Model(config, init, hidden, logits, prefill, step, read, states)
 
 
 def split_last_layers(config: ModelConfig, params: Tree, count: int) -> tuple[ModelConfig, Tree]:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from research.distributed import mesh
+from research.models import slots
 from research.models.config import DTYPES, ModelConfig
 from research.models.layers import (
   ACTIVATIONS,
@@ -28,6 +29,7 @@ from research.models.layers import (
 )
 from research.models.positions import Tokens, rotate
 from research.models.products import contract
+from research.models.slots import Places
 
 Array = jax.Array
 
@@ -48,7 +50,7 @@ class Context(NamedTuple):
   bias: Array | None = None             # [B, H, L, S], where all layers have the same
   source: Array | None = None           # [B, S', D], what the encoder made of the prompt
   source_mask: tuple[QueryBlocks, ...] = ()   # what they see of the source
-  write: Array | None = None            # [] the first cache slot to fill, or None where there is no cache
+  write: Array | Places | None = None   # [] the first cache slot to fill, or whose; None where there is no cache
 
   def rope_of(self, kind: Array | None) -> tuple[Array, Array] | None:
     """cos and sin for a layer's kind, each [B, L, turning / 2]; `kind` is a scalar, or None where there is but one."""
@@ -105,12 +107,10 @@ class Attention(nn.Module):
     k, v = (y.swapaxes(1, 2) for y in (k, v))
     if cache is not None:
       assert context.write is not None
-      at = (layer, 0, 0, context.write, 0)
-      cache = tuple(jax.lax.dynamic_update_slice(old, new[None].astype(old.dtype), at) for old, new in zip(cache, (k, v)))
-      k, v = (jax.lax.dynamic_index_in_dim(x, layer, keepdims=False) for x in cache)
+      cache, (k, v) = slots.keep(cache, layer, context.write, k, v)
     prefix = delta_at(self, 'prefix')
     if prefix is not None:                                                 # keys and values that stand before the line
-      before = (_heads(c, y[None].astype(k.dtype)).swapaxes(1, 2) for y in prefix())
+      before = (_heads(c, (y if y.ndim == 3 else y[None]).astype(k.dtype)).swapaxes(1, 2) for y in prefix())
       k, v = (jnp.concatenate([jnp.broadcast_to(b, (len(y), *b.shape[1:])), y], axis=2) for b, y in zip(before, (k, v)))
     bias = context.bias
     if c.bias_per_layer:
