@@ -198,7 +198,7 @@ def stream(model: Model, variables: Tree, prompt: list[int], max_new_tokens: int
     ended: says whether the answer ends by more than its last token.
     read: the tokens before the prompt that the variables have read.
   """
-  for [[ids]] in _growing(_fastest(model), variables, [prompt], [0], max_new_tokens, ends, 1, decoding, ended, read, every=1):
+  for [[ids]] in _growing(fastest(model), variables, [prompt], [0], max_new_tokens, ends, 1, decoding, ended, read, every=1):
     _check_finite(ids, 1)
     yield ids
 
@@ -225,7 +225,7 @@ def generate_all(model: Model, variables: Tree | CohortVariables, prompts: Seque
     Of each member the tokens of each answer, with those by which it `ended`; one whose logits were not finite ends in
     NOT_FINITE.
   """
-  model = _fastest(model)
+  model = fastest(model)
   found: list[list[list[int]]] = [[[] for _ in prompts] for _ in range(members.num_members(variables))]
   by_length = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
   for start in tracked(range(0, len(prompts), batch_size), label, size=lambda start: min(batch_size, len(prompts) - start)):
@@ -238,7 +238,7 @@ def generate_all(model: Model, variables: Tree | CohortVariables, prompts: Seque
   return found
 
 
-def _fastest(model: Model) -> Model:
+def fastest(model: Model) -> Model:
   if jax.default_backend() == 'cpu':
     # Laid out one after the other, SmolLM2's layers took twice as long a token there (batch 1) and 1.4 times (batch 8).
     return functions.build(dataclasses.replace(model.config, scan=True))

@@ -150,7 +150,7 @@ def keep_top_k(logits: Array, k: int) -> Array:
   return jnp.where(logits < least, FORBIDDEN, logits)
 
 
-def keep_top_p(logits: Array, p: float) -> Array:
+def keep_top_p(logits: Array, p: Array | float) -> Array:
   """Logits [..., V] of the fewest tokens whose probabilities sum up to p or more (Holtzman et al. 2020, arXiv 1904.09751)."""
   order = jnp.argsort(logits, axis=-1)
   below = jnp.cumsum(jax.nn.softmax(jnp.take_along_axis(logits, order, -1)), axis=-1) <= 1 - p
@@ -158,7 +158,7 @@ def keep_top_p(logits: Array, p: float) -> Array:
   return jnp.where(jnp.take_along_axis(below, jnp.argsort(order, axis=-1), -1), FORBIDDEN, logits)
 
 
-def keep_min_p(logits: Array, p: float) -> Array:
+def keep_min_p(logits: Array, p: Array | float) -> Array:
   """Logits [..., V] of tokens at least p times as likely as the likeliest (Nguyen et al. 2024, arXiv 2407.01082)."""
   probabilities = jax.nn.softmax(logits)
   return jnp.where(probabilities < p * jnp.max(probabilities, axis=-1, keepdims=True), FORBIDDEN, logits)

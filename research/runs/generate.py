@@ -64,13 +64,23 @@ def in_pieces(texts: Iterable[str], stop: Sequence[str] = ()) -> Iterator[str]:
   told = text = ''
   for text in texts:
     text = harness.cut(text, stop)
-    sure = text.rstrip(HALF)
-    sure = sure[:len(sure) - max((n for one in stop for n in range(1, len(one)) if sure.endswith(one[:n])), default=0)]
+    sure = certain(text, stop)
     if len(sure) > len(told) and sure.startswith(told):
       yield sure[len(told):]
       told = sure
   if len(text) > len(told):
     yield text[len(told):]
+
+
+def certain(text: str, stop: Sequence[str] = ()) -> str:
+  """The part of a growing text that stays as it is.
+
+  Args:
+    text: so far, before any stop.
+    stop: texts that it will end before.
+  """
+  sure = text.rstrip(HALF)
+  return sure[:len(sure) - max((n for one in stop for n in range(1, len(one)) if sure.endswith(one[:n])), default=0)]
 
 
 HALF = '\ufffd'      # what stands in a text for bytes that are no whole character

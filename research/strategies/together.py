@@ -5,6 +5,7 @@ run's columns. So their ranks and sites may differ, and a row without a delta is
 and each row takes its own.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from research import tree
+from research.distributed.partition import IN, OUT
 from research.models.products import affine, dot
 from research.strategies import deltas
 from research.strategies.bind import from_collections
@@ -21,7 +23,8 @@ from research.tree import Tree
 
 Array = jax.Array
 NOBODY = -1                                          # the number of a row without a delta, and of columns of nobody
-ROWS = {deltas.Bottleneck: 2, deltas.Prompt: 2, deltas.Prefix: 0, deltas.ProjectedPrefix: 0}      # arguments with a batch's rows; else one
+# Arguments that have a batch's rows; of other kinds one has.
+ROWS = {deltas.Bottleneck: 2, deltas.Prompt: 2, deltas.Prefix: 0, deltas.ProjectedPrefix: 0}
 
 
 @struct.dataclass
@@ -33,10 +36,10 @@ class SideBySide(Delta):
   owner: Array             # [C], whose column it is
   number: Array | None     # [B], whose each row is
 
-  axes = deltas.leaves(a=(deltas.IN, None), b=(None, deltas.OUT), scales=(None,), owner=(None,), number=(None,))
+  axes = deltas.leaves(a=(IN, None), b=(None, OUT), scales=(None,), owner=(None,), number=(None,))
   shared = ('scales', 'owner', 'number')
 
-  def __call__(self, x: Array, kernel, bias: Array | None, key: None = None) -> Array:
+  def __call__(self, x: Array, kernel: Any, bias: Array | None, key: None = None) -> Array:
     assert self.number is not None      # `of_rows` says it
     own = self.owner == self.number[:, None, None]                                            # [B, 1, C]
     inner = jnp.where(own, dot(x, self.a) * self.scales.astype(x.dtype), 0)
@@ -132,7 +135,7 @@ def of_rows(variables: Tree, number: Array) -> Tree:
     variables: with collections that `stack` gives, or any others.
     number: [B], the run of each row by its place, or `NOBODY`.
   """
-  put_in = lambda one: one.replace(number=number) if _is_together(one) else one
+  put_in = lambda one: dataclasses.replace(one, number=number) if _is_together(one) else one
   return {**variables, **({'shared': jax.tree.map(put_in, variables['shared'], is_leaf=_is_together)}
                           if 'shared' in variables else {})}
 
@@ -178,9 +181,9 @@ def _replaced(there: Any, number: int, new: Any, path: str) -> Any:
     columns = jnp.flatnonzero(there.owner == number)
     if not isinstance(new, LowRank) or new.a.shape[-1] != len(columns):
       raise ValueError(f'its delta at {path} is of another rank')
-    return there.replace(a=there.a.at[..., columns].set(new.a), b=there.b.at[..., columns, :].set(new.b),
-                         scales=there.scales.at[columns].set(new.scale))
-  if jax.tree.structure(tree.join(there.own, there.same)) != jax.tree.structure(new):
+    return dataclasses.replace(there, a=there.a.at[..., columns].set(new.a), b=there.b.at[..., columns, :].set(new.b),
+                               scales=there.scales.at[columns].set(new.scale))
+  if tree.leaves(tree.join(there.own, there.same)).keys() != tree.leaves(new).keys() or type(there.own) is not type(new):
     raise ValueError(f'its delta at {path} is of another kind')
   leaves = tree.leaves(new)
   for name, x in tree.leaves(there.same).items():
@@ -192,7 +195,7 @@ def _replaced(there: Any, number: int, new: Any, path: str) -> Any:
     if x.shape[:axis] + x.shape[axis + 1:] != leaves[name].shape:
       raise ValueError(f'its {name} at {path} is of another shape')
     return x.at[:, number].set(leaves[name]) if axis else x.at[number].set(leaves[name])
-  return there.replace(own=tree.map_named(one, there.own))
+  return dataclasses.replace(there, own=tree.map_named(one, there.own))
 
 
 def _collections(found: dict[str, Any]) -> dict[str, Tree]:

@@ -1,0 +1,62 @@
+"""Runs over one small base, as a server loads them; their deltas are moved at random, so that each answers otherwise."""
+
+import functools
+from pathlib import Path
+
+from helpers import config, moved, scaled_up
+
+from research import tree
+from research.data.prompts import placeholders
+from research.experiment import restore
+from research.experiment.assemble import assemble
+from research.serving import models
+from research.serving.engine import Engine
+from research.serving.models import Loaded
+from research.serving.requests import Ended, Request
+
+
+@functools.cache
+def experiment(preset, **fields):
+  """One without data, on a preset whose weights are scaled up."""
+  exp = assemble(config(model__source=f'random:{preset}', **fields), trains=False)
+  return exp._replace(params=scaled_up(preset).params)
+
+
+def run(name, preset='llama-tiny', seed=0, by=0.1, **fields):
+  """A run that has learned something random; the same seed, the same run."""
+  exp = experiment(preset, **fields)
+  trainable, frozen = restore.variables(exp)
+  return Loaded(name, Path(name), exp, tree.join(moved(trainable, seed, by), frozen), 0)
+
+
+def engine(runs, spare=(), **how):
+  served, groups = models.group(runs, spare)
+  return Engine(served, groups, **{'slots': 4, 'context': 160, **how})
+
+
+def request(run, text, **fields):
+  """For an answer to a text."""
+  prompt = [*placeholders(run.exp.strategy.slots), *run.exp.tokenizer.prompt(text)]
+  return Request(**{'model': run.name, 'prompt': tuple(prompt), 'limit': 8, 'ends': run.exp.tokenizer.ends, **fields})
+
+
+def answered(engine, requests, joins=0):
+  """What the engine tells of each request; one joins each so many ticks."""
+  told = [[] for _ in requests]
+  waiting = [*zip(requests, told)]
+  while waiting or any(engine.load()[:2]):
+    for one, into in waiting[:1] if joins else waiting:
+      engine.submit(one, into.append)
+    waiting = waiting[1:] if joins else []
+    for _ in range(max(joins, 1)):
+      engine.tick()
+  assert all(sum(isinstance(event, Ended) for event in events) == one.answers for one, events in zip(requests, told))
+  return told
+
+
+def text(events, answer=0):
+  return ''.join(event.text for event in events if getattr(event, 'text', None) and event.answer == answer)
+
+
+def tokens(events, answer=0):
+  return [token for event in events if hasattr(event, 'tokens') and event.answer == answer for token in event.tokens]
