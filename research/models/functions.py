@@ -39,7 +39,7 @@ class Model(NamedTuple):
   logits: Callable[[Tree, Array], Array]             # (variables, hidden [..., D]) -> [..., V] float32
   prefill: Callable[..., tuple[Array, Cache]]        # (variables, batch, slots) -> last hidden [B, D], cache
   step: Callable[..., tuple[Array, Cache]]           # (variables, cache, tokens [B]) -> hidden [B, D], cache
-  read: Callable[..., tuple[Array, Any]]             # (variables, keys and values, tokens [B, L], Places, source) -> [B, L, D], same
+  read: Callable[..., tuple[Array, Any]]             # (variables, keys and values, tokens, Places, source) -> [B, L, D], same
   states: Callable[[Tree, Batch], Array]             # (variables, batch) -> [B, L, D] of what reads prompts: encoder or decoder
 
 

@@ -77,8 +77,14 @@ class Engine:
   def cancel(self, ticket: Ticket) -> None:
     """Ends a request at the next tick, with CANCELLED."""
     with self._changed:
-      ticket.cancelled = True
+      ticket.cancelled = ticket.open > 0
+      ticket.times.ended = ticket.times.ended or time.monotonic()
       self._changed.notify_all()
+
+  @property
+  def groups(self) -> list[Group]:
+    """What it answers with."""
+    return [*self._groups.values()]
 
   def load(self) -> tuple[int, int, float]:
     """(answers that are written, answers that wait, the share of the slots' tokens that is filled)."""

@@ -63,38 +63,49 @@ def _hidden(variables: Tree, pool: Pool, rows: Rows, model: Model, reach: int) -
   return variables, hidden, Pool(layers, pool.source)
 
 
-def _chosen(variables: Tree, hidden: Array, rows: Rows, settings: Settings, model: Model) -> Chosen:
-  last = hidden[jnp.arange(len(hidden)), jnp.maximum(rows.counts - 1, 0)]
+def _last(hidden: Array, rows: Rows) -> Array:
+  return hidden[jnp.arange(len(hidden)), jnp.maximum(rows.counts - 1, 0)]
+
+
+@partial(jax.jit, static_argnames='model')
+def choose(variables: Tree, last: Array, settings: Settings, *, model: Model) -> Chosen:
+  """What follows. It is a program of its own, since it takes longest to compile and knows nothing of slots.
+
+  Args:
+    variables: as for `read`.
+    last: [B, D], the last hidden state of each row.
+    settings: of the choice.
+    model: whose variables they are.
+  """
   return sampling.choose(model.logits(variables, last), settings)
 
 
 @partial(jax.jit, static_argnames=('model', 'reach'), donate_argnames='pool')
-def read(variables: Tree, pool: Pool, rows: Rows, settings: Settings, *, model: Model, reach: int) -> tuple[Chosen, Pool]:
-  """Reads tokens, and chooses what follows the last of each row.
+def read(variables: Tree, pool: Pool, rows: Rows, *, model: Model, reach: int) -> tuple[Array, Pool]:
+  """Reads tokens: gives the hidden state [B, D] of each row's last, which says what follows.
 
   Args:
     variables: of one run, or with the deltas of several.
     pool: it is used up.
     rows: what is read.
-    settings: of the choice.
     model: whose variables they are.
     reach: slots of a row that are looked at; no row goes beyond.
   """
-  variables, hidden, pool = _hidden(variables, pool, rows, model, reach)
-  return _chosen(variables, hidden, rows, settings, model), pool
+  _, hidden, pool = _hidden(variables, pool, rows, model, reach)
+  return _last(hidden, rows), pool
 
 
 @partial(jax.jit, static_argnames=('model', 'reach'), donate_argnames='pool')
-def score(variables: Tree, pool: Pool, rows: Rows, settings: Settings, targets: np.ndarray, *, model: Model,
-          reach: int) -> tuple[Chosen, Scored, Pool]:
+def score(variables: Tree, pool: Pool, rows: Rows, targets: np.ndarray, tops: np.ndarray, *, model: Model,
+          reach: int) -> tuple[Array, Scored, Pool]:
   """The same, and how likely each token was that is said to follow.
 
   Args:
     variables: as for `read`, as are the others.
     pool: it is used up.
     rows: what is read.
-    settings: of the choice.
     targets: int32 [B, L], what follows each token.
+    tops: bool [], whether the likeliest tokens are asked for.
     model: whose variables they are.
     reach: slots of a row that are looked at.
   """
@@ -102,8 +113,8 @@ def score(variables: Tree, pool: Pool, rows: Rows, settings: Settings, targets: 
   logits = model.logits(variables, hidden)                                                   # [B, L, V]
   there = jnp.arange(hidden.shape[1]) < rows.counts[:, None]
   states = jnp.sum(jnp.where(there[..., None], hidden.astype(jnp.float32), 0), axis=1)
-  scored = Scored(sampling.log_probability(logits, jnp.asarray(targets)), sampling.top(logits, jnp.any(settings.tops)), states)
-  return _chosen(variables, hidden, rows, settings, model), scored, pool
+  scored = Scored(sampling.log_probability(logits, jnp.asarray(targets)), sampling.top(logits, jnp.asarray(tops)), states)
+  return _last(hidden, rows), scored, pool
 
 
 @partial(jax.jit, static_argnames='model', donate_argnames='pool')

@@ -52,8 +52,8 @@ class Reader:
   def _read(self, group: Group, lines: Sequence[Line], size: int, length: int) -> tuple[list[list[int]], list[Token]]:
     tokens = [line.next_tokens(length) for line in lines]
     rows, reach = self._rows(lines, tokens, size, length)
-    found, self._pool = programs.read(group.variables, self._pool, rows, _settings(lines, size), model=group.model, reach=reach)
-    chosen = jax.device_get(found)
+    last, self._pool = programs.read(group.variables, self._pool, rows, model=group.model, reach=reach)
+    chosen = jax.device_get(programs.choose(group.variables, last, _settings(lines, size), model=group.model))
     return tokens, [_chosen(line, chosen, row) for row, line in enumerate(lines)]
 
   def score(self, group: Group, line: Line) -> tuple[list[int], list[Token], np.ndarray, Token]:
@@ -62,9 +62,10 @@ class Reader:
     tokens, targets = line.next_tokens(length), np.zeros((1, length), np.int32)
     targets[0, :len(tokens)] = line.next_targets(length)
     rows, reach = self._rows([line], [tokens], 1, length)
-    *found, self._pool = programs.score(group.variables, self._pool, rows, _settings([line], 1), targets, model=group.model,
-                                        reach=reach)
-    chosen, scored = jax.device_get(found)
+    last, found, self._pool = programs.score(group.variables, self._pool, rows, targets, np.array(line.request.tops > 0),
+                                             model=group.model, reach=reach)
+    chosen = programs.choose(group.variables, last, _settings([line], 1), model=group.model)
+    chosen, scored = jax.device_get((chosen, found))
     said = [Token(int(targets[0, i]), float(scored.log_probability[0, i]), _top(line, scored.top, (0, i)))
             for i in range(len(tokens))]
     return tokens, said, scored.states[0], _chosen(line, chosen, 0)
@@ -98,11 +99,12 @@ class Reader:
       read = dict.fromkeys([(size, 1) for size in self.batches] + [(1, PIECE), (min(SIDE, self.slots), PIECE)])
       for reach in self.reaches:
         for size, length in read:
-          _, self._pool = programs.read(group.variables, self._pool, self._nobody(size, length), sampling.usual(size),
-                                        model=group.model, reach=reach)
+          nobody = self._nobody(size, length)
+          last, self._pool = programs.read(group.variables, self._pool, nobody, model=group.model, reach=reach)
+          programs.choose(group.variables, last, sampling.usual(size), model=group.model)
         for length in (SHORT, PIECE):
-          *_, self._pool = programs.score(group.variables, self._pool, self._nobody(1, length), sampling.usual(1),
-                                          np.zeros((1, length), np.int32), model=group.model, reach=reach)
+          *_, self._pool = programs.score(group.variables, self._pool, self._nobody(1, length), np.zeros((1, length), np.int32),
+                                          np.array(False), model=group.model, reach=reach)
         count += len(read) + 2
       if self.config.has_encoder:
         self._pool = programs.encode(group.variables, self._pool, jnp.int32(0), jnp.int32(0),
