@@ -14,6 +14,7 @@ from research.evaluation import decode
 from research.experiment import restore
 from research.experiment.assemble import Experiment
 from research.models.functions import Model
+from research.serving import programs
 from research.strategies import together
 from research.tree import Tree
 
@@ -56,7 +57,7 @@ def named(workdirs: Sequence[Path], study: Path | None) -> list[tuple[str, Path]
   Raises:
     InputError: two have one name, or there is no run.
   """
-  found = [(path.resolve().name, path) for path in workdirs] + (_of_study(study) if study else [])
+  found = [(path.resolve().name, path.resolve()) for path in workdirs] + (_of_study(study) if study else [])
   for name, _ in found:
     same = [other for other_name, other in found if other_name == name]
     if len(same) > 1:
@@ -79,7 +80,7 @@ def _of_study(study: Path) -> list[tuple[str, Path]]:
     raise InputError(f'--study={study}: is of several base models ({", ".join(sorted({model for model, _, _ in chosen}))}), '
                      'and a server has one; give --workdir of each run that shall answer')
   several = len({task for _, task, _ in chosen}) > 1
-  return [(f'{task}/{arm}' if several else arm, path) for (_, task, arm), (_, path) in chosen.items()]
+  return [(f'{task}/{arm}' if several else arm, path.resolve()) for (_, task, arm), (_, path) in chosen.items()]
 
 
 def load(places: Iterable[tuple[str, Path]], allow_changed: bool = False) -> list[Loaded]:
@@ -139,7 +140,8 @@ def group(runs: Sequence[Loaded], spare: Sequence[str] = ()) -> tuple[list[Serve
     variables = {'params': first['params'], **together.stack([runs[i].variables for i in members], room)} if stacks else first
     for number, i in enumerate(members):
       served[i] = _served(runs[i], len(groups), number if stacks else together.NOBODY)
-    groups.append(Group(decode.fastest(runs[members[0]].exp.model), variables, kinds[members[0]], len(members) + room))
+    model = decode.fastest(runs[members[0]].exp.model)
+    groups.append(Group(model, programs.placed(variables), kinds[members[0]], len(members) + room))
   return [one for one in served if one is not None], groups
 
 

@@ -52,7 +52,12 @@ def empty(config: ModelConfig, slots: int, length: int) -> Pool:
   """
   shape = (config.layers, slots, config.kv_heads, length, config.head_dim)
   zeros = lambda: (jnp.zeros(shape, DTYPES[config.dtype]), jnp.zeros(shape, DTYPES[config.dtype]))
-  return Pool(zeros(), zeros() if config.has_encoder else None)
+  return placed(Pool(zeros(), zeros() if config.has_encoder else None))
+
+
+def placed(x: Tree) -> Tree:
+  """A tree of arrays, tied to the device that answers: what programs give is, and other arrays would be other programs'."""
+  return jax.device_put(x, jax.local_devices()[0])
 
 
 def _hidden(variables: Tree, pool: Pool, rows: Rows, model: Model, reach: int) -> tuple[Tree, Array, Pool]:

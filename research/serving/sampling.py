@@ -43,8 +43,8 @@ class Top(NamedTuple):
 
 def usual(rows: int) -> Settings:
   """The likeliest token in every row."""
-  whole, real = np.zeros(rows, np.int32), np.zeros(rows, np.float32)
-  return Settings(real, whole, real + 1, real, whole, whole, whole, np.full((rows, MOST_BIASED), -1, np.int32),
+  whole, real = lambda: np.zeros(rows, np.int32), lambda: np.zeros(rows, np.float32)      # each an array of its own
+  return Settings(real(), whole(), real() + 1, real(), whole(), whole(), whole(), np.full((rows, MOST_BIASED), -1, np.int32),
                   np.zeros((rows, MOST_BIASED), np.float32), np.zeros(rows, bool))
 
 
