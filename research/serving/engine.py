@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Iterable, Sequence
 
 from research.evaluation.decoding import NOT_FINITE
-from research.serving.models import Group, Served
+from research.serving.models import Group, Loaded, Served, place
 from research.serving.reader import SIDE, Reader
 from research.serving.requests import CANCELLED, FAILED, TIME, Ended, Event, Listener, Request, Ticket, Times
 from research.serving.sequences import Line, Needs
@@ -80,6 +80,21 @@ class Engine:
       ticket.cancelled = ticket.open > 0
       ticket.times.ended = ticket.times.ended or time.monotonic()
       self._changed.notify_all()
+
+  def replace(self, run: Loaded) -> None:
+    """Answers with another version of the run of that name from the next request on; those that are there end as they began.
+
+    Args:
+      run: of the same base.
+    """
+    with self._changed:
+      using = [*self.models.values(), *(line.served for line in (*self._running, *self._waiting))]
+      taken = {(one.group, one.number) for one in using}
+      groups = {number: group for number, group in self._groups.items() if number in {number for number, _ in taken}}
+    served, groups = place(run, groups, taken)
+    with self._changed:
+      self._groups = groups
+      self.models = {**self.models, run.name: served}
 
   @property
   def groups(self) -> list[Group]:

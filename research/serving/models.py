@@ -1,11 +1,8 @@
 """The runs that a server answers with: models by name, over one base that is in memory once."""
 
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import jax
 
 from research import json_text, run_files, tree
 from research.data.sources import read_jsonl
@@ -46,6 +43,7 @@ class Loaded(NamedTuple):
   exp: Experiment
   variables: Tree
   created: int             # see `Served`
+  keeps_base: bool         # whether its parameters are the base's
 
 
 def named(workdirs: Sequence[Path], study: Path | None) -> list[tuple[str, Path]]:
@@ -96,14 +94,16 @@ def load(places: Iterable[tuple[str, Path]], allow_changed: bool = False) -> lis
     run_files.read_result(workdir)
     exp = restore.of_run(workdir, allow_changed=allow_changed)
     ended = (workdir / run_files.RESULT).stat().st_mtime
-    one = Loaded(name, workdir, exp, restore.learned(workdir, exp), int(ended))
+    trainable, frozen = restore.learned_and_frozen(workdir, exp)
+    keeps = not any(leaf.startswith('params/') for leaf in tree.leaves(trainable))
+    one = Loaded(name, workdir, exp, tree.join(trainable, frozen), int(ended), keeps)
     if found:
       check_base(found[0], one)
     found.append(one)
   return found
 
 
-def check_base(first: Loaded, other: Loaded) -> None:
+def check_base(first: 'Loaded | Served', other: Loaded) -> None:
   """Refuses a run that does not share the first one's base.
 
   Raises:
@@ -127,41 +127,52 @@ def group(runs: Sequence[Loaded], spare: Sequence[str] = ()) -> tuple[list[Serve
     runs: of one base.
     spare: names of runs whose group has room for another version of them.
   """
-  base = _base(runs)
-  kinds = [together.kind(one.variables) if _is_base(one.variables['params'], base) else None for one in runs]
-  served: list[Served | None] = [None] * len(runs)
+  base = next((one.variables['params'] for one in runs if one.keeps_base), None)
+  kinds = [_kind(one) for one in runs]
+  served: dict[int, Served] = {}
   groups: list[Group] = []
   for key in dict.fromkeys((i if kind is None else kind for i, kind in enumerate(kinds))):
     members = [i for i, kind in enumerate(kinds) if (i if kind is None else kind) == key]
-    shared = kinds[members[0]] is not None
-    room = sum(runs[i].name in spare for i in members) if shared else 0
-    stacks = shared and len(members) + room > 1
-    first = runs[members[0]].variables
-    variables = {'params': first['params'], **together.stack([runs[i].variables for i in members], room)} if stacks else first
+    first = runs[members[0]]
+    room = sum(runs[i].name in spare for i in members) if kinds[members[0]] is not None else 0
+    variables = {**first.variables, **({'params': base} if first.keeps_base else {})}
+    stacks = len(members) + room > 1
+    if stacks:
+      variables |= together.stack([runs[i].variables for i in members], room)
     for number, i in enumerate(members):
       served[i] = _served(runs[i], len(groups), number if stacks else together.NOBODY)
-    model = decode.fastest(runs[members[0]].exp.model)
-    groups.append(Group(model, programs.placed(variables), kinds[members[0]], len(members) + room))
-  return [one for one in served if one is not None], groups
+    groups.append(Group(decode.fastest(first.exp.model), programs.placed(variables), kinds[members[0]], len(members) + room))
+  return [served[i] for i in range(len(runs))], groups
+
+
+def place(run: Loaded, groups: dict[int, Group], taken: Collection[tuple[int, int]]) -> tuple[Served, dict[int, Group]]:
+  """Another version of a run beside those that are there: in a group of its kind where that has room, else in one of its own.
+
+  Args:
+    run: of the base that the groups share.
+    groups: by number; they stay as they are.
+    taken: (group, place in it) of all runs that still answer.
+  """
+  kind = _kind(run)
+  for number, group in groups.items():
+    free = [at for at in range(group.size) if (number, at) not in taken]
+    if kind is not None and group.kind == kind and free:
+      try:
+        stacked = together.put({name: group.variables[name] for name in ('delta', 'shared')}, free[0], run.variables)
+      except ValueError:      # LoRA's of another rank or other sites have no place there
+        continue
+      changed = group._replace(variables=programs.placed({**group.variables, **stacked}))
+      return _served(run, number, free[0]), {**groups, number: changed}
+  number = max(groups, default=-1) + 1
+  params = next((group.variables['params'] for group in groups.values() if group.kind is not None), None)
+  variables = {**run.variables, **({'params': params} if run.keeps_base and params is not None else {})}
+  new = Group(decode.fastest(run.exp.model), programs.placed(variables), None, 1)
+  return _served(run, number, together.NOBODY), {**groups, number: new}
+
+
+def _kind(run: Loaded) -> Any:
+  return together.kind(run.variables) if run.keeps_base else None
 
 
 def _served(run: Loaded, group: int, number: int) -> Served:
   return Served(run.name, run.workdir, run.exp._replace(params={}), group, number, run.created)
-
-
-def _base(runs: Sequence[Loaded]) -> Tree | None:
-  """The parameters of a run that leaves the base as it is, which all such runs share; None where none does."""
-  return next((one.exp.params for one in runs if _is_base(one.variables['params'], one.exp.params)), None)
-
-
-def _is_base(params: Tree, base: Tree | None) -> bool:
-  """Whether these parameters are the base's very arrays."""
-  if base is None or tree.leaves(params).keys() != tree.leaves(base).keys():
-    return False
-  return all(x is y for x, y in zip(jax.tree.leaves(params), jax.tree.leaves(base)))
-
-
-def provenance_of(workdir: Path) -> dict[str, Any]:
-  """What a server tells of a run: its task, strategy and scores."""
-  result = json.loads((workdir / run_files.RESULT).read_text(encoding='utf-8'))
-  return {field: result.get(field) for field in ('task', 'strategy', 'seed', 'best_step', 'metrics')}

@@ -14,8 +14,8 @@ import uvicorn
 
 from research.console import say
 from research.errors import InputError
+from research.serving import follow, models
 from research.serving import keys as api_keys
-from research.serving import models
 from research.serving.app import Server
 from research.serving.asked import Limits
 from research.serving.engine import Engine
@@ -40,6 +40,7 @@ class Settings(NamedTuple):
   allow_changed: bool = False
 
 
+SECONDS_BETWEEN_LOOKS = 1.0      # at the file that is followed
 CONTEXT = 2048      # of a slot where nothing is said: the whole context of a model of 128,000 tokens would fill the memory
 
 
@@ -59,13 +60,18 @@ def serve(workdirs: Sequence[Path], study: Path | None, settings: Settings) -> N
   listening = _bound(settings.host, settings.port)
   record = Record(settings.log) if settings.log else None
   try:
-    engine = _engine(models.load(models.named(workdirs, study), settings.allow_changed), settings)
+    places, follows = models.named(workdirs, study), []
+    if settings.follow:
+      now = follow.current(settings.follow)
+      follows.append(now.model)
+      places = [(name, path) for name, path in places if name != now.model] + [(now.model, now.workdir)]
+    engine = _engine(models.load(places, settings.allow_changed), settings, follows)
     context = engine.reader.context
     limits = Limits(context, min(settings.max_prompt or context, context), min(settings.max_answer or context, context),
                     settings.timeout)
     server = Server(engine, limits, keys, record, settings.max_body)
     _compile(engine)
-    asyncio.run(_run(server, listening, settings.grace))
+    asyncio.run(_run(server, listening, settings))
   finally:
     listening.close()
     if record:
@@ -89,10 +95,10 @@ def _bound(host: str, port: int) -> socket.socket:
   return found
 
 
-def _engine(runs: Sequence[models.Loaded], settings: Settings) -> Engine:
+def _engine(runs: Sequence[models.Loaded], settings: Settings, follows: Sequence[str]) -> Engine:
   longest = max(run.exp.context for run in runs)
   context = min(settings.context or CONTEXT, longest)
-  return Engine(*models.group(runs), slots=settings.slots, context=context, queue=settings.queue)
+  return Engine(*models.group(runs, follows), slots=settings.slots, context=context, queue=settings.queue)
 
 
 def _compile(engine: Engine) -> None:
@@ -109,7 +115,40 @@ class _Uvicorn(uvicorn.Server):
     return nullcontext()
 
 
-async def _run(server: Server, listening: socket.socket, grace: float) -> None:
+def _check_name(now: follow.Current, seen: follow.Current, path: Path) -> None:
+  """Refuses a version of another model.
+
+  Raises:
+    InputError: it is one.
+  """
+  if now.model != seen.model:
+    raise InputError(f'{path}: names the model {now.model!r}, and {seen.model!r} is served')
+
+
+async def _follow(engine: Engine, settings: Settings) -> None:
+  """Takes each next version that the file names; of one that cannot be served it is told why, and the one before goes on."""
+  assert settings.follow is not None      # as the caller has looked
+  seen = follow.current(settings.follow)
+  told = ''
+  while True:
+    await asyncio.sleep(SECONDS_BETWEEN_LOOKS)
+    try:
+      now = follow.current(settings.follow)
+      if now == seen:
+        continue
+      _check_name(now, seen, settings.follow)
+      [run] = await asyncio.to_thread(models.load, [(now.model, now.workdir)], settings.allow_changed)
+      models.check_base(engine.models[now.model], run)
+      await asyncio.to_thread(engine.replace, run)
+      seen, told = now, ''
+      say(f'serve: {now.model} is version {now.version} now ({now.workdir})')
+    except InputError as e:
+      if str(e) != told:
+        told = str(e)
+        say(f'warning: {e}; {seen.model} stays version {seen.version}')
+
+
+async def _run(server: Server, listening: socket.socket, settings: Settings) -> None:
   """Serves until a signal, and ends what runs.
 
   Raises:
@@ -129,9 +168,12 @@ async def _run(server: Server, listening: socket.socket, grace: float) -> None:
   say(f'serve: {", ".join(engine.models)} at http://{address}:{port}/v1')
   serving = asyncio.ensure_future(http.serve([listening]))
   waiting = asyncio.ensure_future(asked.get())
+  following = asyncio.ensure_future(_follow(engine, settings)) if settings.follow else None
   await asyncio.wait({serving, waiting}, return_when=asyncio.FIRST_COMPLETED)
-  say(f'serve: no new requests; those that run have {grace:g} s (a second signal ends them)')
-  stopping = asyncio.ensure_future(asyncio.to_thread(engine.stop, grace))
+  if following:
+    following.cancel()
+  say(f'serve: no new requests; those that run have {settings.grace:g} s (a second signal ends them)')
+  stopping = asyncio.ensure_future(asyncio.to_thread(engine.stop, settings.grace))
   again = asyncio.ensure_future(asked.get())
   await asyncio.wait({stopping, again}, return_when=asyncio.FIRST_COMPLETED)
   if not stopping.done():

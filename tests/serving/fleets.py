@@ -26,7 +26,8 @@ def run(name, preset='llama-tiny', seed=0, by=0.1, **fields):
   """A run that has learned something random; the same seed, the same run."""
   exp = experiment(preset, **fields)
   trainable, frozen = restore.variables(exp)
-  return Loaded(name, Path(name), exp, tree.join(moved(trainable, seed, by), frozen), 0)
+  keeps = not any(leaf.startswith('params/') for leaf in tree.leaves(trainable))
+  return Loaded(name, Path(name), exp, tree.join(moved(trainable, seed, by), frozen), 0, keeps)
 
 
 def engine(runs, spare=(), **how):

@@ -9,9 +9,7 @@ from strategies import rows
 from strategies.rows import ROWS
 
 from research import tree
-from research.programs import members
 from research.strategies import together
-
 
 SHARE = [name for name in rows.ADDS if '+' not in name and 'too' not in name]      # alone, on a base that all have
 
