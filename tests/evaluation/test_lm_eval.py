@@ -278,3 +278,24 @@ def test_few_shot_and_limit_are_the_harnesss(run, evaluated, include_path, tmp_p
   assert (found['our_answer']['num_fewshot'], found['our_answer']['limit'], found['our_answer']['examples']) == (2, 3, 3)
   assert found['our_choice']['examples'] == 200
   assert all(one['prompt'].count('Sentiment:') == 3 for one in lines(workdir, 'our_answer'))
+
+
+def test_over_http_they_are_the_same(run, evaluated, include_path):
+  """A server of the run, asked by the harness's own client of OpenAI's interface."""
+  from lm_eval.models.openai_completions import LocalCompletionsAPI
+  from serving.listening import listening
+
+  from research.serving import models
+  from research.serving.engine import Engine
+  served, groups = models.group(models.load([('run', run[0])]))
+  with listening(Engine(served, groups, slots=8, context=256)) as (_, client):
+    lm = LocalCompletionsAPI(base_url=f'{client.base_url}completions', model='run', tokenizer=str(run[1]), num_concurrent=4,
+                             tokenizer_backend='huggingface', add_bos_token=True, max_length=256, seed=1)
+    results, samples = asked(lm, include_path, 'our_choice', 'our_answer')
+  for name in ('acc', 'acc_norm', 'f1'):
+    assert results['our_choice'][f'{name},none'] == evaluated['our_choice']['metrics'][name], name
+  ours = {line['id']: line for line in lines(run[0], 'our_choice')}
+  for sample in samples['our_choice']:
+    theirs = [float(one[0][0] if isinstance(one[0], (list, tuple)) else one[0]) for one in sample['resps']]
+    np.testing.assert_allclose(theirs, ours[sample['doc_id']]['log_likelihoods'], rtol=1e-6, atol=1e-6)
+  assert results['our_answer']['exact_match,none'] == evaluated['our_answer']['metrics']['exact_match']

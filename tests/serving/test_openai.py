@@ -201,7 +201,8 @@ def raw(client, path, data, headers=()):
 def test_bodies_and_routes_that_are_none(client):
   for path, data, headers, status, says in (
       ('/v1/completions', b'{"model": ', (), 400, 'not JSON'), ('/v1/completions', b'\xff', (), 400, 'not JSON'),
-      ('/v1/completions', b'[' * 100_000, (), 400, 'not JSON'), ('/v1/completions', b'{"a": 1, "a": 2}', (), 400, 'given twice'),
+      ('/v1/completions', b'[' * 100_000, (), 400, 'not JSON'),
+      ('/v1/completions', b'{"a": 1, "a": 2}', (), 400, 'given twice'),
       ('/v1/completions', b'{}', {'content-type': 'text/plain'}, 400, 'Content-Type: application/json'),
       ('/v1/completions', b' ' * 5_000_000, (), 413, 'longer than 4,000,000 bytes'),
       ('/v1/nothing', b'{}', (), 404, 'no such route'), ('/v1/models', b'{}', (), 405, 'no such route')):
@@ -240,12 +241,14 @@ def test_feedback_comes_back_by_the_answers_id_and_the_log_is_masked(served):
 def test_a_client_that_goes_away_leaves_its_slots(served, runs):
   server, client, path = served
   endless = {'logit_bias': {str(token): -100 for token in runs[0].exp.tokenizer.ends}}
-  stream = client.completions.create(model='a', prompt='Once', max_tokens=120, temperature=1, n=4, stream=True, **endless)
+  stream = client.completions.create(model='a', prompt='Once', max_tokens=120, temperature=1, n=4, stream=True,
+                                     **endless)
   next(iter(stream))
   assert server.engine.load()[0] == 4
   stream.close()
   with pytest.raises(openai.APITimeoutError):
-    client.with_options(timeout=0.05).completions.create(model='a', prompt='Once', max_tokens=140, temperature=1, n=16, **endless)
+    client.with_options(timeout=0.05).completions.create(model='a', prompt='Once', max_tokens=140, temperature=1, n=16,
+                                                          **endless)
   until = time.monotonic() + 20
   while any(server.engine.load()[:2]) and time.monotonic() < until:
     time.sleep(.02)
