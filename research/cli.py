@@ -191,7 +191,8 @@ def _with_pairs(arguments: list[str]) -> list[str]:
   return out
 
 
-PLACES = ('workdir', 'input', 'output', 'include_path', 'against')      # flags that name a file or folder
+# Flags that name a file or folder.
+PLACES = ('workdir', 'input', 'output', 'include_path', 'against', 'log', 'reference', 'versions')
 
 
 def _parse() -> None:

@@ -13,6 +13,7 @@ from helpers import ROOT, reviews, verb
 from research import __main__ as command
 from research import run_files
 from research.data import sources
+from research.serving import log
 from research.studies import study_file
 
 PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
@@ -94,8 +95,16 @@ def test_every_command_runs(page, tmp_path, monkeypatch):
   (tmp_path / 'experiments').symlink_to(ROOT / 'experiments')
   (tmp_path / 'exports').mkdir()
   short = [row for row in sources.sample('sentiment_sentences')['train'] if len(row['text']) < 40][:40]
+  later = [row for row in sources.sample('sentiment_sentences')['train'] if 40 <= len(row['text']) < 48][:30]
   with open(tmp_path / 'exports' / 'a.csv', 'w', newline='') as f:
     csv.writer(f).writerows([('question', 'topic'), *((row['text'], row['label']) for row in short)])
+  traffic = log.Writer(tmp_path / 'traffic.jsonl')
+  for number, row in enumerate(later):
+    traffic.request(id=f'r{number}', time=0.0, model='lora', workdir='runs/lora', endpoint='choices', ended='stop',
+                    prompt=f'{row["text"]}\nTopic:', answer='negative', tokens={'prompt': 1, 'answer': 1},
+                    seconds={'queued': 0, 'first': 0, 'total': 0})
+    traffic.feedback(id=f'r{number}', label=row['label'])
+  traffic.close()
   (tmp_path / 'pairs').mkdir()
   for split in ('train', 'valid'):
     run_files.write_jsonl(tmp_path / 'pairs' / f'{split}.jsonl', [{'text': 'Is it?', 'good': 'Yes.', 'bad': 'No.'}] * 8)

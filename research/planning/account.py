@@ -49,7 +49,8 @@ class Account(NamedTuple):
 
 
 def begun(exp: Experiment) -> tuple[TrainState, Tree]:
-  """(state, frozen) at step 0, as shapes."""
+  """(state, frozen) at step 0, as shapes, which an earlier run or adapter to start from does not change."""
+  exp = exp._replace(settings=exp.settings.replace({'training.init_from': None, 'strategy.init_from': None}))
   return jax.eval_shape(lambda params: restore.begin(exp._replace(params=params)), exp.params)
 
 
