@@ -1,4 +1,4 @@
-"""Serves runs over HTTP, by the interface that OpenAI's clients use; all of them over one base, each a model by name.
+"""Serves runs by OpenAI's interface, each a model by name, all over one base.
 
     python -m research.serve --workdir=runs/lora --port=8000
     python -m research.serve --study=runs/quickstart --log=traffic.jsonl --api_keys=keys.txt --host=0.0.0.0

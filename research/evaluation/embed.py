@@ -29,7 +29,7 @@ def _means(variables: Tree, tokens: jax.Array, lengths: jax.Array, *, model: Mod
 
 def embed(model: Model, variables: Tree, prompts: Sequence[list[int]], batch_size: int = 16,
           label: str | None = None) -> np.ndarray:
-  """The vector of each prompt, [prompts, D] in float32: of an encoder's states where there is one, else of the decoder's.
+  """The vector of each prompt: of an encoder's states where there is one, else of the decoder's.
 
   Args:
     model: of the run.
@@ -37,6 +37,8 @@ def embed(model: Model, variables: Tree, prompts: Sequence[list[int]], batch_siz
     prompts: token ids, each one or more; those of a soft prompt count as others do.
     batch_size: prompts per batch; no result depends on it.
     label: of the progress line; None for silence.
+  Returns:
+    [P, D] of P prompts, in float32.
   """
   found = np.zeros((len(prompts), model.config.width), np.float32)
   by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))

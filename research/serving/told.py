@@ -130,7 +130,13 @@ def response(asked: Asked, name: str, created: int, answers: Sequence[Answer], t
 
 
 def answer_id(name: str, index: int, count: int) -> str:
-  """By which feedback on one of several answers comes back: the request's id where there is but one."""
+  """By which feedback on one of several answers comes back.
+
+  Args:
+    name: the request's id, which is the answer's where there is but one.
+    index: the answer's number.
+    count: of the answers.
+  """
   return name if count == 1 else f'{name}-{index}'
 
 
