@@ -60,18 +60,17 @@ def serve(workdirs: Sequence[Path], study: Path | None, settings: Settings) -> N
   listening = _bound(settings.host, settings.port)
   record = Record(settings.log) if settings.log else None
   try:
-    places, follows = models.named(workdirs, study), []
-    if settings.follow:
-      now = follow.current(settings.follow)
-      follows.append(now.model)
-      places = [(name, path) for name, path in places if name != now.model] + [(now.model, now.workdir)]
-    engine = _engine(models.load(places, settings.allow_changed), settings, follows)
+    places, first = models.named(workdirs, study), None
+    if settings.follow and (settings.follow.exists() or not places):
+      first = follow.current(settings.follow)
+      places = [(name, path) for name, path in places if name != first.model] + [(first.model, first.workdir)]
+    engine = _engine(models.load(places, settings.allow_changed), settings, first)
     context = engine.reader.context
     limits = Limits(context, min(settings.max_prompt or context, context), min(settings.max_answer or context, context),
                     settings.timeout)
     server = Server(engine, limits, keys, record, settings.max_body)
     _compile(engine)
-    asyncio.run(_run(server, listening, settings))
+    asyncio.run(_run(server, listening, settings, first))
   finally:
     listening.close()
     if record:
@@ -95,7 +94,8 @@ def _bound(host: str, port: int) -> socket.socket:
   return found
 
 
-def _engine(runs: Sequence[models.Loaded], settings: Settings, follows: Sequence[str]) -> Engine:
+def _engine(runs: Sequence[models.Loaded], settings: Settings, first: follow.Current | None) -> Engine:
+  follows = [] if not settings.follow else [first.model] if first else [run.name for run in runs]
   longest = max(run.exp.context for run in runs)
   context = min(settings.context or CONTEXT, longest)
   return Engine(*models.group(runs, follows), slots=settings.slots, context=context, queue=settings.queue)
@@ -115,41 +115,56 @@ class _Uvicorn(uvicorn.Server):
     return nullcontext()
 
 
-def _check_name(now: follow.Current, seen: follow.Current, path: Path) -> None:
-  """Refuses a version of another model.
+async def _follow(engine: Engine, settings: Settings, seen: follow.Current | None) -> None:
+  """Takes each next version that the file names; of one that cannot be served it is told why, and the one before goes on.
 
-  Raises:
-    InputError: it is one.
+  Args:
+    engine: answers.
+    settings: of the server.
+    seen: the version that is served now; None: the file was not there.
   """
-  if now.model != seen.model:
-    raise InputError(f'{path}: names the model {now.model!r}, and {seen.model!r} is served')
-
-
-async def _follow(engine: Engine, settings: Settings) -> None:
-  """Takes each next version that the file names; of one that cannot be served it is told why, and the one before goes on."""
   assert settings.follow is not None      # as the caller has looked
-  seen = follow.current(settings.follow)
   told = ''
   while True:
     await asyncio.sleep(SECONDS_BETWEEN_LOOKS)
     try:
-      now = follow.current(settings.follow)
-      if now == seen:
+      if not seen and not settings.follow.exists():
         continue
-      _check_name(now, seen, settings.follow)
-      [run] = await asyncio.to_thread(models.load, [(now.model, now.workdir)], settings.allow_changed)
-      models.check_base(engine.models[now.model], run)
-      await asyncio.to_thread(engine.replace, run)
-      seen, told = now, ''
-      say(f'serve: {now.model} is version {now.version} now ({now.workdir})')
+      now = follow.current(settings.follow)
+      if now != seen:
+        await asyncio.to_thread(_take, engine, now, seen, settings)
+        seen, told = now, ''
+        say(f'serve: {now.model} is version {now.version} now ({now.workdir})')
     except InputError as e:
       if str(e) != told:
         told = str(e)
-        say(f'warning: {e}; {seen.model} stays version {seen.version}')
+        say(f'warning: {e}; what is served stays as it is')
 
 
-async def _run(server: Server, listening: socket.socket, settings: Settings) -> None:
+def _take(engine: Engine, now: follow.Current, seen: follow.Current | None, settings: Settings) -> None:
+  """Answers with another version from the next request on.
+
+  Raises:
+    InputError: it is of a model that is not followed.
+  """
+  if now.model != (seen.model if seen else now.model) or now.model not in engine.models:
+    raise InputError(f'{settings.follow}: names the model {now.model!r}, which is not '
+                     f'{repr(seen.model) if seen else "among " + ", ".join(engine.models)}')
+  if engine.models[now.model].workdir == now.workdir:
+    return
+  [run] = models.load([(now.model, now.workdir)], settings.allow_changed)
+  models.check_base(engine.models[now.model], run)
+  engine.replace(run)
+
+
+async def _run(server: Server, listening: socket.socket, settings: Settings, first: follow.Current | None) -> None:
   """Serves until a signal, and ends what runs.
+
+  Args:
+    server: answers.
+    listening: a socket at the address.
+    settings: of the server.
+    first: the version that is served of what is followed; None: the file is not there yet.
 
   Raises:
     KeyboardInterrupt: the signal was that of Ctrl-C.
@@ -168,7 +183,7 @@ async def _run(server: Server, listening: socket.socket, settings: Settings) -> 
   say(f'serve: {", ".join(engine.models)} at http://{address}:{port}/v1')
   serving = asyncio.ensure_future(http.serve([listening]))
   waiting = asyncio.ensure_future(asked.get())
-  following = asyncio.ensure_future(_follow(engine, settings)) if settings.follow else None
+  following = asyncio.ensure_future(_follow(engine, settings, first)) if settings.follow else None
   await asyncio.wait({serving, waiting}, return_when=asyncio.FIRST_COMPLETED)
   if following:
     following.cancel()
