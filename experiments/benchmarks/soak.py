@@ -3,8 +3,8 @@
     python -m experiments.benchmarks.soak --minutes=10
 
 It trains a tiny run, serves it in a process of its own, and asks it with --clients at one time; every tenth client goes away in
-the middle of its answer. One JSON line a minute, the machine first, and a last one with what must hold: no error, no slot lost, and a
-memory that is within 5 % of what it was after the first minute.
+the middle of its answer. One JSON line a minute, the machine first, and a last one with what must hold: no error, no slot lost,
+and a memory that is within 5 % of what it was after the first minute.
 """
 
 import asyncio
@@ -29,8 +29,8 @@ flags.DEFINE_float('minutes', 10, 'how long')
 flags.DEFINE_float('gone', 0.1, 'the share of requests whose client goes away in the middle')
 flags.DEFINE_integer('slots', 16, 'of the server')
 
-CONFIG = ['--config=default', '--config.model.source=random:llama-tiny', '--config.task.name=sentiment', '--config.task.rows=40',
-          '--config.training.steps=2', '--config.training.batch_size=4', '--config.training.eval_every=2',
+CONFIG = ['--config=default', '--config.model.source=random:llama-tiny', '--config.task.name=sentiment',
+          '--config.task.rows=40', '--config.training.steps=2', '--config.training.batch_size=4', '--config.training.eval_every=2',
           '--config.training.checkpoint_every=2', '--config.check_memory=False']
 RUNS = {'a': ['--config.strategy.name=lora'], 'b': ['--config.strategy.name=lora', '--config.training.seed=1'],
         'c': ['--config.strategy.name=ia3']}
@@ -103,7 +103,7 @@ async def soak(process: subprocess.Popen, url: str) -> dict:
       one.result()
     for _ in range(100):
       text = (await http.get(url.removesuffix('/v1') + '/metrics')).text
-      left = [float(re.search(rf'^vllm:{name} (\S+)', text, re.M)[1]) for name in ('num_requests_running', 'num_requests_waiting')]
+      left = [float(re.search(rf'^vllm:num_requests_{name} (\S+)', text, re.M)[1]) for name in ('running', 'waiting')]
       if not any(left):
         break
       await asyncio.sleep(.1)

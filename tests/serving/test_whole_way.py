@@ -37,7 +37,8 @@ def folder(tmp_path_factory):
 def started(folder, *given):
   """A server in a process of its own: (the process, a client)."""
   command = [sys.executable, '-m', 'research.serve', '--port=0', '--slots=1', '--context=64', *given]
-  process = subprocess.Popen(command, cwd=folder, env={**os.environ, 'PYTHONPATH': str(ROOT)}, stderr=subprocess.PIPE, text=True)
+  here = {**os.environ, 'PYTHONPATH': str(ROOT)}
+  process = subprocess.Popen(command, cwd=folder, env=here, stderr=subprocess.PIPE, text=True)
   said = ''
   while ' at http' not in said:
     said = process.stderr.readline()
