@@ -85,7 +85,7 @@ def _soft_config(kind: str, slots: int, config: ModelConfig, width: int, heads: 
           'num_layers': config.encoder_layers or config.layers, 'num_transformer_submodules': submodules}
 
 
-def _placed_name(inside: str) -> Callable[[str], str]:
+def placed_name(inside: str) -> Callable[[str], str]:
   """A module's name in its family -> its name in the base."""
   return lambda name: f'{inside}{name.removeprefix("model.")}' if inside and name.startswith('model.') else name
 
@@ -106,7 +106,7 @@ def _with_whole(said: dict[str, Any], tensors: dict[str, np.ndarray], also: set[
     InputError: some biases learned, but neither all nor those of the kernels with a delta.
   """
   family, params = FAMILIES[config.family], tree.leaves(variables['params'], is_leaf=lambda x: hasattr(x, 'shape'))
-  shapes, place = {path: x.shape for path, x in params.items()}, _placed_name(inside)
+  shapes, place = {path: x.shape for path, x in params.items()}, placed_name(inside)
   changed = {site.removesuffix('/kernel') for path in found for site in (
       [path.replace(FUSED, f'{n}/kernel') for n in QKV] if path.endswith(FUSED) else [path])}
   targeted = {path for path in shapes if path.endswith('/bias') and path.removesuffix('/bias') in changed}
@@ -141,7 +141,7 @@ def _by_module(said: dict[str, Any], found: dict[str, Any], strategy: table.Stra
   found = {path: _doubled(delta) for path, delta in found.items()}
   found = _fused(found, modules)
   tensors = {}
-  placed_name = _placed_name(inside)
+  place = placed_name(inside)
   for name, module in modules.items():
     if module.site not in found:
       continue
@@ -150,9 +150,9 @@ def _by_module(said: dict[str, Any], found: dict[str, Any], strategy: table.Stra
       x = np.asarray(getattr(delta, leaf))
       x = x if module.layer is None else x[module.layer]
       x = how.write(to_theirs(module, x) if how.outputs else x)
-      tensors[f'{ROOT}{placed_name(name)}{how.suffix}'] = np.ascontiguousarray(x)
+      tensors[f'{ROOT}{place(name)}{how.suffix}'] = np.ascontiguousarray(x)
   rows = module_rows(FAMILIES[config.family], config)
-  pattern = lambda site: re.escape(placed_name(rows[site].theirs.removesuffix('.weight'))).replace(r'\{n\}', r'\d+')
+  pattern = lambda site: re.escape(place(rows[site].theirs.removesuffix('.weight'))).replace(r'\{n\}', r'\d+')
   said |= {'target_modules': '|'.join(map(pattern, found)) if len(found) > 1 else pattern(next(iter(found))),
            'fan_in_fan_out': not next(iter(rows.values() if not found else (rows[s] for s in found))).transposed,
            'bias': 'none', 'modules_to_save': None}

@@ -158,7 +158,10 @@ def _byte_level(given: _Given) -> tuple[RustTokenizer, bool, bool]:
   name = _told(given) if name in _ABSENT else name
   if name not in PRE_TOKENIZERS:
     raise InputError(f'{given.where}: tokenizer.ggml.pre={name!r} is not supported (known: {", ".join(PRE_TOKENIZERS)})')
-  pre, merges = PRE_TOKENIZERS[name], [tuple(merge.split(' ')) for merge in given.all('merges', str)]
+  # GGUF holds no empty list, and a vocabulary of single bytes has nothing to merge.
+  bare = 'tokenizer.ggml.merges' not in given.fields and all(
+      len(token) == 1 for token, kind in zip(given.tokens, given.types) if kind == _NORMAL)
+  pre, merges = PRE_TOKENIZERS[name], [tuple(merge.split(' ')) for merge in ([] if bare else given.all('merges', str))]
   if any(len(merge) != 2 for merge in merges):
     raise InputError(f'{given.where}: tokenizer.ggml.merges: each must be two tokens with a blank between them')
   rust = RustTokenizer(models.BPE(vocab=_vocabulary(given), merges=merges, ignore_merges=pre.whole))

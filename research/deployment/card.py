@@ -14,7 +14,7 @@ GENERATED = 64      # tokens that the snippet asks for where the task says nothi
 
 
 def card(title: str, config: dict[str, Any], result: dict[str, Any], provenance: dict[str, Any], record: dict[str, Any],
-         fewer: int, base: About, tokenizer: Tokenizer) -> str:
+         fewer: int, base: About, tokenizer: Tokenizer, how: str = '', library: str = 'transformers') -> str:
   """The README of an exported model's folder.
 
   Args:
@@ -26,15 +26,18 @@ def card(title: str, config: dict[str, Any], result: dict[str, Any], provenance:
     fewer: examples below which the card warns of wide intervals.
     base: what the base says of itself.
     tokenizer: the model's, which may have a chat template.
+    how: Markdown that says how the folder is used; by default Python for transformers.
+    library: that reads the folder, as the hub names it.
   """
   environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), undefined=jinja2.StrictUndefined,
                                    trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
   auto = _auto(tokenizer)
-  load = f"model = {auto}.from_pretrained(folder)"
+  load = f'model = {auto}.from_pretrained(folder)'
+  code = snippet(config, tokenizer, f'from transformers import {auto}, AutoTokenizer', load, 'folder')
   return environment.get_template('card.md.jinja').render(
-      front=_front(base, config, tokenizer, 'transformers'), title=title, config=config, result=result, provenance=provenance,
+      front=_front(base, config, tokenizer, library), title=title, config=config, result=result, provenance=provenance,
       record=record, fewer=fewer, license=base.license,
-      snippet=snippet(config, tokenizer, f'from transformers import {auto}, AutoTokenizer', load, 'folder'))
+      how=how or f'```python\n{code}\n```')
 
 
 def _auto(tokenizer: Tokenizer) -> str:

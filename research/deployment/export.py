@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -140,7 +140,7 @@ def export_adapter(workdir: Path, output: Path, base: str | None = None, dtype: 
     folder.adapter(into, config, tensors, texts)
     if named is None:
       (into / BASE).mkdir()
-      _write_base(workdir, into / BASE, dtype, most)
+      write_base(workdir, into / BASE, dtype, most)
   run_files.write_folder(output, fill)
   say(f'export: {output}: {sum(x.size for x in tensors.values()):,} numbers, peft_type {config["peft_type"]}')
   return record
@@ -149,8 +149,15 @@ def export_adapter(workdir: Path, output: Path, base: str | None = None, dtype: 
 BASE = 'base'      # the folder in an adapter's where its base is written
 
 
-def _write_base(workdir: Path, into: Path, dtype: str, most: int) -> None:
-  """The base model of a run, as a folder that transformers loads."""
+def write_base(workdir: Path, into: Path, dtype: str, most: int) -> None:
+  """The base model of a run, as a folder that transformers loads.
+
+  Args:
+    workdir: the run's.
+    into: the folder to write; it exists.
+    dtype: of the weights: a key of `DTYPES`.
+    most: bytes in one safetensors file.
+  """
   exp = restore.of_run(workdir, param_dtype='float32', quantize='none')
   family, source = FAMILIES[exp.model.config.family], exp.settings.model.source
   tensors = names.export_params(family, *functions.split_last_layers(exp.model.config, exp.params, 0))
@@ -176,16 +183,23 @@ def measure(exp: Experiment, split: str, examples: list[Example], before: Tree, 
       harness.evaluate(exp.model, variables, exp.tokenizer, exp.task, examples, size, label=f'export: {which}',
                        leaked=exp.task.leaked_rows(split))
       for which, variables in (('the run', before), ('exported', after)))
-  difference, deviation = largest_difference(exp.model, before, after, documents, size)
-  return {'split': split, 'examples': len({e.id for e in examples}), 'largest_logit_difference': difference,
-          'logit_deviation': deviation, 'before': run.scores, 'after': exported.scores, 'intervals': exported.intervals,
+  found = compare_logits(exp.model, before, after, documents, size)
+  return {'split': split, 'examples': len({e.id for e in examples}), 'largest_logit_difference': found.largest,
+          'logit_deviation': found.deviation, 'relative_logit_error': found.relative,
+          'before': run.scores, 'after': exported.scores, 'intervals': exported.intervals,
           'change': {name: exported.scores[name] - run.scores[name] for name in run.scores},
           **({'leaked': run.leaked} if run.leaked else {})}
 
 
-def largest_difference(model: Model, before: Tree, after: Tree, documents: list[batches.Document],
-                       batch_size: int) -> tuple[float, float]:
-  """The largest difference of a logit at a target of the documents, and the standard deviation of all logits before.
+class Difference(NamedTuple):
+  """How far logits lie from those that they should be."""
+  largest: float        # of a single logit
+  deviation: float      # the standard deviation of all logits before
+  relative: float       # the root of the mean square of all differences, over that deviation
+
+
+def compare_logits(model: Model, before: Tree, after: Tree, documents: list[batches.Document], batch_size: int) -> Difference:
+  """How the logits at the targets of the documents differ.
 
   Args:
     model: whose logits are meant.
@@ -195,9 +209,11 @@ def largest_difference(model: Model, before: Tree, after: Tree, documents: list[
     batch_size: packed sequences per batch, at most.
   """
   logits = jax.jit(lambda variables, batch: target_logits(model, variables, batch))
-  largest, count, total, squares = [], 0, 0.0, 0.0
+  largest, count, total, squares, error = [], 0, 0.0, 0.0, 0.0
   for batch, _ in batches.evaluation_batches(documents, batch_size):
     of_run, exported = (np.asarray(logits(v, batch), np.float32)[batch.weights > 0] for v in (before, after))
     largest.append(float(np.abs(of_run - exported).max()))
+    error += np.square(of_run - exported, dtype=float).sum()
     count, total, squares = count + of_run.size, total + of_run.sum(dtype=float), squares + np.square(of_run, dtype=float).sum()
-  return float(np.max(largest)), float(np.sqrt(max(squares / count - (total / count) ** 2, 0.0)))
+  deviation = float(np.sqrt(max(squares / count - (total / count) ** 2, 0.0)))
+  return Difference(float(np.max(largest)), deviation, float(np.sqrt(error / count)) / deviation if deviation else float('nan'))

@@ -15,9 +15,8 @@ from research.models.families import FAMILIES
 from research.models.header import DIVISORS, Header
 from research.models.names import Family
 
-# What llama.cpp calls our families, where it does not say their model_type.
-_NAMES = {'gemma3_text': 'gemma3'}
-ARCHITECTURES = {_NAMES.get(name, name): family for name, family in FAMILIES.items() if family.gguf}
+# By llama.cpp's names.
+ARCHITECTURES = {family.gguf_name or name: family for name, family in FAMILIES.items() if family.gguf}
 # Ends of tensors that hold nothing to learn: frequencies, which the header has read, and a bias that no T5 reads.
 _IDLE = (DIVISORS, '.attn_rot_embd.weight', 'dec.blk.0.cross_attn_rel_b.weight')
 

@@ -86,6 +86,9 @@ class Family(NamedTuple):
   duplicates: Mapping[str, str] = {}                       # further names of a tensor -> its name
   gguf: Callable[[Header], dict[str, Any]] | None = None             # a GGUF header -> a Hugging Face config
   from_gguf_layout: Callable[[ModelConfig, str, np.ndarray], np.ndarray] | None = None   # undoes what GGUF does to a tensor
+  to_gguf: Callable[[ModelConfig, dict[str, Any]], dict[str, Any]] | None = None     # and its config.json -> a GGUF header
+  to_gguf_layout: Callable[[ModelConfig, str, np.ndarray], np.ndarray] | None = None     # what GGUF does to a tensor
+  gguf_name: str = ''                                      # the architecture there, where it is not `name`
 
 
 def config_of(family: Family, hf: dict[str, Any], where: str, separate_head: bool) -> ModelConfig:

@@ -382,7 +382,11 @@ def test_a_failure_while_writing_leaves_nothing(trained, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize('flags, says', [
-    (['--format=onnx'], ['--format=onnx', 'known: hf, peft']), (['--dtype=float16'], ['--dtype=float16', 'float32, bfloat16']),
+    (['--format=onnx'], ['--format=onnx', 'known: hf, peft, gguf, lora']),
+    (['--format=gguf', '--quantize=q4_k_m'], ['--quantize=q4_k_m', 'ollama create -q q4_K_m', '--quantize=f16']),
+    (['--format=gguf', '--quantize=int8'], ['--quantize=int8', 'known: f32, f16']),
+    (['--format=lora', '--rank=0'], ['--rank=0: must be 1 or more']),
+    (['--dtype=float16'], ['--dtype=float16', 'float32, bfloat16']),
     (['--shard_size=many'], ['--shard_size=many', '5GB']), (['--output='], ['--output is missing'])])
 def test_a_wrong_flag_ends_with_status_2_and_one_line(trained, tmp_path, flags, says):
   said = verb('export', f'--workdir={trained("llama-tiny", "lora")}', f'--output={tmp_path}/model', *flags)

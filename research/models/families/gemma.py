@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from research.errors import InputError
+from research.models import header_fields
 from research.models.config import Kind, ModelConfig
 from research.models.families import llama
 from research.models.fields import Fields
@@ -130,12 +131,42 @@ def from_gguf_layout(c: ModelConfig, name: str, x: np.ndarray) -> np.ndarray:
   return x - np.float32(1) if name.endswith('norm.weight') else x
 
 
+def to_gguf_layout(c: ModelConfig, name: str, x: np.ndarray) -> np.ndarray:
+  """The inverse of `from_gguf_layout`: what a norm multiplies by.
+
+  Args:
+    c: of the model.
+    name: the tensor's in the originals.
+    x: the tensor there, of any shape.
+  """
+  return x + np.float32(1) if name.endswith('norm.weight') else x
+
+
+def to_gguf(c: ModelConfig, hf: dict[str, Any]) -> dict[str, Any]:
+  header_fields.without_biases(c)
+  return header_fields.decoder(c, hf)
+
+
+def to_gguf2(c: ModelConfig, hf: dict[str, Any]) -> dict[str, Any]:
+  caps = {'attn_logit_softcapping': c.attention_cap, 'final_logit_softcapping': c.logit_cap}
+  return {**to_gguf(c, hf), **header_fields.windows(c, every=2), **caps}
+
+
+def to_gguf3(c: ModelConfig, hf: dict[str, Any]) -> dict[str, Any]:
+  header_fields.without_biases(c)
+  found = header_fields.decoder(c, hf, 1e6) | header_fields.windows(c, every=6)
+  near = (hf.get('rope_parameters') or {}).get('sliding_attention') or {}
+  local = float(near.get('rope_theta') or hf.get('rope_local_base_freq') or 1e4)
+  return found | ({} if local == 1e4 else {'rope.freq_base_swa': local}) | (
+      {'final_logit_softcapping': c.logit_cap} if c.logit_cap else {})
+
+
 AROUND = partial(llama.rows, norms={
     'norm_attn': 'input_layernorm', 'norm_attn_after': 'post_attention_layernorm',
     'norm_mlp': 'pre_feedforward_layernorm', 'norm_mlp_after': 'post_feedforward_layernorm'})
 GEMMA = Family('gemma', gemma, llama.rows, 'GemmaForCausalLM', prefix='model.', ignored=FREQUENCIES, gguf=gguf,
-               from_gguf_layout=from_gguf_layout)
+               from_gguf_layout=from_gguf_layout, to_gguf=to_gguf, to_gguf_layout=to_gguf_layout)
 GEMMA2 = Family('gemma2', gemma2, AROUND, 'Gemma2ForCausalLM', prefix='model.', ignored=FREQUENCIES, gguf=gguf2,
-                from_gguf_layout=from_gguf_layout)
+                from_gguf_layout=from_gguf_layout, to_gguf=to_gguf2, to_gguf_layout=to_gguf_layout)
 GEMMA3 = Family('gemma3_text', gemma3, AROUND, 'Gemma3ForCausalLM', prefix='model.', ignored=FREQUENCIES, gguf=gguf3,
-                from_gguf_layout=from_gguf_layout)
+                gguf_name='gemma3', from_gguf_layout=from_gguf_layout, to_gguf=to_gguf3, to_gguf_layout=to_gguf_layout)

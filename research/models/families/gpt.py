@@ -68,6 +68,11 @@ def from_gguf_layout(c: ModelConfig, name: str, x: np.ndarray) -> np.ndarray:
   return x.T if name.endswith(('c_attn.weight', 'c_proj.weight', 'c_fc.weight')) else x
 
 
+def to_gguf(c: ModelConfig, hf: dict[str, Any]) -> dict[str, Any]:
+  return {'vocab_size': c.vocab, 'block_count': c.layers, 'context_length': c.context, 'embedding_length': c.width,
+          'feed_forward_length': c.hidden, 'attention.head_count': c.heads, 'attention.layer_norm_epsilon': float(c.norm_eps)}
+
+
 def neox(f: Fields) -> ModelConfig:
   heads, width, context = f.size('num_attention_heads'), f.size('hidden_size'), f.size('max_position_embeddings', 2048)
   head_dim = _head_dim(f, width, heads)
@@ -102,6 +107,7 @@ def neox_rows(c: ModelConfig) -> tuple[Row, ...]:
 
 
 GPT2 = Family('gpt2', gpt2, gpt2_rows, 'GPT2LMHeadModel', prefix='transformer.', embedding='transformer.wte.weight',
-              ignored=(r'\.attn\.(masked_)?bias$',), gguf=gguf, from_gguf_layout=from_gguf_layout)
+              ignored=(r'\.attn\.(masked_)?bias$',), gguf=gguf, from_gguf_layout=from_gguf_layout,
+              to_gguf=to_gguf, to_gguf_layout=from_gguf_layout)      # transposing twice is nothing
 NEOX = Family('gpt_neox', neox, neox_rows, 'GPTNeoXForCausalLM', prefix='gpt_neox.', embedding='gpt_neox.embed_in.weight',
               head='embed_out.weight', ignored=(r'attention\.(masked_)?bias$', *FREQUENCIES))

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from research.models import header_fields
 from research.models.config import Kind, ModelConfig
 from research.models.fields import Fields
 from research.models.header import Header
@@ -109,5 +110,20 @@ def from_gguf_layout(c: ModelConfig, name: str, x: np.ndarray) -> np.ndarray:
   return x.reshape(heads, out // heads // 2, 2, *rest).swapaxes(1, 2).reshape(out, *rest)
 
 
+def to_gguf_layout(c: ModelConfig, name: str, x: np.ndarray) -> np.ndarray:
+  """The inverse of `from_gguf_layout`: the halves of each head's pairs side by side.
+
+  Args:
+    c: of the model.
+    name: the tensor's in the originals.
+    x: the tensor there: a kernel [O, I] or a bias [O] of q or k, or another of any shape, which is left as it is.
+  """
+  heads = {'q_proj': c.heads, 'k_proj': c.kv_heads}.get(name.split('.')[-2])
+  if heads is None:
+    return x
+  out, rest = x.shape[0], x.shape[1:]
+  return x.reshape(heads, 2, out // heads // 2, *rest).swapaxes(1, 2).reshape(out, *rest)
+
+
 FAMILY = Family('llama', config, rows, 'LlamaForCausalLM', prefix='model.', ignored=FREQUENCIES, gguf=gguf,
-                from_gguf_layout=from_gguf_layout)
+                from_gguf_layout=from_gguf_layout, to_gguf=header_fields.decoder, to_gguf_layout=to_gguf_layout)

@@ -1,5 +1,6 @@
 """Mistral: Llama with a sliding window in every layer (Jiang et al. 2023, arXiv 2310.06825)."""
 
+from research.models import header_fields
 from research.models.config import Kind, ModelConfig
 from research.models.families import llama
 from research.models.fields import Fields
@@ -12,4 +13,6 @@ def config(f: Fields) -> ModelConfig:
   return ModelConfig(**found | dict(layer_kinds=(Kind(window, found['layer_kinds'][0].rope),)))
 
 
-FAMILY = Family('mistral', config, llama.rows, 'MistralForCausalLM', prefix='model.', ignored=FREQUENCIES)
+# Without a window, which GGUF's Llama has no field for, it is a Llama; with one the file comes back as another model.
+FAMILY = Family('mistral', config, llama.rows, 'MistralForCausalLM', prefix='model.', ignored=FREQUENCIES,
+                to_gguf=header_fields.decoder, to_gguf_layout=llama.to_gguf_layout, gguf_name='llama')

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from research.models import header_fields
 from research.models.config import ModelConfig
 from research.models.families import llama
 from research.models.fields import Fields
@@ -33,5 +34,12 @@ def gguf(h: Header) -> dict[str, Any]:
   return {'model_type': h.architecture, **biases, **h.decoder()}
 
 
-QWEN2 = Family('qwen2', qwen2, llama.rows, 'Qwen2ForCausalLM', prefix='model.', ignored=FREQUENCIES, gguf=gguf)
-QWEN3 = Family('qwen3', qwen3, llama.rows, 'Qwen3ForCausalLM', prefix='model.', ignored=FREQUENCIES, gguf=gguf)
+def to_gguf3(c: ModelConfig, hf: dict[str, Any]) -> dict[str, Any]:
+  header_fields.without_biases(c)
+  return header_fields.decoder(c, hf)
+
+
+QWEN2 = Family('qwen2', qwen2, llama.rows, 'Qwen2ForCausalLM', prefix='model.', ignored=FREQUENCIES, gguf=gguf,
+               to_gguf=header_fields.decoder)
+QWEN3 = Family('qwen3', qwen3, llama.rows, 'Qwen3ForCausalLM', prefix='model.', ignored=FREQUENCIES, gguf=gguf,
+               to_gguf=to_gguf3)

@@ -97,6 +97,14 @@ def gguf(h: Header) -> dict[str, Any]:
       **ids, 'decoder_start_token_id': start}
 
 
+def to_gguf(c: ModelConfig, hf: dict[str, Any]) -> dict[str, Any]:
+  return {'vocab_size': c.vocab, 'context_length': c.context, 'embedding_length': c.width, 'feed_forward_length': c.hidden,
+          'block_count': c.encoder_layers, 'decoder_block_count': c.layers, 'attention.head_count': c.heads,
+          'attention.key_length': c.head_dim, 'attention.value_length': c.head_dim,
+          'attention.layer_norm_epsilon': float(c.norm_eps), 'attention.layer_norm_rms_epsilon': float(c.norm_eps),
+          'attention.relative_buckets_count': c.relative_buckets, 'decoder_start_token_id': c.decoder_start_id}
+
+
 DUPLICATES = {f'{stack}.embed_tokens.weight': 'shared.weight' for stack in ('encoder', 'decoder')}
 # A cross-attention bias that early T5 files carry and no T5 reads.
 IGNORED = (r'^decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight$',)
@@ -104,5 +112,6 @@ IGNORED = (r'^decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_b
 
 T5, MT5, UMT5 = (
     Family(name, partial(config, family=name), rows, f'{name.upper()}ForConditionalGeneration', embedding='shared.weight',
-           duplicates=DUPLICATES, ignored=IGNORED, gguf=gguf if name == 't5' else None)
+           duplicates=DUPLICATES, ignored=IGNORED, gguf=gguf if name == 't5' else None, to_gguf=to_gguf,
+           gguf_name='t5')
     for name in ('t5', 'mt5', 'umt5'))
