@@ -7,7 +7,7 @@ import runpy
 import sys
 from pathlib import Path
 
-VERBS = ('prepare', 'train', 'evaluate', 'generate', 'study', 'plan', 'export', 'serve', 'refine')
+VERBS = ('prepare', 'train', 'evaluate', 'generate', 'study', 'plan', 'export', 'serve', 'monitor', 'refine')
 
 
 def usage() -> str:

@@ -30,8 +30,8 @@ flags.DEFINE_float('gone', 0.1, 'the share of requests whose client goes away in
 flags.DEFINE_integer('slots', 16, 'of the server')
 
 CONFIG = ['--config=default', '--config.model.source=random:llama-tiny', '--config.task.name=sentiment',
-          '--config.task.rows=40', '--config.training.steps=2', '--config.training.batch_size=4', '--config.training.eval_every=2',
-          '--config.training.checkpoint_every=2', '--config.check_memory=False']
+          '--config.task.rows=40', '--config.training.steps=2', '--config.training.batch_size=4',
+          '--config.training.eval_every=2', '--config.training.checkpoint_every=2', '--config.check_memory=False']
 RUNS = {'a': ['--config.strategy.name=lora'], 'b': ['--config.strategy.name=lora', '--config.training.seed=1'],
         'c': ['--config.strategy.name=ia3']}
 
