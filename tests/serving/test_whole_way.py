@@ -70,7 +70,7 @@ def test_served_watched_refined_and_served_again(folder):
     assert watched.returncode == 3, watched.stderr
     assert (folder / 'watch' / 'report.html').exists()
     refined = verb('refine', '--workdir=tickets', '--log=traffic.jsonl', '--reference=data', '--output=tickets-2',
-                   '--margin=0.1', cwd=folder)
+                   '--margin=0.1', '--steps=150', cwd=folder)
     assert refined.returncode == 0, refined.stderr
     assert json.loads((folder / 'tickets-2' / 'promotion.json').read_text())['promoted']
 
