@@ -52,6 +52,14 @@ def test_memory_is_measured_in_a_process_of_its_own():
   assert row['step_bytes'] > 0 and row['process_bytes'] > 0
 
 
+def test_serving_is_measured_with_several_deltas_offline_and_beside_answers():
+  found = rows('serving', '--model=random:llama-tiny', '--deltas=2', '--requests=3', '--running=2', '--prompt=8', '--new=4',
+               '--rounds=1')
+  assert [row['row'] for row in found] == ['deltas', 'offline', 'first token']
+  assert all(row['ratio'] > 0 and row['rounds'] == 1 for row in found)
+  assert found[0]['tokens_per_second'] == found[1]['tokens_per_second'] == pytest.approx(12 / found[0]['seconds'], rel=0.02)
+
+
 def test_a_cohort_takes_turns_with_its_members():
   [row] = rows('cohort', '--model=random:llama-tiny', '--rows=3:1x32', '--rounds=2')
   assert row['row'] == 'lora 3 x 1 x 32' and row['rounds'] == 2 and row['ratio'] > 0 and row['chosen'] in (1, 3)

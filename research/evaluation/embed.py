@@ -16,8 +16,15 @@ from research.tree import Tree
 
 
 @partial(jax.jit, static_argnames='model')
-def _means(variables: Tree, tokens: jax.Array, lengths: jax.Array, *, model: Model) -> jax.Array:
-  """[B, D] of tokens [B, L], of which the first `lengths` [B] are a text."""
+def means(variables: Tree, tokens: jax.Array, lengths: jax.Array, *, model: Model) -> jax.Array:
+  """[B, D] of tokens [B, L], of which the first `lengths` [B] are a text.
+
+  Args:
+    variables: of the model.
+    tokens: of the texts, one a row.
+    lengths: of each.
+    model: gives the states.
+  """
   there = jnp.arange(tokens.shape[1]) < lengths[:, None]                          # [B, L]
   batch = Batch(tokens, jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape), there.astype(jnp.int32))
   if model.config.has_encoder:
@@ -49,5 +56,5 @@ def embed(model: Model, variables: Tree, prompts: Sequence[list[int]], batch_siz
     lengths = np.zeros(rows, np.int32)
     for row, i in enumerate(chosen):
       tokens[row, :len(prompts[i])], lengths[row] = prompts[i], len(prompts[i])
-    found[chosen] = processes.to_host(_means(variables, *placement.shard_batch((tokens, lengths)), model=model))[:len(chosen)]
+    found[chosen] = processes.to_host(means(variables, *placement.shard_batch((tokens, lengths)), model=model))[:len(chosen)]
   return found

@@ -1,16 +1,42 @@
 """Answers to prompts, by a run or a base model."""
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
+from research import json_text, tree
+from research.config import Config
 from research.data import chats, prompts, templates
+from research.distributed import processes
 from research.errors import InputError
 from research.evaluation import decode, harness, shared_prefix
 from research.evaluation.decoding import Decoding
-from research.experiment.assemble import Experiment
+from research.experiment import restore
+from research.experiment.assemble import Experiment, assemble
 from research.tree import Tree
 
 AT_ONCE = 128      # prompts whose answers are written together
+
+
+def answering(workdir: Path | None, config: Config | None, allow_changed: bool) -> tuple[Experiment, Tree]:
+  """What answers: (the experiment, its variables at the best step of a run, or of a base model).
+
+  Args:
+    workdir: of a run; None: the config's base model.
+    config: looked at where there is no run.
+    allow_changed: although the run was made from something else than is there now.
+  Raises:
+    InputError: there is no run, and the config's strategy has to learn first.
+  """
+  if workdir:
+    exp = restore.of_run(workdir, allow_changed=allow_changed)
+    return exp, restore.learned(workdir, exp)
+  exp = assemble(config, trains=False)
+  if exp.strategy.learns and not exp.settings.strategy.init_from:
+    raise InputError(f'strategy {exp.strategy.name} has to learn first: give --workdir of a run, '
+                     '--config.strategy.init_from=FOLDER, or --config.strategy.name=few_shot for the base model')
+  return exp, tree.join(*restore.variables(exp))
 
 
 def answer_all(exp: Experiment, variables: Tree, texts: list[str], max_new_tokens: int, decoding: Decoding,
@@ -30,6 +56,28 @@ def answer_all(exp: Experiment, variables: Tree, texts: list[str], max_new_token
   """
   ids = _checked(exp, texts, max_new_tokens)
   return _answers(exp, variables, ids, max_new_tokens, decoding, chat, stops or [()] * len(ids))
+
+
+def answer_file(exp: Experiment, variables: Tree, rows: list[dict[str, Any]], max_new_tokens: int, decoding: Decoding,
+                stop: Sequence[str], output: Path) -> None:
+  """Writes input rows with their answers as `prediction`, one object a line, as they come; refused as by `rendered`.
+
+  Args:
+    exp: as for `answer_all`, as are the others.
+    variables: the model's.
+    rows: with a prompt of their own, or columns of the task.
+    max_new_tokens: where an answer ends that does not by itself.
+    decoding: how tokens are chosen.
+    stop: texts that every answer ends before; the answer to the task's own prompt also before the task's.
+    output: the file.
+  """
+  turns = in_chat(exp) or any('messages' in row for row in rows)
+  stops = [[*stop, *(() if has_own(exp, row) else exp.task.stop)] for row in rows]
+  found = answer_all(exp, variables, rendered(exp, rows), max_new_tokens, decoding, turns, stops)
+  with open(output if processes.is_primary() else os.devnull, 'w', encoding='utf-8') as out:
+    for row, answer in zip(rows, found):
+      out.write(json_text.dumps({**row, 'prediction': answer}, default=str) + '\n')
+      out.flush()
 
 
 def stream(exp: Experiment, variables: Tree, text: str, max_new_tokens: int, decoding: Decoding, chat: bool = False,

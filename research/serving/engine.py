@@ -8,11 +8,14 @@ import collections
 import threading
 import time
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import numpy as np
 
 from research.evaluation.decoding import NOT_FINITE
 from research.serving.models import Group, Loaded, Served, place
-from research.serving.reader import SIDE, Reader
+from research.serving.reader import Reader
 from research.serving.requests import CANCELLED, FAILED, TIME, Ended, Event, Listener, Request, Ticket, Times
 from research.serving.sequences import Line, Needs
 
@@ -49,6 +52,7 @@ class Engine:
     self._running: list[Line] = []
     self._free = [*range(slots)]
     self._changed = threading.Condition()
+    self._at_work = threading.Lock()      # held for a tick, and by whoever ends what no tick may go on with
     self._closing = self._stopping = False
 
   # ---------------------------------------------------------------- for those who ask
@@ -120,9 +124,10 @@ class Engine:
         self.tick()
       except Exception as e:  # whatever the device raises ends what it was asked for, and not the server
         traceback.print_exc()
-        for line in [*self._running]:
-          self._end(line, Ended(line.number, FAILED, f'{type(e).__name__}: {e}'.splitlines()[0]))
-        self.reader.empty()
+        with self._at_work:
+          for line in [*self._running]:
+            self._end(line, Ended(line.number, FAILED, f'{type(e).__name__}: {e}'.splitlines()[0]))
+          self.reader.empty()
 
   def stop(self, grace: float = 0.0) -> None:
     """Takes no more requests, and ends when those that are there have ended, or after `grace` seconds with CANCELLED."""
@@ -132,30 +137,40 @@ class Engine:
     while time.monotonic() < until and any(self.load()[:2]):
       time.sleep(0.02)
     with self._changed:
-      left = [*self._running, *self._waiting]
-    for line in left:
-      self._end(line, Ended(line.number, CANCELLED))
-    with self._changed:
       self._stopping = True
       self._changed.notify_all()
+    with self._at_work:
+      for line in [*self._running, *self._waiting]:
+        self._end(line, Ended(line.number, CANCELLED))
 
   def tick(self) -> None:
     """One turn of the device."""
+    with self._at_work:
+      self._turn()
+
+  def _turn(self) -> None:
     self._sweep()
     self._admit()
     first = next((line for line in self._running if line.needs is not Needs.STEP), None)
     if first is not None:
       group = self._groups[first.served.group]
       if first.needs is Needs.ENCODE:
-        self.reader.encode(group, first)
-        first.encoded = True
+        self._encode(group, first)
       elif first.needs is Needs.SCORE:
         tokens, said, states, chosen = self.reader.score(group, first)
-        self._tell(first, chosen.id, first.has_scored(tokens, said, states, chosen, self.tokenizer))
+        self._tell(first, chosen.id, partial(first.has_scored, tokens, said, states, chosen, self.tokenizer))
       else:
-        self._read(self._needing(Needs.READ, first.served.group)[:SIDE])
+        self._read(self._needing(Needs.READ, first.served.group)[:self.reader.side])
     for number in dict.fromkeys(line.served.group for line in self._running):
       self._read(self._needing(Needs.STEP, number))
+
+  def _encode(self, group: Group, line: Line) -> None:
+    """Has the encoder read a prompt, to be answered or embedded."""
+    vector = self.reader.embed(group, line) if line.request.embeds else None
+    if vector is None:
+      self.reader.encode(group, line)
+    finite = vector is None or np.isfinite(vector).all()
+    self._tell(line, 0 if finite else NOT_FINITE, partial(line.has_encoded, vector))
 
   def _needing(self, needs: Needs, group: int) -> list[Line]:
     return [line for line in self._running if line.needs is needs and line.served.group == group]
@@ -165,15 +180,18 @@ class Engine:
     if lines:
       read = self.reader.step if lines[0].needs is Needs.STEP else self.reader.pieces
       for line, tokens, chosen in zip(lines, *read(self._groups[lines[0].served.group], lines)):
-        self._tell(line, chosen.id, line.has_read(tokens, chosen, self.tokenizer))
+        self._tell(line, chosen.id, partial(line.has_read, tokens, chosen, self.tokenizer))
 
-  def _tell(self, line: Line, token: int, events: Iterable[Event]) -> None:
-    for event in events if token != NOT_FINITE else [Ended(line.number, FAILED, NOT_A_NUMBER)]:
+  def _tell(self, line: Line, token: int, events: Callable[[], Sequence[Event]]) -> None:
+    """Tells what came of a call; where no token could be chosen, that alone."""
+    if token == NOT_FINITE:
+      self.reader.clear(line)
+    for event in events() if token != NOT_FINITE else [Ended(line.number, FAILED, NOT_A_NUMBER)]:
       if isinstance(event, Ended):
         self._end(line, event)
       else:
         line.ticket.times.first = line.ticket.times.first or time.monotonic()
-        line.ticket.listener(event)
+        _say(line.ticket, event)
 
   def _sweep(self) -> None:
     """Ends what was cancelled, or has taken too long."""
@@ -203,4 +221,13 @@ class Engine:
         return
       line.ticket.open -= 1
       line.ticket.times.ended = time.monotonic()
-    line.ticket.listener(event)
+    _say(line.ticket, event)
+
+
+def _say(ticket: Ticket, event: Event) -> None:
+  """Tells a listener; what it raises ends its own request, and no other."""
+  try:
+    ticket.listener(event)
+  except Exception:  # whatever a listener raises
+    traceback.print_exc()
+    ticket.cancelled = True

@@ -156,7 +156,7 @@ def place(run: Loaded, groups: dict[int, Group], taken: Collection[tuple[int, in
   kind = _kind(run)
   for number, group in groups.items():
     free = [at for at in range(group.size) if (number, at) not in taken]
-    if kind is not None and group.kind == kind and free:
+    if kind is not None and group.kind == kind and group.size > 1 and free:      # one that is alone is not stacked
       try:
         stacked = together.put({name: group.variables[name] for name in ('delta', 'shared')}, free[0], run.variables)
       except ValueError:      # LoRA's of another rank or other sites have no place there

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from research.data.batch import Batch
+from research.evaluation import embed as embedding
 from research.models.config import DTYPES, ModelConfig
 from research.models.functions import Model
 from research.models.slots import Places
@@ -122,6 +123,32 @@ def score(variables: Tree, pool: Pool, rows: Rows, targets: np.ndarray, tops: np
   return _last(hidden, rows), scored, pool
 
 
+@partial(jax.jit, static_argnames='model')
+def embed(variables: Tree, number: Array, tokens: np.ndarray, length: Array, *, model: Model) -> Array:
+  """The mean of an encoder's states of a text, [D].
+
+  Args:
+    variables: of one run, or with the deltas of several.
+    number: [], whose delta.
+    tokens: int32 [1, S'], the text.
+    length: [], how many tokens it has.
+    model: whose variables they are.
+  """
+  variables = together.of_rows(variables, jnp.asarray(number)[None])
+  return embedding.means(variables, jnp.asarray(tokens), jnp.asarray(length)[None], model=model)[0]
+
+
+@partial(jax.jit, donate_argnames='pool')
+def clear(pool: Pool, slot: Array) -> Pool:
+  """The pool with nothing in one slot: what is not finite there would reach whoever fills it next, although it is masked.
+
+  Args:
+    pool: it is used up; what comes back is of the same shapes.
+    slot: which.
+  """
+  return jax.tree.map(lambda x: x.at[:, slot].set(0), pool)
+
+
 @partial(jax.jit, static_argnames='model', donate_argnames='pool')
 def encode(variables: Tree, pool: Pool, slot: Array, number: Array, tokens: np.ndarray, length: Array, *, model: Model) -> Pool:
   """Has an encoder read a whole prompt, and keeps in a slot what the decoder will see of it.
@@ -131,7 +158,7 @@ def encode(variables: Tree, pool: Pool, slot: Array, number: Array, tokens: np.n
     pool: it is used up.
     slot: [], whose.
     number: [], whose delta.
-    tokens: int32 [1, S'], the prompt.
+    tokens: int32 [1, L], the prompt, in no more than the S' tokens of a slot.
     length: [], how many tokens it has.
     model: whose variables they are.
   """
@@ -140,6 +167,9 @@ def encode(variables: Tree, pool: Pool, slot: Array, number: Array, tokens: np.n
   numbers, one = jnp.arange(tokens.shape[1])[None], jnp.ones((1, 1), jnp.int32)
   prompt = Batch(tokens, numbers, (numbers < length).astype(jnp.int32))
   _, cache = model.prefill(variables, Batch(one, 0 * one, one).with_source(prompt), 1)
-  put = lambda old, new: jax.lax.dynamic_update_slice(old, new.astype(old.dtype), (0, slot, 0, 0, 0))
+
+  def put(old: Array, new: Array) -> Array:
+    rest = [(0, 0)] * 3 + [(0, old.shape[3] - new.shape[3]), (0, 0)]      # nothing is left of the prompt before
+    return jax.lax.dynamic_update_slice(old, jnp.pad(new.astype(old.dtype), rest), (0, slot, 0, 0, 0))
   keys, values = map(put, pool.source, cache.layers[2:])
   return Pool(pool.layers, (keys, values))

@@ -30,6 +30,7 @@ class Reader:
       context: tokens of each.
     """
     self.config, self.slots, self.context = group.model.config, slots, context
+    self.side = min(SIDE, slots)
     self.batches, self.reaches = steps(BATCH, slots), steps(REACH, context)
     self.empty()
 
@@ -46,8 +47,8 @@ class Reader:
     return self._read(group, lines, next(size for size in self.batches if size >= len(lines)), 1)
 
   def pieces(self, group: Group, lines: Sequence[Line]) -> tuple[list[list[int]], list[Token]]:
-    """A piece of each prompt, of at most `SIDE`: (the tokens that were read, the token that follows) of each."""
-    return self._read(group, lines, 1 if len(lines) == 1 else min(SIDE, self.slots), PIECE)
+    """A piece of each prompt, of at most `side`: (the tokens that were read, the token that follows) of each."""
+    return self._read(group, lines, 1 if len(lines) == 1 else self.side, PIECE)
 
   def _read(self, group: Group, lines: Sequence[Line], size: int, length: int) -> tuple[list[list[int]], list[Token]]:
     tokens = [line.next_tokens(length) for line in lines]
@@ -72,11 +73,24 @@ class Reader:
 
   def encode(self, group: Group, line: Line) -> None:
     """Has the encoder read the whole prompt."""
+    self._pool = programs.encode(group.variables, self._pool, jnp.int32(line.slot), jnp.int32(line.served.number),
+                                 *self._source(line), model=group.model)
+
+  def embed(self, group: Group, line: Line) -> np.ndarray:
+    """The vector of a text, [D], by the encoder that reads it."""
+    found = programs.embed(group.variables, jnp.int32(line.served.number), *self._source(line), model=group.model)
+    return np.asarray(jax.device_get(found))
+
+  def clear(self, line: Line) -> None:
+    """Forgets what a sequence has read, where that is not finite."""
+    self._pool = programs.clear(self._pool, jnp.int32(line.slot))
+
+  def _source(self, line: Line) -> tuple[np.ndarray, jax.Array]:
+    """(a prompt as an encoder is given it, how many tokens it has)."""
     prompt = line.request.prompt
-    tokens = np.zeros((1, self.context), np.int32)
+    tokens = np.zeros((1, next(reach for reach in self.reaches if reach >= len(prompt))), np.int32)
     tokens[0, :len(prompt)] = prompt
-    self._pool = programs.encode(group.variables, self._pool, jnp.int32(line.slot), jnp.int32(line.served.number), tokens,
-                                 jnp.int32(len(prompt)), model=group.model)
+    return tokens, jnp.int32(len(prompt))
 
   def _rows(self, lines: Sequence[Line], tokens: Sequence[list[int]], size: int, length: int) -> tuple[programs.Rows, int]:
     """(what is read of these sequences, how far it reaches)."""
@@ -96,7 +110,7 @@ class Reader:
     """Compiles every program that these groups need, so that no request waits for one; gives how many there are."""
     count = 0
     for group in groups:
-      read = dict.fromkeys([(size, 1) for size in self.batches] + [(1, PIECE), (min(SIDE, self.slots), PIECE)])
+      read = dict.fromkeys([(size, 1) for size in self.batches] + [(1, PIECE), (self.side, PIECE)])
       for reach in self.reaches:
         for size, length in read:
           nobody = self._nobody(size, length)
@@ -105,11 +119,13 @@ class Reader:
         for length in (SHORT, PIECE):
           *_, self._pool = programs.score(group.variables, self._pool, self._nobody(1, length), np.zeros((1, length), np.int32),
                                           np.array(False), model=group.model, reach=reach)
-        count += len(read) + 2
-      if self.config.has_encoder:
-        self._pool = programs.encode(group.variables, self._pool, jnp.int32(0), jnp.int32(0),
-                                     np.zeros((1, self.context), np.int32), jnp.int32(1), model=group.model)
-        count += 1
+        if self.config.has_encoder:
+          text = np.zeros((1, reach), np.int32), jnp.int32(1)
+          self._pool = programs.encode(group.variables, self._pool, jnp.int32(0), jnp.int32(0), *text, model=group.model)
+          programs.embed(group.variables, jnp.int32(0), *text, model=group.model)
+        count += len(read) + 2 + 2 * self.config.has_encoder
+    self._pool = programs.clear(self._pool, jnp.int32(0))
+    count += 1
     jax.block_until_ready(self._pool)
     return count
 

@@ -47,7 +47,7 @@ class Line:
     if not self.encoded:
       return Needs.ENCODE
     r, left = self.request, len(self.prompt) - self.used
-    if (r.embeds or r.echo) and left:
+    if (r.embeds or r.echo) and left > 0:
       return Needs.SCORE
     if left > 1:
       return Needs.READ
@@ -83,23 +83,32 @@ class Line:
     if not r.limit:
       return [Ended(self.number, LENGTH)]
     if chosen.id in r.ends:
-      return [*self._piece([], tokenizer, True), Ended(self.number, STOP)]
+      return [*self._piece([], tokenizer.decode(self.answer), True), Ended(self.number, STOP)]
     self.answer.append(chosen.id)
     text = tokenizer.decode(self.answer)
     stopped = any(one in text for one in r.stops)
     ended = stopped or len(self.answer) == r.limit
-    found = self._piece([chosen], tokenizer, ended)
+    found = self._piece([chosen], text, ended)
     return [*found, Ended(self.number, STOP if stopped else LENGTH)] if ended else found
 
-  def _piece(self, tokens: list[Token], tokenizer: Tokenizer, last: bool) -> list[Event]:
+  def _piece(self, tokens: list[Token], text: str, last: bool) -> list[Event]:
     self._held += tokens
-    text = harness.cut(tokenizer.decode(self.answer), self.request.stops)
+    text = harness.cut(text, self.request.stops)
     sure = text if last else certain(text, self.request.stops)
     if not last and not (len(sure) > len(self._told) and sure.startswith(self._told)):
       return []
     grown, held, self._held = sure[len(self._told):], tuple(self._held), []
     self._told = max(self._told, sure, key=len)
     return [Piece(self.number, grown, held)] if grown or held else []
+
+  def has_encoded(self, vector: np.ndarray | None) -> list[Event]:
+    """What is told after an encoder has read the prompt.
+
+    Args:
+      vector: [D], of the prompt where it is embedded.
+    """
+    self.encoded = True
+    return [] if vector is None else [Embedded(vector.tolist()), Ended(self.number, STOP)]
 
   def has_scored(self, tokens: list[int], scored: list[Token], states: np.ndarray, chosen: Token,
                  tokenizer: Tokenizer) -> list[Event]:
