@@ -9,6 +9,7 @@ and a memory that is within 5 % of what it was after the first minute.
 
 import asyncio
 import contextlib
+import logging
 import random
 import re
 import subprocess
@@ -49,15 +50,17 @@ def server(workdirs: list[Path], log: Path):
   """(its process, its address)."""
   command = [sys.executable, '-m', 'research.serve', f'--workdir={",".join(map(str, workdirs))}', '--port=0', '--context=256',
              f'--slots={FLAGS.slots}', f'--log={log}']
-  with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+  said = log.with_suffix('.err')
+  with open(said, 'w', encoding='utf-8') as err, subprocess.Popen(command, stderr=err) as process:
     try:
-      said = ''
-      while ' at http' not in said:
-        said = process.stderr.readline()
-        assert said, 'the server has ended'
-      yield process, re.search(r'http://\S+', said)[0]
+      while not (found := re.search(r'http://\S+', said.read_text(encoding='utf-8'))):
+        assert process.poll() is None, said.read_text(encoding='utf-8')
+        time.sleep(.2)
+      yield process, found[0]
     finally:
       process.terminate()
+  lines = said.read_text(encoding='utf-8').splitlines()
+  measure.tell(server_status=process.returncode, server_lines=len(lines), last=lines[-1:])
 
 
 def resident(process: subprocess.Popen) -> int:
@@ -115,6 +118,7 @@ async def soak(process: subprocess.Popen, url: str) -> dict:
 
 
 def main(_) -> None:
+  logging.getLogger('httpx').setLevel(logging.WARNING)
   measure.tell(benchmark='soak', clients=FLAGS.clients, minutes=FLAGS.minutes, slots=FLAGS.slots, **measure.setting())
   with tempfile.TemporaryDirectory() as folder, server(trained(Path(folder)), Path(folder) / 'log.jsonl') as (process, url):
     found = asyncio.run(soak(process, url))

@@ -3,7 +3,8 @@
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import aclosing
 from functools import partial
 from typing import Any
 
@@ -154,15 +155,16 @@ class Server:
                     media_type='application/json')
 
   async def _stream(self, asked: Asked, name: str, created: int, first: tuple[Answer, Event],
-                    rest: AsyncIterator[tuple[Answer, Event]]) -> AsyncIterator[str]:
+                    rest: AsyncGenerator[tuple[Answer, Event]]) -> AsyncIterator[str]:
     """A response as it grows, in server-sent events."""
     line = lambda value: f'data: {json_text.dumps(value)}\n\n'
     tokenizer, begun, offsets, answers = self.engine.tokenizer, set[int](), dict[int, int](), dict[int, Answer]()
 
     async def all_of_them() -> AsyncIterator[tuple[Answer, Event]]:
       yield first
-      async for one in rest:
-        yield one
+      async with aclosing(rest):      # so that the engine is left at once, however this ends
+        async for one in rest:
+          yield one
     try:
       async for answer, event in all_of_them():
         answers[answer.index] = answer
@@ -177,11 +179,13 @@ class Server:
         offsets[answer.index] = offsets.get(answer.index, 0) + sum(len(told.token_text(tokenizer, t.id)) for t in tokens)
       if asked.usage:
         yield line(told.last_chunk(asked, name, created, [*answers.values()]))
+    except ClientDisconnect:
+      return      # nobody reads on
     except Refused as e:
       yield line(told.error(e))
     yield 'data: [DONE]\n\n'
 
-  async def _events(self, asked: Asked, name: str, came: float, request: HttpRequest) -> AsyncIterator[tuple[Answer, Event]]:
+  async def _events(self, asked: Asked, name: str, came: float, request: HttpRequest) -> AsyncGenerator[tuple[Answer, Event]]:
     """What the engine tells of a request, each event with the answer that it has grown.
 
     However it ends, the engine is left with nothing of it.
