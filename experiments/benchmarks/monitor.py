@@ -26,7 +26,7 @@ flags.DEFINE_integer('streams', 1000, 'quiet streams')
 flags.DEFINE_integer('drifting', 200, 'streams of each kind of change')
 flags.DEFINE_integer('days', 200, 'with a look at the end of each')
 flags.DEFINE_integer('daily', 20, 'requests a day')
-flags.DEFINE_integer('reference', 1000, 'rows, of which half make the scores')
+flags.DEFINE_integer('known', 1000, 'rows, of which half make the scores')
 flags.DEFINE_integer('within', 1000, 'requests within which a change is to be found')
 WIDTH, TOPICS, AT_ONCE = 32, 4, 100
 CHANGES = ('foreign', 'mixture', 'language', 'length')
@@ -88,14 +88,14 @@ def crossed(seeds: range, rows: int, count: int, **how: Any) -> np.ndarray:
 def main(_) -> None:
   measure.tell(benchmark='monitor', **measure.setting())
   count, began = FLAGS.days * FLAGS.daily, time.perf_counter()
-  at = crossed(range(FLAGS.streams), FLAGS.reference, count)
+  at = crossed(range(FLAGS.streams), FLAGS.known, count)
   measure.tell(row='quiet', streams=FLAGS.streams, days=FLAGS.days, requests=count, level=streams.LEVEL,
                ever_alarmed=round(float((at < count).any(1).mean()), 4), seconds=round(time.perf_counter() - began, 1),
                **{kind: round(float((at[:, n] < count).mean()), 4) for n, kind in enumerate(streams.KINDS)})
   for kind in CHANGES:
     for after in (0, FLAGS.within):
       share = 0.5 if kind == 'mixture' else 0.1
-      at = crossed(range(FLAGS.drifting), FLAGS.reference, after + FLAGS.within, kind=kind, share=share, after=after)
+      at = crossed(range(FLAGS.drifting), FLAGS.known, after + FLAGS.within, kind=kind, share=share, after=after)
       first = at.min(1)
       within = np.where(first < after, after, first) - after
       measure.tell(row=f'{kind} {share:.0%} after {after}', streams=FLAGS.drifting,

@@ -19,7 +19,7 @@ CHANGED = {name: changed for name, (changed, _) in MODELS.items()} | {
     'mistral': dict(sliding_window=None)}
 # What transformers' reader of GGUF takes for given: no biases of a Llama, its heads' and a GPT-2's inner width, as many decoder
 # layers of a T5 as encoder layers.
-FOR_THEIRS = {'llama': dict(attention_bias=False, mlp_bias=False, head_dim=16), 'gpt2': dict(n_inner=256),
+FOR_THEIRS = {'llama': dict(attention_bias=False, mlp_bias=False, head_dim=16), 'gpt2': dict(n_inner=256, n_positions=1024),
               't5-1.1': dict(num_decoder_layers=2)}
 THEIRS = ('llama', 'gpt2', 't5-1.1', 'qwen2', 'mistral')      # whose GGUF transformers reads; of T5 Flan-T5's kind alone
 
