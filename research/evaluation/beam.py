@@ -14,7 +14,7 @@ import numpy as np
 
 from research.data.batch import Batch
 from research.distributed import processes
-from research.evaluation.decoding import BLANK, NOT_FINITE, Decoding, looking_back
+from research.evaluation.decoding import BLANK, NOT_FINITE, Decoding, are_finite, looking_back
 from research.models.functions import Model
 from research.models.transformer import Cache
 from research.programs import members
@@ -55,7 +55,7 @@ def _propose(model: Model, variables: Tree, hidden: Array, beams: Beams, i: Arra
   """The `count` best continuations of every prompt's beams by their i-th token, from `hidden` [B · K, D]."""
   B, K, new = beams.tokens.shape
   logits = model.logits(variables, hidden)                                     # [B · K, V]
-  finite = jnp.all(jnp.isfinite(jnp.max(logits, axis=-1)).reshape(B, K), axis=-1)
+  finite = jnp.all(are_finite(logits).reshape(B, K), axis=-1)
   bad = beams.bad | (~finite & beams.open)
   beams = beams._replace(bad=bad, open=beams.open & ~bad)
   history, end = None, i

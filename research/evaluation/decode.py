@@ -21,7 +21,7 @@ from research.distributed import mesh, placement, processes
 from research.errors import InputError
 from research.evaluation import beam
 from research.evaluation.beam import CACHED
-from research.evaluation.decoding import BLANK, GREEDY, NOT_FINITE, Decoding, looking_back, next_token
+from research.evaluation.decoding import BLANK, GREEDY, NOT_FINITE, Decoding, are_finite, looking_back, next_token
 from research.models import functions
 from research.models.functions import Model
 from research.models.transformer import Cache
@@ -64,7 +64,7 @@ def _choose(variables: Tree | CohortVariables, hidden: jax.Array, written: Writt
     token = next_token(allowed, rows.keys, i, rows.temperature, decoding).astype(jnp.int32)
     if rows.known is not None:
       token = jnp.where(jnp.max(allowed, axis=-1) == -jnp.inf, ends[0], token)      # all were forbidden
-    token = jnp.where(jnp.isfinite(jnp.max(logits, axis=-1)), token, NOT_FINITE)
+    token = jnp.where(are_finite(logits), token, NOT_FINITE)
     token = jnp.where(done | (i >= rows.limits), ends[0], token)
     return token, jnp.isin(token, jnp.array((*ends, NOT_FINITE)))
   token, done = members.vmap_members(variables, of_member, hidden, written.done, written.tokens)

@@ -200,6 +200,11 @@ def to_draw_from(logits: Array, temperature: Array | float, decoding: Decoding) 
   return logits
 
 
+def are_finite(logits: Array) -> Array:
+  """[...] bool of logits [..., V]: whether none is NaN or infinite; FORBIDDEN may be. A maximum may pass over NaN."""
+  return jnp.isfinite(jax.nn.logsumexp(logits, axis=-1))
+
+
 def next_token(logits: Array, keys: Array, i: Array | int, temperature: Array | float, decoding: Decoding) -> Array:
   """The i-th token of every row, [B]: the likeliest, or drawn by the row's key and i alone.
 

@@ -61,7 +61,7 @@ def choose(logits: Array, s: Settings) -> Chosen:
   how = jnp.where(jnp.any(s.temperature > 0), 1 + leaves_out, 0)
   token = jax.lax.switch(how, (
       greedy, lambda: drawn(allowed / heat), lambda: drawn(jax.vmap(_kept)(allowed / heat, s.top_k, s.top_p, s.min_p))))
-  token = jnp.where(jnp.isfinite(jax.nn.logsumexp(logits, axis=-1)), token, NOT_FINITE)      # a maximum may pass over NaN
+  token = jnp.where(decoding.are_finite(logits), token, NOT_FINITE)
   return Chosen(token, log_probability(logits, token), top(logits, jnp.any(s.tops)))
 
 
