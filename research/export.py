@@ -1,4 +1,4 @@
-"""Writes what a run learned as a folder for transformers, PEFT, llama.cpp, Ollama or vLLM.
+"""Writes what a run learned for transformers, PEFT, llama.cpp or vLLM.
 
     python -m research.export --workdir=runs/lora --output=models/sentiment --dtype=bfloat16
     python -m research.export --workdir=runs/lora --output=adapters/sentiment --format=peft

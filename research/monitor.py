@@ -1,4 +1,4 @@
-"""Watches what a run is asked and answers, and tells when that has changed.
+"""Watches what a run is asked and answers, and tells when that changes.
 
     python -m research.monitor --log=FILE.jsonl --reference=data/tickets --workdir=runs/lora --output=watch
 

@@ -1,4 +1,4 @@
-"""Serves runs by OpenAI's interface, each a model by name, all over one base.
+"""Serves runs over one base, each a model by name, by OpenAI's interface.
 
     python -m research.serve --workdir=runs/lora --port=8000
     python -m research.serve --study=runs/quickstart --log=traffic.jsonl --api_keys=keys.txt --host=0.0.0.0
