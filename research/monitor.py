@@ -1,4 +1,4 @@
-"""Watches what a run is asked and answers, and tells when that changes.
+"""Watches what a run is asked, and tells when that has changed.
 
     python -m research.monitor --log=FILE.jsonl --reference=data/tickets --workdir=runs/lora --output=watch
 

@@ -1,4 +1,4 @@
-"""Serves runs over one base, each a model by name, by OpenAI's interface.
+"""Serves runs over one base by the interface of OpenAI's clients.
 
     python -m research.serve --workdir=runs/lora --port=8000
     python -m research.serve --study=runs/quickstart --log=traffic.jsonl --api_keys=keys.txt --host=0.0.0.0
