@@ -14,10 +14,9 @@ from research.errors import InputError
 from research.evaluation.decoding import Decoding, of_pairs
 from research.experiment.assemble import Experiment
 from research.serving import models
-from research.serving.engine import Engine
+from research.serving.engine import CONTEXT, Engine
 from research.serving.requests import CANCELLED, FAILED, Ended, Event, Piece, Request
 
-LONGEST = 2048      # tokens of a conversation, where the models' own context is longer
 COMMANDS = {'/help': 'tells these', '/model NAME': 'asks another model, with the same history', '/quit': 'ends, as Ctrl-D does',
             '/reset': 'forgets the conversation', '/system TEXT': 'what the model is told first; without TEXT nothing'}
 HELP = '\n'.join(f'{command:14}{what}' for command, what in COMMANDS.items()) + (
@@ -60,7 +59,7 @@ def chat(workdirs: Sequence[Path], study: Path | None, asked: Asked, allow_chang
   runs = models.load(models.named(workdirs, study), allow_changed)
   for run in runs:
     decoding_of(asked, run.exp)
-  context = min(LONGEST, max(run.exp.context for run in runs))
+  context = min(CONTEXT, max(run.exp.context for run in runs))
   engine = Engine(*models.group(runs), slots=1, context=context)
   with answering(engine):
     talk(engine, asked, _typed(), _written)

@@ -22,6 +22,8 @@ from research.serving.sequences import Line, Needs
 NOT_A_NUMBER = ('the logits are not finite (NaN or infinite), so there is no next token: the numbers of the model, or of what '
                 'was added to it, grow too large on the way')
 
+CONTEXT = 2048      # tokens of a slot where nothing is said: the whole context of a model of 128,000 would fill the memory
+
 
 class Busy(Exception):
   """As many requests wait as may."""
@@ -34,7 +36,8 @@ class Closed(Exception):
 class Engine:
   """Answers requests, on the thread that calls `run` (or `tick`); its other methods may be called from any."""
 
-  def __init__(self, served: Sequence[Served], groups: Sequence[Group], slots: int = 16, context: int = 2048, queue: int = 256):
+  def __init__(self, served: Sequence[Served], groups: Sequence[Group], slots: int = 16,
+               context: int = CONTEXT, queue: int = 256):
     """
     Args:
       served: the runs, by whose names requests come.

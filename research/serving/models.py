@@ -15,8 +15,6 @@ from research.serving import programs
 from research.strategies import together
 from research.tree import Tree
 
-RESULTS, RUNS = 'results.jsonl', 'runs'      # of a study
-
 
 class Served(NamedTuple):
   """A run by the name that requests give."""
@@ -64,6 +62,8 @@ def named(workdirs: Sequence[Path], study: Path | None) -> list[tuple[str, Path]
 
 
 def _of_study(study: Path) -> list[tuple[str, Path]]:
+  from research.studies.outcomes import RUNS  # half a second, that single runs need not wait for
+  from research.studies.registration import RESULTS
   if not (study / RESULTS).exists():
     raise InputError(f'--study={study}: holds no {RESULTS}; is it the workdir of a study that has ended?')
   chosen: dict[tuple[str, str, str], tuple[int, Path]] = {}

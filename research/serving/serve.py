@@ -18,30 +18,29 @@ from research.serving import follow, models
 from research.serving import keys as api_keys
 from research.serving.app import Server
 from research.serving.asked import Limits
-from research.serving.engine import Engine
+from research.serving.engine import CONTEXT, Engine
 from research.serving.record import Record
 
 
 class Settings(NamedTuple):
-  """Of a server."""
-  host: str = '127.0.0.1'
-  port: int = 8000                     # 0: one that is free
-  api_keys: Path | None = None
-  slots: int = 16                      # answers that are written at one time
-  context: int | None = None           # tokens of a slot; None: the models' own, or `CONTEXT` where that is more
-  queue: int = 256                     # answers that may wait
-  max_prompt: int | None = None        # tokens; None: what the context holds
-  max_answer: int | None = None
-  max_body: int = 4_000_000            # bytes of a request
-  timeout: float = 600.0               # seconds that a request may take
-  grace: float = 30.0                  # seconds that requests have to end in when the server is stopped
-  log: Path | None = None
-  follow: Path | None = None           # what says which run is served under a name, and each next one
-  allow_changed: bool = False
+  """Of a server; what is usual is said by the flags of `research.serve`."""
+  host: str
+  port: int                      # 0: one that is free
+  api_keys: Path | None
+  slots: int                     # answers that are written at one time
+  context: int | None            # tokens of a slot; None: the models' own, or `CONTEXT` where that is more
+  queue: int                     # answers that may wait
+  max_prompt: int | None         # tokens; None: what the context holds
+  max_answer: int | None
+  max_body: int                  # bytes of a request
+  timeout: float                 # seconds that a request may take
+  grace: float                   # seconds that requests have to end in when the server is stopped
+  log: Path | None
+  follow: Path | None            # what says which run is served under a name, and each next one
+  allow_changed: bool
 
 
 SECONDS_BETWEEN_LOOKS = 1.0      # at the file that is followed
-CONTEXT = 2048      # of a slot where nothing is said: the whole context of a model of 128,000 tokens would fill the memory
 
 
 def serve(workdirs: Sequence[Path], study: Path | None, settings: Settings) -> None:
