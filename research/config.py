@@ -23,7 +23,7 @@ class ModelSettings(NamedTuple):
   dtype: str
   param_dtype: str
   quantize: str
-  scan: bool
+  scan: bool | str      # `auto`, or what that has come to
   remat: str
   attention: str
   vocab: int
@@ -133,6 +133,10 @@ class TrainingSettings(NamedTuple):
     """The seed of one of `SEEDS`: its own where it has one, else `seed`."""
     own: int | None = getattr(self, f'{part}_seed')
     return self.seed if own is None else own
+
+  def num_steps(self, rows: int) -> float:
+    """How many steps a training on so many rows, or pieces of texts, has; a part of a step is one more."""
+    return self.epochs * rows / self.batch_size if self.epochs else self.steps
 
 
 class MeshSettings(NamedTuple):

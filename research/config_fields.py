@@ -17,7 +17,7 @@ LEAST, LARGEST = map(float, (np.finfo(np.float32).tiny, np.finfo(np.float32).max
 Texts = tuple[str, ...]
 Pairs = tuple[tuple[str, float], ...]      # patterns, and a number for what each matches
 WORDS: dict[Any, str] = {str: 'text', int: 'a whole number', float: 'a number', bool: 'True or False', Texts: 'a list',
-                         Pairs: 'pairs of a pattern and a number'}
+                         Pairs: 'pairs of a pattern and a number', bool | str: 'True, False or auto'}
 
 
 @cache
@@ -128,6 +128,8 @@ def _is(value: Any, kind: Any) -> bool:
         isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in value))
   if kind is float:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+  if kind == bool | str and isinstance(value, (bool, str)):      # flags give every value of such a field as a text
+    return value in (True, False) or value.lower() in ('true', 'false', 'auto')
   if kind is str and isinstance(value, str):
     return value.isascii() or not any(0xd800 <= ord(c) < 0xe000 for c in value)
   return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))

@@ -2,6 +2,7 @@
 
     python tests/devices.py losses llama-tiny lora/mixed full/fsdp
     python tests/devices.py fused gpt2-tiny prefix/permuted
+    python tests/devices.py unrolled llama-tiny full/mixed
 """
 
 import contextlib
@@ -27,7 +28,7 @@ from research import tree
 from research.data.batches import TrainingBatches
 from research.distributed import mesh, partition, placement
 from research.errors import InputError
-from research.models import fused, load
+from research.models import functions, fused, load
 from research.models.config import Execution
 from research.programs.compile import compiled
 from research.runs.train import train_cohort, train_one
@@ -50,18 +51,21 @@ def mesh_of(name):
   return mesh.make(dict(zip(partition.AXES, MESHES[name])), devices)
 
 
-def begun(model, strategy):
+def begun(model, strategy, unrolled=False):
   """(loaded, state, frozen, tx, batches) of a run on the mesh in use, at a rate where the loss falls smoothly."""
   loaded = helpers.scaled_up(model)
+  if unrolled:
+    loaded = loaded._replace(params=functions.unstack_layers(loaded.params))
   state, frozen, tx = helpers.start(loaded, table.make(strategy, STRATEGIES[strategy]), learning_rate=3e-4, clip=1.0)
   batches = TrainingBatches(helpers.documents(loaded, 30, longest=130), 8, 1, 0, STEPS, multiple=mesh.batch_shards())
   return loaded, *placement.shard((state, frozen)), tx, [placement.shard_batch(batches(step), axis=1) for step in range(STEPS)]
 
 
-def losses(model, wanted, same_flops=False):
+def losses(model, wanted, same_flops=False, unrolled=False):
   """strategy/mesh -> the loss of every step, and strategy/one -> on one device.
 
   same_flops: whether a mesh's lines have the padding of one device's, and so its FLOPs.
+  unrolled: whether layers are, on the mesh.
   """
   found = {}
   helpers.scaled_up(model)                  # on one device, before it is placed on any mesh
@@ -69,7 +73,7 @@ def losses(model, wanted, same_flops=False):
     multiplied = set()
     for where in ('one', name):
       with mesh.use(None if where == 'one' else mesh_of(where)):
-        loaded, state, frozen, tx, batches = begun(model, strategy)
+        loaded, state, frozen, tx, batches = begun(model, strategy, unrolled and where != 'one')
         _, found[f'{strategy}/{where}'] = helpers.take(loaded, state, frozen, tx, batches)
         program = compiled(train_step, state, frozen, batches[0], model=loaded.model, tx=tx, objective=CROSS_ENTROPY)
         multiplied.add(program.flops)
@@ -217,6 +221,8 @@ if __name__ == '__main__':
   elif what == 'fused':            # attention as one kernel, or what stands in for it here
     fused.is_supported = lambda *_: True
     found = losses(given[0], given[1:], same_flops=True)
+  elif what == 'unrolled':
+    found = losses(given[0], given[1:], unrolled=True)
   elif what == 'collectives':
     jax.config.update('jax_disable_most_optimizations', False)
     found = collectives(*given)

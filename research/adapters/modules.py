@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from research.models.block import FUSED, QKV
 from research.models.config import ModelConfig
 from research.models.names import Family, Row
 from research.models.names import theirs as theirs_of
-from research.models.transformer import FUSED, QKV
 from research.strategies import deltas
 from research.strategies.deltas import Delta
 

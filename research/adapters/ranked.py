@@ -10,10 +10,10 @@ from research.adapters.modules import Contents, named_modules, stored_as
 from research.adapters.stacking import exact_targets, module_and_suffix, stack, variables_of
 from research.config_fields import LARGEST
 from research.errors import InputError
+from research.models.block import FUSED, QKV
 from research.models.config import ModelConfig
 from research.models.families import FAMILIES
 from research.models.names import theirs as theirs_of
-from research.models.transformer import FUSED, QKV
 from research.strategies import deltas
 from research.strategies.deltas import Delta
 

@@ -23,9 +23,9 @@ from research.adapters.ranked import lora
 from research.adapters.soft import prefix, prompt
 from research.adapters.stacking import exact_targets, stack, variables_of
 from research.errors import InputError
+from research.models.block import FUSED
 from research.models.config import ModelConfig
 from research.models.families import FAMILIES
-from research.models.transformer import FUSED
 from research.strategies import deltas
 
 # Their types -> the settings that change what is computed and are read; every other setting that is switched on is refused.

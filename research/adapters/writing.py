@@ -22,10 +22,10 @@ from research.adapters.modules import (
 from research.adapters.soft import prefix_table
 from research.adapters.stacking import exact_targets
 from research.errors import InputError
+from research.models.block import FUSED, QKV
 from research.models.config import ModelConfig
 from research.models.families import FAMILIES
 from research.models.names import theirs as theirs_of
-from research.models.transformer import FUSED, QKV
 from research.strategies import deltas, table
 from research.strategies.bind import from_collections
 from research.strategies.deltas import Delta

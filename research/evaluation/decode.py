@@ -4,7 +4,6 @@ Where the model has an encoder, that reads the prompts, and the decoder goes on 
 stands in `decoding`, and beam search in `beam`.
 """
 
-import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -22,7 +21,6 @@ from research.errors import InputError
 from research.evaluation import beam
 from research.evaluation.beam import CACHED
 from research.evaluation.decoding import BLANK, GREEDY, NOT_FINITE, Decoding, are_finite, looking_back, next_token
-from research.models import functions
 from research.models.functions import Model
 from research.models.transformer import Cache
 from research.programs import members
@@ -198,7 +196,8 @@ def stream(model: Model, variables: Tree, prompt: list[int], max_new_tokens: int
     ended: says whether the answer ends by more than its last token.
     read: the tokens before the prompt that the variables have read.
   """
-  for [[ids]] in _growing(fastest(model), variables, [prompt], [0], max_new_tokens, ends, 1, decoding, ended, read, every=1):
+  variables = members.unstack_params(variables)
+  for [[ids]] in _growing(model, variables, [prompt], [0], max_new_tokens, ends, 1, decoding, ended, read, every=1):
     _check_finite(ids, 1)
     yield ids
 
@@ -225,7 +224,7 @@ def generate_all(model: Model, variables: Tree | CohortVariables, prompts: Seque
     Of each member the tokens of each answer, with those by which it `ended`; one whose logits were not finite ends in
     NOT_FINITE.
   """
-  model = fastest(model)
+  variables = members.unstack_params(variables)
   found: list[list[list[int]]] = [[[] for _ in prompts] for _ in range(members.num_members(variables))]
   by_length = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
   for start in tracked(range(0, len(prompts), batch_size), label, size=lambda start: min(batch_size, len(prompts) - start)):
@@ -236,13 +235,6 @@ def generate_all(model: Model, variables: Tree | CohortVariables, prompts: Seque
       for i, ids in zip(chosen, answers):
         of_member[i] = ids
   return found
-
-
-def fastest(model: Model) -> Model:
-  if jax.default_backend() == 'cpu':
-    # Laid out one after the other, SmolLM2's layers took twice as long a token there (batch 1) and 1.4 times (batch 8).
-    return functions.build(dataclasses.replace(model.config, scan=True))
-  return model
 
 
 def _growing(model: Model, variables: Tree | CohortVariables, prompts: Sequence[list[int]], numbers: Sequence[int], new: int,

@@ -169,10 +169,12 @@ def assemble(config: Config, abstract: bool = False, trains: bool = True) -> Exp
   metrics.check(task, trains)
   if decoding.of_pairs(task.decoding) != decoding.GREEDY and (task.choices or task.name == tasks.TEXT):
     raise InputError(f'task.decoding={dict(task.decoding)}: task {task.name} generates no text')
-  m = given.model
-  run_as = execution(m.dtype, m.param_dtype, m.scan, m.quantize, m.remat, m.attention)
+  m, learned_tokenizer = given.model, _learned_tokenizer(given.model, task)
+  steps = training.num_steps(len(task.rows('train')) if 'train' in task.splits else 0) if trains else None
+  scan = load.resolve_scan(m.scan, m.source, learned_tokenizer, steps, abstract)
+  run_as = execution(m.dtype, m.param_dtype, scan, m.quantize, m.remat, m.attention)
   def base(apart: int = 0) -> load.Loaded:
-    named = (m.source, run_as, _learned_tokenizer(m, task))
+    named = (m.source, run_as, learned_tokenizer)
     return load.load_with_last_layers(*named, apart, abstract) if apart else load.load(*named, abstract)
   strategy = strategy_of(given.strategy, base)
   if strategy.trains_base:
@@ -231,7 +233,7 @@ def assemble(config: Config, abstract: bool = False, trains: bool = True) -> Exp
   exp = Experiment(settings, loaded.model, loaded.params, loaded.fingerprint, loaded.tokenizer, loaded.hf, task, strategy,
                    shown, context, watched)
   if learns and trains and training.epochs:
-    epochs = training.epochs * exp.count('train') / training.batch_size
+    epochs = training.num_steps(exp.count('train'))
     if epochs >= config_fields.MOST:
       raise InputError(f'training.epochs={training.epochs:g}: comes to {epochs:.3g} steps; must be below 2^31')
     exp = exp._replace(settings=settings.replace({'training.steps': math.ceil(epochs)}))

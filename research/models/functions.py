@@ -9,9 +9,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from research import tree
 from research.data.batch import Batch
 from research.errors import InputError
 from research.models import fused
+from research.models.block import Context
 from research.models.config import DTYPES, Kind, ModelConfig
 from research.models.layers import (
   SHARED,
@@ -21,8 +23,9 @@ from research.models.layers import (
   window_mask,
 )
 from research.models.positions import Tokens, angles, relative_buckets
-from research.models.transformer import LAST_LAYERS, Array, Cache, Context, Transformer, stacks
+from research.models.transformer import LAST_LAYERS, Array, Cache, Transformer, stacks
 from research.tree import Tree
+from research.unstacked import concatenated, is_unstacked, map_stacks, unstack
 
 LONGEST_BIAS = 8192      # tokens of a line whose relative biases exist as one array [B, H, L, S]
 
@@ -208,6 +211,18 @@ def build(config: ModelConfig) -> Model:
   return Model(config, init, hidden, logits, prefill, step, read, states)
 
 
+def in_stack(path: str) -> bool:
+  """Whether a parameter is one of a stack of layers."""
+  return not {'layers', LAST_LAYERS}.isdisjoint(path.split('/'))
+
+
+def unstack_layers(params: Tree) -> Tree:
+  """The same parameters with every layer's on its own (see `unstacked`)."""
+  def one(path: str, x: Any) -> Any:
+    return unstack(x) if in_stack(path) and not is_unstacked(x) else x
+  return tree.map_named(one, params, is_leaf=is_unstacked)
+
+
 def split_last_layers(config: ModelConfig, params: Tree, count: int) -> tuple[ModelConfig, Tree]:
   """The same model with its last `count` layers in a stack of their own, so that those alone can learn.
 
@@ -217,7 +232,7 @@ def split_last_layers(config: ModelConfig, params: Tree, count: int) -> tuple[Mo
     count: of the layers; 0: all stand in one stack.
   """
   parts = [params[name] for name in stacks(config.layers, config.last_layers)]
-  whole = parts[0] if len(parts) == 1 else jax.tree.map(lambda *xs: jnp.concatenate(xs), *parts)
+  whole = parts[0] if len(parts) == 1 else map_stacks(concatenated, *parts)
   rest = {name: x for name, x in params.items() if name not in ('layers', LAST_LAYERS)}
-  split = {name: jax.tree.map(itemgetter(of), whole) if count else whole for name, of in stacks(config.layers, count).items()}
+  split = {name: map_stacks(itemgetter(of), whole) if count else whole for name, of in stacks(config.layers, count).items()}
   return dataclasses.replace(config, last_layers=count), rest | split

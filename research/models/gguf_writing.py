@@ -152,7 +152,7 @@ def check_same(config: ModelConfig, again: ModelConfig) -> None:
     InputError: naming what GGUF has no field for.
   """
   fields = {field.name for field in dataclasses.fields(ModelConfig)} - {
-      'family', 'dtype', 'scan', 'remat', 'attention', 'last_layers', 'devices', 'init_std'}
+      'family', 'dtype', 'remat', 'attention', 'last_layers', 'devices', 'init_std'}
   for name in sorted(fields):
     was, comes = getattr(config, name), getattr(again, name)
     if not _alike(was, comes):

@@ -1,12 +1,14 @@
 """Layers that the families share. Each asks for the deltas at its own sites (`delta_at`), and never who put them there."""
 
 import dataclasses
+import itertools
 from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.core.scope import LazyRng
 from jax.ad_checkpoint import checkpoint_name
 
 from research import tree
@@ -14,7 +16,7 @@ from research.distributed import mesh
 from research.models import fused
 from research.models.config import ModelConfig
 from research.models.positions import Tokens
-from research.models.products import affine, contract
+from research.models.products import affine, contract, dot
 from research.models.quantized import is_quantized
 
 Array = jax.Array
@@ -30,19 +32,53 @@ ACTIVATIONS = {
 }
 
 
+def _variable(module: nn.Module, collection: str, path: list[str]) -> Any:
+  found: Any = module.get_variable(collection, path[0])
+  for name in path[1:]:
+    found = None if found is None else found.get(name)
+  return found
+
+
 def delta_at(module: nn.Module, site: str):
-  """What a strategy put at a site of this module, or None.
+  """What a strategy put at a site of this module, or at one of a module within, or None.
 
   The collection `delta` holds it, and `shared` those of its leaves that are the same in all layers of a stack.
   """
-  delta: Any = module.get_variable('delta', site)
-  shared: Any = module.get_variable('shared', site)
+  delta, shared = (_variable(module, collection, site.split('/')) for collection in ('delta', 'shared'))
   return delta if shared is None else tree.join(delta, shared)
 
 
+def inner_products(module: nn.Module, names: tuple[str, ...], x: Array) -> dict[str, Array]:
+  """What the deltas at several kernels first make of the input that these share, in one product for all.
+
+  Args:
+    module: the kernels' parent.
+    names: of the kernels, each a `Dense` of the module.
+    x: what they read, [B, L, I].
+  Returns:
+    The part of each delta that has one (`Delta.reads`), [B, L, R]; none where there are fewer than two such deltas, and none of
+    a delta that reads the input with dropout of its own.
+  """
+  found = {}
+  for name in names:
+    delta = delta_at(module, f'{name}/kernel')
+    drops = module.has_rng('dropout') and getattr(delta, 'fixed_rate', None) is not None
+    reads = delta.reads() if hasattr(delta, 'reads') and not drops else None
+    if reads is not None:
+      found[name] = reads
+  if len(found) < 2:
+    return {}
+  ends = list(itertools.accumulate(x.shape[-1] for x in found.values()))
+  inner = dot(x, jnp.concatenate(list(found.values()), axis=-1))
+  return dict(zip(found, jnp.split(inner, ends[:-1], axis=-1)))
+
+
 def dropout_key(module: nn.Module):
-  """A key while training, and None otherwise."""
-  return module.make_rng('dropout') if module.has_rng('dropout') else None
+  """A module's own key while training, and None otherwise. It depends on the module's path and on nothing else."""
+  if not module.has_rng('dropout'):
+    return None
+  assert module.scope is not None      # it is being applied
+  return LazyRng.create(module.scope.rngs['dropout'], 2).as_jax_rng()      # the number that it has always had in a scan
 
 
 class Dense(nn.Module):
@@ -52,7 +88,7 @@ class Dense(nn.Module):
   init_std: float | None = None    # standard deviation of the kernel's initial values; None: 1 / √I
 
   @nn.compact
-  def __call__(self, x: Array, delta: Any = None) -> Array:          # [B, L, I] -> [B, L, O]
+  def __call__(self, x: Array, delta: Any = None, inner: Array | None = None) -> Array:      # [B, L, I] -> [B, L, O]
     draw = nn.initializers.normal(x.shape[-1] ** -0.5 if self.init_std is None else self.init_std)
     kernel: Any = self.get_variable('params', 'kernel')
     if not is_quantized(kernel):
@@ -60,7 +96,8 @@ class Dense(nn.Module):
     bias = self.param('bias', nn.initializers.zeros, (self.features,)) if self.bias else delta_at(self, 'bias')
     if delta is None:                                                # else the part of one that several kernels share
       delta = delta_at(self, 'kernel')
-    y = affine(x, kernel, bias) if delta is None else delta(x, kernel, bias, dropout_key(self))
+    shared = {} if inner is None else {'inner': inner}               # the part of a product that several deltas share
+    y = affine(x, kernel, bias) if delta is None else delta(x, kernel, bias, dropout_key(self), **shared)
     return checkpoint_name(y, PRODUCT)
 
 

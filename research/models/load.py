@@ -18,13 +18,14 @@ from research.data.tokenizer import Tokenizer
 from research.distributed import mesh, placement, processes
 from research.errors import InputError
 from research.models import functions, gguf, huggingface, names, quantized
-from research.models.config import DTYPES, Execution, ModelConfig
+from research.models.config import DTYPES, Execution, ModelConfig, prefers_scan
 from research.models.families import FAMILIES
-from research.models.functions import Model
+from research.models.functions import Model, in_stack
 from research.models.places import hub_folder, installed_file, is_hub_id
 from research.models.presets import HUB, PRESETS, SENTINELS
 from research.models.quantized import KINDS
 from research.tree import Tree
+from research.unstacked import unstack
 
 
 class Loaded(NamedTuple):
@@ -68,6 +69,27 @@ def reader(source: str) -> Reader:
   return Reader(_fitting(found.tokenizer, found.config), found.config.context, found.config.decoder_start_id)
 
 
+def _readable(source: str, abstract: bool) -> str:
+  """The source, or for shapes alone the preset that has those of a well-known one."""
+  return f'random:{HUB[source]}' if abstract and source in HUB else source
+
+
+def resolve_scan(scan: bool | str, source: str, tokenizer: Tokenizer | None, steps: float | None, abstract: bool) -> bool:
+  """Whether a model's layers are scanned.
+
+  Args:
+    scan: `model.scan`: True, False or `auto`, which flags give as texts.
+    source: as for `load`, as are what is refused (`InputError`) and the next one.
+    tokenizer: as for `load`.
+    steps: as for `prefers_scan`.
+    abstract: as for `load`.
+  """
+  said = str(scan).lower()
+  if said != 'auto':
+    return said == 'true'
+  return prefers_scan(_open(_readable(source, abstract), tokenizer).config.layers, steps)
+
+
 class Opened(NamedTuple):
   """What a source says before any weight is read."""
   config: ModelConfig
@@ -93,9 +115,8 @@ def _planned(source: str, execution: Execution, tokenizer: Tokenizer | None, on:
 
 
 def _made(source: str, execution: Execution, tokenizer: Tokenizer | None, abstract: bool) -> Loaded:
-  found = _open(f'random:{HUB[source]}' if abstract and source in HUB else source, tokenizer)
-  config = dataclasses.replace(found.config, dtype=execution.dtype, scan=execution.scan, remat=execution.remat,
-                               attention=execution.attention)
+  found = _open(_readable(source, abstract), tokenizer)
+  config = dataclasses.replace(found.config, dtype=execution.dtype, remat=execution.remat, attention=execution.attention)
   model = functions.build(config)
   try:
     params = shapes(config, execution) if abstract else found.params(model, execution)
@@ -174,7 +195,7 @@ def _read(family, config, tensors, execution, where) -> Tree:
   def kept(path, parts):
     if _quantised(path, execution):
       return whole(path, parts[0])
-    return placement.from_local_slices(f'params/{path}', expected[path], parts)
+    return _arranged(path, placement.from_local_slices(f'params/{path}', expected[path], parts), execution)
   return names.import_params(family, config, tensors, where, DTYPES[execution.param_dtype], kept, boxes)
 
 
@@ -182,20 +203,32 @@ def shapes(config: ModelConfig, execution: Execution) -> Tree:
   """The parameters as shapes alone."""
   def one(path, shape):
     if execution.quantize != 'none' and re.search(QUANTIZED, path):
-      return quantized.abstract(execution.quantize, shape)
-    return jax.ShapeDtypeStruct(shape, DTYPES[execution.param_dtype])
+      return _arranged(path, quantized.abstract(execution.quantize, shape), execution)
+    return _arranged(path, jax.ShapeDtypeStruct(shape, DTYPES[execution.param_dtype]), execution)
   return tree.nested({path: one(path, shape) for path, shape in names.shapes(config).items()})
 
 
 QUANTIZED = r'layers/.*/kernel$'      # what `model.quantize` is about
 
 
+def _arranged(path: str, x: Any, execution: Execution) -> Any:
+  """A parameter as the execution keeps it: with each layer's on its own where layers are unrolled (`model.scan=False`).
+
+  Args:
+    path: the parameter's.
+    x: an array [N, …] of a stack's layers, or any other; quantised, or its shape alone.
+    execution: says whether layers are unrolled.
+  """
+  return x if execution.scan or not in_stack(path) else jax.tree.map(unstack, x)
+
+
 def keep(execution: Execution):
-  """How parameters are kept: on their devices, the kernels of layers quantised where the execution says so."""
+  """How parameters are kept: on their devices, quantised or apart where the execution says so."""
   quantise = KINDS[execution.quantize]
 
   def kept(path: str, x: Any) -> Any:
-    return placement.shard(quantise(x) if quantise and _quantised(path, execution) else x, f'params/{path}')
+    quantised = quantise(x) if quantise and _quantised(path, execution) else x
+    return _arranged(path, placement.shard(quantised, f'params/{path}'), execution)
   return kept
 
 

@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from research.unstacked import stacked
+
 Array = jax.Array
 
 # The 16 values of NormalFloat4 (Dettmers et al. 2023, arXiv 2305.14314, appendix E): quantiles of N(0, 1), scaled to [-1, 1].
@@ -168,4 +170,5 @@ def is_quantized(x) -> bool:
 
 def dense(kernel, dtype) -> Array:
   """A kernel as an array of its own shape, whichever way it is kept."""
+  kernel = stacked(kernel)
   return kernel.dense(dtype) if isinstance(kernel, Quantized) else kernel.astype(dtype)

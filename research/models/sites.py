@@ -3,9 +3,9 @@
 from typing import Any, NamedTuple
 
 from research import tree
+from research.models.block import FUSED, QKV
 from research.models.config import ModelConfig
 from research.models.quantized import is_quantized
-from research.models.transformer import FUSED, QKV
 from research.tree import Tree
 
 

@@ -5,31 +5,22 @@ Flax ends here: outside this folder a model is the NamedTuple `Model`, and its v
 under `encoder`.
 """
 
+from functools import partial
 from operator import itemgetter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.core.scope import LazyRng
 
 from research.distributed import mesh
-from research.models import slots
+from research.models.block import Block, Context, relative_biases
 from research.models.config import DTYPES, ModelConfig
-from research.models.layers import (
-  ACTIVATIONS,
-  PRODUCT,
-  Dense,
-  Embedding,
-  Norm,
-  QueryBlocks,
-  attend,
-  delta_at,
-  output,
-  softcap,
-)
-from research.models.positions import Tokens, rotate
+from research.models.layers import PRODUCT, Dense, Embedding, Norm, softcap
+from research.models.positions import Tokens
 from research.models.products import contract
-from research.models.slots import Places
+from research.unstacked import is_unstacked, map_stacks, unstack
 
 Array = jax.Array
 
@@ -42,154 +33,7 @@ class Cache(NamedTuple):
   used: Array                 # []
 
 
-class Context(NamedTuple):
-  """What all layers of one stack share in one call; computed once."""
-  masks: tuple[tuple[QueryBlocks, ...], ...]  # what the queries see, for each kind of layers
-  rope: tuple[Array, Array] | None      # cos and sin, each [kinds of layers, B, L, turning / 2]
-  buckets: Array | None = None          # [B, L, S] of relative distances
-  bias: Array | None = None             # [B, H, L, S], where all layers have the same
-  source: Array | None = None           # [B, S', D], what the encoder made of the prompt
-  source_mask: tuple[QueryBlocks, ...] = ()   # what they see of the source
-  write: Array | Places | None = None   # [] the first cache slot to fill, or whose; None where there is no cache
-
-  def rope_of(self, kind: Array | None) -> tuple[Array, Array] | None:
-    """cos and sin for a layer's kind, each [B, L, turning / 2]; `kind` is a scalar, or None where there is but one."""
-    return jax.tree.map(lambda x: x[0 if kind is None else kind], self.rope)
-
-  def attend(self, kind: Array | None, q: Array, k: Array, v: Array, *how) -> Array:
-    """`layers.attend` to what a layer of this kind sees.
-
-    Args:
-      kind: a scalar, the layer's kind; None: there is but one.
-      q: [B, L, H, head_dim].
-      k: [B, K, S, head_dim].
-      v: of k's shape.
-      how: `scale`, `bias` and `cap` of `layers.attend`.
-    """
-    if kind is None:
-      return attend(q, k, v, self.masks[0], *how)
-    if len({jax.tree.structure(mask) for mask in self.masks}) == 1:
-      return attend(q, k, v, jax.tree.map(lambda *x: jnp.stack(x)[kind], *self.masks), *how)
-    return jax.lax.switch(kind, [lambda mask=mask: attend(q, k, v, mask, *how) for mask in self.masks])
-
-
-def _relative(table: nn.Embed, buckets: Array) -> Array:
-  return jnp.moveaxis(table(buckets), -1, 1).astype(jnp.float32)            # [B, H, L, S]
-
-
-def _heads(c: ModelConfig, y: Array) -> Array:
-  return y.reshape(*y.shape[:2], -1, c.head_dim)                            # [B, L, H or K, head_dim]
-
-
-QKV, FUSED = ('q', 'k', 'v'), 'qkv'      # the kernels that read one input, and the site where one delta changes all three
-
-
-class Attention(nn.Module):
-  """Self-attention. `cache` holds the keys and values of all layers; this one reads and writes those at `layer`."""
-  config: ModelConfig
-
-  @nn.compact
-  def __call__(self, x, layer, kind, context: Context, cache):
-    c = self.config
-    dense = lambda name, features: Dense(features, f'attn/{name}' in c.biases, _spread(c, name), name=name)
-    widths = {name: (c.heads if name == 'q' else c.kv_heads) * c.head_dim for name in QKV}
-    together = delta_at(self, FUSED)                                       # one delta of three kernels
-    parts = (None,) * 3 if together is None else together.split_outputs(tuple(widths.values()))
-    q, k, v = (dense(name, width)(x, part) for (name, width), part in zip(widths.items(), parts))
-    if c.qk_norm == 'heads':
-      q, k = Norm(c, name='norm_q')(q), Norm(c, name='norm_k')(k)
-    q, k, v = (_heads(c, y) for y in (q, k, v))
-    if c.qk_norm == 'head':
-      q, k = Norm(c, name='norm_q')(q), Norm(c, name='norm_k')(k)
-    rope = context.rope_of(kind)
-    if rope is not None:
-      q, k = rotate(q, *rope), rotate(k, *rope)
-    k, v = (y.swapaxes(1, 2) for y in (k, v))
-    if cache is not None:
-      assert context.write is not None
-      cache, (k, v) = slots.keep(cache, layer, context.write, k, v)
-    prefix = delta_at(self, 'prefix')
-    if prefix is not None:                                                 # keys and values that stand before the line
-      before = (_heads(c, (y if y.ndim == 3 else y[None]).astype(k.dtype)).swapaxes(1, 2) for y in prefix())
-      k, v = (jnp.concatenate([jnp.broadcast_to(b, (len(y), *b.shape[1:])), y], axis=2) for b, y in zip(before, (k, v)))
-    bias = context.bias
-    if c.bias_per_layer:
-      assert context.buckets is not None
-      bias = _relative(nn.Embed(c.relative_buckets, c.heads, name='relative'), context.buckets)
-    y = context.attend(kind, q, k, v, _scale(c), bias, c.attention_cap)
-    y = dense('o', c.width)(y.reshape(*y.shape[:2], -1))
-    return output(self, x, y), cache
-
-
-class CrossAttention(nn.Module):
-  """Attention of the decoder to what the encoder made of the prompt; `cache` holds that prompt's keys and values here."""
-  config: ModelConfig
-
-  @nn.compact
-  def __call__(self, x, context: Context, cache):
-    c = self.config
-    dense = lambda name, features: Dense(features, False, _spread(c, name), name=name)
-    q = _heads(c, dense('q', c.heads * c.head_dim)(x))
-    if not cache:
-      assert context.source is not None
-      cache = tuple(_heads(c, dense(name, c.kv_heads * c.head_dim)(context.source)).swapaxes(1, 2) for name in ('k', 'v'))
-    k, v = cache
-    y = attend(q, k, v, context.source_mask, _scale(c))
-    y = dense('o', c.width)(y.reshape(*y.shape[:2], -1))
-    return output(self, x, y), cache
-
-
-def _scale(c: ModelConfig) -> float:
-  return c.head_dim ** -0.5 if c.query_scale is None else c.query_scale
-
-
-def _spread(c: ModelConfig, name: str) -> float | None:
-  """Of initial kernels; where scores are not scaled, those of the queries are smaller instead (as T5's)."""
-  return (c.width * c.head_dim) ** -0.5 if c.init_std is None and name == 'q' else c.init_std
-
-
-class MLP(nn.Module):
-  """down(act(up(x))), or gated down(act(gate(x)) * up(x)) (Shazeer 2020, arXiv 2002.05202)."""
-  config: ModelConfig
-
-  @nn.compact
-  def __call__(self, x):
-    c = self.config
-    dense = lambda name, features: Dense(features, f'mlp/{name}' in c.biases, c.init_std, name=name)
-    act, up = ACTIVATIONS[c.activation], dense('up', c.hidden)(x)
-    y = act(dense('gate', c.hidden)(x)) * up if c.gated else act(up)
-    return output(self, x, dense('down', c.width)(y))
-
-
-class Block(nn.Module):
-  """One layer: attention, attention to the encoder where a decoder has one, MLP."""
-  config: ModelConfig
-  crosses: bool = False
-
-  @nn.compact
-  def __call__(self, carry, per_layer, context: Context):
-    c = self.config
-    (x, cache), (layer, kind, crossed) = carry, per_layer              # x [B, L, D]
-
-    def before(name, x):
-      return Norm(c, name=f'norm_{name}')(x) if 'before' in c.norms else x
-
-    def after(name, y):
-      return Norm(c, name=f'norm_{name}_after')(y) if 'after' in c.norms else y
-
-    y, cache = Attention(c, name='attn')(before('attn', x), layer, kind, context, cache)
-    y = after('attn', y)
-    if c.parallel:
-      return (x + y + after('mlp', MLP(c, name='mlp')(before('mlp', x))), cache), None
-    x = x + y
-    if self.crosses:
-      y, crossed = CrossAttention(c, name='cross')(before('cross', x), context, crossed)
-      x = x + after('cross', y)
-    x = x + after('mlp', MLP(c, name='mlp')(before('mlp', x)))
-    return (x, cache), crossed if cache else None
-
-
-def _remat_block(c: ModelConfig) -> type[Block]:
+def _remat_block(c: ModelConfig, is_scanned: bool) -> type[Block]:
   """A layer that keeps for the backward pass what `config.remat` says, and computes the rest again there.
 
   'products' keeps what kernels give and computes plain attention, norms and activations again: little work, most of the memory.
@@ -197,7 +41,7 @@ def _remat_block(c: ModelConfig) -> type[Block]:
   if c.remat == 'none':
     return Block
   keep = jax.checkpoint_policies.save_only_these_names(PRODUCT) if c.remat == 'products' else None
-  return nn.remat(Block, policy=keep, prevent_cse=not c.scan)
+  return nn.remat(Block, policy=keep, prevent_cse=not is_scanned)
 
 
 LAST_LAYERS = 'last_layers'      # the name of the stack of `ModelConfig.last_layers`
@@ -221,20 +65,53 @@ class Stack(nn.Module):
     c = self.config
     if c.relative_buckets and not c.bias_per_layer:
       assert context.buckets is not None
-      context = context._replace(bias=_relative(nn.Embed(c.relative_buckets, c.heads, name='relative'), context.buckets))
-    kinds = jnp.asarray(c.layer_pattern, jnp.int32) if len(context.masks) > 1 else None
+      context = context._replace(bias=relative_biases(nn.Embed(c.relative_buckets, c.heads, name='relative'), context.buckets))
     own, crossed = (cache[:2], cache[2:]) if cache else (None, ())
-    per_layer, found = (jnp.arange(self.length), kinds, crossed), []
+    carry, found = (x, own), []
     for name, of in stacks(self.length, self.last_layers).items():
-      length = len(range(self.length)[of])
-      layers = nn.scan(
-          _remat_block(c), variable_axes={'params': 0, 'delta': 0}, variable_broadcast='shared',
-          split_rngs={'params': True, 'dropout': True}, in_axes=(0, nn.broadcast), length=length,
-          unroll=1 if c.scan else length)(c, self.crosses, name=name)
-      (x, own), read = layers((x, own), jax.tree.map(itemgetter(of), per_layer), context)
+      params = self.get_variable('params', name)
+      apart = any(map(is_unstacked, jax.tree.leaves(params, is_leaf=is_unstacked)))
+      layers = self._unrolled if apart else self._scanned
+      carry, read = layers(name, range(self.length)[of], carry, jax.tree.map(itemgetter(of), crossed), context)
       found.append(read)
-    crossed = found[0] if len(found) == 1 else jax.tree.map(lambda *ys: jnp.concatenate(ys), *found)
+    (x, own), crossed = carry, found[0] if len(found) == 1 else jax.tree.map(lambda *ys: jnp.concatenate(ys), *found)
     return Norm(c, name='norm')(x), None if own is None else (*own, *(crossed or ()))
+
+  def _kinds(self, layers: range, context: Context) -> list[int] | None:
+    """The kind of each layer; None where there is but one."""
+    return [self.config.layer_pattern[n] for n in layers] if len(context.masks) > 1 else None
+
+  def _scanned(self, name: str, layers: range, carry, crossed, context: Context):
+    """One compiled layer, run over a stack's arrays [N, …]."""
+    c, kinds = self.config, self._kinds(layers, context)
+    scanned = nn.scan(
+        _remat_block(c, is_scanned=True), variable_axes={'params': 0, 'delta': 0}, variable_broadcast='shared',
+        split_rngs={'params': True, 'dropout': True}, in_axes=(0, nn.broadcast), length=len(layers))
+    per_layer = jnp.arange(layers.start, layers.stop), None if kinds is None else jnp.asarray(kinds, jnp.int32), crossed
+    return scanned(c, self.crosses, name=name)(carry, per_layer, context)
+
+  def _unrolled(self, name: str, layers: range, carry, crossed, context: Context):
+    """A layer for each of a stack whose parameters stand apart; its deltas are [N, …] here too. Two of them are traced."""
+    block, kinds = _remat_block(self.config, is_scanned=False)(self.config, self.crosses), self._kinds(layers, context)
+    own = {kind: self.get_variable(kind, name) for kind in ('params', 'delta') if self.has_variable(kind, name)}
+    own = map_stacks(lambda x: x if is_unstacked(x) else unstack(x), own)
+    shared = {'shared': self.get_variable('shared', name)} if self.has_variable('shared', name) else {}
+    dropout: Any = self.scope.rngs['dropout'] if self.scope is not None and self.has_rng('dropout') else None
+    keys = [None] * len(layers) if dropout is None else jax.random.split(dropout.rng, len(layers))      # as in a scan
+
+    # The first is traced apart: what it reads may depend on nothing that learns, and then its gradient is another program.
+    @partial(jax.jit, static_argnames=('kind', 'is_first'))
+    def run(own, shared, key, carry, number, crossed, context, kind, is_first):
+      rngs = None if key is None else {'dropout': LazyRng(key, (*dropout.suffix, name))}
+      return block.apply({**own, **shared}, carry, (number, kind, crossed), context, rngs=rngs)
+
+    found = []
+    for at, number in enumerate(layers):
+      of_layer = jax.tree.map(itemgetter(at), own, is_leaf=is_unstacked)
+      carry, read = run(of_layer, shared, keys[at], carry, jnp.int32(number), jax.tree.map(itemgetter(at), crossed), context,
+                        None if kinds is None else kinds[at], is_first=at == 0)
+      found.append(read)
+    return carry, jax.tree.map(lambda *ys: jnp.stack(ys), *found)
 
 
 class Transformer(nn.Module):

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator
-from functools import lru_cache
 from typing import Any
 
 import jax
@@ -50,10 +49,35 @@ def count(closed: Any) -> float:
   return total
 
 
-@lru_cache(maxsize=4)
-def matrix_peak(dtype: str = 'float32') -> float:
-  """FLOP/s of the best of five products of two large matrices with float32 sums: what steps are measured against."""
+REPEATS = 10      # of a measurement that gave less than a program reached
+_peaks: dict[str, float] = {}      # the highest that this process has seen, by dtype
+
+
+def matrix_peak(dtype: str = 'float32', reached: float = 0.0) -> float:
+  """FLOP/s of the fastest product of two large matrices with float32 sums: what steps are measured against.
+
+  What else a machine does makes a measurement too low, and never too high. So it is repeated where a program was faster than
+  it, and where that stays so, the program's rate is the highest that is known: no share of the peak is above 1.
+
+  Args:
+    dtype: of the matrices.
+    reached: FLOP/s of a program on one device, whose share of the peak is asked.
+  """
+  best = _peaks.get(dtype) or _product_rate(dtype)
+  for _ in range(REPEATS):
+    if best < reached:
+      best = max(best, _product_rate(dtype))
+  _peaks[dtype] = max(best, reached)
+  return _peaks[dtype]
+
+
+def _product_rate(dtype: str) -> float:
+  """FLOP/s of the best of five products."""
   n = 1024 if jax.default_backend() == 'cpu' else 8192
   x = jax.random.normal(jax.random.key(0), (n, n), dtype)      # some devices multiply equal numbers faster
-  product = jax.jit(lambda x: contract('ij,jk->ik', x, x, x.dtype))
-  return 2.0 * n ** 3 / device.fastest(lambda: product(x))
+  return 2.0 * n ** 3 / device.fastest(lambda: _product(x))
+
+
+@jax.jit
+def _product(x: jax.Array) -> jax.Array:
+  return contract('ij,jk->ik', x, x, x.dtype)

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from research import tree
-from research.distributed import mesh
+from research.distributed import device, mesh
+from research.models import functions
 from research.tree import Tree
 
 
@@ -68,6 +69,27 @@ def vmap_members(variables: Tree | CohortVariables, function: Callable[..., Any]
   of_mapped = axes if isinstance(axes, tuple) else (axes,) * len(mapped)
   return jax.vmap(lambda own, *mapped: function(tree.join(variables.shared, own), *mapped), (0, *of_mapped[:len(mapped)]), axes,
                   spmd_axis_name=mesh.member_axis(num_members(variables)))(variables.own, *mapped)
+
+
+def unstack_params(variables: Tree | CohortVariables) -> Tree | CohortVariables:
+  """Variables with every layer's parameters on their own, so that no token that is generated copies them out of a stack.
+
+  The copy is made on processors alone, where memory has room for it: elsewhere they stay as the run keeps them.
+
+  Args:
+    variables: of a run, or of several; each one's own parameters stay stacked there.
+  """
+  if isinstance(variables, CohortVariables):
+    return variables._replace(shared=unstack_params(variables.shared))
+  params = variables['params']
+  if device.platform_kind() != 'cpu' or 4 * tree.nbytes(params) > device.memory():
+    return variables
+  return {**variables, 'params': _unstacked(params)}
+
+
+@jax.jit
+def _unstacked(params: Tree) -> Tree:
+  return functions.unstack_layers(params)
 
 
 def take_member(number: int, x: Tree, frozen: Tree | CohortVariables) -> Tree:

@@ -30,7 +30,7 @@ def answering(workdir: Path | None, config: Config | None, allow_changed: bool) 
     InputError: there is no run, and the config's strategy has to learn first.
   """
   if workdir:
-    exp = restore.of_run(workdir, allow_changed=allow_changed)
+    exp = restore.of_run(workdir, allow_changed=allow_changed, scan='auto')
     return exp, restore.learned(workdir, exp)
   exp = assemble(config, trains=False)
   if exp.strategy.learns and not exp.settings.strategy.init_from:

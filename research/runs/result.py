@@ -30,7 +30,8 @@ def describe(exp: Experiment, outcome: ledger.TrainResult, trainable: int, total
   c = outcome.cost
   per_second = lambda x: x / c.train_seconds if c.train_seconds else 0.0
   memory = _memory(c.peak_bytes, c.cohort_size)      # before the product below, which takes some too
-  peak = jax.device_count() * flops.matrix_peak(exp.model.config.dtype) if c.train_flops else 0.0
+  devices = jax.device_count()
+  peak = devices * flops.matrix_peak(exp.model.config.dtype, per_second(c.train_flops) / devices) if c.train_flops else 0.0
   return {
       'model': exp.settings.model.source, 'task': exp.called,
       'strategy': exp.strategy.name, **({'scoring': exp.task.scoring} if exp.task.choices else {}),

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 from research import json_text, run_files, tree
 from research.data.sources import read_jsonl
 from research.errors import InputError
-from research.evaluation import decode
 from research.experiment import restore
 from research.experiment.assemble import Experiment
 from research.models.functions import Model
@@ -92,7 +91,7 @@ def load(places: Iterable[tuple[str, Path]], allow_changed: bool = False) -> lis
   for name, workdir in places:
     run_files.read_config(workdir)
     run_files.read_result(workdir)
-    exp = restore.of_run(workdir, allow_changed=allow_changed)
+    exp = restore.of_run(workdir, allow_changed=allow_changed, scan='auto')
     ended = (workdir / run_files.RESULT).stat().st_mtime
     trainable, frozen = restore.learned_and_frozen(workdir, exp)
     keeps = not any(leaf.startswith('params/') for leaf in tree.leaves(trainable))
@@ -141,7 +140,7 @@ def group(runs: Sequence[Loaded], spare: Sequence[str] = ()) -> tuple[list[Serve
       variables |= together.stack([runs[i].variables for i in members], room)
     for number, i in enumerate(members):
       served[i] = _served(runs[i], len(groups), number if stacks else together.NOBODY)
-    groups.append(Group(decode.fastest(first.exp.model), programs.placed(variables), kinds[members[0]], len(members) + room))
+    groups.append(Group(first.exp.model, programs.placed(variables), kinds[members[0]], len(members) + room))
   return [served[i] for i in range(len(runs))], groups
 
 
@@ -166,7 +165,7 @@ def place(run: Loaded, groups: dict[int, Group], taken: Collection[tuple[int, in
   number = max(groups, default=-1) + 1
   params = next((group.variables['params'] for group in groups.values() if group.kind is not None), None)
   variables = {**run.variables, **({'params': params} if run.keeps_base and params is not None else {})}
-  new = Group(decode.fastest(run.exp.model), programs.placed(variables), None, 1)
+  new = Group(run.exp.model, programs.placed(variables), None, 1)
   return _served(run, number, together.NOBODY), {**groups, number: new}
 
 

@@ -9,15 +9,16 @@ import jax.numpy as jnp
 
 from research import tree
 from research.errors import InputError
+from research.models.block import FUSED, QKV
 from research.models.functions import Model
 from research.models.quantized import dense, is_quantized
 from research.models.sites import sites
-from research.models.transformer import FUSED, QKV
 from research.strategies import targets
 from research.strategies.deltas import Delta
 from research.strategies.initializers import Base
 from research.strategies.table import Strategy, also_learns
 from research.tree import Tree
+from research.unstacked import stacked
 
 
 def bind(key: jax.Array, strategy: Strategy, model: Model, params: Tree,
@@ -117,7 +118,7 @@ def merge(variables: Tree) -> Tree:
   Raises:
     InputError: a delta that cannot be folded in, with the name of its row.
   """
-  params = {path: dense(x, jnp.float32) if is_quantized(x) else x
+  params = {path: dense(x, jnp.float32) if is_quantized(x) else stacked(x)
             for path, x in tree.leaves(variables['params'], is_leaf=is_quantized).items()}
   for path, delta in from_collections(variables).items():
     if delta.unmergeable:

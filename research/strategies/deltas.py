@@ -74,6 +74,13 @@ class Delta:
     """This delta with None for what every layer has its own of."""
     return dataclasses.replace(self, **dict.fromkeys(self.axes.keys() - set(self.shared)))
 
+  def reads(self) -> Array | None:
+    """The matrix [I, R] that the input is multiplied with first; None where there is none.
+
+    Kernels that read one input multiply it with those of all their deltas at one time, and give each its part as `inner`.
+    """
+    return None
+
   def split_outputs(self, widths: tuple[int, ...]) -> list[Any]:
     """The deltas of kernels that stand side by side, from that of all; `widths`: their outputs."""
     starts = [sum(widths[:i]) for i in range(len(widths))]
@@ -83,18 +90,6 @@ class Delta:
 
 
 DERIVED: set[str] = set()      # leaves of deltas that nobody needs to save
-
-
-def low_rank(x: Array, a: Array, b: Array, scale: float) -> Array:
-  """scale · x A B [..., O], scaled between the products, where it is small.
-
-  Args:
-    x: [..., I].
-    a: A [I, R].
-    b: B [R, O].
-    scale: the factor.
-  """
-  return dot(dot(x, a) * scale, b)
 
 
 def _product(a: Array, b: Array) -> Array:
@@ -115,8 +110,14 @@ class LowRank(Delta):
   axes = leaves(a=(IN, None), b=(None, OUT), **RATE)
   shared = derived = ('fixed_rate',)
 
-  def __call__(self, x: Array, kernel, bias: Array | None, key: Array | None = None) -> Array:
-    return affine(x, kernel, bias) + low_rank(dropout(x, self.fixed_rate, key), self.a, self.b, self.scale)
+  def reads(self) -> Array:
+    """A [I, R]."""
+    return self.a
+
+  def __call__(self, x: Array, kernel, bias: Array | None, key: Array | None = None, inner: Array | None = None) -> Array:
+    if inner is None:
+      inner = dot(dropout(x, self.fixed_rate, key), self.a)
+    return affine(x, kernel, bias) + dot(inner * self.scale, self.b)
 
   def merge(self, kernel: Array, bias: Array | None):
     """W + s A B [..., I, O], in float32, and the bias as it is."""
@@ -140,10 +141,14 @@ class PiSSA(Delta):
   axes = leaves(a=(IN, None), b=(None, OUT), fixed_a=(IN, None), fixed_b=(None, OUT), **RATE)
   shared = derived = ('fixed_rate',)
 
-  def __call__(self, x: Array, kernel, bias: Array | None, key: Array | None = None) -> Array:
-    read = dropout(x, self.fixed_rate, key)
-    return (affine(x, kernel, bias) + low_rank(read, self.a - self.fixed_a, self.b, self.scale)
-            + low_rank(read, self.fixed_a, self.b - self.fixed_b, self.scale))
+  def reads(self) -> Array:
+    """A - A₀ and A₀ side by side, [I, 2 R]."""
+    return jnp.concatenate([self.a - self.fixed_a, self.fixed_a], axis=-1)
+
+  def __call__(self, x: Array, kernel, bias: Array | None, key: Array | None = None, inner: Array | None = None) -> Array:
+    if inner is None:
+      inner = dot(dropout(x, self.fixed_rate, key), self.reads())
+    return affine(x, kernel, bias) + dot(inner * self.scale, jnp.concatenate([self.b, self.b - self.fixed_b], axis=-2))
 
   def merge(self, kernel: Array, bias: Array | None):
     """W + s (A B - A₀ B₀) [..., I, O], in float32, and the bias as it is."""
@@ -175,8 +180,14 @@ class Dora(Delta):
     square = self.fixed_square + 2 * self.scale * cross + self.scale ** 2 * own
     return jnp.sqrt(jnp.maximum(square, jnp.finfo(jnp.float32).tiny))
 
-  def __call__(self, x: Array, kernel, bias: Array | None, key: Array | None = None) -> Array:
-    changed = dot(x, kernel) + low_rank(dropout(x, self.fixed_rate, key), self.a, self.b, self.scale)
+  def reads(self) -> Array:
+    """A [I, R]."""
+    return self.a
+
+  def __call__(self, x: Array, kernel, bias: Array | None, key: Array | None = None, inner: Array | None = None) -> Array:
+    if inner is None:
+      inner = dot(dropout(x, self.fixed_rate, key), self.a)
+    changed = dot(x, kernel) + dot(inner * self.scale, self.b)
     y = (self.magnitude / self.norm(kernel) * changed).astype(x.dtype)
     return y if bias is None else y + bias.astype(y.dtype)
 
@@ -198,9 +209,14 @@ class Vera(Delta):
   axes = leaves(d=(None,), o=(OUT,), fixed_a=(IN, None), fixed_b=(None, OUT), **RATE)
   shared, derived = ('fixed_a', 'fixed_b', 'fixed_rate'), ('fixed_rate',)
 
-  def __call__(self, x: Array, kernel, bias: Array | None, key: Array | None = None) -> Array:
-    inner = dot(dropout(x, self.fixed_rate, key), self.fixed_a) * self.d.astype(x.dtype)
-    return affine(x, kernel, bias) + dot(inner, self.fixed_b) * self.o.astype(x.dtype)
+  def reads(self) -> Array:
+    """A [I, R]."""
+    return self.fixed_a
+
+  def __call__(self, x: Array, kernel, bias: Array | None, key: Array | None = None, inner: Array | None = None) -> Array:
+    if inner is None:
+      inner = dot(dropout(x, self.fixed_rate, key), self.fixed_a)
+    return affine(x, kernel, bias) + dot(inner * self.d.astype(x.dtype), self.fixed_b) * self.o.astype(x.dtype)
 
   def merge(self, kernel: Array, bias: Array | None):
     """W + A diag(d) B diag(o) [..., I, O], in float32, and the bias as it is."""

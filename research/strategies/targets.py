@@ -3,8 +3,8 @@
 import re
 
 from research.errors import InputError
+from research.models.block import FUSED, QKV
 from research.models.sites import Site
-from research.models.transformer import FUSED, QKV
 
 NAMED = {
     'attention': r'layers/(attn|cross)/',

@@ -2,6 +2,7 @@
 
 import re
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -44,5 +45,8 @@ def placed_in(trainable: Tree, frozen: Tree, values: dict[str, np.ndarray], wher
   for n, x in values.items():
     if x.shape != here[n].shape:
       raise InputError(f'{where}: {n} has shape {list(x.shape)}; this model and strategy need {list(here[n].shape)}')
-  put = lambda of: tree.map_named(lambda n, x: jnp.asarray(values[n], x.dtype) if n in values else x, of)
+  def put(of: Tree) -> Tree:
+    leaves = tree.leaves(of)
+    cast = lambda value, dtype: jax.tree.map(lambda x: jnp.asarray(x, dtype), value)
+    return tree.replace(of, {n: cast(values[n], x.dtype) if n in values else x for n, x in leaves.items()})
   return put(trainable), put(frozen)

@@ -17,6 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from research import run_files, tree
 from research.console import say
@@ -24,6 +26,7 @@ from research.distributed import placement, processes
 from research.errors import InputError
 from research.training.steps import TrainState
 from research.tree import Tree
+from research.unstacked import is_unstacked, stacked, unstack
 
 
 def _describe(named: dict[str, Any]) -> dict[str, list[Any]]:
@@ -96,7 +99,7 @@ class Checkpoints:
     return self._manager(kind).latest_step() if there else None
 
   def save_best(self, step: int, trainable: Tree) -> None:
-    self._save('best', step, tree.leaves(trainable))
+    self._save('best', step, {name: _whole(x) for name, x in tree.leaves(trainable).items()})
 
   def save_latest(self, state: TrainState, members: Sequence['Checkpoints'] = ()) -> None:
     """Saves what to resume from, after the best so far is whole: a run that resumes from here does not reach it again.
@@ -108,7 +111,7 @@ class Checkpoints:
     for one in (self, *members):
       if 'best' in one._managers:
         one._finish('best')
-    self._save('latest', int(np.max(state.step)), _state_leaves(state))
+    self._save('latest', int(np.max(state.step)), {n: _whole(x, state.step.ndim) for n, x in _state_leaves(state).items()})
 
   def _save(self, kind: str, step: int, named: dict[str, Any]) -> None:
     manager = self._manager(kind)
@@ -128,7 +131,9 @@ class Checkpoints:
     """
     if self.step('latest') is None:
       return None
-    named = self._restore('latest', _state_leaves(state))
+    leaves, axis = _state_leaves(state), state.step.ndim      # of a cohort's members the layers' axis is the second
+    named = self._restore('latest', {name: _whole_shape(x, axis) for name, x in leaves.items()})
+    named |= {name: unstack(named[name], axis) for name, x in leaves.items() if is_unstacked(x)}
     named['key'] = jax.device_put(jax.random.wrap_key_data(jnp.asarray(named['key'])), state.key.sharding)
     return tree.replace(state, named)
 
@@ -137,7 +142,8 @@ class Checkpoints:
 
     No checkpoint, one that belongs to another run, and a damaged one are refused (`InputError`).
     """
-    return tree.replace(trainable, self._restore('best', tree.leaves(trainable)))
+    like = {name: _whole_shape(x) for name, x in tree.leaves(trainable).items()}
+    return tree.replace(trainable, self._restore('best', like))
 
   def _restore(self, kind: str, like: dict[str, Any]) -> dict[str, Any]:
     if self.step(kind) is None:
@@ -244,6 +250,28 @@ def check_shapes(saved: dict[str, list[Any]], wanted: dict[str, list[Any]], wher
   for name, shape in wanted.items():
     if list(saved[name]) != shape:
       raise InputError(f'{where}: {name} is {saved[name]}, but the config says {shape}')
+
+
+def _whole(x: Any, axis: int = 0) -> Any:
+  """A leaf as it is saved: of layers that stand apart the stacked array, which lies on the host where it can."""
+  if is_unstacked(x) and x.layers[0].is_fully_addressable:
+    return np.stack([np.asarray(layer) for layer in x], axis)
+  return stacked(x, axis)
+
+
+def _whole_shape(x: Any, axis: int = 0) -> Any:
+  """The same as a shape that has its place on the devices."""
+  if not is_unstacked(x):
+    return x
+  one = x.layers[0]
+  where = one.sharding
+  if isinstance(where, NamedSharding):
+    where = NamedSharding(where.mesh, P(*_with(axis, None, (*where.spec, *[None] * (one.ndim - len(where.spec))))))
+  return jax.ShapeDtypeStruct(_with(axis, len(x), one.shape), one.dtype, sharding=where)
+
+
+def _with(axis: int, new: Any, sides: tuple[Any, ...]) -> tuple[Any, ...]:
+  return (*sides[:axis], new, *sides[axis:])
 
 
 def _state_leaves(state: TrainState) -> dict[str, Any]:

@@ -14,7 +14,9 @@ import optax
 
 from research import tree
 from research.errors import InputError
+from research.models.functions import in_stack
 from research.tree import Tree
+from research.unstacked import is_unstacked
 
 SCHEDULES = {
     # name -> share of the peak rate, once a share `t` of the decay is behind
@@ -27,8 +29,18 @@ OPTIMIZERS = {
     # name -> the direction of a step at rate 1, before weight decay
     'adamw': lambda b1, b2, eps: optax.scale_by_adam(b1=b1, b2=b2, eps=eps),
     # Shazeer & Stern 2018 (arXiv 1804.04235): factored second moments, updates clipped to root mean square 1
-    'adafactor': lambda b1, b2, eps: optax.chain(optax.scale_by_factored_rms(), optax.clip_by_block_rms(1.0)),
+    'adafactor': lambda b1, b2, eps: optax.chain(optax.scale_by_factored_rms(), optax.stateless(_clip_by_parameter)),
 }
+
+
+def _clip_by_parameter(updates: Tree, params: Tree | None = None) -> Tree:
+  """The updates of each parameter with a root mean square of at most 1; of a stack each layer's are a parameter's."""
+  def one(name: str, u: jax.Array) -> jax.Array:
+    of_layers = in_stack(name) and not name.startswith('shared/') and not is_unstacked(u)
+    axes = tuple(range(1, u.ndim)) if of_layers else None
+    rms = lambda x: jnp.sqrt(jnp.mean(x * x, axes, keepdims=axes is not None))
+    return jax.tree.map(lambda x: x / jnp.maximum(1.0, rms(x)), u)
+  return tree.map_named(one, updates, is_leaf=is_unstacked)
 
 
 def shape(schedule: str, steps: int, step: jax.Array | int, warmup: jax.Array | int) -> jax.Array:

@@ -21,9 +21,10 @@ from research.runs.train import train_one
 # in some line, and in the matrix every strategy in every family.
 TRIED = (('losses', 'llama-tiny', 'full/data prefix/fsdp'), ('losses', 'gpt2-tiny', 'lora/mixed adapter/permuted'),
          ('losses', 't5-tiny', 'full/mixed lora/tensor'), ('fused', 'llama-tiny', 'lora/mixed'),
-         ('fused', 'gpt2-tiny', 'full/tensor'))
+         ('fused', 'gpt2-tiny', 'full/tensor'), ('unrolled', 'llama-tiny', 'full/mixed'))
 MATRIX = (('losses', 'llama-tiny', 'lora/permuted adapter/tensor'), ('losses', 'gpt2-tiny', 'full/fsdp prefix/data'),
-          ('losses', 't5-tiny', 'adapter/data prefix/permuted'), ('fused', 'llama-tiny', 'prefix/fsdp'))
+          ('losses', 't5-tiny', 'adapter/data prefix/permuted'), ('fused', 'llama-tiny', 'prefix/fsdp'),
+          ('unrolled', 't5-tiny', 'lora/tensor full/fsdp'), ('unrolled', 'gpt2-tiny', 'prefix/data adapter/permuted'))
 
 
 # Each verb on meshes of eight devices, `check_memory` on: family, strategy, mesh. Every family stands beside every mesh.

@@ -1,6 +1,5 @@
 """The decoder: one arithmetic, however it is run."""
 
-import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +15,7 @@ from research.data.batch import Batch
 from research.data.prompts import placeholders
 from research.models import functions, load, sites
 from research.models.config import Execution
-from research.models.functions import build
+from research.models.functions import build, unstack_layers
 from research.strategies.bind import bind
 from research.training.losses import cross_entropy
 
@@ -30,8 +29,7 @@ def loaded(request, tmp_path_factory):
 
 
 def test_scanned_equals_unrolled(loaded):
-  unrolled = build(dataclasses.replace(loaded.model.config, scan=False))
-  np.testing.assert_allclose(llamas.logits(unrolled, loaded.params, IDS),
+  np.testing.assert_allclose(llamas.logits(loaded.model, unstack_layers(loaded.params), IDS),
                              llamas.logits(loaded.model, loaded.params, IDS), rtol=0, atol=1e-4)
 
 

@@ -1,6 +1,5 @@
 """What does not learn is never differentiated, optimised or saved."""
 
-import dataclasses
 import functools
 import json
 import math
@@ -17,7 +16,7 @@ from research.data.batch import Batch
 from research.models import load, names
 from research.models.config import Execution
 from research.models.families import FAMILIES
-from research.models.functions import build, split_last_layers
+from research.models.functions import build, split_last_layers, unstack_layers
 from research.models.presets import PRESETS
 from research.programs import flops
 from research.runs.train import train_one
@@ -98,12 +97,12 @@ def test_flops_of_a_step_on_smollm2s_shape(name, most):
   """Unrolled, 256 tokens, rank 8 on all linear layers; counted over the dot_generals."""
   hf = PRESETS['llama-tiny'] | {'vocab_size': 49152, 'hidden_size': 576, 'intermediate_size': 1536, 'num_hidden_layers': 30,
                                 'num_attention_heads': 9, 'num_key_value_heads': 3, 'max_position_embeddings': 2048}
-  config = dataclasses.replace(names.config_of(FAMILIES['llama'], hf, 'SmolLM2', False), scan=False)
+  config = names.config_of(FAMILIES['llama'], hf, 'SmolLM2', False)
   model = build(config)
   kernels = {tuple(sorted(shape[-2:])) for path, shape in names.shapes(config).items() if path.endswith('/kernel')}
 
   def count(strategy):
-    params = jax.eval_shape(model.init, jax.random.key(0))
+    params = jax.eval_shape(lambda key: unstack_layers(model.init(key)), jax.random.key(0))
     trainable, frozen = jax.eval_shape(lambda params: bind(jax.random.key(0), strategy, model, params), params)
     tx = optax.adam(1e-3)
     state = TrainState(jax.ShapeDtypeStruct((), 'int32'), jax.eval_shape(lambda: jax.random.key(0)), trainable,
