@@ -129,7 +129,7 @@ def _is(value: Any, kind: Any) -> bool:
   if kind is float:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
   if kind == bool | str and isinstance(value, (bool, str)):      # flags give every value of such a field as a text
-    return value in (True, False) or value.lower() in ('true', 'false', 'auto')
+    return str(value).lower() in ('true', 'false', 'auto')
   if kind is str and isinstance(value, str):
     return value.isascii() or not any(0xd800 <= ord(c) < 0xe000 for c in value)
   return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))

@@ -30,10 +30,10 @@ class Unstacked:
     """
     self.layers = layers
 
-  def tree_flatten_with_keys(self):
+  def tree_flatten_with_keys(self) -> tuple[list[tuple[LayerKey, Any]], None]:
     return [(LayerKey(number), x) for number, x in enumerate(self.layers)], None
 
-  def tree_flatten(self):
+  def tree_flatten(self) -> tuple[tuple[Any, ...], None]:
     return self.layers, None
 
   @classmethod

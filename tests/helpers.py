@@ -36,6 +36,8 @@ from research.training.steps import TrainState, train_step
 
 ROOT = Path(__file__).parent.parent
 OLDER_EMITTERS = 'xla_cpu_use_fusion_emitters=false' in os.environ.get('XLA_FLAGS', '')      # see conftest.py
+# For processes that compile for TPUs: libtpu refuses flags of CPUs, and a second process where it is not told of it.
+FOR_TPUS = {**{name: value for name, value in os.environ.items() if name != 'XLA_FLAGS'}, 'ALLOW_MULTIPLE_LIBTPU_LOAD': '1'}
 AS_IN_A_RUN = {'xla_cpu_use_fusion_emitters': True} if OLDER_EMITTERS else {}      # what a run's compiler is told
 
 

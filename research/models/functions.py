@@ -12,11 +12,12 @@ import jax.numpy as jnp
 from research import tree
 from research.data.batch import Batch
 from research.errors import InputError
-from research.models import fused
+from research.models import fused, splash
 from research.models.block import Context
 from research.models.config import DTYPES, Kind, ModelConfig
 from research.models.layers import (
   SHARED,
+  QueryBlocks,
   attention_mask,
   same_document,
   stages,
@@ -101,13 +102,15 @@ def build(config: ModelConfig) -> Model:
   def masks(query, key, prefix, straight):
     """Of each kind of layers. In a `straight` line a document's tokens stand one after the other, so windows are stretches."""
     found, lengths = {}, _lengths(query, key)
-    one_kernel = (config.attention == 'auto' and not config.relative_buckets and not config.attention_cap
-                  and fused.is_supported(config.dtype, config.head_dim, *lengths))
+    may_fuse = config.attention == 'auto' and not config.relative_buckets
+    one_kernel = may_fuse and not config.attention_cap and fused.is_supported(config.dtype, config.head_dim, *lengths)
+    by_document = may_fuse and straight and not prefix and splash.is_supported(*lengths)
     for window in {kind.window for kind in config.layer_kinds}:
       def sees(queries, keys, window=window):
         sides = _part(query, queries), _part(key, keys)
         return attention_mask(*sides) & window_mask(window, *sides) if window else attention_mask(*sides)
-      found[window] = stages(sees, *lengths, prefix, window if straight and not prefix else 0, one_kernel)
+      found[window] = (QueryBlocks((0, lengths[0]), (0,), query.segments[None], True, window),) if by_document else stages(
+          sees, *lengths, prefix, window if straight and not prefix else 0, one_kernel)
     return tuple(found[kind.window] for kind in config.layer_kinds)
 
   def context(query, key, prefix=0, write=None, source=None, source_tokens=None, straight=False) -> Context:

@@ -203,7 +203,7 @@ BLOCK = 512      # those that do on longer lines
 STAGES = 4       # of a long line, each with its blocks and as many keys as the last of them sees
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=('mask',), meta_fields=('queries', 'starts', 'fused'))
+@partial(jax.tree_util.register_dataclass, data_fields=('mask',), meta_fields=('queries', 'starts', 'fused', 'window'))
 @dataclasses.dataclass(frozen=True)
 class QueryBlocks:
   """Queries that attend block by block, each block to an equally long stretch of keys outside of which it sees none."""
@@ -211,6 +211,7 @@ class QueryBlocks:
   starts: tuple[int, ...]        # of each block's stretch, the first key
   mask: Array                    # [blocks, B, queries of a block, keys of a stretch], True where the query sees the key
   fused: bool = False            # the one stage of a line that attends by one kernel
+  window: int = 0                # of a kernel whose `mask` is [1, B, L], the documents of the tokens
 
 
 def stages(sees, length: int, slots: int, ahead: int | None = None, window: int = 0,
@@ -263,7 +264,8 @@ def attend(q: Array, k: Array, v: Array, stages: tuple[QueryBlocks, ...], scale:
     [B, L, H, head_dim]. A query that sees nothing (padding) gets a mean of values, which nobody reads.
   """
   if stages[0].fused:
-    return checkpoint_name(fused.attend(q, k.swapaxes(1, 2), v.swapaxes(1, 2), stages[0].mask[0], scale), PRODUCT)
+    one = stages[0]
+    return checkpoint_name(fused.attend(q, k.swapaxes(1, 2), v.swapaxes(1, 2), one.mask[0], scale, one.window, cap), PRODUCT)
   if len(stages) == len(stages[0].starts) == 1:
     return _attend(q, k, v, stages[0].mask[0], bias, scale, cap)
 

@@ -69,7 +69,7 @@ class Stack(nn.Module):
     own, crossed = (cache[:2], cache[2:]) if cache else (None, ())
     carry, found = (x, own), []
     for name, of in stacks(self.length, self.last_layers).items():
-      params = self.get_variable('params', name)
+      params: Any = self.get_variable('params', name)
       apart = any(map(is_unstacked, jax.tree.leaves(params, is_leaf=is_unstacked)))
       layers = self._unrolled if apart else self._scanned
       carry, read = layers(name, range(self.length)[of], carry, jax.tree.map(itemgetter(of), crossed), context)
@@ -92,17 +92,18 @@ class Stack(nn.Module):
 
   def _unrolled(self, name: str, layers: range, carry, crossed, context: Context):
     """A layer for each of a stack whose parameters stand apart; its deltas are [N, …] here too. Two of them are traced."""
-    block, kinds = _remat_block(self.config, is_scanned=False)(self.config, self.crosses), self._kinds(layers, context)
-    own = {kind: self.get_variable(kind, name) for kind in ('params', 'delta') if self.has_variable(kind, name)}
+    block = _remat_block(self.config, is_scanned=False)(self.config, self.crosses, parent=None)
+    kinds = self._kinds(layers, context)
+    own: Any = {kind: self.get_variable(kind, name) for kind in ('params', 'delta') if self.has_variable(kind, name)}
     own = map_stacks(lambda x: x if is_unstacked(x) else unstack(x), own)
-    shared = {'shared': self.get_variable('shared', name)} if self.has_variable('shared', name) else {}
+    shared: Any = {'shared': self.get_variable('shared', name)} if self.has_variable('shared', name) else {}
     dropout: Any = self.scope.rngs['dropout'] if self.scope is not None and self.has_rng('dropout') else None
     keys = [None] * len(layers) if dropout is None else jax.random.split(dropout.rng, len(layers))      # as in a scan
 
     # The first is traced apart: what it reads may depend on nothing that learns, and then its gradient is another program.
     @partial(jax.jit, static_argnames=('kind', 'is_first'))
     def run(own, shared, key, carry, number, crossed, context, kind, is_first):
-      rngs = None if key is None else {'dropout': LazyRng(key, (*dropout.suffix, name))}
+      rngs: Any = None if key is None else {'dropout': LazyRng(key, (*dropout.suffix, name))}
       return block.apply({**own, **shared}, carry, (number, kind, crossed), context, rngs=rngs)
 
     found = []

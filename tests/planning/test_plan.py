@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from helpers import ROOT, config, process, reviews, verb
+from helpers import FOR_TPUS, ROOT, config, process, reviews, verb
 
 from research import plan
 from research.distributed import device
@@ -124,7 +124,7 @@ def test_a_step_is_compiled_for_a_slice_that_is_not_here():
           'import sys, json; sys.path.insert(0, "tests"); from helpers import config; from research import plan\n'
           'made = config(model__source="random:llama-small"); made["mesh"] = {"data": 1, "fsdp": -1, "tensor": 1}\n'
           'print(json.dumps(plan.plan(made, "v5e:2x2")))')
-  done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=ROOT)
+  done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=ROOT, env=FOR_TPUS)
   assert done.returncode == 0, done.stderr[-2000:]
   found = json.loads(done.stdout.splitlines()[-1])
   assert found['compiled']['total'] == pytest.approx(found['bytes_per_device']['total'], rel=0.5) and found['fits']
