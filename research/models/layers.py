@@ -63,8 +63,7 @@ def inner_products(module: nn.Module, names: tuple[str, ...], x: Array) -> dict[
   for name in names:
     delta = delta_at(module, f'{name}/kernel')
     drops = module.has_rng('dropout') and getattr(delta, 'fixed_rate', None) is not None
-    reads = delta.reads() if hasattr(delta, 'reads') and not drops else None
-    if reads is not None:
+    if hasattr(delta, 'reads') and not drops and (reads := delta.reads()) is not None:
       found[name] = reads
   if len(found) < 2:
     return {}
