@@ -13,7 +13,6 @@ cd "$(dirname "$0")/../.."
 export OUT="${OUT:-experiments/benchmarks/gpu}" XLA_PYTHON_CLIENT_MEM_FRACTION="${XLA_PYTHON_CLIENT_MEM_FRACTION:-0.92}"
 mkdir -p "$OUT"
 PARTS=(lora full large small against packed studies serve decode resume)
-[ $# -gt 0 ] && PARTS=("$@")
 
 bench() { python -m "experiments.benchmarks.$1" "${@:2}"; }
 step() { bench step --precisions=bfloat16 --rounds=5 "$@"; }
@@ -42,9 +41,12 @@ decode()  { bench decode --model=random:llama-3.2-1b --precisions=bfloat16 --bat
 resume()  { bench resume --model=random:smollm2-135m --steps=30; }
 
 failed=()
-for part in "${PARTS[@]}"; do
-  if ! declare -F "$part" > /dev/null; then echo "on_gpu.sh: no part '$part'; parts: lora full large small against packed" \
-    "studies serve decode resume" >&2; exit 2; fi
+asked=("$@")
+[ $# -eq 0 ] && asked=("${PARTS[@]}")
+for part in "${asked[@]}"; do
+  if [[ " ${PARTS[*]} " != *" $part "* ]]; then echo "on_gpu.sh: no part '$part'; parts: ${PARTS[*]}" >&2; exit 2; fi
+done
+for part in "${asked[@]}"; do
   echo "== $part"
   export -f bench step "$part"
   timeout --foreground 240 bash -uo pipefail -c "$part" | tee "$OUT/$part.jsonl" || failed+=("$part (status ${PIPESTATUS[0]})")
