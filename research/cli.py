@@ -14,7 +14,7 @@ from absl import flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
-from research import run_files, shipped
+from research import json_text, shipped
 from research.data import templates
 from research.distributed import device, processes
 from research.errors import InputError
@@ -77,7 +77,7 @@ def _join(saves: bool) -> None:
   def given() -> dict[str, Any]:
     from research.config import plain
     from research.experiment import provenance
-    config = {} if f.config is None else run_files.flat({'config': plain(f.config)})
+    config = {} if f.config is None else json_text.flat({'config': plain(f.config)})
     said = {flag.name: flag.value for flag in f.get_key_flags_for_module('__main__') if flag.name not in ('config', *OWN)}
     return {**config, **said, 'the code': provenance.code(), 'jax': jax.__version__}
   processes.assert_equal_across_processes(given)

@@ -177,11 +177,22 @@ GROUPS: dict[str, Any] = {'model': ModelSettings, 'task': TaskSettings, 'strateg
                           'training': TrainingSettings, 'mesh': MeshSettings}
 Config: TypeAlias = ConfigDict | Mapping[str, Any] | Settings
 OF_ALL = ('check_memory',)      # fields that are in no group
+HOW = ('mesh', 'check_memory', 'model.scan')      # groups and fields of where and how a run is computed, whatever it computes
 
 
 def plain(config: ConfigDict) -> dict[str, Any]:
   """A run's config as nested dicts; what is no config is refused (see `config_fields.plain`)."""
   return {**dict.fromkeys(OF_ALL, True), **config_fields.plain(config)}
+
+
+def decisive(config: Mapping[str, Any]) -> dict[str, Any]:
+  """What of a config, as nested dicts, decides a run's result: a run that differs in nothing else is resumed, and is the same.
+
+  Args:
+    config: whole or in part.
+  """
+  return {group: {field: value for field, value in fields.items() if f'{group}.{field}' not in HOW}
+          for group, fields in config.items() if group not in HOW}
 
 
 def read(config: Config) -> Settings:

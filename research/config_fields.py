@@ -9,8 +9,8 @@ from typing import Any, get_args, get_type_hints
 import numpy as np
 from ml_collections import ConfigDict
 
-from research import run_files
 from research.errors import InputError
+from research.json_text import flat
 
 MOST = 2 ** 31      # above all sizes and seeds
 LEAST, LARGEST = map(float, (np.finfo(np.float32).tiny, np.finfo(np.float32).max))
@@ -53,7 +53,7 @@ def typed(config: Mapping[str, Any], groups: Mapping[str, Any], shipped: str, of
     if not isinstance(config.get(group), dict):
       raise InputError(f'{group}: is missing from the config, or no group of fields; {shipped} holds all')
     found[group] = fields(config[group], kind_of, shipped, group)
-  for field, whole in run_files.flat(dict(config)).items():
+  for field, whole in flat(dict(config)).items():
     for value in _numbers(whole):
       if isinstance(value, float) and not math.isfinite(value):
         raise InputError(f'{field}={value}: must be a finite number')

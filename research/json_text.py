@@ -34,6 +34,17 @@ def _finite(value: Any) -> Any:
   return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def flat(nested: dict[str, Any], prefix: str = '') -> dict[str, Any]:
+  """Nested dicts as {'a.b': value}, tuples as lists, as JSON will hold them."""
+  out: dict[str, Any] = {}
+  for key, value in nested.items():
+    if isinstance(value, dict):
+      out |= flat(value, f'{prefix}{key}.')
+    else:
+      out[prefix + key] = list(value) if isinstance(value, tuple) else value
+  return out
+
+
 class Deep(ValueError):
   """JSON that is nested more deeply than it can be read."""
 

@@ -15,9 +15,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
+from research import config as configs
 from research.distributed import processes
 from research.errors import InputError, InUse
-from research.json_text import NUMBER, dumps, expect, loads
+from research.json_text import NUMBER, dumps, expect, flat, loads
 
 CONFIG, PROVENANCE, RESULT, METRICS = 'config.json', 'provenance.json', 'result.json', 'metrics.jsonl'
 CHECKPOINTS, PREDICTIONS, TENSORBOARD = 'checkpoints', 'predictions', 'tensorboard'
@@ -198,17 +199,6 @@ def read_result(workdir: Path) -> dict[str, Any]:
   return read_json(workdir / RESULT, RESULT_FIELDS)
 
 
-def flat(nested: dict[str, Any], prefix: str = '') -> dict[str, Any]:
-  """Nested dicts as {'a.b': value}, tuples as lists, as JSON will hold them."""
-  out: dict[str, Any] = {}
-  for key, value in nested.items():
-    if isinstance(value, dict):
-      out |= flat(value, f'{prefix}{key}.')
-    else:
-      out[prefix + key] = list(value) if isinstance(value, tuple) else value
-  return out
-
-
 def check_output(output: Path) -> None:
   """Refuses to write where something is.
 
@@ -266,7 +256,7 @@ def check(workdir: Path, config: dict[str, Any]) -> None:
       raise InputError(f'{workdir}: {parent} is a file, and no folder can be made in it')
   path, taken = workdir / CONFIG, is_taken(workdir)      # in this order: another process may just claim it
   if path.exists():
-    there, here = (flat({**c, 'mesh': {}}) for c in (read_config(workdir), config))      # a run is resumed on any mesh
+    there, here = (flat(configs.decisive(c)) for c in (read_config(workdir), config))
     different = [f'{k}={there.get(k)!r} there, {here.get(k)!r} here' for k in sorted({*there, *here})
                  if there.get(k) != here.get(k)]
     if different:

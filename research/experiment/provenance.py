@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
-from research import run_files
+from research import json_text, run_files
 from research.adapters import modules
 from research.console import say
 from research.data import sources
@@ -94,7 +94,7 @@ def begin_fingerprint(folder: Path) -> str:
 
 def content(experiment: 'Experiment') -> dict[str, Any]:
   """What several processes must have read alike, each from its own files perhaps."""
-  return {**run_files.flat(made_of(experiment)), 'model': experiment.hf}
+  return {**json_text.flat(made_of(experiment)), 'model': experiment.hf}
 
 
 def check(workdir: Path, experiment: 'Experiment', splits: Iterable[str] = (), allow: bool = False) -> None:
@@ -117,10 +117,10 @@ def check(workdir: Path, experiment: 'Experiment', splits: Iterable[str] = (), a
                        f'the file back, give another --workdir, or go on all the same with --{FLAG}')
     return
   record = run_files.read_json(path, FIELDS)
-  there = run_files.flat({name: record.get(name) for name in ('data', 'model', 'config', 'init_from', 'metrics')})
+  there = json_text.flat({name: record.get(name) for name in ('data', 'model', 'config', 'init_from', 'metrics')})
   for earlier in record.get('changed', ()):
     there |= {name: one['after'] for name, one in earlier['what'].items()}
-  here = run_files.flat(made_of(experiment)) | {'config': config_fingerprint(run_files.read_config(workdir))}
+  here = json_text.flat(made_of(experiment)) | {'config': config_fingerprint(run_files.read_config(workdir))}
   words = WORDS | {f'data.{split}.sha256': f'the rows of {split}' for split in splits}
   words |= {f'metrics.{name}': f'the file of {name}' for name in experiment.task.metrics if own.is_own(name)}
   what = {name: {'before': there[name], 'after': here[name]} for name in words

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from research import config as configs
-from research import run_files
+from research import json_text, run_files
 from research.console import say
 from research.errors import InputError
 from research.evaluation import metrics
@@ -52,7 +52,7 @@ def check_study(study: grid.Study, cells: list[grid.Cell]) -> dict[str, dict[str
       exp.task.rows(split)
       if name not in ('loss', *exp.task.metrics):
         raise InputError(f'{wanted}: task {exp.task.name} measures {", ".join(("loss", *exp.task.metrics))}')
-    made_of[cell.key] = run_files.flat({name: value for name, value in provenance.made_of(exp).items() if name != 'config'})
+    made_of[cell.key] = json_text.flat({name: value for name, value in provenance.made_of(exp).items() if name != 'config'})
   return made_of
 
 

@@ -7,6 +7,7 @@ import json
 import re
 from typing import Any, NamedTuple
 
+from research import config as configs
 from research.config_fields import MOST
 from research.errors import InputError
 from research.evaluation import metrics
@@ -18,8 +19,8 @@ FIELDS: dict[str, Any] = {
     'diverged': 'left_out', 'vary': 'seed', 'extend': 2, 'retain': (),
 }
 VARIED = ('seed', 'order_seed', 'init_seed', 'dropout_seed', 'rows_seed', 'shots_seed')      # of config.training
+PLACE = ('mesh', 'check_memory')      # what of a config is nothing of a cell's name: names are kept as they once were
 FRESH = 'fresh'      # report_seeds: as many as the seeds, and none of them
-PLACE = ('mesh', 'check_memory')      # what of a config is about where it runs, and changes no result
 
 
 class Study(NamedTuple):
@@ -182,7 +183,7 @@ def cells(s: Study, base: dict[str, Any]) -> list[Cell]:
 def _cell(arm: str, seed: int, setting: dict[str, Any], config: dict[str, Any], reports: bool = False,
           several: bool = False) -> Cell:
   """A cell; its name says the model where the study has several. A label changes no result, and so nothing of the hash."""
-  digest = hashlib.sha256(json.dumps(_trains(config), sort_keys=True).encode()).hexdigest()[:8]
+  digest = hashlib.sha256(json.dumps(_unlabelled(config, PLACE), sort_keys=True).encode()).hexdigest()[:8]
   source, task = config['model']['source'], config['task'].get('label') or config['task']['name']
   words = [*([called(source)] if several else []), task, *settled(arm, setting), f'seed={seed}']
   key = re.sub(r'[^\w.=+-]', '_', '-'.join(words)) + f'-{digest}'
@@ -190,16 +191,15 @@ def _cell(arm: str, seed: int, setting: dict[str, Any], config: dict[str, Any], 
 
 
 def content(cell: Cell) -> str:
-  """What a cell trains, whatever it is called: all that its config says, but for where it runs and what its task is called."""
+  """What a cell trains, whatever it is called: all that its config says, but for where and how it runs and its task's name."""
   says = {group: {field: value for field, value in fields.items() if value is not None}
-          for group, fields in _trains(cell.config).items()}
+          for group, fields in _unlabelled(configs.decisive(cell.config)).items()}
   return json.dumps([cell.arm, says], sort_keys=True)
 
 
-def _trains(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
-  """What of a config decides a run's result."""
+def _unlabelled(config: dict[str, Any], without: tuple[str, ...] = ()) -> dict[str, dict[str, Any]]:
   return {group: {field: value for field, value in fields.items() if field != 'label'}
-          for group, fields in config.items() if group not in PLACE}
+          for group, fields in config.items() if group not in without}
 
 
 def called(source: str) -> str:
@@ -287,7 +287,7 @@ def group_by_program(found: list[Cell]) -> list[list[Cell]]:
   groups: dict[str, list[Cell]] = {}
   for cell in found:
     rest = {group: {f: v for f, v in fields.items() if f not in ARRAYS.get(group, ())}
-            for group, fields in cell.config.items() if group not in PLACE}
+            for group, fields in cell.config.items() if group not in configs.OF_ALL}
     rest['strategy']['dropout'] = bool(rest['strategy'].get('dropout'))      # a step without draws nothing
     groups.setdefault(json.dumps(rest, sort_keys=True), []).append(cell)
   return [*groups.values()]

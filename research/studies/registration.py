@@ -92,12 +92,14 @@ def planned(workdir: Path) -> Plan:
 def as_planned(cells: list[Cell], workdir: Path) -> list[Cell]:
   """The cells, each as the folder's plan has it where that names the same run.
 
-  A field that configs have only since then, and that says nothing, makes no other run of it and no other name.
+  A field that configs have only since then, and that says nothing, makes no other run of it and no other name, and nor does
+  one of how a run is computed (see `config.decisive`), whose default may have changed.
   """
   if not (workdir / PLAN).exists():
     return cells
-  there = {(grid.content(cell), cell.task): cell for cell in planned(workdir).cells}
-  return [there.get((grid.content(cell), cell.task), cell) for cell in cells]
+  before = planned(workdir).cells
+  names, there = {cell.key for cell in before}, {(grid.content(cell), cell.task): cell for cell in before}
+  return [cell if cell.key in names else there.get((grid.content(cell), cell.task), cell) for cell in cells]
 
 
 def check(s: Study, cells: list[Cell], workdir: Path) -> Plan:

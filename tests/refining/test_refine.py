@@ -119,7 +119,7 @@ def _challenger_is_an_ordinary_run(workdir, found):
   assert sum(line['accuracy'] for line in lines) / len(lines) == pytest.approx(mean('incumbent'))
   assert restore.of_run(workdir, ('test',)).task.rows('test')[-1]['text'].startswith('no ')
   there, here = (run_files.read_config(one) for one in (workdir.with_name('lora'), workdir))
-  changed = {field for field in run_files.flat(here) if run_files.flat(here)[field] != run_files.flat(there)[field]}
+  changed = {field for field in json_text.flat(here) if json_text.flat(here)[field] != json_text.flat(there)[field]}
   assert changed == {'task.path', 'training.init_from'}
 
 

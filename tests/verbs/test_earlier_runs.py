@@ -40,11 +40,12 @@ def test_an_earlier_run_is_evaluated_to_the_same_numbers(folder, name):
   assert evaluate_one(folder / 'runs' / name, 'test')['metrics'] == pytest.approx(before, abs=1e-5)
 
 
-@pytest.mark.parametrize('name', ['lora', 'vera'])
-def test_an_earlier_run_is_resumed_to_the_same_end(folder, name):
+@pytest.mark.parametrize('name, scan', [('lora', 'auto'), ('vera', False)])      # then there was True alone
+def test_an_earlier_run_is_resumed_to_the_same_end(folder, name, scan):
   before = result(folder, name)
   (folder / 'runs' / name / 'result.json').unlink()
   config = {**json.loads((folder / 'runs' / name / 'config.json').read_text()), 'check_memory': False}
+  config['model']['scan'] = scan
   after = train_one(config, folder / 'runs' / name)
   assert (after['best_step'], after['steps']) == (before['best_step'], before['steps'])
   assert after['metrics'] == pytest.approx({name: x for name, x in before['metrics'].items() if name.startswith('valid')},
