@@ -104,6 +104,43 @@ def multiplies_bfloat16() -> bool:
   return platform_kind() != 'cpu' or _processor_multiplies_bfloat16()
 
 
+def native_dtype() -> str:
+  """`bfloat16` on accelerators; `float32` on CPU, where bfloat16 is not reliably faster."""
+  return 'float32' if platform_kind() == 'cpu' else 'bfloat16'
+
+
+MOST_UNROLLED = 64                           # layers; more take minutes to compile
+STEPS_UNROLLED = {'cpu': 200, 'gpu': 200}    # of a training, from which unrolled layers win back what they take to compile
+
+
+def prefers_scan(layers: int, steps: float | None) -> bool:
+  """What `model.scan=auto` comes to.
+
+  Unrolled, SmolLM2's 30 layers took 12 to 20 seconds more to compile on two cores, and then 0.93 times as long a step, and 0.5
+  (batch 1) to 0.75 times (batch 8) as long a token. On an H100 a step of 1B took 0.85 times as long. TPUs were not measured.
+
+  Args:
+    layers: of the model.
+    steps: of the training; None: text is generated.
+  """
+  least = STEPS_UNROLLED.get(platform_kind())
+  return least is None or layers > MOST_UNROLLED or (steps is not None and steps < least)
+
+
+def has_room_for_layers_apart(size: int) -> bool:
+  """Whether weights that are stacked are copied, each layer's on its own, before text is generated: on processors alone.
+
+  Args:
+    size: bytes of the weights.
+  """
+  return platform_kind() == 'cpu' and 4 * size <= memory()
+
+
+def targets_at_once() -> int:
+  """How many targets' logits are alive at one time where a loss is computed."""
+  return 1024 if platform_kind() == 'gpu' else 256
+
+
 def compute_capability() -> float:
   """Of the NVIDIA card that programs are made for, such as 9.0 for an H100; 0 for all other devices."""
   if _target:

@@ -98,35 +98,12 @@ class Execution(NamedTuple):
   attention: str = 'auto'    # one of `ATTENTION`
 
 
-def native_dtype() -> str:
-  """`bfloat16` on accelerators; `float32` on CPU, where bfloat16 is not reliably faster."""
-  return 'float32' if device.platform_kind() == 'cpu' else 'bfloat16'
-
-
-MOST_UNROLLED = 64                           # layers; more take minutes to compile
-STEPS_UNROLLED = {'cpu': 200, 'gpu': 200}    # of a training, from which unrolled layers win back what they take to compile
-
-
-def prefers_scan(layers: int, steps: float | None) -> bool:
-  """What `model.scan=auto` comes to.
-
-  Unrolled, SmolLM2's 30 layers took 12 to 20 seconds more to compile on two cores, and then 0.93 times as long a step, and 0.5
-  (batch 1) to 0.75 times (batch 8) as long a token. On an H100 a step of 1B took 0.85 times as long. TPUs were not measured.
-
-  Args:
-    layers: of the model.
-    steps: of the training; None: text is generated.
-  """
-  least = STEPS_UNROLLED.get(device.platform_kind())
-  return least is None or layers > MOST_UNROLLED or (steps is not None and steps < least)
-
-
 def execution(dtype: str, param_dtype: str, scan: bool, quantize: str, remat: str = 'none',
               attention: str = 'auto') -> Execution:
   """Resolves `auto` to what this machine does well.
 
   Args:
-    dtype: of activations and products: a key of `DTYPES`, or `auto` (see `native_dtype`).
+    dtype: of activations and products: a key of `DTYPES`, or `auto` (see `device.native_dtype`).
     param_dtype: of frozen weights; `auto` keeps them in the dtype of activations.
     scan: whether one compiled layer runs N times; otherwise the layers are unrolled.
     quantize: how frozen kernels of the layers are kept: a key of `quantized.KINDS`.
@@ -147,5 +124,5 @@ def execution(dtype: str, param_dtype: str, scan: bool, quantize: str, remat: st
   for field, value in (('dtype', dtype), ('param_dtype', param_dtype)):
     if value not in (*DTYPES, 'auto'):
       raise InputError(f'model.{field}={value!r}: must be one of {", ".join(DTYPES)}, auto')
-  dtype = native_dtype() if dtype == 'auto' else dtype
+  dtype = device.native_dtype() if dtype == 'auto' else dtype
   return Execution(dtype, dtype if param_dtype == 'auto' else param_dtype, scan, quantize, remat, attention)

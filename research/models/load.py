@@ -15,10 +15,10 @@ from research import tree
 from research.data import gguf_tokenizer
 from research.data import tokenizer as tokenizers
 from research.data.tokenizer import Tokenizer
-from research.distributed import mesh, placement, processes
+from research.distributed import device, mesh, placement, processes
 from research.errors import InputError
 from research.models import functions, gguf, huggingface, names, quantized
-from research.models.config import DTYPES, Execution, ModelConfig, prefers_scan
+from research.models.config import DTYPES, Execution, ModelConfig
 from research.models.families import FAMILIES
 from research.models.functions import Model, in_stack
 from research.models.places import hub_folder, installed_file, is_hub_id
@@ -81,13 +81,13 @@ def resolve_scan(scan: bool | str, source: str, tokenizer: Tokenizer | None, ste
     scan: `model.scan`: True, False or `auto`, which flags give as texts.
     source: as for `load`, as are what is refused (`InputError`) and the next one.
     tokenizer: as for `load`.
-    steps: as for `prefers_scan`.
+    steps: as for `device.prefers_scan`.
     abstract: as for `load`.
   """
   said = str(scan).lower()
   if said != 'auto':
     return said == 'true'
-  return prefers_scan(_open(_readable(source, abstract), tokenizer).config.layers, steps)
+  return device.prefers_scan(_open(_readable(source, abstract), tokenizer).config.layers, steps)
 
 
 class Opened(NamedTuple):

@@ -82,7 +82,7 @@ def unstack_params(variables: Tree | CohortVariables) -> Tree | CohortVariables:
   if isinstance(variables, CohortVariables):
     return variables._replace(shared=unstack_params(variables.shared))
   params = variables['params']
-  if device.platform_kind() != 'cpu' or 4 * tree.nbytes(params) > device.memory():
+  if not device.has_room_for_layers_apart(tree.nbytes(params)):
     return variables
   return {**variables, 'params': _unstacked(params)}
 

@@ -17,7 +17,6 @@ from research.models.products import is_primal
 from research.tree import Tree
 
 Array = jax.Array
-CHUNK, CHUNK_ON_GPU = 256, 1024   # targets whose logits are alive at one time, on each device
 
 
 def _target_hidden(model: Model, variables: Tree, batch: Batch, key: Array | None = None) -> Array:
@@ -35,8 +34,7 @@ def _head(model: Model, variables: Tree) -> Tree:
 def _chunks(x: Array) -> Array:
   """[B, T, …] -> [chunks, B, C, …], the last one filled up with 0; of each line some, wherever the lines are."""
   B, T = x.shape[:2]
-  each = CHUNK_ON_GPU if device.platform_kind() == 'gpu' else CHUNK
-  chunks = min(T, -(-B * T // (each * mesh.batch_shards())))
+  chunks = min(T, -(-B * T // (device.targets_at_once() * mesh.batch_shards())))
   x = jnp.pad(x, ((0, 0), (0, -T % chunks), *[(0, 0)] * (x.ndim - 2)))
   return jnp.moveaxis(x.reshape(B, chunks, -1, *x.shape[2:]), 1, 0)
 

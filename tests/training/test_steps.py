@@ -12,6 +12,7 @@ from helpers import batch, documents, scaled_up, start, take
 
 from research import tree
 from research.data.batches import TrainingBatches
+from research.distributed import device
 from research.models import functions
 from research.models.config import REMAT
 from research.programs import flops
@@ -90,7 +91,7 @@ def test_an_optimiser_lowers_the_loss(tiny, optimizer):
 def test_the_loss_of_many_targets_is_that_of_few_at_a_time(tiny):
   docs = documents(tiny, 12)
   one = jax.tree.map(lambda x: x[0], batch(docs, 512))
-  assert one.targets.size > 2 * losses.CHUNK
+  assert one.targets.size > 2 * device.targets_at_once()
 
   def plain(params):
     hidden = tiny.model.hidden({'params': params}, one)
@@ -147,7 +148,7 @@ def test_the_gradient_made_on_the_way_forward_is_that_of_finite_differences(name
   """Along the steepest direction of what learns, where the slope is the gradient's norm; the head learns or does not."""
   loaded, step = scaled_up(name), 2e-3
   one = jax.tree.map(lambda x: x[0], batch(documents(loaded, 6), 256))
-  assert one.targets.size > losses.CHUNK
+  assert one.targets.size > device.targets_at_once()
   trainable, frozen = bind(jax.random.key(0), table.make(row, {}), loaded.model, loaded.params)
   total = jax.jit(lambda x: losses.cross_entropy(loaded.model, tree.join(x, frozen), one)[0])
   grads = jax.jit(jax.grad(total))(trainable)
@@ -159,7 +160,7 @@ def test_the_gradient_made_on_the_way_forward_is_that_of_finite_differences(name
 def test_a_step_multiplies_by_the_head_three_times_where_it_learns_and_twice_where_not(tiny):
   """Logits, their gradient by what the head read, and by the head: once each, for every chunk."""
   one = batch(documents(tiny, 12), 512)
-  vocab, chunks = tiny.model.config.vocab, -(-one.targets.size // losses.CHUNK)
+  vocab, chunks = tiny.model.config.vocab, -(-one.targets.size // device.targets_at_once())
   assert chunks > 1
   for row, expected in (('full', 3), ('lora', 2)):
     state, frozen, tx = start(tiny, table.make(row, {}))
@@ -167,5 +168,5 @@ def test_a_step_multiplies_by_the_head_three_times_where_it_learns_and_twice_whe
     with_vocab = sum(times for eqn, times in flops.equations(jaxpr.jaxpr) if eqn.primitive.name == 'dot_general'
                      and any(vocab in v.aval.shape for v in (*eqn.invars, *eqn.outvars)))
     assert with_vocab == expected * chunks
-    assert not any(v.aval.shape[-1:] == (vocab,) and v.aval.size > losses.CHUNK * vocab
+    assert not any(v.aval.shape[-1:] == (vocab,) and v.aval.size > device.targets_at_once() * vocab
                    for eqn, _ in flops.equations(jaxpr.jaxpr) for v in eqn.outvars)
