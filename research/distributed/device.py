@@ -127,8 +127,8 @@ def prefers_scan(layers: int, steps: float | None) -> bool:
   return least is None or layers > MOST_UNROLLED or (steps is not None and steps < least)
 
 
-def has_room_for_layers_apart(size: int) -> bool:
-  """Whether weights that are stacked are copied, each layer's on its own, before text is generated: on processors alone.
+def copies_for_decoding(size: int) -> bool:
+  """Whether weights are copied into a better order before text is generated: on processors, where memory has room.
 
   Args:
     size: bytes of the weights.

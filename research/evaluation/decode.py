@@ -196,7 +196,7 @@ def stream(model: Model, variables: Tree, prompt: list[int], max_new_tokens: int
     ended: says whether the answer ends by more than its last token.
     read: the tokens before the prompt that the variables have read.
   """
-  variables = members.unstack_params(variables)
+  variables = members.for_decoding(variables, decoding.beams)
   for [[ids]] in _growing(model, variables, [prompt], [0], max_new_tokens, ends, 1, decoding, ended, read, every=1):
     _check_finite(ids, 1)
     yield ids
@@ -224,7 +224,7 @@ def generate_all(model: Model, variables: Tree | CohortVariables, prompts: Seque
     Of each member the tokens of each answer, with those by which it `ended`; one whose logits were not finite ends in
     NOT_FINITE.
   """
-  variables = members.unstack_params(variables)
+  variables = members.for_decoding(variables, min(batch_size, len(prompts)) * decoding.beams)
   found: list[list[list[int]]] = [[[] for _ in prompts] for _ in range(members.num_members(variables))]
   by_length = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
   for start in tracked(range(0, len(prompts), batch_size), label, size=lambda start: min(batch_size, len(prompts) - start)):

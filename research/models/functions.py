@@ -15,6 +15,7 @@ from research.errors import InputError
 from research.models import fused, splash
 from research.models.block import Context
 from research.models.config import DTYPES, Kind, ModelConfig
+from research.models.kernels import is_kernel, transposed
 from research.models.layers import (
   SHARED,
   QueryBlocks,
@@ -217,6 +218,13 @@ def build(config: ModelConfig) -> Model:
 def in_stack(path: str) -> bool:
   """Whether a parameter is one of a stack of layers."""
   return not {'layers', LAST_LAYERS}.isdisjoint(path.split('/'))
+
+
+def transpose_kernels(params: Tree) -> Tree:
+  """The same parameters with every kernel that is an array kept transposed (see `kernels`)."""
+  def one(path: str, x: Any) -> Any:
+    return transposed(x) if path.endswith('/kernel') and not is_kernel(x) else x
+  return tree.map_named(one, params, is_leaf=lambda x: is_unstacked(x) or is_kernel(x))
 
 
 def unstack_layers(params: Tree) -> Tree:

@@ -15,9 +15,9 @@ from research import tree
 from research.distributed import mesh
 from research.models import fused
 from research.models.config import ModelConfig
+from research.models.kernels import is_kernel
 from research.models.positions import Tokens
 from research.models.products import affine, contract, dot
-from research.models.quantized import is_quantized
 
 Array = jax.Array
 
@@ -90,7 +90,7 @@ class Dense(nn.Module):
   def __call__(self, x: Array, delta: Any = None, inner: Array | None = None) -> Array:      # [B, L, I] -> [B, L, O]
     draw = nn.initializers.normal(x.shape[-1] ** -0.5 if self.init_std is None else self.init_std)
     kernel: Any = self.get_variable('params', 'kernel')
-    if not is_quantized(kernel):
+    if not is_kernel(kernel):
       kernel = self.param('kernel', draw, (x.shape[-1], self.features))
     bias = self.param('bias', nn.initializers.zeros, (self.features,)) if self.bias else delta_at(self, 'bias')
     if delta is None:                                                # else the part of one that several kernels share

@@ -1,6 +1,5 @@
 """Frozen kernels in 8 or 4 bits, written out again inside the product that reads them, a layer at a time.
 
-A quantised kernel is a small pytree that stands where the array would; `products.contract` and the deltas take either.
 Leading axes N are the layer stack's. Nothing quantised learns.
 """
 
@@ -13,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from research.unstacked import stacked
+from research.models.kernels import Kernel
 
 Array = jax.Array
 
@@ -26,24 +25,9 @@ BLOCK, OUTER = 64, 256       # nf4: weights that share a scale; scales that shar
 GROUP = 64                   # int8: weights that share a scale
 
 
-class Quantized:
-  """What the two kinds have in common: they pass for an array of the kernel's own shape where sizes are asked."""
-
-  @property
-  def shape(self) -> tuple[int, ...]:
-    raise NotImplementedError
-
-  def dense(self, dtype) -> Array:
-    """The kernel [..., I, O] in this dtype; inside the scan there are no leading axes."""
-    raise NotImplementedError
-
-  @property
-  def size(self) -> int:
-    return int(np.prod(self.shape))
-
-  @property
-  def ndim(self) -> int:
-    return len(self.shape)
+class Quantized(Kernel):
+  """What is kept in few bits; `label` is the kind's name."""
+  label: str
 
 
 @struct.dataclass
@@ -166,9 +150,3 @@ KINDS: dict[str, Callable[[Array], Quantized] | None] = {'none': None, 'int8': i
 
 def is_quantized(x) -> bool:
   return isinstance(x, Quantized)
-
-
-def dense(kernel, dtype) -> Array:
-  """A kernel as an array of its own shape, whichever way it is kept."""
-  kernel = stacked(kernel)
-  return kernel.dense(dtype) if isinstance(kernel, Quantized) else kernel.astype(dtype)

@@ -5,6 +5,7 @@ mesh, members lie on an axis of their own. Of a single run nothing is stacked, a
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +14,9 @@ import jax.numpy as jnp
 from research import tree
 from research.distributed import device, mesh
 from research.models import functions
+from research.models.kernels import is_kernel
 from research.tree import Tree
+from research.unstacked import is_unstacked, map_stacks
 
 
 class CohortVariables(NamedTuple):
@@ -71,25 +74,31 @@ def vmap_members(variables: Tree | CohortVariables, function: Callable[..., Any]
                   spmd_axis_name=mesh.member_axis(num_members(variables)))(variables.own, *mapped)
 
 
-def unstack_params(variables: Tree | CohortVariables) -> Tree | CohortVariables:
-  """Variables with every layer's parameters on their own, so that no token that is generated copies them out of a stack.
+def for_decoding(variables: Tree | CohortVariables, rows: int) -> Tree | CohortVariables:
+  """Variables as processors generate by fastest: each layer's parameters on their own, and kernels transposed for several rows.
 
-  The copy is made on processors alone, where memory has room for it: elsewhere they stay as the run keeps them.
+  No token that is generated then copies them out of a stack, or into another order. Where no copy pays, or memory has no room
+  for one, they stay as the run keeps them.
 
   Args:
-    variables: of a run, or of several; each one's own parameters stay stacked there.
+    variables: of a run, or of several; each one's own parameters stay as they are.
+    rows: how many answers are written side by side.
   """
   if isinstance(variables, CohortVariables):
-    return variables._replace(shared=unstack_params(variables.shared))
+    shared = for_decoding(variables.shared, rows)
+    is_leaf = lambda x: x is None or is_unstacked(x) or is_kernel(x)
+    none = lambda kept, own: map_stacks(lambda _: None, kept) if is_kernel(kept) and own is None else own
+    return CohortVariables(shared, jax.tree.map(none, shared, variables.own, is_leaf=is_leaf))
   params = variables['params']
-  if not device.has_room_for_layers_apart(tree.nbytes(params)):
+  if not device.copies_for_decoding(tree.nbytes(params)):
     return variables
-  return {**variables, 'params': _unstacked(params)}
+  return {**variables, 'params': _arranged(params, rows > 1)}
 
 
-@jax.jit
-def _unstacked(params: Tree) -> Tree:
-  return functions.unstack_layers(params)
+@partial(jax.jit, static_argnames='several')
+def _arranged(params: Tree, several: bool) -> Tree:
+  apart = functions.unstack_layers(params)
+  return functions.transpose_kernels(apart) if several else apart
 
 
 def take_member(number: int, x: Tree, frozen: Tree | CohortVariables) -> Tree:

@@ -11,7 +11,8 @@ from research import tree
 from research.errors import InputError
 from research.models.block import FUSED, QKV
 from research.models.functions import Model
-from research.models.quantized import dense, is_quantized
+from research.models.kernels import dense
+from research.models.quantized import is_quantized
 from research.models.sites import sites
 from research.strategies import targets
 from research.strategies.deltas import Delta

@@ -23,8 +23,8 @@ import jax.numpy as jnp
 from flax import struct
 
 from research.distributed.partition import IN, OUT, Axes, declare
+from research.models.kernels import dense
 from research.models.products import affine, contract, dot
-from research.models.quantized import dense
 
 Array = jax.Array
 RATE: dict[str, Axes] = {'fixed_rate': ()}

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from research.errors import InputError
 from research.models.config import ModelConfig
-from research.models.quantized import dense
+from research.models.kernels import dense
 from research.models.sites import Site
 from research.strategies import deltas
 from research.strategies.deltas import Delta

@@ -8,13 +8,19 @@ import numpy as np
 import pytest
 from helpers import torch_twin
 
+from research import tree
 from research.data import gguf_tokenizer
+from research.distributed import device
 from research.errors import InputError
 from research.evaluation import decoding
 from research.evaluation.decode import generate, generate_all, stream
 from research.evaluation.decoding import BLANK, Decoding
 from research.evaluation.harness import ended_by
+from research.models import load
+from research.models.config import Execution
+from research.models.kernels import Transposed, is_kernel
 from research.programs import members
+from research.unstacked import is_unstacked
 
 NEVER = 257   # a token that none of these answers comes to
 TEXTS = ['Review: good\nSentiment:', 'x', 'English: Turn on the light in the kitchen\nGerman:', 'yes', 'A much ' * 9]
@@ -213,6 +219,22 @@ def test_each_member_of_a_cohort_writes_what_it_writes_alone(tiny, how):
   assert generate_all(tiny.model, both, ids, 12, [NEVER], 4, how) == alone and alone[0] != alone[1]
   stopped = generate_all(tiny.model, both, ids, 12, [NEVER], 4, how, ended=ended)
   assert stopped == [[*of_one[:2], of_one[2][:7], *of_one[3:]] for of_one in alone] != alone
+
+
+@pytest.mark.parametrize('quantize', ['none', 'int8'])
+def test_weights_that_are_copied_into_another_order_write_the_same(preset, prompts, quantize, monkeypatch):
+  keep = load.keep(Execution('float32', 'float32', True, quantize))
+  variables = {'params': tree.map_named(keep, preset.params)}
+  found = {}
+  for copies in (True, False):
+    monkeypatch.setattr(device, 'copies_for_decoding', lambda size, copies=copies: copies)
+    arranged = tree.leaves(members.for_decoding(variables, 4), is_leaf=is_kernel)
+    assert copies == any(map(is_unstacked, jax.tree.leaves([*arranged.values()], is_leaf=is_unstacked)))
+    assert (copies and quantize == 'none') == any(isinstance(x, Transposed) for x in arranged.values())
+    assert {path: x.shape for path, x in arranged.items()} == {
+        path: x.shape for path, x in tree.leaves(variables, is_leaf=is_kernel).items()}
+    found[copies] = generate(preset.model, variables, prompts, 12, [NEVER], 4)
+  assert found[True] == found[False]
 
 
 @pytest.mark.parametrize('how', [Decoding(), DRAWN])

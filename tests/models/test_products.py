@@ -7,7 +7,8 @@ import pytest
 from jax.test_util import check_grads
 
 from research.distributed import device
-from research.models.products import contract
+from research.models.kernels import dense, transposed
+from research.models.products import FEW, contract, dot
 
 SPECS = {      # every product of the models: a kernel, the tied head, attention's scores, its sums
     'abi,io->abo': ((3, 5, 8), (8, 6)),
@@ -60,6 +61,18 @@ def test_in_bfloat16_the_error_is_what_rounding_the_operands_explains(spec, arit
     error = lambda found, x=x, largest=largest: np.abs(np.asarray(found, np.float64) - x).max() / largest
     assert ours.dtype == jnp.bfloat16
     assert error(ours) < 3 * 2 ** -8 and error(ours) < error(theirs) + 2 * 2 ** -8     # g to bfloat16, and the result
+
+
+@pytest.mark.parametrize('rows', [1, 5, FEW + 1])
+def test_a_transposed_kernel_multiplies_as_it_does_elsewhere_and_few_rows_read_it_as_it_lies(rows):
+  x, kernel = (jax.random.normal(jax.random.key(i), shape) for i, shape in enumerate([(rows, 1, 8), (8, 6)]))
+  kept = transposed(kernel)
+  assert kept.shape == kernel.shape and kept.values.shape == (6, 8) and dense(kept, jnp.float32).tolist() == kernel.tolist()
+  loss = lambda kernel: lambda x: jnp.sum(jnp.sin(dot(x, kernel)))
+  np.testing.assert_allclose(dot(x, kept), dot(x, kernel), rtol=1e-5, atol=1e-6)
+  np.testing.assert_allclose(jax.grad(loss(kept))(x), jax.grad(loss(kernel))(x), rtol=1e-5, atol=1e-6)
+  compiled = jax.jit(dot).lower(x, kept).compile().as_text()
+  assert (f'f32[6,{rows}]' in compiled) == (rows == 5)      # of a product in which the kernel stands first
 
 
 def test_the_gradient_of_what_does_not_learn_is_not_computed():

@@ -15,8 +15,9 @@ from research.errors import InputError
 from research.experiment.assemble import assemble
 from research.models import load, quantized
 from research.models.config import Execution
+from research.models.kernels import dense
 from research.models.products import contract
-from research.models.quantized import dense, int8, is_quantized, nf4
+from research.models.quantized import int8, is_quantized, nf4
 from research.programs import flops
 from research.strategies import table
 from research.strategies.bind import merge
