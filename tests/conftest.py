@@ -5,10 +5,12 @@ the real model. Where those are not installed the tests are left out and the sum
 fails.
 """
 
+import gc
 import os
 from pathlib import Path
 
 os.environ['JAX_PLATFORMS'] = 'cpu'
+os.environ.setdefault('OMP_NUM_THREADS', '1')      # of torch: two of each of pytest's processes would wait for one another
 os.environ['HF_HUB_OFFLINE'] = '1'
 # What one verb's process compiled, all others find.
 os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(Path(__file__).parent.parent / '.pytest_cache' / 'jax'))
@@ -17,9 +19,10 @@ import importlib.util
 
 import jaxlib.version
 
-# XLA's older emitters, which jaxlib had until 0.10, compile a small program in a third of the time.
+# XLA's older emitters, which jaxlib had until 0.10, compile a small program in a third of the time, and in one piece.
 if jaxlib.version.__version_info__[:2] == (0, 10) and 'xla_cpu_use_fusion_emitters' not in os.environ.get('XLA_FLAGS', ''):
-  os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} --xla_cpu_use_fusion_emitters=false'
+  os.environ['XLA_FLAGS'] = (f'{os.environ.get("XLA_FLAGS", "")} --xla_cpu_use_fusion_emitters=false '
+                             '--xla_cpu_parallel_codegen_split_count=1')
 
 import jax
 import pytest
@@ -31,6 +34,7 @@ from research.models import load
 from research.models.config import Execution
 from research.programs import compile as compilation
 
+gc.set_threshold(50_000, 20, 100)      # by default a tenth of the time goes into looking for garbage
 device.configure_jax()
 jax.config.update('jax_enable_compilation_cache', False)      # here few programs are met twice, and to keep one takes time
 tiers.watch()
