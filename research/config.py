@@ -177,7 +177,7 @@ GROUPS: dict[str, Any] = {'model': ModelSettings, 'task': TaskSettings, 'strateg
                           'training': TrainingSettings, 'mesh': MeshSettings}
 Config: TypeAlias = ConfigDict | Mapping[str, Any] | Settings
 OF_ALL = ('check_memory',)      # fields that are in no group
-HOW = ('mesh', 'check_memory', 'model.scan')      # groups and fields of where and how a run is computed, whatever it computes
+HOW = ('mesh', 'check_memory', 'model.scan')      # groups and fields that say where and how a run is computed, and not what
 
 
 def plain(config: ConfigDict) -> dict[str, Any]:
@@ -186,7 +186,9 @@ def plain(config: ConfigDict) -> dict[str, Any]:
 
 
 def decisive(config: Mapping[str, Any]) -> dict[str, Any]:
-  """What of a config, as nested dicts, decides a run's result: a run that differs in nothing else is resumed, and is the same.
+  """What of a config, as nested dicts, decides a run's result; a run that differs in nothing else is the same, and is resumed.
+
+  Its numbers are the same but for rounding.
 
   Args:
     config: whole or in part.
