@@ -116,7 +116,7 @@ STEPS_UNROLLED = {'cpu': 200, 'gpu': 200}    # of a training, from which unrolle
 def prefers_scan(layers: int, steps: float | None) -> bool:
   """What `model.scan=auto` comes to.
 
-  Unrolled, SmolLM2's 30 layers took 13 to 16 seconds more on two cores until the first step. A step of 1,024 tokens then took
+  Unrolled, SmolLM2's 30 layers took 11 to 12 seconds more on two cores until the first step. A step of 1,024 tokens then took
   0.90 (LoRA) and 0.93 times (full) as long (docs/performance.md), and a token 0.5 to 0.75 times. On an H100 a step of 1B took
   0.85 times as long. TPUs were not measured.
 

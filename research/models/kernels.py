@@ -7,11 +7,10 @@ layer stack's.
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from research.unstacked import map_stacks, stacked
+from research.unstacked import stacked
 
 Array = jax.Array
 
@@ -57,7 +56,7 @@ class Transposed(Kernel):
 
 def transposed(kernel: Any) -> Transposed:
   """A kernel [N, I, O], or its layers that stand apart, kept transposed."""
-  return Transposed(map_stacks(lambda x: jax.tree.map(lambda one: one.swapaxes(-1, -2), x), kernel))
+  return Transposed(jax.tree.map(lambda x: x.swapaxes(-1, -2), kernel))
 
 
 def is_kernel(x: Any) -> bool:
@@ -68,4 +67,4 @@ def is_kernel(x: Any) -> bool:
 def dense(kernel: Any, dtype) -> Array:
   """A kernel as an array of its own shape, whichever way it is kept."""
   kernel = stacked(kernel)
-  return kernel.dense(dtype) if is_kernel(kernel) else jnp.asarray(kernel).astype(dtype)
+  return kernel.dense(dtype) if is_kernel(kernel) else kernel.astype(dtype)
