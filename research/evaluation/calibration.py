@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import optimize
+import scipy
 
 from research.evaluation import metrics
 from research.evaluation.metrics import Scored
@@ -24,7 +24,7 @@ def temperature(scored: Sequence[Scored]) -> float:
   def log_loss(log_temperature: float) -> float:
     metric = metrics.get('log_loss')
     return float(metric.score(metric.sums(scaled(scored, float(np.exp(log_temperature)))).sum(0)))
-  found = optimize.minimize_scalar(log_loss, bounds=(-WIDEST, WIDEST), method='bounded', options={'xatol': 1e-6})
+  found = scipy.optimize.minimize_scalar(log_loss, bounds=(-WIDEST, WIDEST), method='bounded', options={'xatol': 1e-6})
   return float(np.exp(found.x))
 
 

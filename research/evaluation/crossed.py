@@ -14,7 +14,8 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from scipy import optimize, special
+import scipy
+from scipy import special
 
 AGREE = 0.1        # the level of the test that arms' seeds deviate alike: above it they are pooled
 LEAST = 0.25       # of the error variance over examples alone: no error variance is taken to be less
@@ -38,7 +39,7 @@ class Deviation(NamedTuple):
     if not self.variances.max() > 0:
       return 0.0
     most = 1e3 * math.sqrt(self.variances.max())
-    return float(optimize.brentq(lambda x: self.beyond(x) - 0.025, 0.0, most, xtol=1e-12 * most))
+    return float(scipy.optimize.brentq(lambda x: self.beyond(x) - 0.025, 0.0, most, xtol=1e-12 * most))
 
 
 class Fit(NamedTuple):

@@ -21,6 +21,7 @@ from research.experiment import restore
 from research.experiment.assemble import Experiment
 from research.models import functions, load
 from research.models.config import DTYPES, ModelConfig
+from research.programs import compile as compilation
 from research.programs import flops, memory
 from research.training.steps import TrainState, train_step
 from research.tree import Tree
@@ -118,8 +119,8 @@ def account(exp: Experiment, sizes: Mapping[str, int], tokens: int = 0) -> Accou
   batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct((x.shape[0], x.shape[1] // spread, *x.shape[2:]), x.dtype),
                        batch_shapes(exp, sizes, tokens))
   given = (*(begun(there) if tensor > 1 else (state, frozen)), batch)      # what a layer reads: gathered
-  traced = jax.jit(lambda *args: train_step(*args, model=there.model, tx=restore.optimizer(exp),
-                                            objective=exp.objective)).trace(*given)
+  traced = compilation.trace(train_step, *given, donate=(0,), model=there.model, tx=restore.optimizer(exp),
+                             objective=exp.objective)
   here, learning = _parts(frozen, sizes), _parts(state.trainable, sizes)
   parts = {x.shape: memory.nbytes(p) / memory.nbytes(x) for x, p in
            zip(jax.tree.leaves(given[0].trainable), jax.tree.leaves(learning)) if len(x.shape) > 1}

@@ -129,7 +129,11 @@ class LocalPlan(NamedTuple):
   exp: Experiment              # of shapes
   of_step: Account
   trainable: int               # parameters
-  step_seconds: float          # the least that the measured rates of these devices allow
+
+  @property
+  def step_seconds(self) -> float:
+    """The least that the rates of these devices allow, which are measured when this is first asked."""
+    return timed(self.exp, self.of_step, chips.topology('local'))['step_seconds']
 
   def bytes(self, members: int = 1) -> float:
     """On each device, of so many members as one program: what does not learn is there once."""
@@ -154,8 +158,7 @@ def _here(settings: Settings) -> LocalPlan | None:
   exp, sizes = assembled(settings, topology)
   if not exp.settings.training.steps:
     return None
-  of_step = account.account(exp, sizes)
-  return LocalPlan(exp, of_step, tree.size(account.begun(exp)[0].trainable), timed(exp, of_step, topology)['step_seconds'])
+  return LocalPlan(exp, account.account(exp, sizes), tree.size(account.begun(exp)[0].trainable))
 
 
 def check(config: Config, members: int = 1) -> None:

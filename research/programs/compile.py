@@ -22,8 +22,20 @@ class Executable(NamedTuple):
     return self.call(*args)
 
 
+class Trace(NamedTuple):
+  """One function, traced for one shape of arguments."""
+  traced: jax.stages.Traced
+  seconds: float             # that tracing took
+
+  @property
+  def jaxpr(self) -> Any:
+    return self.traced.jaxpr
+
+
 KEPT = 64      # programs at one time: each holds memory maps, and Linux gives a process 65,530 of them
+TRACED = 4     # traces that wait to be compiled
 _kept: dict[Any, Executable] = {}     # the one compiled first comes first
+_traced: dict[Any, Trace] = {}        # the one traced first comes first
 _seconds: list[float] = []            # that each compilation of this process took
 
 
@@ -35,6 +47,7 @@ def seconds_spent() -> float:
 def forget() -> None:
   """Lets go of every compiled program, these and JAX's own; what is called again is compiled again."""
   _kept.clear()
+  _traced.clear()
   jax.clear_caches()
 
 
@@ -60,6 +73,34 @@ def peak_bytes(memory: Any, kind: str) -> int:
           - memory.alias_size_in_bytes)
 
 
+def _key(function: Callable[..., Any], args: Any, donate: tuple[int, ...], static: dict[str, Any]) -> Any:
+  """Calls of which one program serves all: what is traced depends on the mesh and the kind of device too."""
+  leaves, structure = jax.tree.flatten(args)
+  signature = tuple((x.shape, x.dtype, getattr(x, 'weak_type', False), _place(x)) for x in leaves)
+  return (function, structure, signature, donate, tuple(sorted(static.items())), mesh.current(), device.platform_kind(),
+          device.compute_capability())
+
+
+def trace(function: Callable[..., Any], *args: Any, donate: tuple[int, ...] = (), **static: Any) -> Trace:
+  """`function(*args, **static)` traced. The next `compiled` of an equal call goes on from it: a plan's step is a run's.
+
+  Args:
+    function: as for `compiled`, as are all others.
+    args: arrays or their shapes.
+    donate: numbers of arguments.
+    static: constants of the program.
+  """
+  key = _key(function, args, donate, static)
+  if key not in _traced:
+    start = time.perf_counter()
+    results = (jax.tree.map(_place, args[donate[0]]), None) if donate and mesh.sizes() else None
+    traced = jax.jit(lambda *args: function(*args, **static), donate_argnums=donate, out_shardings=results).trace(*args)
+    _traced[key] = Trace(traced, time.perf_counter() - start)
+    if len(_traced) > TRACED:
+      del _traced[next(iter(_traced))]
+  return _traced[key]
+
+
 def compiled(function: Callable[..., Any], *args: Any, donate: tuple[int, ...] = (), **static: Any) -> Executable:
   """`function(*args, **static)` compiled ahead of time; found again for equal shapes and equal static arguments.
 
@@ -70,15 +111,13 @@ def compiled(function: Callable[..., Any], *args: Any, donate: tuple[int, ...] =
       first result its successor, which lies as it lay.
     static: hashable keyword arguments, constants of the compiled program.
   """
-  leaves, structure = jax.tree.flatten(args)
-  signature = tuple((x.shape, x.dtype, _place(x)) for x in leaves)
-  key = (function, structure, signature, donate, tuple(sorted(static.items())))
+  key = _key(function, args, donate, static)
   if key not in _kept:
+    traced = trace(function, *args, donate=donate, **static)
     start = time.perf_counter()
-    results = (jax.tree.map(_place, args[donate[0]]), None) if donate and mesh.sizes() else None
-    traced = jax.jit(lambda *args: function(*args, **static), donate_argnums=donate, out_shardings=results).trace(*args)
-    executable = traced.lower().compile()
-    _kept[key] = Executable(executable, time.perf_counter() - start, flops.count(traced.jaxpr),
+    executable = traced.traced.lower().compile()
+    del _traced[key]
+    _kept[key] = Executable(executable, traced.seconds + time.perf_counter() - start, flops.count(traced.jaxpr),
                             peak_bytes(executable.memory_analysis(), device.platform_kind()))
     _seconds.append(_kept[key].seconds)
     if len(_kept) > KEPT:

@@ -10,9 +10,10 @@ from helpers import FOR_TPUS, ROOT, config, process, reviews, verb
 from research import plan
 from research.distributed import device
 from research.errors import InputError
-from research.planning import chips, compiled, plans, spoken
+from research.planning import account, chips, compiled, plans, spoken
 from research.programs import compile
 from research.runs.train import train_cohort, train_one
+from research.training import steps
 
 
 def test_a_plan_names_what_binds_and_what_it_costs():
@@ -116,6 +117,21 @@ def test_a_result_sets_the_plan_beside_what_was_measured(tmp_path):
   cost = train_one(config(check_memory=True, **reviews(train=8, valid=2)), tmp_path / 'run')['cost']
   assert 0.75 < cost['planned_peak_bytes'] / cost['peak_bytes'] < 1.25
   assert 0 < cost['planned_train_seconds'] < cost['train_seconds']      # the least that it can take
+
+
+def test_a_run_compiles_the_step_that_its_plan_traced(tmp_path, monkeypatch):
+  traced = []
+
+  def step(*args, **static):
+    traced.append(static['tx'])
+    return train_step(*args, **static)
+  train_step = steps.train_step
+  for module in (account, steps):
+    monkeypatch.setattr(module, 'train_step', step)
+  for learning_rate in (1e-3, 2e-3):      # an array of the state
+    train_one(config(check_memory=True, training__learning_rate=learning_rate, training__clip=0.75, **reviews(train=8, valid=2)),
+              tmp_path / str(learning_rate))
+  assert len(traced) == 1
 
 
 @pytest.mark.skipif(not compiled.available(), reason='needs libtpu: pip install -e \'.[tpu]\'')
