@@ -129,8 +129,8 @@ def test_a_run_compiles_the_step_that_its_plan_traced(tmp_path, monkeypatch):
   for module in (account, steps):
     monkeypatch.setattr(module, 'train_step', step)
   for learning_rate in (1e-3, 2e-3):      # an array of the state
-    train_one(config(check_memory=True, training__learning_rate=learning_rate, training__clip=0.75, **reviews(train=8, valid=2)),
-              tmp_path / str(learning_rate))
+    training = {'training__learning_rate': learning_rate, 'training__clip': 0.75}
+    train_one(config(check_memory=True, **training, **reviews(train=8, valid=2)), tmp_path / str(learning_rate))
   assert len(traced) == 1
 
 
