@@ -96,10 +96,11 @@ def platform_kind() -> str:
 
 
 def multiplies_bfloat16() -> bool:
-  """Whether the device multiplies bfloat16 faster than float32: accelerators do, and processors with AMX or AVX-512's.
+  """Whether the device multiplies bfloat16 faster than float32: accelerators do, processors with AMX, and AMD's with AVX-512's.
 
-  Elsewhere XLA's bfloat16 products take twice as long as float32 ones (measured on an AMD EPYC with AVX2). Where the processor
-  does not say (ARM, macOS), float32 is the choice that cannot be much slower.
+  Elsewhere XLA's bfloat16 products take about twice as long as float32 ones: measured on an AMD EPYC with AVX2, and on an
+  Intel Xeon that has AVX-512's instruction and no AMX (168 GFLOP/s against 290). Where the processor does not say (ARM, macOS),
+  float32 is the choice that cannot be much slower.
   """
   return platform_kind() != 'cpu' or _processor_multiplies_bfloat16()
 
@@ -152,7 +153,8 @@ def compute_capability() -> float:
 
 @lru_cache(maxsize=1)
 def _processor_multiplies_bfloat16() -> bool:
-  return bool({'amx_bf16', 'avx512_bf16'} & set(_of_processor('flags').split()))
+  flags = _of_processor('flags').split()
+  return 'amx_bf16' in flags or ('avx512_bf16' in flags and _of_processor('vendor_id') == 'AuthenticAMD')
 
 
 def fastest(call: Callable[[], jax.Array]) -> float:

@@ -135,7 +135,10 @@ def _spread(c: ModelConfig, name: str) -> float | None:
 
 
 class MLP(nn.Module):
-  """down(act(up(x))), or gated down(act(gate(x)) * up(x)) (Shazeer 2020, arXiv 2002.05202)."""
+  """down(act(up(x))), or gated down(act(gate(x)) * up(x)) (Shazeer 2020, arXiv 2002.05202).
+
+  The backward pass computes the activation again: all that it keeps of it is what the kernels gave.
+  """
   config: ModelConfig
 
   @nn.compact
@@ -144,7 +147,10 @@ class MLP(nn.Module):
     dense = lambda name, features: Dense(features, f'mlp/{name}' in c.biases, c.init_std, name=name)
     inner = inner_products(self, ('up', 'gate'), x)
     act, up = ACTIVATIONS[c.activation], dense('up', c.hidden)(x, None, inner.get('up'))
-    y = act(dense('gate', c.hidden)(x, None, inner.get('gate'))) * up if c.gated else act(up)
+    if c.gated:
+      y = jax.checkpoint(lambda gate, up: act(gate) * up)(dense('gate', c.hidden)(x, None, inner.get('gate')), up)
+    else:
+      y = jax.checkpoint(act)(up)
     return output(self, x, dense('down', c.width)(y))
 
 

@@ -292,9 +292,9 @@ def _attend(q: Array, k: Array, v: Array, mask: Array, bias: Array | None, scale
   K, G = k.shape[1], H // k.shape[1]
   q = q.reshape(B, L, K, G, head_dim).swapaxes(1, 2).reshape(B, K, -1, head_dim)          # [B, K, L·G, head_dim]
   scores = softcap(contract('bkqd,bksd->bkqs', q, k) * scale, cap).reshape(B, K, L, G, -1)  # float32
-  if bias is not None:
-    scores = scores + bias.reshape(B, K, G, L, -1).swapaxes(2, 3)
-  scores = jnp.where(mask[:, None, :, None], scores, jnp.finfo(jnp.float32).min)
-  weights = jax.nn.softmax(scores, axis=-1).astype(q.dtype).reshape(B, K, L * G, -1)
+  scores = scores if bias is None else scores + bias.reshape(B, K, G, L, -1).swapaxes(2, 3)
+  scores = jnp.where(mask[:, None, :, None], scores, jnp.finfo(jnp.float32).min).reshape(B, K, L * G, -1)
+  with jax.softmax_custom_jvp(True):      # keeps its result alone for the backward pass: the array that the product keeps
+    weights = jax.nn.softmax(scores, axis=-1).astype(q.dtype)
   y = contract('bkqs,bksd->bkqd', weights, v, q.dtype)
   return y.reshape(B, K, L, G, head_dim).swapaxes(1, 2).reshape(B, L, H, head_dim)

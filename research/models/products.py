@@ -91,8 +91,17 @@ def _backward(spec, dtype, residuals, g):
     if device.platform_kind() == 'cpu':
       # XLA's CPU backend has no bfloat16 product with a transposed left operand (UNIMPLEMENTED as of jax 0.10).
       a, g = a.astype(jnp.float32), g.astype(jnp.float32)
-    grad_b = _multiply(f'{letters_a},{out}->{letters_b}', a, g, like_b.dtype)
+    grad_b = _of_kernel(letters_a, out, letters_b, a, g, like_b.dtype)
   return grad_a, grad_b
+
+
+def _of_kernel(letters_a: str, out: str, letters_b: str, a: Array, g: Array, dtype: Any) -> Array:
+  """The gradient of b. XLA's CPU back end writes the left operand out in another order first, so a narrow one stands there."""
+  is_kernel = letters_b == letters_a[-1] + out[-1]
+  if device.platform_kind() != 'cpu' or not is_kernel or g.shape[-1] >= a.shape[-1]:
+    return _multiply(f'{letters_a},{out}->{letters_b}', a, g, dtype)
+  turned = _multiply(f'{out},{letters_a}->{letters_b[::-1]}', g, a, dtype)
+  return jax.lax.optimization_barrier(turned).T      # else XLA would turn it round again
 
 
 contract.defvjp(_forward, _backward, symbolic_zeros=True)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -140,6 +141,18 @@ def test_computing_again_takes_less_memory_and_learns_the_same(name, row):
   np.testing.assert_allclose(losses[1:], [losses[0]] * 2, rtol=1e-5)
   assert peaks[0] > peaks[1] > peaks[2]
   assert flops[0] < flops[1] < flops[2]          # attention's products again, then all
+
+
+@pytest.mark.parametrize('name, of_mlp', [('llama-tiny', 3), ('gpt2-tiny', 2)])
+def test_the_backward_pass_keeps_what_kernels_read_and_gave_and_attentions_weights_once(name, of_mlp):
+  loaded = scaled_up(name)
+  one, c = jax.tree.map(lambda x: x[0], batch(documents(loaded, 6), 256)), loaded.model.config
+  _, backward = jax.vjp(lambda params: jnp.sum(loaded.model.hidden({'params': params}, one)), loaded.params)
+  kept = [x.shape for x in jax.tree.leaves(backward) if jnp.issubdtype(x.dtype, jnp.floating) and x.shape[:1] == (c.layers,)]
+  rows, length = one.tokens.shape
+  assert kept.count((c.layers, rows, length, c.hidden)) == of_mlp      # gate, up, their product; or up and its activation
+  scores = rows * c.heads * length * length
+  assert sum(math.prod(shape[1:]) == scores for shape in kept) == 1
 
 
 @pytest.mark.parametrize('row', ['full', 'lora'])
