@@ -1,7 +1,8 @@
 """How much memory a program takes at one time, read off its jaxpr: a prediction, made before anything is compiled.
 
 The program is walked in the order in which it is written. What a product, a loop, a gather or a scatter gives is an array from
-there to its last use. What is computed element by element is an array only where one of those reads it, and is fused elsewhere.
+there to its last use. What is computed element by element is an array only from where one of those reads it, in the place of
+what it is computed from if nothing else needs that, and is fused elsewhere.
 The results of a loop's body have their place in what the loop gives, and those of the program take that of donated arguments.
 Compilers order and share more cleverly than this, or less.
 """
@@ -103,11 +104,13 @@ def _of_loop(operation: _Operation, size: Callable[[Any], float]) -> float:
 def _worst(operations: Sequence[_Operation], results: Sequence[_Value], size: Callable[[Any], float], places: float) -> float:
   """The most bytes at one time; places: what donated arguments leave for the results."""
   end = len(operations)
+  written = {v: number for number in range(end - 1, -1, -1) if operations[number].name in MADE - REDUCTIONS
+             for v in operations[number].reads}      # where what is computed element by element becomes an array
   last: dict[_Value, int] = dict.fromkeys(results, end)
   for number in range(end - 1, -1, -1):
     operation = operations[number]
-    fused = operation.name not in MADE          # then what it reads is needed for as long as what it gives is
-    until = max((last.get(v, number) for v in operation.gives), default=number) if fused else number
+    fused = operation.name not in MADE          # then what it reads is needed until what it gives is an array, or is not needed
+    until = max((written.get(v, last.get(v, number)) for v in operation.gives), default=number) if fused else number
     for v in operation.reads:
       last[v] = max(last.get(v, -1), until)
   ending: list[list[_Value]] = [[] for _ in range(end + 1)]
@@ -127,6 +130,8 @@ def _worst(operations: Sequence[_Operation], results: Sequence[_Value], size: Ca
     if operation.name in MADE:
       if operation.name not in REDUCTIONS:
         make(operation.reads)
+        for v in {*ending[number]} - {*operation.reads}:      # whose place they took
+          now -= made.pop(v, 0.0)
       within = _of_loop(operation, size) if operation.name in LOOPS else 0.0
       make(operation.gives)
       worst = max(worst, now + within)

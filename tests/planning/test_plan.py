@@ -10,6 +10,7 @@ from helpers import FOR_TPUS, ROOT, config, process, reviews, verb
 from research import plan
 from research.distributed import device
 from research.errors import InputError
+from research.models import presets
 from research.planning import account, chips, compiled, plans, spoken
 from research.programs import compile
 from research.runs.train import train_cohort, train_one
@@ -53,7 +54,10 @@ def test_what_is_planned_for_a_gpu_is_near_what_its_compiler_took():
     found = plan.plan(config(model__source=settings['model'], model__dtype=dtype, model__remat=settings['remat'],
                              strategy__name=strategy, training__batch_size=settings['batch']),
                       'H100', tokens=settings['length'])
-    assert found['bytes_per_device']['total'] == pytest.approx(row['peak_bytes'], rel=0.25), row
+    c = presets.PRESETS[settings['model'].removeprefix('random:')]
+    gate = c['num_hidden_layers'] * c['intermediate_size'] * settings['batch'] * settings['length'] * 2      # in bfloat16
+    kept_then = 3 * gate      # the backward pass had an activation's parts kept, and now computes them again
+    assert found['bytes_per_device']['total'] + kept_then == pytest.approx(row['peak_bytes'], rel=0.1), row
     assert found['flops_per_step'] == pytest.approx(1e9 * row['gflops'], rel=1e-3), row
     assert found['step_seconds'] < row['seconds']            # a roofline: the least that the card allows
 
