@@ -4,18 +4,16 @@
     python -m research.train --config=configs/pods.py:llama-3-8b-lora --workdir=runs/pod --config.task.train=FILE.jsonl
 
 What `research.plan` says of each on the slice that it is made for: GiB of a v5e's 15.75 by the account and as the compiler lays
-the step out on a chip, the least time of a step and what binds it, 1,000 steps at prices of 2025-07-01. Rows with a star are
-of `--config.model.attention=plain`. The plans are in `experiments/plans/`, from before attention was one kernel on TPUs; there
-`compiled` is an older sum, in which arrays that take turns in one place count each.
+the step out on a chip, the least time of a step and what binds it, 1,000 steps at prices of 2025-07-01. The plans are in
+`experiments/plans/`.
 There `llama_3_8b_full_on_N.json` is full fine-tuning with a row a chip on 16 to 256 chips: weights and optimiser on a chip fall
 from 5.61 GiB to 0.35 (1/n within 1 %), and products bind everywhere.
 
     variant              slice        account   compiled       a step               1,000 steps
-    llama-3-8b-lora      v5e:4x4      8.29      5.42           1.93 s, products     0.54 h, 10 USD
-    llama-3-8b-lora *    v5e:4x4      8.43      6.49           1.94 s, products     0.54 h, 10 USD
-    llama-3-8b-full *    v5e:16x16    4.82      4.53           1.27 s, products     0.35 h, 109 USD
-    llama-3-70b-qlora *  v5e:8x8      13.33     8.32           8.51 s, products     2.36 h, 181 USD
-    flan-t5-xxl-lora     v5e:4x4      7.67      6.12           0.85 s, products     0.24 h, 5 USD
+    llama-3-8b-lora      v5e:4x4      7.76      4.94           1.93 s, products     0.54 h, 10 USD
+    llama-3-8b-full      v5e:16x16    4.45      4.51           1.27 s, products     0.35 h, 108 USD
+    llama-3-70b-qlora    v5e:8x8      11.96     8.45           8.49 s, products     2.36 h, 181 USD
+    flan-t5-xxl-lora     v5e:4x4      6.55      5.61           0.85 s, products     0.24 h, 5 USD
 """
 
 import importlib.util
