@@ -58,8 +58,7 @@ def allocator() -> str:
   """Who hands out this process's memory; `unknown` outside of Linux."""
   maps = _lines('/proc/self/maps')
   loaded = {name for line in maps for name in ('tcmalloc', 'jemalloc', 'mimalloc') if name in line}
-  pages = ' in large pages' if 'glibc.malloc.hugetlb=1' in os.environ.get('GLIBC_TUNABLES', '') else ''
-  return ' and '.join(sorted(loaded)) or (f'the C library\'s{pages}' if maps else 'unknown')
+  return ' and '.join(sorted(loaded)) or ('the C library\'s' if maps else 'unknown')
 
 
 def memory() -> int:

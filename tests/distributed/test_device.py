@@ -42,14 +42,3 @@ def test_a_folder_that_cannot_be_made_is_named_with_the_way_out(tmp_path):
 def test_processors_with_amx_and_amds_with_avx512s_instruction_multiply_bfloat16(monkeypatch, vendor, flags, does):
   monkeypatch.setattr(device, '_of_processor', {'vendor_id': vendor, 'flags': flags}.__getitem__)
   assert device._processor_multiplies_bfloat16.__wrapped__() == does
-
-
-@pytest.mark.quick
-@pytest.mark.parametrize('maps, tunables, said', [
-    (['7f0 r-xp /usr/lib/libtcmalloc_minimal.so.4'], 'glibc.malloc.hugetlb=1', 'tcmalloc'), ([], '', 'unknown'),
-    (['7f0 r-xp /usr/lib/libc.so.6'], 'glibc.malloc.hugetlb=1', 'the C library\'s in large pages'),
-    (['7f0 r-xp /usr/lib/libc.so.6'], 'glibc.malloc.arena_max=1', 'the C library\'s')])
-def test_a_run_says_who_hands_out_its_memory(monkeypatch, maps, tunables, said):
-  monkeypatch.setattr(device, '_lines', lambda path: maps)
-  monkeypatch.setenv('GLIBC_TUNABLES', tunables)
-  assert device.allocator() == said
