@@ -27,10 +27,11 @@ def _multiply(spec: str, a: Array, b: Array, dtype: Any) -> Array:
   exact = a.dtype == jnp.float32 and device.platform_kind() != 'cpu'         # accelerators would round float32 operands
   multiply = partial(jnp.einsum, preferred_element_type=dtype if on_gpu else jnp.float32,
                      precision=jax.lax.Precision.HIGHEST if exact else None)
-  if not _reads_few_rows(spec, a, b):
+  if not (_reads_few_rows(spec, a, b) or _is_gradient_of_narrowing_kernel(spec, a, b)):
     return multiply(spec, a, b).astype(dtype)
-  letters_a, letters_b = spec.split('->')[0].split(',')
-  y = multiply(f'{letters_b},{letters_a}->{letters_b[0]}{letters_a[:-1]}', b, a)
+  operands, out = spec.split('->')
+  letters_a, letters_b = operands.split(',')
+  y = multiply(f'{letters_b},{letters_a}->{out[-1]}{out[:-1]}', b, a)
   return jnp.moveaxis(jax.lax.optimization_barrier(y), 0, -1).astype(dtype)      # else XLA would turn it round again
 
 
@@ -45,6 +46,17 @@ def _reads_few_rows(spec: str, a: Array, b: Array) -> bool:
   letters_a, letters_b = spec.split('->')[0].split(',')
   return (device.platform_kind() == 'cpu' and spec.endswith(f'->{letters_a[:-1]}{letters_b[0]}')
           and letters_b[1:] == letters_a[-1] and 1 < a.size // a.shape[-1] <= FEW)
+
+
+def _is_gradient_of_narrowing_kernel(spec: str, a: Array, b: Array) -> bool:
+  """Whether rows a [..., I] and b [..., O] give [I, O] on a processor, and O is less than I.
+
+  XLA first writes the left operand out in another order, so that the narrower one had better stand there.
+  """
+  operands, out = spec.split('->')
+  letters_a, letters_b = operands.split(',')
+  return (device.platform_kind() == 'cpu' and letters_a[:-1] == letters_b[:-1] and out == letters_a[-1] + letters_b[-1]
+          and b.shape[-1] < a.shape[-1])
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 3))
@@ -91,17 +103,8 @@ def _backward(spec, dtype, residuals, g):
     if device.platform_kind() == 'cpu':
       # XLA's CPU backend has no bfloat16 product with a transposed left operand (UNIMPLEMENTED as of jax 0.10).
       a, g = a.astype(jnp.float32), g.astype(jnp.float32)
-    grad_b = _of_kernel(letters_a, out, letters_b, a, g, like_b.dtype)
+    grad_b = _multiply(f'{letters_a},{out}->{letters_b}', a, g, like_b.dtype)
   return grad_a, grad_b
-
-
-def _of_kernel(letters_a: str, out: str, letters_b: str, a: Array, g: Array, dtype: Any) -> Array:
-  """The gradient of b. XLA's CPU back end writes the left operand out in another order first, so a narrow one stands there."""
-  is_kernel = letters_b == letters_a[-1] + out[-1]
-  if device.platform_kind() != 'cpu' or not is_kernel or g.shape[-1] >= a.shape[-1]:
-    return _multiply(f'{letters_a},{out}->{letters_b}', a, g, dtype)
-  turned = _multiply(f'{out},{letters_a}->{letters_b[::-1]}', g, a, dtype)
-  return jax.lax.optimization_barrier(turned).T      # else XLA would turn it round again
 
 
 contract.defvjp(_forward, _backward, symbolic_zeros=True)

@@ -21,6 +21,7 @@ MADE = REDUCTIONS | LOOPS | {      # operations whose result is an array of its 
     'dot_general', 'gather', 'scatter', 'scatter-add', 'sort', 'cumsum', 'dynamic_update_slice', 'concatenate', 'top_k',
     'random_bits', 'svd', 'custom_call', *fused.PRODUCTS,
 }
+READ_ARRAYS = MADE - REDUCTIONS      # operations that fuse nothing of what they read
 
 
 def nbytes(aval: Any) -> float:
@@ -104,7 +105,7 @@ def _of_loop(operation: _Operation, size: Callable[[Any], float]) -> float:
 def _worst(operations: Sequence[_Operation], results: Sequence[_Value], size: Callable[[Any], float], places: float) -> float:
   """The most bytes at one time; places: what donated arguments leave for the results."""
   end = len(operations)
-  written = {v: number for number in range(end - 1, -1, -1) if operations[number].name in MADE - REDUCTIONS
+  written = {v: number for number in range(end - 1, -1, -1) if operations[number].name in READ_ARRAYS
              for v in operations[number].reads}      # where what is computed element by element becomes an array
   last: dict[_Value, int] = dict.fromkeys(results, end)
   for number in range(end - 1, -1, -1):
@@ -128,7 +129,7 @@ def _worst(operations: Sequence[_Operation], results: Sequence[_Value], size: Ca
 
   for number, operation in enumerate(operations):
     if operation.name in MADE:
-      if operation.name not in REDUCTIONS:
+      if operation.name in READ_ARRAYS:
         make(operation.reads)
         for v in {*ending[number]} - {*operation.reads}:      # whose place they took
           now -= made.pop(v, 0.0)

@@ -75,6 +75,15 @@ def test_a_transposed_kernel_multiplies_as_it_does_elsewhere_and_few_rows_read_i
   assert (f'f32[6,{rows}]' in compiled) == (rows == 5)      # of a product in which the kernel stands first
 
 
+@pytest.mark.parametrize('outputs', [6, 12])
+def test_a_narrow_operand_stands_left_in_a_kernels_gradient(outputs):
+  x, kernel = (jax.random.normal(jax.random.key(i), shape) for i, shape in enumerate([(3, 5, 8), (8, outputs)]))
+  gradient = jax.jit(jax.grad(lambda kernel: jnp.sum(jnp.sin(dot(x, kernel)))))
+  plain = jax.grad(lambda kernel: jnp.sum(jnp.sin(x @ kernel)))(kernel)
+  np.testing.assert_allclose(gradient(kernel), plain, rtol=1e-5, atol=1e-5)
+  assert (f'f32[{outputs},8]' in gradient.lower(kernel).compile().as_text()) == (outputs < 8)
+
+
 def test_the_gradient_of_what_does_not_learn_is_not_computed():
   a, b = operands('abi,io->abo')
   products = lambda argnum: str(jax.make_jaxpr(jax.grad(
